@@ -1,0 +1,289 @@
+"""The trial configuration: one fully fixed set of values.
+
+A study file has the same sections and the same keys; there any value may also be a range
+(see :mod:`hms_tune.config.ranges`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which rows are learnt from and how patients are split. Shared by all trials of a study."""
+
+    folds: int = Field(5, ge=2, le=50, description="Number of cross-validation folds, grouped by patient.")
+    train_folds: int | None = Field(
+        None, ge=1, description="Train only the first this many folds; all of them when null."
+    )
+    fold_scheme: Literal["group_k_fold", "stratified_group_k_fold"] = Field(
+        "group_k_fold", description="scikit-learn's splitter; both keep a patient on one side."
+    )
+    fold_seed: int = Field(0, ge=0, description="Seed of the held-out patients and of the fold assignment.")
+    holdout: float = Field(
+        0.1, ge=0.0, le=0.5, description="Share of patients kept outside the whole search for an honest score."
+    )
+    rows: Literal["eeg", "vote_vector"] = Field(
+        "eeg", description="One row per EEG (votes summed), or one per distinct vote vector of an EEG."
+    )
+    min_votes: int = Field(1, ge=1, description="Rows with fewer votes are left out.")
+
+    @model_validator(mode="after")
+    def _train_folds_exist(self) -> Self:
+        if self.train_folds is not None and self.train_folds > self.folds:
+            raise ValueError(f"train_folds {self.train_folds} exceeds folds {self.folds}")
+        return self
+
+
+class InputConfig(Section):
+    """How a window of EEG becomes an image. Scaling uses fixed constants, never the sample's own."""
+
+    kind: Literal["eeg_spectrogram", "kaggle_spectrogram", "both"] = Field(
+        "eeg_spectrogram",
+        description="Spectrogram of the 50 s EEG, of the 10-minute Kaggle file, or both tiled into one image.",
+    )
+    window_seconds: float = Field(
+        50.0, ge=5.0, le=50.0, description="Length of the central EEG window, in seconds."
+    )
+    transform: Literal["stft", "mel"] = Field("stft", description="Linear or mel frequency axis.")
+    montage: Literal["chains", "pairs"] = Field(
+        "chains",
+        description="chains: bipolar spectrograms averaged over each of the 4 regions; "
+        "pairs: the 18 bipolar pairs kept apart.",
+    )
+    n_fft: Literal[128, 256, 512, 1024, 2048] = Field(512, description="FFT length in samples at 200 Hz.")
+    n_mels: int = Field(64, ge=8, le=256, description="Mel bands (transform: mel).")
+    low_hz: float = Field(0.5, ge=0.0, le=50.0, description="Lowest frequency shown, Hz.")
+    high_hz: float = Field(20.0, gt=0.0, le=100.0, description="Highest frequency shown, Hz.")
+    highpass_hz: float | None = Field(0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none.")
+    lowpass_hz: float | None = Field(40.0, gt=1.0, lt=100.0, description="Zero-phase low-pass, Hz; null: none.")
+    notch_hz: Literal[50, 60] | None = Field(None, description="Mains notch, Hz; null: none.")
+    clip_uv: float = Field(1024.0, gt=0.0, description="EEG is clipped to ± this many µV after filtering.")
+    image: tuple[int, int] = Field((128, 256), description="Image height (frequency) and width (time), pixels.")
+    channels: Literal[1, 3] = Field(1, description="Input channels of the network; 3 repeats the image.")
+
+    @model_validator(mode="after")
+    def _bands_make_sense(self) -> Self:
+        if self.high_hz <= self.low_hz:
+            raise ValueError(f"high_hz {self.high_hz} must exceed low_hz {self.low_hz}")
+        if self.highpass_hz and self.lowpass_hz and self.lowpass_hz <= self.highpass_hz:
+            raise ValueError(f"lowpass_hz {self.lowpass_hz} must exceed highpass_hz {self.highpass_hz}")
+        if min(self.image) < 16 or max(self.image) > 2048:
+            raise ValueError(f"image sides must lie in 16–2048 pixels, got {list(self.image)}")
+        return self
+
+
+class AugmentationConfig(Section):
+    """What is varied in training batches only. Zero switches a method off."""
+
+    left_right_swap: float = Field(0.0, ge=0.0, le=1.0, description="Probability of swapping hemispheres.")
+    time_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the time axis.")
+    frequency_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis.")
+    window_shift_seconds: float = Field(
+        0.0, ge=0.0, le=25.0, description="Largest shift of the EEG window within its recording, s."
+    )
+    channel_drop: float = Field(0.0, ge=0.0, le=1.0, description="Probability of silencing electrodes in a sample.")
+    channel_drop_max: int = Field(4, ge=1, le=19, description="Most electrodes silenced in one sample.")
+    mixup_alpha: float = Field(0.0, ge=0.0, le=10.0, description="Beta(α, α) of mixup; 0: none.")
+
+
+class ModelConfig(Section):
+    """A timm backbone and the head on it."""
+
+    backbone: str = Field("efficientnet_b0", min_length=1, description="Any timm model name.")
+    pretrained: bool | str = Field(
+        True, description="true: from the model hub; false: random; a path: a .safetensors file."
+    )
+    frozen_layers: int | None = Field(
+        None, ge=0, description="Layer groups frozen from the input side (hms-tune model layers BACKBONE)."
+    )
+    finetuned_layers: int | None = Field(
+        None, ge=0, description="Layer groups trained, counted from the head side; the others are frozen."
+    )
+    pooling: Literal["avg", "max", "avg_max", "gem"] = Field("avg", description="Global pooling of the features.")
+    dropout: float = Field(0.0, ge=0.0, le=0.95, description="Dropout before the head's last layer.")
+    drop_path: float = Field(0.0, ge=0.0, le=0.9, description="Stochastic depth of the backbone.")
+    hidden: int = Field(0, ge=0, le=8192, description="Units of the head's hidden layer; 0: none.")
+    activation: Literal["relu", "silu", "gelu", "tanh", "sigmoid"] = Field(
+        "relu", description="Activation of the head: after the hidden layer, or on the pooled features without one."
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Self:
+        if self.frozen_layers is not None and self.finetuned_layers is not None:
+            raise ValueError("frozen_layers and finetuned_layers exclude each other; keep one")
+        return self
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    nesterov: bool = True
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov needs momentum above 0")
+        return self
+
+
+class Adam(Section):
+    """Adam; weight decay is added to the gradient."""
+
+    name: Literal["adam"] = "adam"
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay."""
+
+    name: Literal["adamw"] = "adamw"
+    beta1: float = Field(0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+
+
+class ConstantSchedule(Section):
+    """The learning rate stays, after an optional linear warm-up."""
+
+    name: Literal["constant"] = "constant"
+    warmup: float = Field(0.0, ge=0.0, le=0.9, description="Share of all steps with linear warm-up.")
+
+
+class CosineSchedule(Section):
+    """Linear warm-up, then half a cosine down to ``final`` times the learning rate."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup: float = Field(0.0, ge=0.0, le=0.9, description="Share of all steps with linear warm-up.")
+    final: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate over the largest.")
+
+
+class OneCycleSchedule(Section):
+    """Smith's one-cycle policy: cosine up to the learning rate, cosine down."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    rise: float = Field(0.3, gt=0.0, lt=1.0, description="Share of all steps spent rising.")
+    start: float = Field(0.04, gt=0.0, le=1.0, description="First learning rate over the largest.")
+    final: float = Field(1e-5, ge=0.0, le=1.0, description="Last learning rate over the largest.")
+
+
+class CyclicSchedule(Section):
+    """Triangular cycles between ``floor`` times the learning rate and the learning rate."""
+
+    name: Literal["cyclic"] = "cyclic"
+    cycle_epochs: float = Field(2.0, gt=0.0, description="Epochs of one whole triangle.")
+    floor: float = Field(0.1, ge=0.0, le=1.0, description="Lowest learning rate over the largest.")
+
+
+class PlateauSchedule(Section):
+    """The learning rate shrinks when validation KL stops improving."""
+
+    name: Literal["plateau"] = "plateau"
+    patience: int = Field(2, ge=0, description="Epochs without improvement before it shrinks.")
+    factor: float = Field(0.5, gt=0.0, lt=1.0, description="What it is multiplied by.")
+    warmup: float = Field(0.0, ge=0.0, le=0.9, description="Share of all steps with linear warm-up.")
+
+
+class EarlyStopping(Section):
+    """A fold ends when validation KL has not improved for ``patience`` epochs."""
+
+    patience: int = Field(3, ge=1, description="Epochs without improvement.")
+    min_delta: float = Field(0.0, ge=0.0, description="The least change that counts as improvement.")
+
+
+def _named(value: Any) -> Any:
+    """``adamw`` is short for ``{name: adamw}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(_named)]
+Schedule = Annotated[
+    Annotated[
+        ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule | PlateauSchedule,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(_named),
+]
+
+
+class TrainingConfig(Section):
+    """How one fold is trained."""
+
+    epochs: int = Field(10, ge=1, le=1000, description="Most epochs of a fold.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Windows in a training batch.")
+    test_batch_size: int = Field(128, ge=1, le=8192, description="Windows in a validation or test batch.")
+    learning_rate: float = Field(1e-3, gt=0.0, le=10.0, description="Largest learning rate of the schedule.")
+    weight_decay: float = Field(0.01, ge=0.0, le=10.0, description="Weight decay; never on biases and norms.")
+    backbone_lr_ratio: float = Field(
+        1.0, gt=0.0, le=10.0, description="Learning rate of the backbone over that of the head."
+    )
+    layer_decay: float | None = Field(
+        None, gt=0.0, le=1.0, description="Learning rate of each layer group over that of the next one up."
+    )
+    optimizer: Optimizer = Field(AdamW(), description="sgd, adam or adamw.")
+    scheduler: Schedule = Field(
+        CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
+    )
+    loss: Literal["kl", "cross_entropy", "bce"] = Field("kl", description="Loss on the votes as soft targets.")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes.")
+    grad_clip: float | None = Field(None, gt=0.0, description="Largest gradient norm; null: no clipping.")
+    ema_decay: float | None = Field(
+        None, gt=0.0, lt=1.0, description="Decay of the moving average of weights that is validated; null: none."
+    )
+    early_stopping: EarlyStopping | None = Field(None, description="When a fold ends early; null: never.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast where the device computes in it, float32 elsewhere."
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Every random draw of the trial derives from it.")
+
+    @model_validator(mode="after")
+    def _one_way_to_slow_the_backbone(self) -> Self:
+        if self.layer_decay is not None and self.backbone_lr_ratio != 1.0:
+            raise ValueError("layer_decay and backbone_lr_ratio exclude each other; keep one")
+        return self
+
+
+class TrialConfig(Section):
+    """One fully fixed set of values; its canonical JSON has a hash."""
+
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def canonical_json(self) -> str:
+        """The configuration as JSON with sorted keys and no spaces; equal configurations, equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hexadecimal digits of the canonical JSON's SHA-256."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()[:16]
+
+    def differences(self, other: TrialConfig) -> dict[str, tuple[Any, Any]]:
+        """Dotted keys whose values differ, with this and the other value."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        keys = sorted(mine.keys() | theirs.keys())
+        return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat

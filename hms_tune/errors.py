@@ -1,0 +1,118 @@
+"""Every error a user may meet.
+
+Each says what happened, where (file, column, study, trial) and what to do next::
+
+    HmsTuneError
+    ├── UsageError                 the request itself is wrong (exit code 2)
+    │   ├── ConfigError            a study file or trial configuration
+    │   └── UnknownStudyError      no study of that name
+    ├── DataError                  a competition folder, its files, its labels
+    │   └── StoreError             the prepared form of a competition folder
+    ├── SignalError                EEG that cannot become an image
+    ├── ModelError                 a backbone, its layers, its weights
+    │   └── PretrainedError        pretrained weights out of reach
+    ├── TrainingError              a trial that cannot go on
+    │   ├── NonFiniteLossError     the loss became NaN or infinite
+    │   └── CheckpointError        a checkpoint that is damaged or does not belong
+    ├── StorageError               the database
+    │   ├── LeaseLostError         another worker owns this trial now
+    │   └── SpaceChangedError      a running study's search space differs from its file
+    └── BundleError                an exported model
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class HmsTuneError(Exception):
+    """An error with a mend.
+
+    Parameters
+    ----------
+    what : what happened, one clause
+    where : the file, column, study or trial it happened in
+    mend : what to do next
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | PathLike[str] | None = None, mend: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.mend = mend
+
+    def __str__(self) -> str:
+        text = self.what if self.where is None else f"{self.where}: {self.what}"
+        return text if self.mend is None else f"{text}. {self.mend}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.mend)
+
+
+def _rebuild(kind: type[HmsTuneError], what: str, where: str | None, mend: str | None) -> HmsTuneError:
+    """Unpickle an error that crossed a process boundary."""
+    return kind(what, where=where, mend=mend)
+
+
+class UsageError(HmsTuneError):
+    """The request itself is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A study file or trial configuration that cannot be used."""
+
+
+class UnknownStudyError(UsageError):
+    """No study of that name in the storage, or no study file."""
+
+
+class DataError(HmsTuneError):
+    """A competition folder, one of its files, or its labels."""
+
+
+class StoreError(DataError):
+    """The prepared form of a competition folder."""
+
+
+class SignalError(HmsTuneError):
+    """EEG or a spectrogram that cannot become an image."""
+
+
+class ModelError(HmsTuneError):
+    """A backbone, its layers or its weights."""
+
+
+class PretrainedError(ModelError):
+    """Pretrained weights are out of reach."""
+
+
+class TrainingError(HmsTuneError):
+    """A trial that cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss became NaN or infinite; the optimizer step that would spread it was not taken."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint that is damaged or belongs to another trial."""
+
+
+class StorageError(HmsTuneError):
+    """The database cannot be reached or used."""
+
+
+class LeaseLostError(StorageError):
+    """Another worker owns this trial now; what this attempt still computes is dropped."""
+
+
+class SpaceChangedError(StorageError):
+    """The study in the database was started with another search space."""
+
+
+class BundleError(HmsTuneError):
+    """An exported model that is incomplete or does not fit the data."""

@@ -1,0 +1,1 @@
+"""Observers of a search: the console and Weights & Biases."""

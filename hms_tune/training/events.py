@@ -1,0 +1,102 @@
+"""What happens in a trial, as values. Training yields them; whoever runs it decides what to do with each.
+
+A trial that resumes from a checkpoint first yields again, with ``replayed=True``, every event that came
+before it, so that an observer sees the same story whether or not the trial was ever interrupted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldStarted:
+    """A fold begins. ``fold`` counts from 0; ``folds`` is how many this trial trains."""
+
+    fold: int
+    folds: int
+    epochs: int
+    train_rows: int
+    validation_rows: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochEnded:
+    """An epoch was trained and validated. KL is the competition's metric over the fold's validation rows.
+
+    ``epoch`` counts from 0. ``estimate`` is the cross-validation KL as known so far: the mean of the best KL
+    of every finished fold and of this one.
+    """
+
+    fold: int
+    folds: int
+    epoch: int
+    epochs: int
+    train_loss: float
+    kl: float
+    best_kl: float
+    estimate: float
+    learning_rate: float
+    images: int
+    seconds: float
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointWritten:
+    """Everything up to and including this epoch can be resumed from ``path``."""
+
+    path: Path
+    fold: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldEnded:
+    """A fold is done; its score is that of its best epoch. ``kl_high_vote`` is NaN without such rows."""
+
+    fold: int
+    folds: int
+    kl: float
+    kl_high_vote: float
+    best_epoch: int
+    epochs_run: int
+    stopped_early: bool
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfFold:
+    """Predictions of every validation row by the network that never saw its patient.
+
+    ``row`` indexes the trial's labels; ``probabilities`` and ``targets`` are float32 ``(n_rows, 6)`` in the
+    order of :data:`hms_tune.data.labels.CLASSES`; ``total_votes`` is the number of votes behind a target.
+    """
+
+    row: NDArray[np.int64]
+    eeg_id: NDArray[np.int64]
+    patient_id: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    total_votes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossValidationEnded:
+    """All folds are done. ``kl`` is the mean over folds, the value a search minimizes."""
+
+    kl: float
+    kl_all_rows: float
+    kl_high_vote: float
+    fold_kl: tuple[float, ...]
+    best_epochs: tuple[int, ...]
+    out_of_fold: OutOfFold
+
+
+Event = FoldStarted | EpochEnded | CheckpointWritten | FoldEnded | CrossValidationEnded
