@@ -37,7 +37,9 @@ class HmsTuneError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | PathLike[str] | None = None, mend: str | None = None) -> None:
+    def __init__(
+        self, what: str, *, where: str | PathLike[str] | None = None, mend: str | None = None
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.where = None if where is None else str(where)

@@ -31,7 +31,10 @@ class DataConfig(Section):
     )
     fold_seed: int = Field(0, ge=0, description="Seed of the held-out patients and of the fold assignment.")
     holdout: float = Field(
-        0.1, ge=0.0, le=0.5, description="Share of patients kept outside the whole search for an honest score."
+        0.1,
+        ge=0.0,
+        le=0.5,
+        description="Share of patients kept outside the whole search for an honest score.",
     )
     rows: Literal["eeg", "vote_vector"] = Field(
         "eeg", description="One row per EEG (votes summed), or one per distinct vote vector of an EEG."
@@ -65,11 +68,17 @@ class InputConfig(Section):
     n_mels: int = Field(64, ge=8, le=256, description="Mel bands (transform: mel).")
     low_hz: float = Field(0.5, ge=0.0, le=50.0, description="Lowest frequency shown, Hz.")
     high_hz: float = Field(20.0, gt=0.0, le=100.0, description="Highest frequency shown, Hz.")
-    highpass_hz: float | None = Field(0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none.")
-    lowpass_hz: float | None = Field(40.0, gt=1.0, lt=100.0, description="Zero-phase low-pass, Hz; null: none.")
+    highpass_hz: float | None = Field(
+        0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none."
+    )
+    lowpass_hz: float | None = Field(
+        40.0, gt=1.0, lt=100.0, description="Zero-phase low-pass, Hz; null: none."
+    )
     notch_hz: Literal[50, 60] | None = Field(None, description="Mains notch, Hz; null: none.")
     clip_uv: float = Field(1024.0, gt=0.0, description="EEG is clipped to ± this many µV after filtering.")
-    image: tuple[int, int] = Field((128, 256), description="Image height (frequency) and width (time), pixels.")
+    image: tuple[int, int] = Field(
+        (128, 256), description="Image height (frequency) and width (time), pixels."
+    )
     channels: Literal[1, 3] = Field(1, description="Input channels of the network; 3 repeats the image.")
 
     @model_validator(mode="after")
@@ -88,11 +97,15 @@ class AugmentationConfig(Section):
 
     left_right_swap: float = Field(0.0, ge=0.0, le=1.0, description="Probability of swapping hemispheres.")
     time_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the time axis.")
-    frequency_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis.")
+    frequency_mask: float = Field(
+        0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis."
+    )
     window_shift_seconds: float = Field(
         0.0, ge=0.0, le=25.0, description="Largest shift of the EEG window within its recording, s."
     )
-    channel_drop: float = Field(0.0, ge=0.0, le=1.0, description="Probability of silencing electrodes in a sample.")
+    channel_drop: float = Field(
+        0.0, ge=0.0, le=1.0, description="Probability of silencing electrodes in a sample."
+    )
     channel_drop_max: int = Field(4, ge=1, le=19, description="Most electrodes silenced in one sample.")
     mixup_alpha: float = Field(0.0, ge=0.0, le=10.0, description="Beta(α, α) of mixup; 0: none.")
 
@@ -110,12 +123,15 @@ class ModelConfig(Section):
     finetuned_layers: int | None = Field(
         None, ge=0, description="Layer groups trained, counted from the head side; the others are frozen."
     )
-    pooling: Literal["avg", "max", "avg_max", "gem"] = Field("avg", description="Global pooling of the features.")
+    pooling: Literal["avg", "max", "avg_max", "gem"] = Field(
+        "avg", description="Global pooling of the features."
+    )
     dropout: float = Field(0.0, ge=0.0, le=0.95, description="Dropout before the head's last layer.")
     drop_path: float = Field(0.0, ge=0.0, le=0.9, description="Stochastic depth of the backbone.")
     hidden: int = Field(0, ge=0, le=8192, description="Units of the head's hidden layer; 0: none.")
     activation: Literal["relu", "silu", "gelu", "tanh", "sigmoid"] = Field(
-        "relu", description="Activation of the head: after the hidden layer, or on the pooled features without one."
+        "relu",
+        description="Activation of the head: after the hidden layer, or on the pooled features without one.",
     )
 
     @model_validator(mode="after")
@@ -236,11 +252,18 @@ class TrainingConfig(Section):
     scheduler: Schedule = Field(
         CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
     )
-    loss: Literal["kl", "cross_entropy", "bce"] = Field("kl", description="Loss on the votes as soft targets.")
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes.")
+    loss: Literal["kl", "cross_entropy", "bce"] = Field(
+        "kl", description="Loss on the votes as soft targets."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes."
+    )
     grad_clip: float | None = Field(None, gt=0.0, description="Largest gradient norm; null: no clipping.")
     ema_decay: float | None = Field(
-        None, gt=0.0, lt=1.0, description="Decay of the moving average of weights that is validated; null: none."
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="Decay of the moving average of weights that is validated; null: none.",
     )
     early_stopping: EarlyStopping | None = Field(None, description="When a fold ends early; null: never.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(

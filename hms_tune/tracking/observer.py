@@ -37,7 +37,9 @@ class Observer(Protocol):
     def event(self, trial: TrialInfo, event: Event) -> None:
         """Something happened in the trial; see :mod:`hms_tune.training.events`."""
 
-    def trial_ended(self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None) -> None:
+    def trial_ended(
+        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+    ) -> None:
         """The trial left the slot. ``value`` is its KL so far or at the end; ``reason`` is one line."""
 
     def close(self) -> None:

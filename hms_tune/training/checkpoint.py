@@ -1,0 +1,110 @@
+"""Checkpoints that are whole or not there.
+
+A file is a SHA-256 digest followed by what ``torch.save`` wrote. It is written beside its place, flushed to
+the disk and renamed, so that a kill or a full disk leaves the one before it; a flipped or missing bit is
+found by the digest before anything is unpickled, and unpickling is restricted to tensors and plain values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hms_tune.errors import CheckpointError
+
+_MAGIC = b"hms-tune checkpoint 1\n"
+_KEPT = 2
+"""How many checkpoints stay: the newest and one to fall back on."""
+
+_log = logging.getLogger(__name__)
+
+
+def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Path:
+    """Write ``state`` as checkpoint ``number`` and remove the ones no longer needed.
+
+    Raises
+    ------
+    CheckpointError
+        If it cannot be written, for want of space for example; earlier checkpoints stay loadable.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getbuffer()
+    path = directory / f"checkpoint-{number:06d}.pt"
+    partial = path.with_suffix(".partial")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(_MAGIC)
+            file.write(hashlib.sha256(payload).digest())
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _flush_directory(directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"the checkpoint cannot be written ({error.strerror or error})",
+            where=path,
+            mend="Make room or set HMS_TUNE_ARTIFACTS to another place; the trial resumes from the one before",
+        ) from error
+    for old in _numbered(directory)[:-_KEPT]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_newest_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole; None when there is none."""
+    for path in reversed(_numbered(directory)):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            _log.warning("%s; falling back on the one before", error)
+    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """One checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, cut, altered or of another format.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", where=path) from error
+    start = len(_MAGIC) + hashlib.sha256().digest_size
+    payload = memoryview(content)[start:]
+    if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
+        raise CheckpointError("the checkpoint is damaged", where=path)
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove every checkpoint of a directory, whole or partial."""
+    for path in [*directory.glob("checkpoint-*.pt"), *directory.glob("checkpoint-*.partial")]:
+        path.unlink(missing_ok=True)
+
+
+def _numbered(directory: Path) -> list[Path]:
+    return sorted(directory.glob("checkpoint-*.pt"))
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

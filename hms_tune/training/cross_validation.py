@@ -1,0 +1,266 @@
+"""One trial: its folds, one after another, as a stream of events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.data.store import Store
+from hms_tune.errors import CheckpointError, NonFiniteLossError
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.device import resolve_device
+from hms_tune.training.early_stopping import BestEpoch
+from hms_tune.training.events import (
+    CheckpointWritten,
+    CrossValidationEnded,
+    EpochEnded,
+    Event,
+    FoldEnded,
+    FoldStarted,
+    OutOfFold,
+)
+from hms_tune.training.fold import FoldTraining
+from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.weights import fold_weights_path, write_weights
+from hms_tune.training.workspace import TrialData, Workspace
+
+_RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded)}
+"""Events that a resumed trial yields again."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What a checkpoint holds: the story so far, and the fold in progress."""
+
+    story: list[FoldStarted | EpochEnded | FoldEnded] = field(default_factory=list)
+    predictions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] | None = None
+    fold_state: dict[str, Any] | None = None
+    best_state: dict[str, float | int] | None = None
+
+    @property
+    def folds_done(self) -> list[FoldEnded]:
+        return [event for event in self.story if isinstance(event, FoldEnded)]
+
+
+class CrossValidation:
+    """Trains and validates one trial configuration over its patient-grouped folds.
+
+    Parameters
+    ----------
+    config : the trial
+    store : the prepared competition folder, or a workspace that already holds it on the device
+    device : where to compute; ignored when a workspace is given
+    directory : where checkpoints go; a trial whose checkpoint lies there goes on from it
+    keep_weights : also write ``fold_<k>.safetensors``, the weights of each fold's best epoch
+
+    Notes
+    -----
+    On the CPU a resumed trial's weights, predictions and events equal those of an undisturbed one bit for
+    bit (with the same number of threads). Nothing is learnt about who listens: the caller may stop
+    iterating at any event.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: Store | Workspace,
+        device: torch.device | str = "auto",
+        *,
+        directory: Path | None = None,
+        keep_weights: bool = False,
+    ) -> None:
+        self.config = config
+        if isinstance(store, Workspace):
+            self.workspace = store
+        else:
+            self.workspace = Workspace(store, resolve_device(str(device)))
+        self.directory = directory
+        self.keep_weights = keep_weights
+
+    def run(self) -> Iterator[Event]:
+        """Yield what happens, until :class:`~hms_tune.training.events.CrossValidationEnded`.
+
+        Raises
+        ------
+        NonFiniteLossError, DataError, ModelError
+            If the trial cannot go on.
+        CheckpointError
+            If the directory belongs to another trial, or cannot be written to.
+        """
+        data = self.workspace.trial_data(self.config)
+        folds = self.config.data.train_folds or self.config.data.folds
+        progress = self._resumed(data)
+        for event in progress.story:
+            yield replace(event, replayed=True)
+        for fold in range(len(progress.folds_done), folds):
+            yield from self._run_fold(fold, folds, data, progress)
+        yield _conclusion(progress, data)
+
+    def _run_fold(self, fold: int, folds: int, data: TrialData, progress: _Progress) -> Iterator[Event]:
+        training = self.config.training
+        train_rows, validation_rows = data.fold_rows(fold)
+        state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=train_rows)
+        best = BestEpoch(training.early_stopping)
+        first_epoch = 0
+        if progress.fold_state is not None and progress.best_state is not None:
+            state.load_state_dict(progress.fold_state)
+            best.load_state_dict(progress.best_state)
+            last = progress.story[-1]
+            first_epoch = last.epoch + 1 if isinstance(last, EpochEnded) else 0
+        else:
+            started = FoldStarted(
+                fold=fold,
+                folds=folds,
+                epochs=training.epochs,
+                train_rows=len(train_rows),
+                validation_rows=len(validation_rows),
+            )
+            progress.story.append(started)
+            yield started
+
+        for epoch in range(first_epoch, training.epochs):
+            if best.exhausted:
+                break
+            ended = self._run_epoch(epoch, folds, validation_rows, data, state, best, progress)
+            progress.story.append(ended)
+            yield ended
+            if self.directory is not None:
+                progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
+                path = write_checkpoint(
+                    self.directory, self._checkpoint_number(fold, epoch), self._packed(progress)
+                )
+                yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
+
+        if self.keep_weights and self.directory is not None and progress.best_weights is not None:
+            write_weights(fold_weights_path(self.directory, fold), progress.best_weights)
+        progress.fold_state = progress.best_state = progress.best_weights = None
+        fold_ended = _fold_ended(fold, folds, data, validation_rows, progress, best, training.epochs)
+        progress.story.append(fold_ended)
+        yield fold_ended
+
+    def _run_epoch(
+        self,
+        epoch: int,
+        folds: int,
+        validation_rows: NDArray[np.int64],
+        data: TrialData,
+        state: FoldTraining,
+        best: BestEpoch,
+        progress: _Progress,
+    ) -> EpochEnded:
+        start = time.perf_counter()
+        trained = state.train_epoch(epoch)
+        predictions = state.predict(validation_rows)
+        kl = kl_divergence(data.labels.targets[validation_rows], predictions)
+        if not np.isfinite(kl):
+            raise NonFiniteLossError(
+                f"the validation KL became {kl}",
+                where=f"fold {state.fold}, epoch {epoch}",
+                mend="Lower training.learning_rate or set training.grad_clip",
+            )
+        state.epoch_validated(kl)
+        if best.observe(epoch, kl):
+            progress.predictions[state.fold] = predictions
+            if self.keep_weights:
+                progress.best_weights = state.judged_weights()
+        scores = [done.kl for done in progress.folds_done] + [best.kl]
+        return EpochEnded(
+            fold=state.fold,
+            folds=folds,
+            epoch=epoch,
+            epochs=self.config.training.epochs,
+            train_loss=trained.loss,
+            kl=kl,
+            best_kl=best.kl,
+            estimate=float(np.mean(scores)),
+            learning_rate=trained.learning_rate,
+            images=trained.images,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _checkpoint_number(self, fold: int, epoch: int) -> int:
+        return fold * self.config.training.epochs + epoch
+
+    def _packed(self, progress: _Progress) -> dict[str, Any]:
+        return {
+            "config": self.config.hash,
+            "store": self.workspace.store.manifest.digest,
+            "story": [{"type": type(event).__name__, **asdict(event)} for event in progress.story],
+            "predictions": {fold: torch.from_numpy(rows) for fold, rows in progress.predictions.items()},
+            "best_weights": progress.best_weights,
+            "fold_state": progress.fold_state,
+            "best_state": progress.best_state,
+        }
+
+    def _resumed(self, data: TrialData) -> _Progress:
+        state = read_newest_checkpoint(self.directory) if self.directory is not None else None
+        if state is None:
+            return _Progress()
+        expected = (self.config.hash, self.workspace.store.manifest.digest)
+        if (state["config"], state["store"]) != expected:
+            raise CheckpointError(
+                "the checkpoint belongs to another trial or another data set",
+                where=self.directory,
+                mend="Use another directory, or remove the checkpoints in this one",
+            )
+        story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
+        predictions = {fold: rows.numpy() for fold, rows in state["predictions"].items()}
+        return _Progress(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
+
+
+def _fold_ended(
+    fold: int,
+    folds: int,
+    data: TrialData,
+    validation_rows: NDArray[np.int64],
+    progress: _Progress,
+    best: BestEpoch,
+    epochs: int,
+) -> FoldEnded:
+    epochs_run = sum(isinstance(event, EpochEnded) and event.fold == fold for event in progress.story)
+    high = data.labels.total_votes[validation_rows] >= HIGH_VOTES
+    targets = data.labels.targets[validation_rows]
+    return FoldEnded(
+        fold=fold,
+        folds=folds,
+        kl=best.kl,
+        kl_high_vote=kl_divergence(targets[high], progress.predictions[fold][high]),
+        best_epoch=best.epoch,
+        epochs_run=epochs_run,
+        stopped_early=epochs_run < epochs,
+    )
+
+
+def _conclusion(progress: _Progress, data: TrialData) -> CrossValidationEnded:
+    done = progress.folds_done
+    rows = np.concatenate([data.fold_rows(event.fold)[1] for event in done])
+    labels = data.labels
+    out_of_fold = OutOfFold(
+        row=rows,
+        eeg_id=labels.eeg_id[rows],
+        patient_id=labels.patient_id[rows],
+        fold=data.folds[rows],
+        probabilities=np.concatenate([progress.predictions[event.fold] for event in done]),
+        targets=labels.targets[rows],
+        total_votes=labels.total_votes[rows],
+    )
+    high = out_of_fold.total_votes >= HIGH_VOTES
+    return CrossValidationEnded(
+        kl=float(np.mean([event.kl for event in done])),
+        kl_all_rows=kl_divergence(out_of_fold.targets, out_of_fold.probabilities),
+        kl_high_vote=kl_divergence(out_of_fold.targets[high], out_of_fold.probabilities[high]),
+        fold_kl=tuple(event.kl for event in done),
+        best_epochs=tuple(event.best_epoch for event in done),
+        out_of_fold=out_of_fold,
+    )

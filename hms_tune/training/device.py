@@ -1,0 +1,49 @@
+"""Where a trial computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from hms_tune.errors import UsageError
+
+
+def resolve_device(text: str = "auto") -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names.
+
+    Raises
+    ------
+    UsageError
+        If it is not on this machine.
+    """
+    if text == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {text!r}", mend="Use auto, cpu or cuda:0") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        index = device.index or 0
+        if index >= count:
+            raise UsageError(
+                f"device {text} is not there; this machine has {count} CUDA devices",
+                mend="Use --device cpu, or run hms-tune doctor",
+            )
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UsageError(f"device {text!r} is not supported", mend="Use auto, cpu or cuda:0")
+    return device
+
+
+def autocast(
+    device: torch.device, precision: Literal["auto", "float32", "bfloat16"]
+) -> AbstractContextManager[object]:
+    """A context that computes in bfloat16 where asked, or where ``auto`` finds hardware made for it."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bfloat16" or (precision == "auto" and native):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

@@ -1,0 +1,59 @@
+"""Probabilities from one network, or from the folds' networks together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hms_tune.config.trial import TrainingConfig
+from hms_tune.models.losses import probabilities
+from hms_tune.training.device import autocast
+
+
+@torch.no_grad()
+def predict_probabilities(
+    networks: Sequence[nn.Module],
+    images_of: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    *,
+    training: TrainingConfig,
+    device: torch.device,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """Mean class probabilities of the networks, in eval mode.
+
+    Parameters
+    ----------
+    networks : networks on ``device``; their training mode is restored
+    images_of : rows to images, such as :meth:`hms_tune.training.images.RowImages.clean`
+    rows : int64 tensor, shape (n_rows,)
+    training : its loss says what logits mean, its precision how they are computed
+    batch_size : rows at once; ``training.test_batch_size`` by default
+    progress : called with rows done and rows in all
+
+    Returns
+    -------
+    float32 array, shape (n_rows, n_classes); rows sum to 1
+    """
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    parts: list[Tensor] = []
+    done = 0
+    for batch in rows.split(batch_size or training.test_batch_size):
+        images = images_of(batch).contiguous(memory_format=torch.channels_last)
+        with autocast(device, training.precision):
+            logits = [network(images) for network in networks]
+        parts.append(torch.stack([probabilities(each.float(), training.loss) for each in logits]).mean(dim=0))
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(rows))
+    for network, mode in zip(networks, modes, strict=True):
+        network.train(mode)
+    stacked = torch.cat(parts) if parts else torch.empty(0, 6)
+    return np.asarray(stacked.cpu().numpy(), dtype=np.float32)

@@ -1,0 +1,95 @@
+"""The winner once more, on every row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.store import Store
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.device import resolve_device
+from hms_tune.training.events import CheckpointWritten, EpochEnded, Event, FoldStarted
+from hms_tune.training.fold import FoldTraining
+from hms_tune.training.weights import full_weights_path, write_weights
+from hms_tune.training.workspace import Workspace
+
+
+class Refit:
+    """Trains one network on all rows, held-out patients included, without validation.
+
+    The learning-rate schedule is that of the folds; training ends after ``epochs`` of it, which is the mean
+    best epoch of the folds, so that the network stops where its siblings were at their best. KL is NaN in
+    its events: nothing is left to judge it by, and a plateau schedule listens to the training loss.
+
+    Parameters
+    ----------
+    config : the trial
+    store : the prepared competition folder, or a workspace that already holds it on the device
+    device : where to compute; ignored when a workspace is given
+    epochs : how many epochs to train
+    directory : receives checkpoints and ``full.safetensors``
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: Store | Workspace,
+        device: torch.device | str = "auto",
+        *,
+        epochs: int,
+        directory: Path,
+    ) -> None:
+        self.config = config
+        if isinstance(store, Workspace):
+            self.workspace = store
+        else:
+            self.workspace = Workspace(store, resolve_device(str(device)))
+        self.epochs = min(epochs, config.training.epochs)
+        self.directory = directory
+
+    def run(self) -> Iterator[Event]:
+        """Yield what happens; at the end ``full.safetensors`` lies in the directory."""
+        data = self.workspace.trial_data(self.config)
+        fold = self.config.data.folds
+        rows = np.arange(len(data.labels), dtype=np.int64)
+        state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=rows)
+        checkpoints = self.directory / "full"
+        saved = read_newest_checkpoint(checkpoints)
+        identity = [self.config.hash, self.workspace.store.manifest.digest]
+        first_epoch = 0
+        if saved is not None and saved["identity"] == identity:
+            state.load_state_dict(saved["state"])
+            first_epoch = saved["epoch"] + 1
+        yield FoldStarted(
+            fold=0,
+            folds=1,
+            epochs=self.epochs,
+            train_rows=len(rows),
+            validation_rows=0,
+            replayed=first_epoch > 0,
+        )
+        for epoch in range(first_epoch, self.epochs):
+            start = time.perf_counter()
+            trained = state.train_epoch(epoch)
+            state.epoch_validated(trained.loss)
+            yield EpochEnded(
+                fold=0,
+                folds=1,
+                epoch=epoch,
+                epochs=self.epochs,
+                train_loss=trained.loss,
+                kl=float("nan"),
+                best_kl=float("nan"),
+                estimate=float("nan"),
+                learning_rate=trained.learning_rate,
+                images=trained.images,
+                seconds=time.perf_counter() - start,
+            )
+            content = {"identity": identity, "epoch": epoch, "state": state.state_dict()}
+            yield CheckpointWritten(path=write_checkpoint(checkpoints, epoch, content), fold=0, epoch=epoch)
+        write_weights(full_weights_path(self.directory), state.judged_weights())

@@ -1,0 +1,127 @@
+"""The learning rate over a fold, as a factor on the largest one.
+
+All schedules but ``plateau`` are pure functions of the step, so nothing of them needs to be kept in a
+checkpoint. The warm-up and cycle shapes follow their papers: one-cycle is Smith & Topin (arXiv 1708.07120),
+the triangular cycle Smith (arXiv 1506.01186), cosine annealing Loshchilov & Hutter (arXiv 1608.03983).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from hms_tune.config.trial import (
+    ConstantSchedule,
+    CosineSchedule,
+    CyclicSchedule,
+    OneCycleSchedule,
+    PlateauSchedule,
+    Schedule,
+)
+
+
+class LearningRate(Protocol):
+    """A schedule in progress."""
+
+    def factor(self, step: int) -> float:
+        """What the largest learning rate is multiplied by at this step, counted from 0."""
+
+    def epoch_ended(self, kl: float) -> None:
+        """Hear the validation KL of an epoch."""
+
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from :meth:`state_dict`."""
+
+
+def make_schedule(config: Schedule, *, epochs: int, steps_per_epoch: int) -> LearningRate:
+    """The schedule of a fold of ``epochs`` epochs."""
+    if isinstance(config, PlateauSchedule):
+        return Plateau(config, epochs * steps_per_epoch)
+    return Shape(config, epochs * steps_per_epoch, steps_per_epoch)
+
+
+def _warmup(step: int, steps: int) -> float:
+    """Linear from 1/(steps + 1) towards 1, which is reached at ``steps``."""
+    return (step + 1) / (steps + 1)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+class Shape:
+    """A schedule that depends on the step alone."""
+
+    def __init__(
+        self,
+        config: ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule,
+        total_steps: int,
+        steps_per_epoch: int,
+    ) -> None:
+        self._config = config
+        self._total = total_steps
+        self._steps_per_epoch = steps_per_epoch
+
+    def factor(self, step: int) -> float:
+        config, total = self._config, self._total
+        match config:
+            case OneCycleSchedule():
+                rising = max(1.0, config.rise * total)
+                if step < rising:
+                    return _cosine(config.start, 1.0, step / rising)
+                return _cosine(1.0, config.final, (step - rising) / max(1.0, total - 1 - rising))
+            case CyclicSchedule():
+                cycle = max(2.0, config.cycle_epochs * self._steps_per_epoch)
+                position = (step % cycle) / cycle
+                return config.floor + (1.0 - config.floor) * (1.0 - abs(2.0 * position - 1.0))
+        warmup = round(config.warmup * total)
+        if step < warmup:
+            return _warmup(step, warmup)
+        if isinstance(config, ConstantSchedule):
+            return 1.0
+        return _cosine(1.0, config.final, (step - warmup) / max(1, total - 1 - warmup))
+
+    def epoch_ended(self, kl: float) -> None:
+        """Nothing: the shape is fixed."""
+
+    def state_dict(self) -> dict[str, float]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Nothing: the shape is fixed."""
+
+
+class Plateau:
+    """The learning rate shrinks by a factor whenever KL has not improved for some epochs."""
+
+    def __init__(self, config: PlateauSchedule, total_steps: int) -> None:
+        self._config = config
+        self._warmup_steps = round(config.warmup * total_steps)
+        self._scale = 1.0
+        self._best = math.inf
+        self._bad_epochs = 0
+
+    def factor(self, step: int) -> float:
+        if step < self._warmup_steps:
+            return _warmup(step, self._warmup_steps)
+        return self._scale
+
+    def epoch_ended(self, kl: float) -> None:
+        if kl < self._best:
+            self._best, self._bad_epochs = kl, 0
+            return
+        self._bad_epochs += 1
+        if self._bad_epochs > self._config.patience:
+            self._scale *= self._config.factor
+            self._bad_epochs = 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"scale": self._scale, "best": self._best, "bad_epochs": self._bad_epochs}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self._scale = state["scale"]
+        self._best = state["best"]
+        self._bad_epochs = int(state["bad_epochs"])
