@@ -53,7 +53,7 @@ class InputConfig(Section):
 
     kind: Literal["eeg_spectrogram", "kaggle_spectrogram", "both"] = Field(
         "eeg_spectrogram",
-        description="Spectrogram of the 50 s EEG, of the 10-minute Kaggle file, or both tiled into one image.",
+        description="Spectrogram of the EEG, of the 10-minute Kaggle file, or both tiled into one image.",
     )
     window_seconds: float = Field(
         50.0, ge=5.0, le=50.0, description="Length of the central EEG window, in seconds."

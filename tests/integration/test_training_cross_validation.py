@@ -1,0 +1,271 @@
+"""One trial over real files: what it yields, and that nothing can disturb it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.folds import HELD_OUT
+from hms_tune.data.prepare import prepare
+from hms_tune.data.store import Store
+from hms_tune.errors import CheckpointError, DataError, NonFiniteLossError
+from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.events import (
+    CheckpointWritten,
+    CrossValidationEnded,
+    EpochEnded,
+    Event,
+    FoldEnded,
+    FoldStarted,
+)
+from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.refit import Refit
+from hms_tune.training.workspace import Workspace
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
+    root = competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, seconds=60)
+    return prepare(root, jobs=1)
+
+
+def make_config(**training: object) -> TrialConfig:
+    """Every part that has a state: moving average, plateau, momentum, dropout, mixup, shifts, early stopping."""
+    return TrialConfig.model_validate(
+        {
+            "data": {"folds": 2, "holdout": 0.2},
+            "input": {"image": [32, 64], "n_fft": 256},
+            "augmentation": {
+                "left_right_swap": 0.5,
+                "time_mask": 0.2,
+                "window_shift_seconds": 2.0,
+                "channel_drop": 0.5,
+                "mixup_alpha": 0.4,
+            },
+            "model": {"backbone": "test_resnet", "pretrained": False, "dropout": 0.3, "drop_path": 0.1},
+            "training": {
+                "epochs": 3,
+                "batch_size": 4,
+                "learning_rate": 3e-3,
+                "scheduler": {"name": "plateau", "patience": 0},
+                "ema_decay": 0.9,
+                "grad_clip": 1.0,
+                "early_stopping": {"patience": 2},
+                **training,
+            },
+        }
+    )
+
+
+def timeless(event: Event) -> Event:
+    """An event without what the clock and the resumption say."""
+    if isinstance(event, EpochEnded):
+        return replace(event, seconds=0.0, replayed=False)
+    if isinstance(event, FoldStarted | FoldEnded):
+        return replace(event, replayed=False)
+    return event
+
+
+def story(events: list[Event]) -> list[str]:
+    kept = (FoldStarted, EpochEnded, FoldEnded)
+    return [repr(timeless(event)) for event in events if isinstance(event, kept)]
+
+
+def test_events_tell_every_fold_and_epoch_in_order(store: Store, tmp_path: Path) -> None:
+    events = list(CrossValidation(make_config(early_stopping=None), store, "cpu", directory=tmp_path).run())
+    epoch = [EpochEnded, CheckpointWritten]
+    fold = [FoldStarted, *epoch * 3, FoldEnded]
+    assert [type(event) for event in events] == [*fold, *fold, CrossValidationEnded]
+
+
+def test_out_of_fold_predictions_cover_every_row_but_the_held_out_once(store: Store) -> None:
+    workspace = Workspace(store, torch.device("cpu"))
+    config = make_config()
+    data = workspace.trial_data(config)
+    ended = list(CrossValidation(config, workspace).run())[-1]
+    assert isinstance(ended, CrossValidationEnded)
+    out_of_fold = ended.out_of_fold
+    expected = np.flatnonzero(data.folds != HELD_OUT)
+    assert sorted(out_of_fold.row) == expected.tolist()
+    assert 0 < len(expected) < len(data.labels)
+    np.testing.assert_allclose(out_of_fold.probabilities.sum(axis=1), 1.0, atol=1e-5)
+    for fold, kl in enumerate(ended.fold_kl):
+        rows = out_of_fold.fold == fold
+        score = kl_divergence(out_of_fold.targets[rows], out_of_fold.probabilities[rows])
+        assert score == pytest.approx(kl)
+    assert ended.kl == pytest.approx(np.mean(ended.fold_kl))
+
+
+def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far(store: Store) -> None:
+    finished: list[float] = []
+    for event in CrossValidation(make_config(), store, "cpu").run():
+        if isinstance(event, EpochEnded):
+            assert event.estimate == pytest.approx(np.mean([*finished, event.best_kl]))
+        elif isinstance(event, FoldEnded):
+            finished.append(event.kl)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
+    store: Store, tmp_path: Path, stop_after: int
+) -> None:
+    config = make_config()
+    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
+
+    seen = 0
+    for event in CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run():
+        seen += isinstance(event, CheckpointWritten)
+        if seen == stop_after:
+            break
+    resumed = list(CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run())
+
+    assert sum(getattr(event, "replayed", False) for event in resumed) >= stop_after
+    assert story(resumed) == story(whole)
+    for fold in range(2):
+        expected = load_file(tmp_path / "whole" / f"fold_{fold}.safetensors")
+        actual = load_file(tmp_path / "cut" / f"fold_{fold}.safetensors")
+        assert expected.keys() == actual.keys()
+        assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    first, second = whole[-1], resumed[-1]
+    assert isinstance(first, CrossValidationEnded)
+    assert isinstance(second, CrossValidationEnded)
+    np.testing.assert_array_equal(first.out_of_fold.probabilities, second.out_of_fold.probabilities)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.store import Store
+from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.fold import FoldTraining
+
+config = TrialConfig.model_validate_json(Path(sys.argv[1]).read_text())
+step = FoldTraining._train_step
+
+def dies_in_the_middle(self, epoch, number, rows):
+    if (self.fold, epoch, number) == (0, 2, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, epoch, number, rows)
+
+FoldTraining._train_step = dies_in_the_middle
+list(CrossValidation(config, Store.open(Path(sys.argv[2])), "cpu", directory=Path(sys.argv[3]), keep_weights=True).run())
+"""
+
+
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(store: Store, tmp_path: Path) -> None:
+    config = make_config()
+    (tmp_path / "config.json").write_text(config.canonical_json())
+    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "config.json", store.path, tmp_path / "killed"], check=False
+    )
+    assert killed.returncode == -9
+    resumed = list(
+        CrossValidation(config, store, "cpu", directory=tmp_path / "killed", keep_weights=True).run()
+    )
+    assert sum(isinstance(event, EpochEnded) and event.replayed for event in resumed) == 2
+    assert story(resumed) == story(whole)
+    for fold in range(2):
+        expected = load_file(tmp_path / "whole" / f"fold_{fold}.safetensors")
+        actual = load_file(tmp_path / "killed" / f"fold_{fold}.safetensors")
+        assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_checkpoint_of_another_trial_is_refused(store: Store, tmp_path: Path) -> None:
+    list(CrossValidation(make_config(), store, "cpu", directory=tmp_path).run())
+    with pytest.raises(CheckpointError, match="another trial"):
+        list(CrossValidation(make_config(learning_rate=1e-4), store, "cpu", directory=tmp_path).run())
+
+
+def test_a_loss_that_overflows_ends_the_trial_with_fold_and_epoch(store: Store) -> None:
+    config = make_config(optimizer="sgd", learning_rate=10.0, grad_clip=None, epochs=8, ema_decay=None)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": 1e30})})
+    with pytest.raises(NonFiniteLossError, match=r"fold 0, epoch \d"):
+        list(CrossValidation(config, store, "cpu").run())
+
+
+def test_early_stopping_ends_a_fold_after_its_patience(store: Store) -> None:
+    config = make_config(epochs=8, early_stopping={"patience": 1, "min_delta": 10.0})
+    ended = [e for e in CrossValidation(config, store, "cpu").run() if isinstance(e, FoldEnded)]
+    assert [(event.epochs_run, event.stopped_early) for event in ended] == [(2, True), (2, True)]
+
+
+def test_images_are_the_same_whether_or_not_they_were_cached(store: Store) -> None:
+    config = make_config()
+    workspace = Workspace(store, torch.device("cpu"))
+    images = workspace.trial_data(config).images
+    cached = images.clean(torch.tensor([3, 1]))
+    images._cached = None
+    torch.testing.assert_close(images.clean(torch.tensor([3, 1])), cached, rtol=1e-5, atol=1e-5)
+
+
+def test_train_folds_trains_only_the_first_folds(store: Store) -> None:
+    config = make_config()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_folds": 1})})
+    ended = list(CrossValidation(config, store, "cpu").run())[-1]
+    assert isinstance(ended, CrossValidationEnded)
+    assert set(ended.out_of_fold.fold) == {0}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("loss", ["kl", "cross_entropy", "bce"])
+def test_every_optimizer_lowers_every_loss(store: Store, optimizer: str, loss: str) -> None:
+    config = make_config(
+        optimizer=optimizer,
+        loss=loss,
+        epochs=6,
+        learning_rate=0.02 if optimizer == "sgd" else 3e-3,
+        scheduler="constant",
+        early_stopping=None,
+        ema_decay=None,
+    )
+    config = TrialConfig.model_validate(
+        {
+            **config.model_dump(),
+            "augmentation": {},
+            "data": {"folds": 2, "train_folds": 1},
+            "model": {"backbone": "test_resnet", "pretrained": False},
+        }
+    )
+    losses = [e.train_loss for e in CrossValidation(config, store, "cpu").run() if isinstance(e, EpochEnded)]
+    assert min(losses[3:]) < losses[0]
+
+
+def test_refit_trains_on_all_rows_and_resumes_bit_for_bit(store: Store, tmp_path: Path) -> None:
+    config = make_config()
+    events = list(Refit(config, store, "cpu", epochs=2, directory=tmp_path / "whole").run())
+    started = events[0]
+    assert isinstance(started, FoldStarted)
+    assert started.train_rows == len(Workspace(store, torch.device("cpu")).trial_data(config).labels)
+    for event in Refit(config, store, "cpu", epochs=2, directory=tmp_path / "cut").run():
+        if isinstance(event, CheckpointWritten):
+            break
+    list(Refit(config, store, "cpu", epochs=2, directory=tmp_path / "cut").run())
+    expected = load_file(tmp_path / "whole" / "full.safetensors")
+    actual = load_file(tmp_path / "cut" / "full.safetensors")
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_too_few_rows_are_an_error_that_names_the_fold(store: Store) -> None:
+    config = TrialConfig.model_validate(
+        {**make_config().model_dump(), "data": {"folds": 2, "holdout": 0.0, "min_votes": 10_000}}
+    )
+    with pytest.raises(DataError):
+        list(CrossValidation(config, store, "cpu").run())
