@@ -1,0 +1,135 @@
+"""Power spectrograms of batched signals: Hann-windowed short-time Fourier transform."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+POWER_FLOOR = 1e-4
+"""Added to power before the logarithm, µV²/Hz: silence is -40 dB, far below any EEG."""
+
+MATMUL_LIMIT = 1024
+"""Longest FFT that a CPU computes faster as a matrix product over the few bins that are kept."""
+
+
+def decibel(power: Tensor) -> Tensor:
+    """Power in µV²/Hz as dB re 1 µV²/Hz, not below -40 dB."""
+    return 10.0 * torch.log10(power + POWER_FLOOR)
+
+
+def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> tuple[int, int]:
+    """First and one past the last FFT bin whose frequency lies in [low_hz, high_hz]; never empty."""
+    width = sfreq / n_fft
+    first = math.ceil(low_hz / width - 1e-9)
+    last = min(math.floor(high_hz / width + 1e-9), n_fft // 2)
+    if last < first:
+        first = last = min(round((low_hz + high_hz) / 2 / width), n_fft // 2)
+    return first, last + 1
+
+
+def hop_length(n_times: int, n_frames: int, n_fft: int) -> int:
+    """Samples between frames for at least ``n_frames`` frames that leave no sample out of every window."""
+    return max(1, min(n_times // n_frames, n_fft // 2))
+
+
+def mel_filterbank(frequencies: Tensor, n_mels: int, *, low_hz: float, high_hz: float) -> Tensor:
+    """Triangular bands, evenly spaced on the mel scale, each with weights that sum to 1.
+
+    The scale is mel(f) = 2595 log10(1 + f / 700) (O'Shaughnessy, Speech Communication, 1987). Over the few
+    hertz of EEG it is nearly linear, and many narrow bands would fall between two FFT bins; so each side
+    of a triangle reaches at least one bin's width, and no band is empty.
+
+    Parameters
+    ----------
+    frequencies : float tensor, shape (n_bins,), evenly spaced, Hz
+    n_mels : number of bands
+    low_hz, high_hz : outer feet of the first and last band, Hz
+
+    Returns
+    -------
+    float32 tensor, shape (n_mels, n_bins)
+    """
+    low, high = (2595.0 * math.log10(1.0 + edge / 700.0) for edge in (low_hz, high_hz))
+    edges = 700.0 * (10.0 ** (torch.linspace(low, high, n_mels + 2, dtype=torch.float64) / 2595.0) - 1.0)
+    bin_width = float(frequencies[1] - frequencies[0]) if len(frequencies) > 1 else high_hz - low_hz
+    centre = edges[1:-1, None].clamp(float(frequencies[0]), float(frequencies[-1]))
+    reach = edges.diff().clamp(min=bin_width)
+    distance = frequencies.to(torch.float64)[None, :] - centre
+    sides = torch.where(distance < 0, -distance / reach[:-1, None], distance / reach[1:, None])
+    bands = (1.0 - sides).clamp(min=0.0)
+    return (bands / bands.sum(dim=1, keepdim=True)).to(torch.float32)
+
+
+class PowerSpectrogram(nn.Module):
+    """Power spectral density over time, between two frequencies.
+
+    Frames lie centred on a regular grid that spans the signal; its edges are extended by their mirror
+    image. A window longer than the signal is shortened to it and zero-padded to ``n_fft``. On a CPU a
+    transform of up to :data:`MATMUL_LIMIT` points is a matrix product with the windowed sines and
+    cosines of the bins that are kept; it agrees with the FFT to rounding and is several times faster.
+
+    Parameters
+    ----------
+    n_times : samples of every signal this transform will see
+    sfreq : sampling rate, Hz
+    n_fft : length of the transform (and of the Hann window), samples
+    hop : samples between frames
+    low_hz, high_hz : frequencies kept, Hz
+    """
+
+    window: Tensor
+    basis: Tensor
+    frequencies: Tensor
+    one_sided: Tensor
+
+    def __init__(
+        self, n_times: int, *, sfreq: float, n_fft: int, hop: int, low_hz: float, high_hz: float
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop = n_fft, hop
+        self.n_frames = n_times // hop
+        self.length = min(n_fft, n_times)
+        self.first, self.stop = frequency_bins(n_fft, sfreq=sfreq, low_hz=low_hz, high_hz=high_hz)
+        span = (self.n_frames - 1) * hop + self.length
+        self.before = max(0, (span - n_times) // 2)
+        self.after = max(0, span - n_times - self.before)
+        self._make_buffers(sfreq)
+
+    def _make_buffers(self, sfreq: float) -> None:
+        window = torch.hann_window(self.length, dtype=torch.float64)
+        window *= math.sqrt(2.0 / (sfreq * float(window.square().sum())))
+        bins = torch.arange(self.first, self.stop, dtype=torch.float64)
+        frequencies = bins * (sfreq / self.n_fft)
+        phase = torch.arange(self.length, dtype=torch.float64)[:, None] * bins * (2 * math.pi / self.n_fft)
+        basis = torch.cat([phase.cos(), phase.sin()], dim=1) * window[:, None]
+        # The factor 2 of a one-sided density does not hold for the two bins without a mirror image.
+        unpaired = ((bins == 0) | (bins == self.n_fft / 2)).to(torch.float64)
+        self.register_buffer("window", window.to(torch.float32), persistent=False)
+        self.register_buffer("basis", basis.to(torch.float32), persistent=False)
+        self.register_buffer("frequencies", frequencies.to(torch.float32), persistent=False)
+        self.register_buffer("one_sided", (1.0 - 0.5 * unpaired).to(torch.float32), persistent=False)
+        self.has_unpaired = bool(unpaired.any())
+
+    def forward(self, eeg: Tensor) -> Tensor:
+        """Power of each channel.
+
+        Parameters
+        ----------
+        eeg : float32 tensor, shape (batch, n_chans, n_times), µV
+
+        Returns
+        -------
+        float32 tensor, shape (batch, n_chans, n_frames, n_bins), µV²/Hz
+        """
+        padded = functional.pad(eeg, (self.before, self.after), mode="reflect")
+        frames = padded.unfold(-1, self.length, self.hop)
+        if eeg.device.type == "cpu" and self.n_fft <= MATMUL_LIMIT:
+            real, imaginary = (frames @ self.basis).chunk(2, dim=-1)
+        else:
+            spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)[..., self.first : self.stop]
+            real, imaginary = spectrum.real, spectrum.imag
+        power = real.square() + imaginary.square()
+        return power * self.one_sided if self.has_unpaired else power
