@@ -1,0 +1,57 @@
+# make demo    the whole product on this machine, from a synthetic competition to a submission
+# make test    what CI runs: lint, types, import contract, tests
+# make lint    the first three of these
+#
+# Each installs everything into .venv first. PYTHON=python3.12 chooses the interpreter.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format screenshot clean
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+install: $(STAMP)
+
+# Made anew when the dependencies change; the package itself is installed in place.
+$(STAMP): pyproject.toml
+	@python=; \
+	for each in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+	  if "$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    python="$$each"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "hms_tune needs Python 3.11 or newer with its venv module (Debian, Ubuntu: apt install python3 python3-venv)" >&2; \
+	  exit 1; \
+	fi; \
+	[ -x $(BIN)/pip ] || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/hms-tune demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --durations=10
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The README's picture of the dashboard; needs Chromium, and the study that make demo leaves behind.
+screenshot: $(STAMP)
+	$(BIN)/python docs/screenshot.py
+
+clean:
+	rm -rf $(VENV) demo build dist
