@@ -1,0 +1,105 @@
+"""``hms-tune data``: check, synthesize and prepare a competition folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hms_tune.data.check import find_defects
+from hms_tune.data.prepare import prepare as prepare_store
+
+app = typer.Typer(no_args_is_help=True, help="Check, synthesize and prepare a competition folder.")
+
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Files handled at once; one for each core by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def check(root: Root, as_json: Json = False, jobs: Jobs = None) -> None:
+    """List every defect of ROOT. Exit code 1 when there is one."""
+    with _progress("checking") as progress:
+        defects = find_defects(root, jobs, progress)
+    if as_json:
+        typer.echo(json.dumps([asdict(defect) for defect in defects], indent=2))
+    else:
+        for defect in defects:
+            typer.echo(str(defect))
+        plural = "" if len(defects) == 1 else "s"
+        typer.echo(f"{len(defects)} defect{plural}" if defects else f"{root}: no defects")
+    if defects:
+        raise typer.Exit(1)
+
+
+@app.command()
+def synth(
+    root: Root,
+    patients: Annotated[int, typer.Option("--patients", min=2, help="Patients in the train split.")] = 60,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same folder.")] = 0,
+    signal: Annotated[
+        float,
+        typer.Option(
+            "--signal", min=0.0, help="Strength of the patterns; at 0 nothing tells the classes apart."
+        ),
+    ] = 1.0,
+    jobs: Jobs = None,
+) -> None:
+    """Write a synthetic competition into ROOT, with six classes that differ in their signal."""
+    from hms_tune.data.synthetic import synthesize
+
+    with _progress("synthesizing") as progress:
+        competition = synthesize(
+            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress
+        )
+    typer.echo(str(competition.root))
+
+
+@app.command()
+def prepare(
+    root: Root,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Where the store goes; ROOT/store by default.")
+    ] = None,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
+    with _progress("preparing") as progress:
+        prepared = prepare_store(root, store=store, jobs=jobs, progress=progress)
+    manifest = prepared.manifest
+    if as_json:
+        typer.echo(json.dumps({"path": str(prepared.path)} | asdict(manifest), indent=2))
+        return
+    recordings, spectrograms = sum(manifest.recordings.values()), sum(manifest.spectrograms.values())
+    size = (prepared.eeg.nbytes + prepared.spectrogram.nbytes) / 2**20
+    typer.echo(f"{prepared.path}: {recordings} EEGs, {spectrograms} spectrograms, {size:,.0f} MiB")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; nothing where stderr is not a terminal."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

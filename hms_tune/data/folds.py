@@ -1,0 +1,106 @@
+"""Which patients train, which validate, and which stay outside the whole search.
+
+A model that knows a patient's other EEGs scores far better than its signal earns, so a patient is always on
+one side of a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from hms_tune.config.trial import DataConfig
+from hms_tune.data.labels import Labels
+from hms_tune.errors import DataError
+
+HELD_OUT = -1
+"""The fold number of rows whose patient no trial ever sees."""
+
+
+def assign_folds(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
+    """Give every row a fold, or :data:`HELD_OUT`.
+
+    Neither the order of the rows nor the held-out draw of one patient depends on which other rows there are,
+    so all trials of a study, on any machine, share their folds.
+
+    Parameters
+    ----------
+    labels : rows with their patients
+    config : ``folds``, ``fold_scheme``, ``fold_seed`` and ``holdout`` are used
+
+    Returns
+    -------
+    int64 (n,)
+
+    Raises
+    ------
+    DataError
+        If there are too few patients, or a fold would be empty.
+    """
+    patients = np.unique(labels.patient_id)
+    held_out = held_out_patients(patients, share=config.holdout, seed=config.fold_seed)
+    remaining = len(patients) - len(held_out)
+    if remaining < config.folds:
+        outside = f" ({len(held_out)} of {len(patients)} held out)" if len(held_out) else ""
+        raise DataError(
+            f"{remaining} patient{'s'[: remaining != 1]} cannot fill {config.folds} folds{outside}",
+            where="train.csv, column patient_id",
+            mend="Lower data.folds or data.holdout, or add patients: a patient is never on both sides.",
+        )
+    folds = np.full(len(labels), HELD_OUT, dtype=np.int64)
+    searched = np.flatnonzero(~np.isin(labels.patient_id, held_out))
+    # a canonical order, so that the splitters' own draws cannot see the order of the rows
+    order = np.lexsort((labels.eeg_offset_seconds[searched], labels.eeg_id[searched]))
+    searched = searched[order]
+    consensus = labels.votes[searched].argmax(axis=1)
+    for fold, validation in enumerate(_split(consensus, labels.patient_id[searched], config)):
+        folds[searched[validation]] = fold
+    return folds
+
+
+def held_out_patients(patients: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
+    """Draw a share of the patients (at least one when the share is positive), sorted.
+
+    Each patient draws a number from the seed and its own identifier, and the lowest are held out: adding or
+    removing other patients moves only those at the edge.
+    """
+    if share <= 0.0:
+        return np.empty(0, dtype=np.int64)
+    count = max(1, round(share * len(patients)))
+    drawn = sorted(patients.tolist(), key=lambda patient: _draw(seed, patient))
+    return np.array(sorted(drawn[:count]), dtype=np.int64)
+
+
+def _draw(seed: int, patient: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{patient}".encode(), digest_size=8).digest()
+
+
+def _split(
+    consensus: NDArray[np.int64], patients: NDArray[np.int64], config: DataConfig
+) -> list[NDArray[np.int64]]:
+    """The validation rows of each fold."""
+    splitter = GroupKFold if config.fold_scheme == "group_k_fold" else StratifiedGroupKFold
+    folds = splitter(n_splits=config.folds, shuffle=True, random_state=config.fold_seed)
+    try:
+        with warnings.catch_warnings():
+            # a class rarer than the folds is normal here; such a fold lacks it and is still scored
+            warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+            validation = [rows for _, rows in folds.split(consensus, consensus, groups=patients)]
+    except ValueError as error:
+        raise DataError(
+            f"the rows cannot be split into {config.folds} stratified folds: {error}",
+            where="train.csv",
+            mend="Lower data.folds, or set data.fold_scheme to group_k_fold.",
+        ) from error
+    empty = [fold for fold, rows in enumerate(validation) if not len(rows)]
+    if empty:
+        raise DataError(
+            f"fold {empty[0]} of {config.folds} would have no rows",
+            where="train.csv, column patient_id",
+            mend="Lower data.folds, or set data.fold_scheme to group_k_fold.",
+        )
+    return validation

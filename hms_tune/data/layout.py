@@ -1,0 +1,120 @@
+"""Where everything lies in a competition folder.
+
+::
+
+    train.csv   train_eegs/{eeg_id}.parquet   train_spectrograms/{spectrogram_id}.parquet
+    test.csv    test_eegs/{eeg_id}.parquet    test_spectrograms/{spectrogram_id}.parquet
+
+Either half may be absent, and so may a whole spectrogram folder (EEG collected elsewhere has none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from hms_tune.data.defects import Defect, refuse
+from hms_tune.data.labels import Split
+from hms_tune.data.schema import read_table
+
+Kind = Literal["eeg", "spectrogram"]
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+_GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
+
+
+@dataclass(frozen=True, slots=True)
+class Competition:
+    """A competition folder that exists. Its tables are read and checked when asked for.
+
+    Parameters
+    ----------
+    root : the folder
+    splits : the halves it has
+    """
+
+    root: Path
+    splits: tuple[Split, ...]
+
+    @classmethod
+    def open(cls, root: Path, *, splits: Sequence[Split] = SPLITS) -> Competition:
+        """Find the halves of a competition folder that are wanted and there.
+
+        Raises
+        ------
+        DataError
+            If the folder, its tables or its EEG folders are missing.
+        """
+        root = Path(root)
+        refuse(structure_defects(root, splits))
+        return cls(root=root, splits=tuple(split for split in splits if _table(root, split).is_file()))
+
+    def table_path(self, split: Split) -> Path:
+        """``train.csv`` or ``test.csv``."""
+        return _table(self.root, split)
+
+    def folder(self, split: Split, kind: Kind) -> Path:
+        """The folder of one kind of signal file."""
+        return self.root / f"{split}_{kind}s"
+
+    def path(self, split: Split, kind: Kind, identifier: int) -> Path:
+        """The parquet file of an ``eeg_id`` or ``spectrogram_id``."""
+        return self.folder(split, kind) / f"{identifier}.parquet"
+
+    def has_spectrograms(self, split: Split) -> bool:
+        """Whether this half comes with spectrograms at all."""
+        return self.folder(split, "spectrogram").is_dir()
+
+    def table(self, split: Split) -> pd.DataFrame:
+        """A validated table: int64 ids and votes, float64 offsets in seconds.
+
+        Raises
+        ------
+        DataError
+            At the first defect of the table; the message says how many more there are.
+        """
+        table, defects = read_table(self.table_path(split), split)
+        refuse(defects)
+        return table
+
+    def train_table(self) -> pd.DataFrame:
+        """``train.csv``, validated; see :meth:`table`."""
+        return self.table("train")
+
+    def test_table(self) -> pd.DataFrame:
+        """``test.csv``, validated; see :meth:`table`."""
+        return self.table("test")
+
+
+def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defect]:
+    """Folders and tables that must be there and are not."""
+    if not root.exists():
+        return [Defect(str(root), None, "the folder does not exist", f"Check the path. {_GET}")]
+    if not root.is_dir():
+        return [Defect(str(root), None, "not a folder", "Name the folder that holds train.csv or test.csv.")]
+    present = [split for split in splits if _table(root, split).is_file() or _eegs(root, split).is_dir()]
+    if not present:
+        names = " nor ".join(f"{split}.csv" for split in splits)
+        what = f"neither {names} is there" if len(splits) > 1 else f"{names} is not there"
+        return [Defect(str(root), None, what, f"Check the path. {_GET}")]
+    defects = []
+    for split in present:
+        if not _table(root, split).is_file():
+            what = f"the file is missing, though {split}_eegs is there"
+            defects.append(Defect(str(_table(root, split)), None, what, _GET))
+        elif not _eegs(root, split).is_dir():
+            what = f"the folder is missing, though {split}.csv is there"
+            defects.append(Defect(str(_eegs(root, split)), None, what, _GET))
+    return defects
+
+
+def _table(root: Path, split: Split) -> Path:
+    return root / f"{split}.csv"
+
+
+def _eegs(root: Path, split: Split) -> Path:
+    return root / f"{split}_eegs"

@@ -1,0 +1,211 @@
+"""The store: a competition folder in the form training reads, memory-mapped.
+
+::
+
+    store/
+      eeg.f16               float16 (n_samples, 20), recordings end to end, µV from each channel's median
+      spectrogram.f16       float16 (n_frames, 400), natural logarithm of µV²/Hz, columns LL, RL, LP, RP
+      recordings.parquet    where each EEG lies, and the medians that were taken off it
+      spectrograms.parquet  where each spectrogram lies
+      train.parquet         the rows of train.csv, validated
+      test.parquet          the rows of test.csv, validated
+      manifest.json         versions, digests, counts, units
+
+NaN is kept in both arrays. float16 holds a centred sample within 2⁻¹¹ of its value (0.1 µV at 200 µV), and a
+log power within 2⁻⁸.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import platformdirs
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hms_tune.data.labels import Labels
+from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS
+from hms_tune.data.signal_files import FLOAT16_MAX, POWER_FLOOR
+from hms_tune.errors import StoreError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+ARRAYS = {"eeg": ("eeg.f16", len(EEG_COLUMNS)), "spectrogram": ("spectrogram.f16", len(SPECTROGRAM_COLUMNS))}
+"""File name and number of columns of each array."""
+
+INDEXES = {"eeg": "recordings.parquet", "spectrogram": "spectrograms.parquet"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a store holds and what it was made from.
+
+    Parameters
+    ----------
+    source : digest of the tables' bytes and of every file's name, size and time of change; tells whether the
+        store is current
+    digest : digest of the tables and of every stored value; equal data have equal digests on any machine
+    root : the competition folder, relative to the store
+    n_samples, n_frames : rows of the two arrays
+    recordings, spectrograms : files of each split
+    clipped_samples : EEG samples beyond the float16 range, stored at its edge
+    """
+
+    source: str
+    digest: str
+    root: str
+    n_samples: int
+    n_frames: int
+    recordings: dict[str, int]
+    spectrograms: dict[str, int]
+    clipped_samples: int
+    format_version: int = FORMAT_VERSION
+    sfreq: int = SFREQ
+    clip_uv: float = FLOAT16_MAX
+    power_floor: float = POWER_FLOOR
+    eeg_columns: tuple[str, ...] = field(default=EEG_COLUMNS)
+
+    def write(self, folder: Path) -> None:
+        """Write ``manifest.json``."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read ``manifest.json``.
+
+        Raises
+        ------
+        StoreError
+            If it is missing, damaged or of another format.
+        """
+        path = folder / MANIFEST
+        try:
+            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = fields.get("format_version")
+            if version == FORMAT_VERSION:
+                return cls(**(fields | {"eeg_columns": tuple(fields["eeg_columns"])}))
+        except FileNotFoundError as error:
+            raise StoreError("not a store", where=folder, mend=_PREPARE) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"the manifest is damaged: {error}", where=path, mend=_PREPARE) from error
+        what = f"the store has format {version}, this version reads format {FORMAT_VERSION}"
+        raise StoreError(what, where=path, mend=_PREPARE)
+
+
+_PREPARE = "Run `hms-tune data prepare ROOT` on the competition folder."
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store.
+
+    Parameters
+    ----------
+    path : the store's folder
+    root : the competition folder it was made from
+    manifest : versions, digests and counts
+    eeg : float16 (n_samples, 20), read-only
+    spectrogram : float16 (n_frames, 400), read-only; no rows when the competition has no spectrograms
+    recordings : indexed by ``eeg_id``: ``start``, ``length`` (rows of ``eeg``), ``split``, ``clipped`` and
+        ``centre_<channel>`` (µV); an id in both splits has two rows
+    spectrograms : indexed by ``spectrogram_id``: ``start``, ``length`` (rows of ``spectrogram``), ``split``
+    train, test : the validated tables; without rows for a split the competition does not have
+    """
+
+    path: Path
+    root: Path
+    manifest: Manifest
+    eeg: NDArray[np.float16]
+    spectrogram: NDArray[np.float16]
+    recordings: pd.DataFrame
+    spectrograms: pd.DataFrame
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Open a store, or the store of a competition folder.
+
+        Raises
+        ------
+        StoreError
+            If there is none, or it is damaged or of another format.
+        """
+        folder = Path(path)
+        if not (folder / MANIFEST).is_file():
+            folder = store_path(folder)
+        manifest = Manifest.read(folder)
+        try:
+            return cls(
+                path=folder,
+                root=Path(os.path.normpath(folder.resolve() / manifest.root)),
+                manifest=manifest,
+                eeg=_map(folder, "eeg", manifest.n_samples),
+                spectrogram=_map(folder, "spectrogram", manifest.n_frames),
+                recordings=pd.read_parquet(folder / INDEXES["eeg"]).set_index("eeg_id"),
+                spectrograms=pd.read_parquet(folder / INDEXES["spectrogram"]).set_index("spectrogram_id"),
+                train=pd.read_parquet(folder / "train.parquet"),
+                test=pd.read_parquet(folder / "test.parquet"),
+            )
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            what = f"the store is damaged: {' '.join(str(error).split())}"
+            raise StoreError(what, where=folder, mend=f"Delete it. {_PREPARE}") from error
+
+
+def store_path(root: Path) -> Path:
+    """Where the store of a competition folder lies unless the user says otherwise.
+
+    ``ROOT/store``, or a folder of the user's cache when ``ROOT`` is not to be written to.
+    """
+    root = Path(root)
+    beside = root / "store"
+    if beside.is_dir() or not root.is_dir():
+        return beside
+    # the mode as well as the access check: an administrator may write anywhere, but was not asked to
+    if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
+        return beside
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    return platformdirs.user_cache_path("hms-tune") / "stores" / f"{root.resolve().name}-{name}"
+
+
+def test_rows(store: Store) -> Labels:
+    """The rows of ``test.csv`` in file order, with no votes and windows that begin at the start.
+
+    Raises
+    ------
+    StoreError
+        If the competition folder has no ``test.csv``.
+    """
+    if store.test.empty:
+        raise StoreError("there are no test rows", where=store.root, mend="Predict the train split instead.")
+    n_rows = len(store.test)
+    return Labels(
+        eeg_id=store.test["eeg_id"].to_numpy(np.int64),
+        spectrogram_id=store.test["spectrogram_id"].to_numpy(np.int64),
+        patient_id=store.test["patient_id"].to_numpy(np.int64),
+        eeg_offset_seconds=np.zeros(n_rows),
+        spectrogram_offset_seconds=np.zeros(n_rows),
+        votes=np.zeros((n_rows, 6)),
+        split="test",
+    )
+
+
+test_rows.__test__ = False  # type: ignore[attr-defined]  # its name looks like a test's to pytest
+
+
+def _map(folder: Path, kind: str, n_rows: int) -> NDArray[np.float16]:
+    name, n_columns = ARRAYS[kind]
+    size, wanted = (folder / name).stat().st_size, n_rows * n_columns * 2
+    if size != wanted:
+        raise ValueError(f"{name} has {size} bytes instead of {wanted}")
+    if n_rows == 0:  # an empty file cannot be mapped
+        return np.empty((0, n_columns), dtype=np.float16)
+    return np.memmap(folder / name, dtype=np.float16, mode="r", shape=(n_rows, n_columns))
