@@ -1,0 +1,1 @@
+"""timm backbones, the head on them, which layers are trained, and the losses."""

@@ -1,0 +1,63 @@
+"""Losses on soft targets: the shares of the experts' votes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From logits and targets, both float (batch, n_classes), to their mean loss, a scalar."""
+
+LossName = Literal["kl", "cross_entropy", "bce"]
+
+
+def kl_divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """Kullback–Leibler divergence of softmax(logits) from the targets, Σ t (log t - log p), batch mean."""
+    return functional.kl_div(logits.log_softmax(dim=-1), targets, reduction="batchmean")
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy -Σ t log p, batch mean: the KL divergence plus the entropy of the targets."""
+    return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Each class apart as a binary problem with a soft label; mean over batch and classes."""
+    return functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+_LOSSES: dict[LossName, Loss] = {
+    "kl": kl_divergence,
+    "cross_entropy": soft_cross_entropy,
+    "bce": binary_cross_entropy,
+}
+
+
+def make_loss(name: LossName, label_smoothing: float = 0.0) -> Loss:
+    """The loss of that name.
+
+    Parameters
+    ----------
+    name : ``kl``, ``cross_entropy`` or ``bce``
+    label_smoothing : share ε of each target that is spread evenly over all classes: (1 - ε) t + ε / n
+
+    Returns
+    -------
+    function of logits and targets, both (batch, n_classes), to a float32 scalar. It computes in float32
+    whatever the logits come in.
+    """
+    return partial(_smoothed, _LOSSES[name], label_smoothing)
+
+
+def _smoothed(loss: Loss, label_smoothing: float, logits: Tensor, targets: Tensor) -> Tensor:
+    with torch.autocast(logits.device.type, enabled=False):
+        targets = targets.float()
+        if label_smoothing:
+            even = torch.full_like(targets, 1.0 / targets.shape[-1])
+            targets = torch.lerp(targets, even, label_smoothing)
+        return loss(logits.float(), targets)

@@ -1,0 +1,191 @@
+"""Pretrained weights: from the model hub, or from a safetensors file. Never from a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from hms_tune.errors import PretrainedError
+from hms_tune.models.backbone import make_backbone
+
+WEIGHTS_NAME = "model.safetensors"
+"""What timm's repositories on the hub call their weights."""
+
+HUB_TIMEOUT = 10.0
+"""Seconds to wait for the hub's first answer. It is asked once: a search must not wait minutes to fail."""
+
+KEYS_SHOWN = 3
+
+_HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
+# The base of the hub's own errors is that of the HTTP client it uses, which differs between its versions.
+
+
+def published_weights(backbone: str) -> Path:
+    """The published weights of a backbone, from the local cache or else from the hub.
+
+    Raises
+    ------
+    PretrainedError
+        If none are published as safetensors, or the hub cannot be reached.
+    """
+    config = timm.get_pretrained_cfg(backbone)
+    if config is None or not config.hf_hub_id:
+        raise PretrainedError(
+            f"no pretrained weights of {backbone} are published as safetensors",
+            where="model.pretrained",
+            mend=f"Set model.pretrained to false, or choose one of timm.list_pretrained('{backbone[:4]}*').",
+        )
+    repository, _, revision = config.hf_hub_id.partition("@")
+    return _cached(repository, revision or None) or _downloaded(backbone, repository, revision or None)
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    path = try_to_load_from_cache(repository, WEIGHTS_NAME, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _downloaded(backbone: str, repository: str, revision: str | None) -> Path:
+    where = f"model.pretrained of {backbone}"
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, WEIGHTS_NAME, revision=revision), timeout=HUB_TIMEOUT)
+        return Path(hf_hub_download(repository, WEIGHTS_NAME, revision=revision, etag_timeout=HUB_TIMEOUT))
+    except EntryNotFoundError as error:
+        if not isinstance(error, LocalEntryNotFoundError):
+            raise PretrainedError(
+                f"the hub's repository {repository} has no {WEIGHTS_NAME}",
+                where=where,
+                mend="Choose another tag of the backbone, or set model.pretrained to false.",
+            ) from error
+        raise _unreachable(repository, where, error) from error
+    except _HUB_ERRORS as error:
+        raise _unreachable(repository, where, error) from error
+
+
+def _unreachable(repository: str, where: str, error: BaseException) -> PretrainedError:
+    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return PretrainedError(
+        f"the model hub could not be reached for {repository} ({reason})",
+        where=where,
+        mend=f"Download {WEIGHTS_NAME} of {repository} on a machine that reaches the hub and set"
+        " model.pretrained to its path; or point HF_HOME at a cache that holds it; or set"
+        " model.pretrained to false.",
+    )
+
+
+def with_published_weights(backbone: str, **arguments: Any) -> nn.Module:
+    """Build a backbone with its published weights; timm adapts them to the number of input channels.
+
+    Parameters
+    ----------
+    backbone : timm model name
+    **arguments : passed on to :func:`make_backbone`
+
+    Raises
+    ------
+    PretrainedError
+        If the weights are out of reach or do not fit.
+    """
+    path = published_weights(backbone)
+    try:
+        return make_backbone(backbone, weights=path, **arguments)
+    except (RuntimeError, SafetensorError) as error:
+        raise PretrainedError(
+            f"the published weights of {backbone} do not fit it ({str(error).partition(chr(10))[0]})",
+            where=path,
+            mend="Delete the file if it may be damaged, or set model.pretrained to false.",
+        ) from error
+
+
+def load_weights(backbone: nn.Module, path: Path) -> None:
+    """Load a backbone's weights from a safetensors file: timm's own, or those of a trained network.
+
+    Every tensor of the backbone must be there with its shape, and nothing else but a classifier. The
+    first convolution is summed over colours where the backbone has one input channel.
+
+    Raises
+    ------
+    PretrainedError
+        If the file is missing, of another kind, damaged, or for another backbone.
+    """
+    weights = _without_classifier(_read(path), backbone)
+    expected = backbone.state_dict()
+    for name in _names(backbone, "first_conv"):
+        key = f"{name}.weight"
+        if key in weights and key in expected and weights[key].shape != expected[key].shape:
+            weights[key] = _adapted(weights[key], expected[key])
+    misfits = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unknown": sorted(weights.keys() - expected.keys()),
+        "of another shape": [
+            key for key in expected if key in weights and weights[key].shape != expected[key].shape
+        ],
+    }
+    described = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in misfits.items() if keys]
+    if described:
+        raise PretrainedError(
+            f"the weights do not fit the backbone: {'; '.join(described)}",
+            where=path,
+            mend="Use the file that belongs to model.backbone.",
+        )
+    backbone.load_state_dict(weights, strict=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        raise PretrainedError(
+            f"weights are read from .safetensors files only, not {path.suffix or 'files without a suffix'}",
+            where=path,
+            mend="A pickle can run code; convert one that you trust with safetensors.torch.save_file.",
+        )
+    if not path.is_file():
+        raise PretrainedError(
+            "no such file", where=path, mend="Set model.pretrained to a file, true or false."
+        )
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise PretrainedError(
+            f"not a readable safetensors file ({error})", where=path, mend="Download the file again."
+        ) from error
+    return weights
+
+
+def _without_classifier(weights: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """The backbone's tensors; in a trained network's file they have a prefix, and the head lies beside."""
+    if any(key.startswith("backbone.") for key in weights):
+        return {
+            key.removeprefix("backbone."): tensor
+            for key, tensor in weights.items()
+            if key.startswith("backbone.")
+        }
+    classifiers = tuple(f"{name}." for name in _names(backbone, "classifier"))
+    return {key: tensor for key, tensor in weights.items() if not key.startswith(classifiers)}
+
+
+def _names(backbone: nn.Module, key: str) -> Iterable[str]:
+    """Module names that timm's configuration of a backbone gives under ``key``: none, one or several."""
+    config: Any = getattr(backbone, "pretrained_cfg", None) or {}
+    value = config.get(key) or ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _adapted(weight: Tensor, expected: Tensor) -> Tensor:
+    """A convolution over colours for another number of input channels; itself where that cannot be."""
+    if weight.ndim != 4 or weight.shape[1] != 3:
+        return weight
+    adapted: Tensor = adapt_input_conv(expected.shape[1], weight)
+    return adapted
+
+
+def _first(keys: list[str]) -> str:
+    shown = ", ".join(keys[:KEYS_SHOWN])
+    return shown if len(keys) <= KEYS_SHOWN else f"{shown}, …"
