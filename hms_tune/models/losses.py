@@ -61,3 +61,21 @@ def _smoothed(loss: Loss, label_smoothing: float, logits: Tensor, targets: Tenso
             even = torch.full_like(targets, 1.0 / targets.shape[-1])
             targets = torch.lerp(targets, even, label_smoothing)
         return loss(logits.float(), targets)
+
+
+def probabilities(logits: Tensor, loss: LossName) -> Tensor:
+    """Class probabilities that the loss gave the logits to mean.
+
+    Parameters
+    ----------
+    logits : float32 (batch, n_classes)
+    loss : what the network was trained with; after ``bce`` each class is a sigmoid of its own
+
+    Returns
+    -------
+    float32 (batch, n_classes), rows sum to 1
+    """
+    if loss == "bce":
+        each = logits.sigmoid()
+        return each / each.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(each.dtype).tiny)
+    return logits.softmax(dim=-1)
