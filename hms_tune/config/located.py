@@ -1,0 +1,180 @@
+"""YAML whose every value knows its line, so that an error can name it.
+
+The scalars are those of YAML 1.2's core schema: ``1e-3`` is a number and ``off`` is a word (PyYAML's own
+resolver, made for YAML 1.1, reads them as a string and as ``False``). No tag builds an object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import yaml
+
+from hms_tune.errors import ConfigError
+
+Scalar = None | bool | int | float | str
+
+LARGEST_TEXT = 1_000_000
+MOST_VALUES = 20_000
+DEEPEST = 40
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A YAML value and the line of the key that introduces it (its own line inside a list)."""
+
+    value: Scalar | tuple[Located, ...] | Mapping[str, Located]
+    line: int
+
+    @property
+    def mapping(self) -> Mapping[str, Located] | None:
+        """The entries, when this is a mapping."""
+        return self.value if isinstance(self.value, Mapping) else None
+
+    def plain(self) -> Any:
+        """The value without lines: dict, list or scalar."""
+        if isinstance(self.value, Mapping):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [child.plain() for child in self.value]
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a text came from; makes the errors that point into it."""
+
+    name: str
+
+    def fail(self, what: str, line: int | None = None, mend: str | None = None) -> NoReturn:
+        """Raise the :class:`~hms_tune.errors.ConfigError` of this line."""
+        raise self.error(what, line, mend)
+
+    def error(self, what: str, line: int | None = None, mend: str | None = None) -> ConfigError:
+        """The :class:`~hms_tune.errors.ConfigError` of this line."""
+        return ConfigError(what, where=self.name if line is None else f"{self.name}:{line}", mend=mend)
+
+    def check_keys(
+        self, located: Located, known: Iterator[str] | list[str], place: str
+    ) -> Mapping[str, Located]:
+        """The entries of a mapping, all of whose keys are known.
+
+        Raises
+        ------
+        ConfigError
+            If it is no mapping, or holds an unknown key; the error names the nearest valid one.
+        """
+        valid = list(known)
+        entries = located.mapping
+        if entries is None:
+            self.fail(f"{place} must be a mapping with the keys {', '.join(valid)}", located.line)
+        for key, child in entries.items():
+            if key not in valid:
+                self.fail(f'unknown key "{key}" in {place}; {nearest(key, valid)}', child.line)
+        return entries
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``nearest: x``, or ``known: x, y, z`` when nothing is near."""
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"nearest: {close[0]}" if close else f"known: {', '.join(known)}"
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's attribute)
+
+
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+):
+    _CoreLoader.add_implicit_resolver(_TAG + _kind, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def parse_yaml(text: str, source: Source) -> Located:
+    """Read one YAML document.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no YAML, holds a key twice, is too large or nested too deeply, or asks for an object.
+    """
+    if len(text) > LARGEST_TEXT:
+        source.fail(f"{len(text):,} characters are too many for a study file")
+    try:
+        root = yaml.compose(text, Loader=_CoreLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        source.fail(
+            f"not valid YAML: {error.problem or error.context}", None if mark is None else mark.line + 1
+        )
+    except yaml.YAMLError as error:
+        source.fail(f"not valid YAML: {' '.join(str(error).split())}")
+    except RecursionError:
+        source.fail(f"nested deeper than {DEEPEST} levels")
+    if root is None:
+        source.fail("the file is empty")
+    return _Composer(source).convert(root, root.start_mark.line + 1, 0)
+
+
+class _Composer:
+    """Turns PyYAML nodes into located values; counts them, since an alias can stand for a great many."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._values = 0
+
+    def convert(self, node: yaml.Node, line: int, depth: int) -> Located:
+        self._values += 1
+        if self._values > MOST_VALUES:
+            self._source.fail(f"more than {MOST_VALUES:,} values (aliases count each time)", line)
+        if depth > DEEPEST:
+            self._source.fail(f"nested deeper than {DEEPEST} levels", line)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return Located(self._mapping(node, depth), line)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            items = tuple(self.convert(item, item.start_mark.line + 1, depth + 1) for item in node.value)
+            return Located(items, line)
+        if isinstance(node, yaml.ScalarNode):
+            return Located(self._scalar(node, line), line)
+        raise self._source.error(f'the tag "{node.tag}" is not used in study files', line)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Located]:
+        entries: dict[str, Located] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._source.fail("a key must be a word", line)
+            key = key_node.value
+            if key in entries:
+                self._source.fail(f'key "{key}" is given twice, first on line {entries[key].line}', line)
+            entries[key] = self.convert(value_node, line, depth + 1)
+        return entries
+
+    def _scalar(self, node: yaml.ScalarNode, line: int) -> Scalar:
+        text: str = node.value
+        try:
+            match node.tag.removeprefix(_TAG):
+                case "null":
+                    return None
+                case "bool":
+                    return text.lower() == "true"
+                case "int":
+                    return int(text)
+                case "float":
+                    return float(text)
+                case "str":
+                    return text
+        except ValueError:
+            self._source.fail(f'"{text[:40]}" is no {node.tag.removeprefix(_TAG)}', line)
+        raise self._source.error(f'the tag "{node.tag}" is not used in study files', line)

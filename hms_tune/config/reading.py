@@ -1,0 +1,305 @@
+"""From located YAML to a space tree, guided by the pydantic models of the configuration.
+
+The models say which keys exist, what each takes and within which bounds; this reader adds what they cannot:
+ranges in place of values, the line of every mistake, and the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from hms_tune.config.located import Located, Source, nearest
+from hms_tune.config.ranges import (
+    Branch,
+    Choices,
+    Fixed,
+    FloatRange,
+    Group,
+    IntRange,
+    Label,
+    Node,
+    Range,
+    join,
+    stepped_values,
+)
+
+RANGE_KEYS = ["low", "high", "log", "step"]
+LABEL_KEYS = ("name", "kind", "backbone")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a key of the configuration takes."""
+
+    sections: tuple[type[BaseModel], ...]
+    discriminator: str | None
+    nullable: bool
+    number: Literal["int", "float"] | None
+    adapter: TypeAdapter[Any]
+
+    def validate(self, value: Any) -> Any:
+        """The value as JSON types, within the key's bounds. Raises ValueError with one clause."""
+        try:
+            valid = self.adapter.validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            clauses = dict.fromkeys(_clause(found["msg"]) for found in error.errors())
+            raise ValueError(f"{' or '.join(clauses)}, got {json.dumps(value)}") from None
+        return self.adapter.dump_python(valid, mode="json")
+
+
+@cache
+def field_of(model: type[BaseModel], key: str) -> Field:
+    """What ``key`` of ``model`` takes."""
+    info = model.model_fields[key]
+    kinds = _alternatives(info.annotation)
+    sections = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    number: Literal["int", "float"] | None = "float" if float in kinds else "int" if int in kinds else None
+    return Field(
+        sections=sections,
+        discriminator="name" if len(sections) > 1 else None,
+        nullable=NoneType in kinds,
+        number=number,
+        adapter=_adapter(info, sections=bool(sections)),
+    )
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return tuple(kind for part in get_args(annotation) for kind in _alternatives(part))
+    return (annotation,)
+
+
+def _adapter(info: FieldInfo, *, sections: bool) -> TypeAdapter[Any]:
+    annotation: Any = Annotated[info.annotation, info]
+    return TypeAdapter(annotation, config=None if sections else ConfigDict(allow_inf_nan=False))
+
+
+def _clause(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+class ConfigReader:
+    """Reads sections of a study file.
+
+    Parameters
+    ----------
+    source : where the text came from, for errors
+    searchable : whether a value may be a range
+    """
+
+    def __init__(self, source: Source, *, searchable: bool) -> None:
+        self.source = source
+        self.searchable = searchable
+        self.lines: dict[str, int] = {}
+
+    def section(self, located: Located, model: type[BaseModel], name: str) -> Group:
+        """Read a mapping with the keys of ``model``; keys left out get their defaults."""
+        self.lines[name] = located.line
+        entries = self.source.check_keys(located, list(model.model_fields), name or "the study file")
+        nodes: dict[str, Node] = {}
+        for key, info in model.model_fields.items():
+            child = join(name, key)
+            if key in entries:
+                nodes[key] = self.field(entries[key], field_of(model, key), child)
+            elif info.is_required():
+                self.source.fail(f"{name} needs the key {key}", located.line)
+            else:
+                nodes[key] = _default(info)
+        return Group(nodes)
+
+    def field(self, located: Located, field: Field, name: str) -> Node:
+        """Read a value, a range, choices, or a section."""
+        self.lines[name] = located.line
+        entries = located.mapping
+        if self.searchable and entries is not None:
+            if "choices" in entries:
+                return self._choices(located, field, name)
+            if "low" in entries or "high" in entries:
+                return self._range(located, field, name)
+        if field.sections:
+            return self._section(located, field, name)
+        if entries is not None:
+            takes = "a value or a range" if self.searchable else "one value"
+            self.source.fail(
+                f"{name} takes {takes}, not a mapping", located.line, _range_mend(self.searchable)
+            )
+        return Fixed(self._leaf(located, field, name))
+
+    def _leaf(self, located: Located, field: Field, name: str) -> Any:
+        if isinstance(located.value, tuple) and any(item.mapping is not None for item in located.value):
+            self.source.fail(
+                f"{name}: a range cannot stand inside a list; use choices of whole lists", located.line
+            )
+        try:
+            return field.validate(located.plain())
+        except ValueError as error:
+            self.source.fail(f"{name}: {error}", located.line)
+
+    def _section(self, located: Located, field: Field, name: str) -> Node:
+        if located.value is None and field.nullable:
+            return Fixed(None)
+        if field.discriminator is None:
+            return self.section(located, field.sections[0], name)
+        variants = {_variant_name(section, field.discriminator): section for section in field.sections}
+        entries = located.mapping
+        if entries is None:
+            chosen: object = located.value
+            located = Located({}, located.line)
+        elif field.discriminator not in entries:
+            self.source.fail(f"{name} needs {field.discriminator}: {' | '.join(variants)}", located.line)
+        else:
+            chosen = entries[field.discriminator].value
+            rest = {key: child for key, child in entries.items() if key != field.discriminator}
+            located = Located(rest, located.line)
+        if not isinstance(chosen, str):
+            mend = f"Write {name}: {{choices: [{', '.join(variants)}]}} to search over them"
+            self.source.fail(
+                f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, mend
+            )
+        if chosen not in variants:
+            self.source.fail(
+                f'{name}: unknown {field.discriminator} "{chosen}"; {nearest(chosen, list(variants))}',
+                located.line,
+            )
+        return self.section(located, variants[chosen], name)
+
+    def _range(self, located: Located, field: Field, name: str) -> Range:
+        entries = self.source.check_keys(located, RANGE_KEYS, f"the range of {name}")
+        if field.number is None:
+            self.source.fail(f"{name} is no number and takes no range; use choices", located.line)
+        for end in ("low", "high"):
+            if end not in entries:
+                self.source.fail(f"the range of {name} needs {end}", located.line)
+        low, high = (self._end(entries[end], field, f"{end} of {name}") for end in ("low", "high"))
+        log = self._log(entries, name)
+        if low > high:
+            self.source.fail(f"{name}: low {low:g} exceeds high {high:g}", entries["low"].line)
+        if log and low <= 0:
+            self.source.fail(
+                f"{name}: a logarithmic range needs low above 0, got {low:g}", entries["low"].line
+            )
+        step = self._step(entries, field, name, log=log)
+        if field.number == "int":
+            whole = IntRange(int(low), int(high), log, int(step or 1))
+            return IntRange(whole.low, int(stepped_values(whole)[-1]), log, whole.step)
+        if step is None:
+            return FloatRange(float(low), float(high), log)
+        if (high - low) / step > 1_000_000:
+            self.source.fail(f"{name}: step {step:g} makes more than a million values", entries["step"].line)
+        return FloatRange(float(low), stepped_values(FloatRange(low, high, log, step))[-1], log, step)
+
+    def _end(self, located: Located, field: Field, name: str) -> float:
+        value = located.value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.source.fail(f"{name} must be a number, got {json.dumps(located.plain())}", located.line)
+        if field.number == "int" and isinstance(value, float):
+            self.source.fail(f"{name} must be a whole number, got {value!r}", located.line)
+        try:
+            return float(field.validate(value)) if field.number == "float" else int(field.validate(value))
+        except ValueError as error:
+            self.source.fail(f"{name}: {error}", located.line)
+
+    def _log(self, entries: Any, name: str) -> bool:
+        value = entries["log"].value if "log" in entries else False
+        if not isinstance(value, bool):
+            self.source.fail(f"log of {name} must be true or false", entries["log"].line)
+        return value
+
+    def _step(self, entries: Any, field: Field, name: str, *, log: bool) -> float | None:
+        if "step" not in entries or entries["step"].value is None:
+            return None
+        value, line = entries["step"].value, entries["step"].line
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.source.fail(f"step of {name} must be a number", line)
+        if field.number == "int" and isinstance(value, float):
+            self.source.fail(f"step of {name} must be a whole number, got {value!r}", line)
+        if not 0 < value < float("inf"):
+            self.source.fail(f"step of {name} must be above 0, got {value:g}", line)
+        if log:
+            self.source.fail(f"{name}: a range has either log or step, not both", line)
+        return value
+
+    def _choices(self, located: Located, field: Field, name: str) -> Choices:
+        entries = self.source.check_keys(located, ["choices"], f"the choices of {name}")
+        items = entries["choices"].value
+        if not isinstance(items, tuple) or not items:
+            self.source.fail(
+                f"choices of {name} must be a list of at least one value", entries["choices"].line
+            )
+        branches: list[Branch] = []
+        for item, label in zip(items, _labels(items), strict=True):
+            node = self.field(item, field, name if item.mapping is None else join(name, label))
+            if isinstance(node, Fixed) and not isinstance(node.value, list):
+                label = node.value  # noqa: PLW2901 (as the field reads it: 1 is 1.0 where a float is wanted)
+            if any(branch.label == label for branch in branches):
+                self.source.fail(f"choices of {name} hold {json.dumps(item.plain())} twice", item.line)
+            branches.append(Branch(label, node))
+        self.lines[name] = located.line
+        return Choices(tuple(branches))
+
+
+def _range_mend(searchable: bool) -> str:
+    if searchable:
+        return "A range is {low: …, high: …} or {choices: […]}"
+    return "Only data, input, augmentation, model and training hold ranges"
+
+
+def _variant_name(section: type[BaseModel], discriminator: str) -> str:
+    name: str = section.model_fields[discriminator].default
+    return name
+
+
+def _default(info: FieldInfo) -> Node:
+    return _tree(TypeAdapter(Any).dump_python(info.get_default(call_default_factory=True), mode="json"))
+
+
+def _tree(value: Any) -> Node:
+    if isinstance(value, dict):
+        return Group({key: _tree(child) for key, child in value.items()})
+    return Fixed(value)
+
+
+def _labels(items: tuple[Located, ...]) -> list[Label]:
+    """What tells the branches apart: short where that is enough, else the branch as JSON."""
+    short = [_short_label(item) for item in items]
+    return [
+        _compact(item.plain()) if item.mapping is not None and short.count(label) > 1 else label
+        for item, label in zip(items, short, strict=True)
+    ]
+
+
+def _short_label(item: Located) -> Label:
+    if isinstance(item.value, tuple):
+        return _compact(item.plain())
+    if not isinstance(item.value, dict):
+        return item.plain()  # type: ignore[no-any-return]
+    if "choices" in item.value:
+        return "choices"
+    if "low" in item.value or "high" in item.value:
+        return "range"
+    for key in LABEL_KEYS:
+        if key in item.value and isinstance(item.value[key].value, str):
+            return str(item.value[key].value)
+    return "+".join(item.value) if _holds_range(item) else _compact(item.plain())
+
+
+def _holds_range(item: Located) -> bool:
+    entries = item.mapping
+    if entries is None:
+        return False
+    return bool({"low", "high", "choices"} & entries.keys()) or any(map(_holds_range, entries.values()))
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,112 @@
+"""The JSON schema of study files, for editors.
+
+``python -m hms_tune.config.schema > studies/study.schema.json`` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from hms_tune.config.study_file import SECTIONS, STUDY_NAME
+from hms_tune.config.trial import TrialConfig
+
+Schema = dict[str, Any]
+
+
+def study_schema() -> Schema:
+    """The schema: that of a trial configuration, with every value widened to value, range or choices."""
+    definitions: Schema = {}
+    trial = TrialConfig.model_json_schema(ref_template="#/$defs/{model}")
+    for name, definition in trial.pop("$defs").items():
+        definitions[name] = _section(definition, searched=name != "DataConfig")
+    data = definitions["DataConfig"]["properties"]
+    data["folds"] = _widen(data["folds"])
+    data["root"] = {"type": ["string", "null"], "description": "Competition folder on this machine."}
+    properties: Schema = {
+        "study": {
+            "type": "string",
+            "pattern": f"^{STUDY_NAME.pattern}$",
+            "description": "Name of the study, also in the database.",
+        }
+    }
+    for name, section in trial["properties"].items():
+        properties[name] = _reference(section) if name == "data" else _widen(_reference(section))
+    for name, model in SECTIONS.items():
+        schema = model.model_json_schema(ref_template="#/$defs/{model}")
+        for nested, definition in schema.pop("$defs", {}).items():
+            definitions[nested] = _section(definition, searched=False)
+        properties[name] = _section(schema, searched=False)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "hms-tune study file",
+        "type": "object",
+        "required": ["study"],
+        "additionalProperties": False,
+        "properties": properties,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _section(definition: Schema, *, searched: bool) -> Schema:
+    properties = {}
+    for key, schema in definition.get("properties", {}).items():
+        plain = _shorthand({name: value for name, value in schema.items() if name != "title"})
+        properties[key] = _widen(plain) if searched and "const" not in plain else plain
+    required = ["name"] if "const" in properties.get("name", {}) else []
+    section: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    if "description" in definition:
+        section["description"] = definition["description"]
+    return section | ({"required": required} if required else {})
+
+
+def _reference(schema: Schema) -> Schema:
+    return {key: value for key, value in schema.items() if key in ("$ref", "description")}
+
+
+def _shorthand(schema: Schema) -> Schema:
+    """``adamw`` is short for ``{name: adamw}``; pydantic's schema does not show validators."""
+    if "discriminator" not in schema:
+        return schema
+    names = sorted(schema["discriminator"]["mapping"])
+    described = {key: value for key, value in schema.items() if key in ("description", "default")}
+    return {"anyOf": [{"enum": names}, *schema["oneOf"]], **described}
+
+
+def _widen(schema: Schema) -> Schema:
+    about = {key: value for key, value in schema.items() if key in ("description", "default")}
+    value = {key: part for key, part in schema.items() if key not in about}
+    options = [*value["anyOf"]] if set(value) == {"anyOf"} else [value]
+    options += [_range(option) for option in options if option.get("type") in ("integer", "number")]
+    choices = {
+        "type": "object",
+        "required": ["choices"],
+        "additionalProperties": False,
+        "properties": {"choices": {"type": "array", "minItems": 1, "items": {"anyOf": options}}},
+    }
+    return {"anyOf": [*options, choices], **about}
+
+
+def _range(number: Schema) -> Schema:
+    """A range whose ends lie within the bounds of the value."""
+    return {
+        "type": "object",
+        "required": ["low", "high"],
+        "additionalProperties": False,
+        "properties": {
+            "low": number,
+            "high": number,
+            "log": {"type": "boolean", "description": "Uniform in the logarithm."},
+            "step": {"type": number["type"], "exclusiveMinimum": 0, "description": "Distance of two values."},
+        },
+    }
+
+
+def schema_text() -> str:
+    """The schema as it is committed."""
+    return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

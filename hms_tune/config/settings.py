@@ -1,0 +1,79 @@
+"""What a machine brings along: settings from the environment."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import platformdirs
+
+from hms_tune.errors import UsageError
+
+DEFAULT_LEASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings that belong to a machine, not to a study.
+
+    Attributes
+    ----------
+    storage : PostgreSQL address (``HMS_TUNE_STORAGE``); None: the embedded server. Kept out of ``repr``.
+    home : folder of the embedded server, checkpoints and caches (``HMS_TUNE_HOME``)
+    studies : further folder of study files (``HMS_TUNE_STUDIES``)
+    data : competition folder, unless a study file or a command names one (``HMS_TUNE_DATA``)
+    artifacts : folder or ``s3://`` address shared by the fleet (``HMS_TUNE_ARTIFACTS``); None: under ``home``
+    lease_seconds : how long a silent worker keeps its trial (``HMS_TUNE_LEASE_SECONDS``)
+    """
+
+    home: Path
+    storage: str | None = field(default=None, repr=False)
+    studies: Path | None = None
+    data: Path | None = None
+    artifacts: str | None = None
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the ``HMS_TUNE_…`` variables; empty ones count as unset.
+
+        Raises
+        ------
+        UsageError
+            If HMS_TUNE_LEASE_SECONDS is no number of at least one second.
+        """
+        environ = os.environ if environ is None else environ
+
+        def text(name: str) -> str | None:
+            return environ.get(f"HMS_TUNE_{name}", "").strip() or None
+
+        def path(name: str) -> Path | None:
+            value = text(name)
+            return None if value is None else Path(value).expanduser()
+
+        return cls(
+            home=path("HOME") or Path(platformdirs.user_data_dir("hms-tune", appauthor=False)),
+            storage=text("STORAGE"),
+            studies=path("STUDIES"),
+            data=path("DATA"),
+            artifacts=text("ARTIFACTS"),
+            lease_seconds=_seconds("HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS")),
+        )
+
+
+def _seconds(name: str, value: str | None) -> float:
+    if value is None:
+        return DEFAULT_LEASE_SECONDS
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 1.0 <= seconds < math.inf:
+        raise UsageError(
+            f'"{value}" is no number of seconds', where=name, mend="Give at least 1, for example 60"
+        )
+    return seconds

@@ -1,0 +1,286 @@
+"""The study file: everything a search is, in one YAML.
+
+A study file is a trial configuration in which any value may be a range, plus the sections ``search``,
+``budget`` and ``tracking``, the study's name, and ``data.root``, the machine's data folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hms_tune.config import ranges
+from hms_tune.config.completeness import check_complete
+from hms_tune.config.located import Located, Source, nearest, parse_yaml
+from hms_tune.config.ranges import Group, parameters, resolve
+from hms_tune.config.reading import ConfigReader
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import ConfigError, UnknownStudyError
+
+STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SUFFIXES = (".yaml", ".yml")
+FORMAT = 1
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "search": SearchConfig,
+    "budget": BudgetConfig,
+    "tracking": TrackingConfig,
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A checked study file.
+
+    Attributes
+    ----------
+    study : name of the study, also in the database
+    space : the trial configuration with its ranges, complete with every default
+    search, budget, tracking : the other sections
+    data_root : competition folder on this machine, if the file names one
+    text : the file as written
+    source : where it was read from, for errors
+    """
+
+    study: str
+    space: Group
+    search: SearchConfig
+    budget: BudgetConfig
+    tracking: TrackingConfig
+    data_root: Path | None
+    text: str
+    source: str
+
+    @property
+    def space_hash(self) -> str:
+        """Equal for study files that search the same values, however they are written."""
+        return ranges.space_hash(self.space)
+
+    @property
+    def max_epochs(self) -> int:
+        """The longest a fold can get."""
+        return int(max(ranges.numbers(self.space, ("training", "epochs"))))
+
+    @property
+    def max_folds(self) -> int:
+        """The most folds a trial can train."""
+        folds = int(max(ranges.numbers(self.space, ("data", "folds"))))
+        trained = ranges.numbers(self.space, ("data", "train_folds"))
+        return min(folds, int(max(trained))) if trained else folds
+
+    def to_json(self) -> str:
+        """All that :meth:`from_json` needs to rebuild this on another machine."""
+        return json.dumps({"format": FORMAT, "source": self.source, "text": self.text})
+
+    @classmethod
+    def from_json(cls, stored: str) -> Self:
+        """Rebuild a study file from :meth:`to_json`.
+
+        Raises
+        ------
+        ConfigError
+            If it was stored by a version with another format, or this version refuses the file.
+        """
+        try:
+            fields = json.loads(stored)
+            known = fields["format"] == FORMAT and isinstance(fields["text"], str)
+        except (ValueError, TypeError, KeyError):
+            known = False
+        if not known:
+            raise ConfigError(
+                "the stored study file is of another version of hms-tune",
+                mend="Use the version of hms-tune that the study was started with",
+            )
+        return cls.parse(fields["text"], str(fields.get("source", "the stored study file")))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Self:
+        """Read and check a study file's text.
+
+        Raises
+        ------
+        ConfigError
+            With the line, and for a misspelt key the nearest valid one.
+        """
+        origin = Source(source)
+        located = parse_yaml(text, origin)
+        entries = origin.check_keys(
+            located, ["study", *TrialConfig.model_fields, *SECTIONS], "the study file"
+        )
+        root, trial = _without_root(located, origin)
+        reader = ConfigReader(origin, searchable=True)
+        space = reader.section(trial, TrialConfig, "")
+        _check_data(space, reader)
+        check_complete(space, TrialConfig, origin, reader.lines)
+        study_file = cls(
+            study=_study_name(entries.get("study"), origin),
+            space=space,
+            search=_read_section(entries, "search", SearchConfig, origin),
+            budget=_read_section(entries, "budget", BudgetConfig, origin),
+            tracking=_read_section(entries, "tracking", TrackingConfig, origin),
+            data_root=root,
+            text=text,
+            source=source,
+        )
+        _check_pruner(study_file, reader)
+        return study_file
+
+
+def _without_root(located: Located, source: Source) -> tuple[Path | None, Located]:
+    """Take ``data.root`` out; what stays are the sections of the trial configuration."""
+    entries = {
+        key: child for key, child in (located.mapping or {}).items() if key in TrialConfig.model_fields
+    }
+    data = entries.get("data")
+    if data is None or data.mapping is None or "root" not in data.mapping:
+        return None, Located(entries, located.line)
+    root = data.mapping["root"]
+    if root.value is not None and (not isinstance(root.value, str) or not root.value.strip()):
+        source.fail("data.root must be a path", root.line)
+    rest = {key: child for key, child in data.mapping.items() if key != "root"}
+    entries["data"] = Located(rest, data.line)
+    path = None if root.value is None else Path(str(root.value)).expanduser()
+    return path, Located(entries, located.line)
+
+
+def _study_name(located: Located | None, source: Source) -> str:
+    if located is None:
+        source.fail("the study file needs the key study", mend="Give the study a name: study: effnet")
+    if not isinstance(located.value, str) or not STUDY_NAME.fullmatch(located.value):
+        source.fail(
+            f"study name {json.dumps(located.plain())} is refused",
+            located.line,
+            "Use 1 to 63 lower-case letters, digits and hyphens, beginning with a letter or digit",
+        )
+    return located.value
+
+
+def _read_section(entries: Any, name: str, model: type[Model], source: Source) -> Model:
+    if name not in entries:
+        return model()
+    group = ConfigReader(source, searchable=False).section(entries[name], model, name)
+    try:
+        return model.model_validate(resolve(group, _nothing_to_choose))
+    except ValidationError as error:
+        source.fail(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}", entries[name].line)
+
+
+def _nothing_to_choose(name: str, node: ranges.Searched) -> Any:
+    raise AssertionError(f"{name} is searched in a section that is not")
+
+
+def _check_data(space: Group, reader: ConfigReader) -> None:
+    """Folds are shared by all trials of a study: only their number may vary."""
+    for parameter in parameters(space.entries["data"], "data"):
+        if parameter.name != "data.folds":
+            reader.source.fail(
+                f"{parameter.name} must be the same for all trials of a study, which share their folds",
+                reader.lines.get(parameter.name),
+                "Only data.folds may be a range; make one study per value of the others",
+            )
+
+
+def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
+    folds = study_file.space.entries["data"]
+    searched = any(parameter.name == "data.folds" for parameter in parameters(folds, "data"))
+    if searched and isinstance(study_file.search.pruner, WilcoxonPruner):
+        reader.source.fail(
+            "data.folds cannot be a range with the wilcoxon pruner, which compares trials fold by fold",
+            reader.lines.get("data.folds"),
+            "Fix data.folds, or choose another pruner",
+        )
+
+
+def load_study_file(name_or_path: str | Path, settings: Settings | None = None) -> StudyFile:
+    """Read a study file by the study's name, or by path.
+
+    A name finds ``NAME.yaml`` in ``./studies``, then in ``HMS_TUNE_STUDIES``, then among the studies that
+    come with hms-tune. Whatever ends in ``.yaml`` or ``.yml`` is a path.
+
+    Raises
+    ------
+    ConfigError
+        If the name is no study name, or the file is refused.
+    UnknownStudyError
+        If there is no such file; the error names the nearest study.
+    """
+    name = str(name_or_path)
+    if name.endswith(SUFFIXES):
+        path = Path(name)
+        if not path.is_file():
+            raise UnknownStudyError("no such study file", where=name, mend=_known(path.stem, settings))
+        return StudyFile.parse(_read_text(path), name)
+    if not STUDY_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{json.dumps(name)} is no study name",
+            mend="Use 1 to 63 lower-case letters, digits and hyphens, or a path that ends in .yaml",
+        )
+    found = available_studies(settings).get(name)
+    if found is None:
+        raise UnknownStudyError(f'no study file "{name}"', mend=_known(name, settings))
+    study_file = StudyFile.parse(_read_text(found), _shown(found))
+    if study_file.study != name:
+        raise ConfigError(
+            f'holds the study "{study_file.study}", not "{name}"',
+            where=_shown(found),
+            mend="Give the file and its study the same name, or pass the path",
+        )
+    return study_file
+
+
+def available_studies(settings: Settings | None = None) -> dict[str, Path]:
+    """Study files by name, as a name finds them."""
+    found: dict[str, Path] = {}
+    for folder in _folders(settings or Settings.from_environment()):
+        for suffix in SUFFIXES:
+            for path in sorted(folder.glob(f"*{suffix}")):
+                if STUDY_NAME.fullmatch(path.stem):
+                    found.setdefault(path.stem, path)
+    return found
+
+
+def _folders(settings: Settings) -> Iterator[Path]:
+    yield Path("studies")
+    if settings.studies is not None:
+        yield settings.studies
+    package = Path(__file__).resolve().parents[1]
+    yield package / "studies"
+    if (package.parent / "pyproject.toml").is_file():
+        yield package.parent / "studies"
+
+
+def _known(name: str, settings: Settings | None) -> str:
+    studies = sorted(available_studies(settings))
+    if not studies:
+        return "Pass the path of a study file"
+    hint = nearest(name, studies)
+    return f"{hint[0].upper()}{hint[1:]}" + (
+        f" (known: {', '.join(studies)})" if hint.startswith("nearest") else ""
+    )
+
+
+def _shown(path: Path) -> str:
+    """The path as short as it is from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError("the file is not UTF-8 text", where=path) from error
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=path) from error

@@ -1,0 +1,137 @@
+"""The sections of a study file beside the trial configuration: search, budget, tracking."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hms_tune.config.trial import Section
+
+
+class NoPruner(Section):
+    """Every trial runs to its end."""
+
+    name: Literal["none"] = "none"
+
+
+class MedianPruner(Section):
+    """A trial ends when its KL is above the median of the others at the same epoch of the same fold."""
+
+    name: Literal["median"] = "median"
+    startup_trials: int = Field(5, ge=0, description="Complete trials before the first is pruned.")
+    warmup_epochs: int = Field(1, ge=0, description="Epochs of each fold after which nothing is pruned yet.")
+    interval_epochs: int = Field(1, ge=1, description="Epochs between two decisions.")
+    min_trials: int = Field(1, ge=1, description="Trials that must have reached the epoch.")
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without improvement before a trial may be pruned."
+    )
+
+
+class PercentilePruner(Section):
+    """As median, but a trial must be among the best ``percentile`` percent."""
+
+    name: Literal["percentile"] = "percentile"
+    percentile: float = Field(50.0, ge=0.0, le=100.0, description="Share of trials that go on, in percent.")
+    startup_trials: int = Field(5, ge=0, description="Complete trials before the first is pruned.")
+    warmup_epochs: int = Field(1, ge=0, description="Epochs of each fold after which nothing is pruned yet.")
+    interval_epochs: int = Field(1, ge=1, description="Epochs between two decisions.")
+    min_trials: int = Field(1, ge=1, description="Trials that must have reached the epoch.")
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without improvement before a trial may be pruned."
+    )
+
+
+class SuccessiveHalvingPruner(Section):
+    """At growing numbers of epochs only the best ``1 / reduction_factor`` of the trials go on."""
+
+    name: Literal["successive_halving"] = "successive_halving"
+    min_epochs: int = Field(1, ge=1, description="Epochs (over all folds) before the first decision.")
+    reduction_factor: int = Field(4, ge=2, description="Growth from one decision to the next.")
+    min_early_stopping_rate: int = Field(0, ge=0, description="Decisions skipped at the beginning.")
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without improvement before a trial may be pruned."
+    )
+
+
+class HyperbandPruner(Section):
+    """Several brackets of successive halving, from eager to patient."""
+
+    name: Literal["hyperband"] = "hyperband"
+    min_epochs: int = Field(1, ge=1, description="Epochs (over all folds) before the first decision.")
+    reduction_factor: int = Field(3, ge=2, description="Growth from one decision to the next.")
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without improvement before a trial may be pruned."
+    )
+
+
+class WilcoxonPruner(Section):
+    """A trial ends when a signed-rank test over its finished folds finds it worse than the best trial.
+
+    With n folds the smallest possible p is 2⁻ⁿ: a threshold of 0.1 needs at least four folds.
+    """
+
+    name: Literal["wilcoxon"] = "wilcoxon"
+    p_threshold: float = Field(0.1, gt=0.0, lt=1.0, description="A trial is pruned below this p.")
+    startup_folds: int = Field(2, ge=2, description="Finished folds before the first decision.")
+
+
+def _named(value: Any) -> Any:
+    """``median`` is short for ``{name: median}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Pruner = Annotated[
+    Annotated[
+        NoPruner
+        | MedianPruner
+        | PercentilePruner
+        | SuccessiveHalvingPruner
+        | HyperbandPruner
+        | WilcoxonPruner,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(_named),
+]
+
+SamplerName = Literal["random", "grid", "tpe", "gp", "cma_es", "qmc"]
+
+
+class SearchConfig(Section):
+    """How trial configurations are drawn and when a trial is given up."""
+
+    sampler: SamplerName = Field("tpe", description="How the next trial configuration is drawn.")
+    pruner: Pruner = Field(MedianPruner(), description="When a trial is given up before its end.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
+    startup_trials: int | None = Field(
+        None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."
+    )
+
+    @model_validator(mode="after")
+    def _only_models_start_up(self) -> Self:
+        if self.startup_trials is not None and self.sampler in ("random", "grid", "qmc"):
+            raise ValueError(f"sampler {self.sampler} models nothing and takes no startup_trials")
+        return self
+
+
+class BudgetConfig(Section):
+    """When the study is over, counted over all its workers."""
+
+    trials: int = Field(100, ge=1, le=1_000_000, description="Trials that finish or are pruned.")
+    hours: float | None = Field(None, gt=0.0, description="Hours since the study began; null: no limit.")
+
+
+class WandbConfig(Section):
+    """Weights & Biases: one run per trial, grouped by study."""
+
+    project: str = Field("hms-tune", min_length=1, max_length=128, description="Project of the runs.")
+    entity: str | None = Field(None, min_length=1, description="User or team; null: the key's own.")
+    mode: Literal["auto", "online", "offline", "off"] = Field(
+        "auto", description="auto: online with a key, offline without."
+    )
+
+
+class TrackingConfig(Section):
+    """Where progress is sent besides the terminal and the dashboard."""
+
+    wandb: WandbConfig = Field(WandbConfig(), description="Weights & Biases.")

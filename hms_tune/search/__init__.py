@@ -1,0 +1,1 @@
+"""The search: Optuna between study files and trial configurations."""

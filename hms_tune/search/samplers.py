@@ -1,0 +1,118 @@
+"""How the next trial configuration is drawn."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from hms_tune.config.ranges import Group
+from hms_tune.config.study_sections import SearchConfig
+from hms_tune.search.listed import GridSampler, QmcSampler
+from hms_tune.search.randomness import CountedRandomSampler, derived_seed
+
+DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1}
+
+
+def make_sampler(search: SearchConfig, space: Group, *, worker_seed: int) -> BaseSampler:
+    """The sampler of a study for one worker.
+
+    Parameters
+    ----------
+    search : the study file's section
+    space : the study's space
+    worker_seed : different for every slot of every worker
+
+    Raises
+    ------
+    ConfigError
+        If a grid is asked of a continuous range.
+    """
+    seed = derived_seed(search.seed, "worker", worker_seed)
+    startup = search.startup_trials or DEFAULT_STARTUP_TRIALS.get(search.sampler, 0)
+    start = CountedRandomSampler(search.seed)
+    match search.sampler:
+        case "random":
+            return start
+        case "grid":
+            return GridSampler(space, search.seed)
+        case "qmc":
+            return QmcSampler(space, search.seed)
+        case "tpe":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                # group: conditional parameters are modelled together with those they occur with.
+                tpe = TPESampler(
+                    multivariate=True, group=True, constant_liar=True, n_startup_trials=startup, seed=seed
+                )
+            return StartupSampler(start, tpe, startup)
+        case "gp":
+            model = GPSampler(
+                seed=seed,
+                n_startup_trials=startup,
+                independent_sampler=start,
+                warn_independent_sampling=False,
+            )
+            return StartupSampler(start, model, startup)
+        case "cma_es":
+            return CmaEsSampler(
+                seed=seed,
+                n_startup_trials=startup,
+                independent_sampler=start,
+                warn_independent_sampling=False,
+            )
+
+
+class StartupSampler(BaseSampler):
+    """One sampler until enough trials have finished, then another.
+
+    Optuna's own start-up draws repeat when a worker with the same seed starts again; those of ``start`` do
+    not.
+    """
+
+    def __init__(self, start: BaseSampler, model: BaseSampler, startup_trials: int) -> None:
+        self._start = start
+        self._model = model
+        self._startup_trials = startup_trials
+
+    def _current(self, study: optuna.Study) -> BaseSampler:
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        finished = len(study.get_trials(deepcopy=False, states=states))
+        return self._start if finished < self._startup_trials else self._model
+
+    def reseed_rng(self) -> None:
+        """Give the model new random numbers; start-up draws never repeat."""
+        self._model.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Pass on."""
+        self._model.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """What is drawn jointly: nothing during start-up."""
+        return self._current(study).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw jointly."""
+        return self._model.sample_relative(study, trial, search_space) if search_space else {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw one parameter."""
+        return self._current(study).sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Pass on."""
+        self._model.after_trial(study, trial, state, values)

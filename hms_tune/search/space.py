@@ -1,0 +1,186 @@
+"""From the space of a study file to Optuna's parameters, and back to trial configurations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from hms_tune.config.located import Source, nearest, parse_yaml
+from hms_tune.config.ranges import (
+    Choices,
+    FloatRange,
+    Group,
+    IntRange,
+    Label,
+    Parameter,
+    Range,
+    Searched,
+    assignments,
+    combinations,
+    describe,
+    parameters,
+    resolve,
+    stepped_values,
+)
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import ConfigError
+
+LARGEST_GRID = 100_000
+
+
+def suggest(space: Group, trial: optuna.trial.BaseTrial) -> TrialConfig:
+    """Draw a trial configuration; a conditional parameter is asked for only where its branch was drawn."""
+
+    def choose(name: str, node: Searched) -> Any:
+        match node:
+            case FloatRange(low, high, log, step):
+                return trial.suggest_float(name, low, high, log=log, step=step)
+            case IntRange(low, high, log, step):
+                return trial.suggest_int(name, low, high, log=log, step=step)
+            case Choices(branches):
+                return trial.suggest_categorical(name, [branch.label for branch in branches])
+
+    return TrialConfig.model_validate(resolve(space, choose))
+
+
+def config_of(space: Group, params: Mapping[str, Any]) -> TrialConfig:
+    """The trial configuration of finished parameters, for example ``study.best_params``.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter of the space is missing: the trial was drawn from another space.
+    """
+    try:
+        return TrialConfig.model_validate(resolve(space, lambda name, _: params[name]))
+    except (KeyError, StopIteration) as error:
+        raise ConfigError(f"the trial was drawn from another search space: {error} does not fit") from error
+
+
+def distribution(node: Searched) -> BaseDistribution:
+    """Optuna's distribution of a parameter."""
+    match node:
+        case FloatRange(low, high, log, step):
+            return FloatDistribution(low, high, log=log, step=step)
+        case IntRange(low, high, log, step):
+            return IntDistribution(low, high, log=log, step=step)
+        case Choices(branches):
+            return CategoricalDistribution([branch.label for branch in branches])
+
+
+def distributions(space: Group) -> dict[str, BaseDistribution]:
+    """Every parameter's distribution, also of those that exist only in some branches."""
+    return {parameter.name: distribution(parameter.node) for parameter in parameters(space)}
+
+
+def grid_size(space: Group) -> int:
+    """How many cells the grid has.
+
+    Raises
+    ------
+    ConfigError
+        If a range is continuous, or the grid has more than 100,000 cells.
+    """
+    cells = combinations(space, _grid_values)
+    if cells > LARGEST_GRID:
+        raise ConfigError(
+            f"the grid has {cells:,} cells, more than {LARGEST_GRID:,}",
+            mend="Give ranges a larger step, fix some values, or use sampler: random",
+        )
+    return cells
+
+
+def grid(space: Group) -> list[dict[str, Any]]:
+    """Every cell of the grid: parameter values, without those of branches the cell does not take.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`grid_size`.
+    """
+    grid_size(space)
+    return list(assignments(space, _grid_values))
+
+
+def _grid_values(name: str, node: Range) -> Sequence[float]:
+    try:
+        return stepped_values(node)
+    except ValueError:
+        raise ConfigError(
+            f"{name} is a continuous range, of which a grid has no cells",
+            mend=f"Give it a step or choices: {name.rpartition('.')[2]}: {{choices: […]}}",
+        ) from None
+
+
+def params_from_config(space: Group, values: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters to enqueue from what a person typed, for example ``training.learning_rate=1e-3``.
+
+    Parameters
+    ----------
+    space : the study's space
+    values : parameter names and their values as text, read as in a study file
+
+    Returns
+    -------
+    dict of parameter values; the choices that lead to a conditional parameter are added
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is unknown, a value is outside its range, or two values exclude each other.
+    """
+    known = {parameter.name: parameter for parameter in parameters(space)}
+    params: dict[str, Any] = {}
+    for name, text in values.items():
+        if name not in known:
+            raise ConfigError(f'"{name}" is not searched by this study; {nearest(name, list(known))}')
+        params[name] = _typed(known[name], text)
+    for name in values:
+        for choice, label in known[name].condition:
+            if params.setdefault(choice, label) != label:
+                given = describe_label(params[choice])
+                raise ConfigError(
+                    f"{name} exists only where {choice} is {describe_label(label)}, not {given}"
+                )
+    return {name: params[name] for name in known if name in params}
+
+
+def _typed(parameter: Parameter, text: str) -> Label:
+    name, node = parameter.name, parameter.node
+    if isinstance(node, Choices):
+        for branch in node.branches:
+            if text.strip() == describe_label(branch.label):
+                return branch.label
+    value = parse_yaml(text, Source(name)).plain() if text.strip() else None
+    if isinstance(node, Choices):
+        label = json.dumps(value, sort_keys=True, separators=(",", ":")) if isinstance(value, list) else value
+        for branch in node.branches:
+            if branch.label == label and isinstance(branch.label, bool) == isinstance(label, bool):
+                return branch.label
+    elif isinstance(value, int | float) and not isinstance(value, bool) and _contains(node, value):
+        return float(value) if isinstance(node, FloatRange) else int(value)
+    raise ConfigError(f"{name} cannot be {text}", mend=f"It takes {describe(node)}")
+
+
+def _contains(node: Range, value: float) -> bool:
+    if isinstance(node, IntRange):
+        return (
+            isinstance(value, int) and node.low <= value <= node.high and (value - node.low) % node.step == 0
+        )
+    if not node.low <= value <= node.high:
+        return False
+    return node.step is None or any(abs(value - known) <= 1e-9 * node.step for known in stepped_values(node))
+
+
+def describe_label(label: Label) -> str:
+    """A label as a person writes it: words without quotes, the rest as in JSON."""
+    return label if isinstance(label, str) else json.dumps(label)

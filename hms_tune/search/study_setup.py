@@ -1,0 +1,116 @@
+"""The Optuna study of a study file: made by the first worker, joined by the others."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from hms_tune.config.ranges import differences
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import WilcoxonPruner
+from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
+from hms_tune.search.pruners import make_pruner
+from hms_tune.search.samplers import make_sampler
+
+STUDY_FILE = "hms_tune:study_file"
+SPACE_HASH = "hms_tune:space_hash"
+METRIC = "KL"
+SHOWN_DIFFERENCES = 5
+
+
+def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: int = 0) -> optuna.Study:
+    """The study of a study file, with this worker's sampler and pruner.
+
+    The study keeps the file that joined last: budget, tracking, sampler and data folder may change while it
+    runs; the space and what trials report may not.
+
+    Parameters
+    ----------
+    storage : the fleet's storage
+    study_file : the file
+    worker_seed : different for every slot of every worker
+
+    Raises
+    ------
+    SpaceChangedError
+        If the study was started with another space.
+    StorageError
+        If a study of that name was not made by hms-tune.
+    """
+    sampler = make_sampler(study_file.search, study_file.space, worker_seed=worker_seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            study_name=study_file.study,
+            storage=storage,
+            direction="minimize",
+            sampler=sampler,
+            pruner=make_pruner(study_file),
+            load_if_exists=True,
+        )
+        attributes = study.user_attrs
+        if STUDY_FILE in attributes:
+            _check_same_search(study_file, stored_study_file(study))
+        elif study.direction != StudyDirection.MINIMIZE or study.get_trials(deepcopy=False):
+            raise StorageError(
+                f'a study "{study_file.study}" exists that hms-tune did not make',
+                where=study_file.source,
+                mend="Give the study file another name: study: …",
+            )
+        else:
+            study.set_metric_names([METRIC])
+    stored = study_file.to_json()
+    if attributes.get(STUDY_FILE) != stored:
+        study.set_user_attr(STUDY_FILE, stored)
+    if attributes.get(SPACE_HASH) != study_file.space_hash:
+        study.set_user_attr(SPACE_HASH, study_file.space_hash)
+    return study
+
+
+def stored_study_file(study: optuna.Study) -> StudyFile:
+    """The study file that a study runs by.
+
+    Raises
+    ------
+    StorageError
+        If the study was not made by hms-tune.
+    ConfigError
+        If this version of hms-tune cannot read it.
+    """
+    stored = study.user_attrs.get(STUDY_FILE)
+    if not isinstance(stored, str):
+        raise StorageError(f'the study "{study.study_name}" was not made by hms-tune')
+    try:
+        return StudyFile.from_json(stored)
+    except ConfigError as error:
+        raise ConfigError(
+            f'this version of hms-tune refuses the file of the study "{study.study_name}": {error.what}',
+            where=error.where,
+            mend="Use the version of hms-tune that the study was started with",
+        ) from error
+
+
+def _check_same_search(study_file: StudyFile, running: StudyFile) -> None:
+    changes = [
+        f"{name} was {old} and is {new}"
+        for name, (old, new) in differences(running.space, study_file.space).items()
+    ]
+    by_fold = isinstance(study_file.search.pruner, WilcoxonPruner)
+    if by_fold != isinstance(running.search.pruner, WilcoxonPruner):
+        changes.append(
+            f"search.pruner was {running.search.pruner.name} and is {study_file.search.pruner.name}, "
+            "and only one of them compares whole folds"
+        )
+    if not changes:
+        return
+    shown = "; ".join(changes[:SHOWN_DIFFERENCES])
+    if len(changes) > SHOWN_DIFFERENCES:
+        shown += f"; and {len(changes) - SHOWN_DIFFERENCES} more"
+    raise SpaceChangedError(
+        f'the study "{study_file.study}" was started with another search: {shown}',
+        where=study_file.source,
+        mend=f"Undo the change, or give the file a new name for a new study: study: {study_file.study}-2",
+    )
