@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from hms_tune.config.trial import TrialConfig
@@ -173,7 +173,7 @@ class FoldTraining:
             logits = self.network(images.contiguous(memory_format=torch.channels_last))
         loss = self._loss(logits.float(), targets)
         if self._device.type == "cpu":
-            self._refuse_non_finite(float(loss), epoch)
+            self._refuse_non_finite(loss.item(), epoch)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if training.grad_clip is not None:

@@ -44,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable
 
 
 def make_config(**training: object) -> TrialConfig:
-    """Every part that has a state: moving average, plateau, momentum, dropout, mixup, shifts, early stopping."""
+    """Every part that has a state: average, plateau, momentum, dropout, mixup, shifts, early stopping."""
     return TrialConfig.model_validate(
         {
             "data": {"folds": 2, "holdout": 0.2},
@@ -165,12 +165,15 @@ def dies_in_the_middle(self, epoch, number, rows):
     return step(self, epoch, number, rows)
 
 FoldTraining._train_step = dies_in_the_middle
-list(CrossValidation(config, Store.open(Path(sys.argv[2])), "cpu", directory=Path(sys.argv[3]), keep_weights=True).run())
+store = Store.open(Path(sys.argv[2]))
+list(CrossValidation(config, store, "cpu", directory=Path(sys.argv[3]), keep_weights=True).run())
 """
 
 
-def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(store: Store, tmp_path: Path) -> None:
-    config = make_config()
+def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
+    store: Store, tmp_path: Path
+) -> None:
+    config = make_config(batch_size=2, early_stopping=None)
     (tmp_path / "config.json").write_text(config.canonical_json())
     whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
     killed = subprocess.run(
@@ -196,7 +199,9 @@ def test_a_checkpoint_of_another_trial_is_refused(store: Store, tmp_path: Path) 
 
 def test_a_loss_that_overflows_ends_the_trial_with_fold_and_epoch(store: Store) -> None:
     config = make_config(optimizer="sgd", learning_rate=10.0, grad_clip=None, epochs=8, ema_decay=None)
-    config = config.model_copy(update={"training": config.training.model_copy(update={"learning_rate": 1e30})})
+    config = config.model_copy(
+        update={"training": config.training.model_copy(update={"learning_rate": 1e30})}
+    )
     with pytest.raises(NonFiniteLossError, match=r"fold 0, epoch \d"):
         list(CrossValidation(config, store, "cpu").run())
 
