@@ -277,6 +277,11 @@ def describe(node: Node) -> str:
             plain = step is None or (isinstance(node, IntRange) and step == 1)
             return words if plain else f"{words}, step {step:g}"
         case Choices(branches):
-            return " | ".join(describe(Fixed(branch.label)) for branch in branches)
+            return " | ".join(map(_describe_branch, branches))
         case Group(entries):
             return "{" + ", ".join(f"{key}: {describe(child)}" for key, child in entries.items()) + "}"
+
+
+def _describe_branch(branch: Branch) -> str:
+    label = describe(Fixed(branch.label))
+    return f"{label} ({describe(branch.node)})" if isinstance(branch.node, FloatRange | IntRange) else label

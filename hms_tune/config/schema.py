@@ -14,6 +14,9 @@ from hms_tune.config.trial import TrialConfig
 
 Schema = dict[str, Any]
 
+LINE_LEVEL = 4
+"""Nesting from which on the schema's text stays on one line."""
+
 
 def study_schema() -> Schema:
     """The schema: that of a trial configuration, with every value widened to value, range or choices."""
@@ -105,7 +108,18 @@ def _range(number: Schema) -> Schema:
 
 def schema_text() -> str:
     """The schema as it is committed."""
-    return json.dumps(study_schema(), indent=1, ensure_ascii=False) + "\n"
+    return _rendered(study_schema(), level=0) + "\n"
+
+
+def _rendered(value: Any, *, level: int) -> str:
+    """JSON with one line for each key of a section, so that a change shows where it was made."""
+    if not isinstance(value, dict) or not value or level >= LINE_LEVEL:
+        return json.dumps(value, ensure_ascii=False)
+    indent = "  " * level
+    lines = [
+        f"{indent}  {json.dumps(key)}: {_rendered(part, level=level + 1)}" for key, part in value.items()
+    ]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
 
 
 if __name__ == "__main__":

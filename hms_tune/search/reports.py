@@ -21,8 +21,8 @@ class Reporter:
     """Reports one attempt of a trial and asks the pruner.
 
     An attempt that resumes is a new Optuna trial, so what training replays is reported again. Nothing is
-    pruned on a replayed event; the decision that was open when the earlier attempt ended is taken at the first
-    new one.
+    pruned on a replayed event; the decision that was open when the earlier attempt ended is taken at the
+    first new one.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
 """Whose turn it is: the position of a trial among those that were drawn, not enqueued.
 
 Grid and quasi-random searches go through a list. Optuna's own samplers find the next entry by reading what
-other workers have taken and then writing, so that two workers can take the same one. A turn needs no writing:
-the database numbers trials in the order of their creation and an enqueued trial is one from its creation on,
-so the count of earlier drawn trials is the same whenever and wherever it is taken.
+other workers have taken and then writing, so that two workers can take the same one. A turn needs no
+writing: the database numbers trials in the order of their creation and an enqueued trial is one from its
+creation on, so the count of earlier drawn trials is the same whenever and wherever it is taken.
 
-The attempts that take over a lost trial are enqueued with its parameters and use up no turn. Where it was lost
-before its parameters were drawn, the attempt stands in for it: it takes the turn of the one that was lost.
+The attempts that take over a lost trial are enqueued with its parameters and use up no turn. Where it was
+lost before its parameters were drawn, the attempt stands in for it and takes the turn of the lost one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIXED_PARAMS = "fixed_params"
 """Optuna's mark of an enqueued trial."""
 
 STANDS_IN_FOR = "hms_tune:stands_in_for"
-"""System attribute of an attempt that takes over a trial before its parameters were drawn: that trial's number."""
+"""System attribute of an attempt that takes over a trial whose parameters were not drawn: its number."""
 
 
 def is_enqueued(trial: FrozenTrial) -> bool:

@@ -1,0 +1,94 @@
+"""``hms-tune study check``: what a study file searches, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json as json_format
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hms_tune.config.ranges import Parameter, describe, to_plain
+from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.search.check import StudyCheck, check_study, trial_limit
+from hms_tune.search.space import describe_label
+
+PAGE_WIDTH = 120
+"""Columns of the table where there is no terminal to ask."""
+
+
+def check(file: str, json: bool = False) -> None:
+    """Check a study file and show what it searches.
+
+    Parameters
+    ----------
+    file : the study's name, or the path of a study file
+    json : print JSON
+
+    Raises
+    ------
+    ConfigError, UnknownStudyError
+        If the file cannot be used.
+    """
+    study_file = load_study_file(file)
+    result = check_study(study_file)
+    if json:
+        typer.echo(json_format.dumps(_as_json(study_file, result), indent=2))
+    else:
+        _print(study_file, result)
+
+
+def _as_json(study_file: StudyFile, result: StudyCheck) -> dict[str, object]:
+    return {
+        "study": study_file.study,
+        "file": study_file.source,
+        "space_hash": study_file.space_hash,
+        "sampler": study_file.search.sampler,
+        "pruner": study_file.search.pruner.name,
+        "trials": trial_limit(study_file),
+        "folds": study_file.max_folds,
+        "epochs": study_file.max_epochs,
+        "cells": result.cells,
+        "parameters": [
+            {
+                "name": parameter.name,
+                "range": to_plain(parameter.node),
+                "condition": dict(parameter.condition),
+            }
+            for parameter in result.parameters
+        ],
+        "notes": list(result.notes),
+    }
+
+
+def _print(study_file: StudyFile, result: StudyCheck) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PAGE_WIDTH)
+    table = Table(title=f"{study_file.study}: what is searched", title_justify="left")
+    table.add_column("Parameter", no_wrap=True)
+    table.add_column("Range", overflow="fold")
+    table.add_column("Only where", overflow="fold")
+    for parameter in result.parameters:
+        table.add_row(*(escape(text) for text in _row(parameter)))
+    console.print(table)
+    conditional = sum(1 for parameter in result.parameters if parameter.condition)
+    cells = "continuous" if result.cells is None else f"{result.cells:,} configurations"
+    facts = [
+        f"{len(result.parameters)} parameters, {conditional} of them conditional; {cells}",
+        f"sampler {study_file.search.sampler}, pruner {study_file.search.pruner.name}, "
+        f"at most {trial_limit(study_file)} trials "
+        f"of {study_file.max_folds} folds × {study_file.max_epochs} epochs",
+        *(f"note: {note}" for note in result.notes),
+    ]
+    for fact in facts:
+        console.print(fact, markup=False, highlight=False)
+
+
+def _row(parameter: Parameter) -> tuple[str, str, str]:
+    condition = ""
+    if parameter.condition:
+        name, label = parameter.condition[-1]
+        condition = f"{name.rpartition('.')[2]} = {describe_label(label)}"
+    return parameter.name, describe(parameter.node), condition

@@ -1,0 +1,118 @@
+"""Everything cheap that can be wrong with a study before its first trial starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hms_tune.config.completeness import corners
+from hms_tune.config.ranges import Choices, Parameter, keep_only, parameters, resolve
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
+from hms_tune.config.trial import ModelConfig
+from hms_tune.errors import ConfigError, ModelError
+from hms_tune.models.layers import check_depth
+from hms_tune.search.space import grid_size
+
+_DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
+
+
+@dataclass(frozen=True, slots=True)
+class StudyCheck:
+    """A study file that can start.
+
+    Attributes
+    ----------
+    parameters : what is searched
+    cells : cells of the grid; None when a range is continuous or the grid is huge
+    notes : what will work, but perhaps not as meant
+    """
+
+    parameters: tuple[Parameter, ...]
+    cells: int | None
+    notes: tuple[str, ...]
+
+
+def check_study(study_file: StudyFile) -> StudyCheck:
+    """Check a study file against its models and its sampler. Nothing is downloaded or written.
+
+    Raises
+    ------
+    ConfigError
+        If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
+        missing file, or the sampler cannot search the space.
+    """
+    _check_models(study_file)
+    cells = _cells(study_file)
+    searched = tuple(parameters(study_file.space))
+    return StudyCheck(searched, cells, tuple(_notes(study_file, searched, cells)))
+
+
+def trial_limit(study_file: StudyFile) -> int:
+    """The most trials the study can use: its budget, and for a grid no more than its cells."""
+    if study_file.search.sampler != "grid":
+        return study_file.budget.trials
+    return min(study_file.budget.trials, grid_size(study_file.space))
+
+
+def _check_models(study_file: StudyFile) -> None:
+    for config in set(_model_configs(study_file)):
+        try:
+            check_depth(config)
+        except ModelError as error:
+            where = study_file.source if error.where is None else f"{study_file.source}: {error.where}"
+            raise ConfigError(error.what, where=where, mend=error.mend) from error
+        if isinstance(config.pretrained, str) and not Path(config.pretrained).expanduser().is_file():
+            raise ConfigError(
+                f"model.pretrained names no file: {config.pretrained}",
+                where=study_file.source,
+                mend="Give the path of a .safetensors file, or true for the model hub",
+            )
+
+
+def _model_configs(study_file: StudyFile) -> Iterator[ModelConfig]:
+    """One for every backbone with every extreme of its depth, and for every source of weights."""
+    model = study_file.space.entries["model"]
+    for keys in (_DEPTH_KEYS, frozenset({"backbone", "pretrained"})):
+        kept = keep_only(model, keys)
+        for assignment in corners(kept, "model"):
+            values = resolve(kept, lambda name, _, given=assignment: given[name], "model")  # type: ignore[misc]
+            if keys is _DEPTH_KEYS:
+                values = {**values, "pretrained": False}
+            yield ModelConfig.model_validate(values)
+
+
+def _cells(study_file: StudyFile) -> int | None:
+    try:
+        return grid_size(study_file.space)
+    except ConfigError as error:
+        if study_file.search.sampler != "grid":
+            return None
+        raise ConfigError(f"sampler grid: {error.what}", where=study_file.source, mend=error.mend) from error
+
+
+def _notes(study_file: StudyFile, searched: tuple[Parameter, ...], cells: int | None) -> Iterator[str]:
+    sampler, pruner, trials = study_file.search.sampler, study_file.search.pruner, study_file.budget.trials
+    if not searched:
+        yield "nothing is searched: every trial has the same configuration"
+    elif cells is not None and cells < trials:
+        if sampler == "grid":
+            yield f"the grid has {cells} cells, so the study ends after {cells} of {trials} trials"
+        else:
+            yield f"the space has {cells} configurations; {trials} trials will repeat some of them"
+    if sampler == "cma_es" and searched:
+        numeric = [item for item in searched if not isinstance(item.node, Choices) and not item.condition]
+        if len(numeric) < 2:
+            yield "cma_es models numbers that every trial has and needs two of them; the others are random"
+        elif len(numeric) < len(searched):
+            yield f"cma_es models {len(numeric)} of {len(searched)} parameters; the others are random"
+    if sampler == "gp" and any(item.condition for item in searched):
+        yield "gp models parameters that every trial has; conditional ones are random"
+    if isinstance(pruner, WilcoxonPruner) and 0.5**study_file.max_folds >= pruner.p_threshold:
+        yield (
+            f"the wilcoxon pruner never prunes: with {study_file.max_folds} folds p is at least "
+            f"{0.5**study_file.max_folds:g}, and p_threshold is {pruner.p_threshold:g}"
+        )
+    if isinstance(pruner, MedianPruner | PercentilePruner) and pruner.startup_trials >= trials:
+        yield f"the {pruner.name} pruner starts after {pruner.startup_trials} trials, the whole budget"
