@@ -242,7 +242,7 @@ def _eeg_content_defects(file: SignalFile, values: NDArray[np.float32]) -> list[
     silent = silent_before[starts + WINDOW_SAMPLES] - silent_before[starts] == WINDOW_SAMPLES
     if silent.any():
         offset, count = file.offsets[int(silent.argmax())], int(silent.sum())
-        what = f"the window at eeg_label_offset_seconds {offset:g} holds nothing but NaN"
+        what = f"the window from {offset:g} s to {offset + WINDOW_SECONDS:g} s holds nothing but NaN"
         what += f" ({count} such windows)" if count > 1 else ""
         mend = f"Remove the rows of eeg_id {file.identifier} whose window has no signal."
         defects.append(file.defect(what, mend))

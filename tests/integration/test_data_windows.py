@@ -1,0 +1,159 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.prepare import prepare
+from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.store import Store, test_rows
+from hms_tune.data.windows import WindowSource, _Gather
+from hms_tune.errors import DataError
+
+DEVICES = [
+    torch.device("cpu"),
+    pytest.param(
+        torch.device("cuda"), marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
+    return prepare(competition_writer(tmp_path_factory.mktemp("windows") / "hms", patients=3))
+
+
+@pytest.fixture(scope="module")
+def labels(store: Store) -> Labels:
+    return make_labels(store.train, rows="vote_vector")
+
+
+def eeg_file(store: Store, eeg_id: int) -> np.ndarray:
+    table = pq.read_table(store.root / "train_eegs" / f"{eeg_id}.parquet")
+    return np.stack([table[name].to_numpy() for name in EEG_COLUMNS]).astype(np.float64)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_eeg_windows_are_the_labelled_rows_of_the_files(
+    store: Store, labels: Labels, device: torch.device
+) -> None:
+    index = torch.tensor([7, 0, 3, 0])
+    windows = WindowSource(store, labels, device).eeg(index)
+    assert windows.shape == (4, 20, 10_000)
+    assert windows.dtype == torch.float32
+    assert windows.device.type == device.type
+    assert windows.is_contiguous()
+    for window, row in zip(windows.cpu().numpy(), index.tolist(), strict=True):
+        original = eeg_file(store, int(labels.eeg_id[row]))
+        start = int(200 * labels.eeg_offset_seconds[row])
+        centred = original - np.nanmedian(original, axis=1, keepdims=True)
+        expected = np.nan_to_num(centred[:, start : start + 10_000])
+        np.testing.assert_allclose(window, expected, rtol=2.0**-11, atol=2e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_spectrogram_windows_are_the_labelled_frames_of_the_files(
+    store: Store, labels: Labels, device: torch.device
+) -> None:
+    index = torch.tensor([11, 4])
+    windows = WindowSource(store, labels, device).spectrogram(index)
+    assert windows.shape == (2, 400, 300)
+    assert windows.dtype == torch.float32
+    for window, row in zip(windows.cpu().numpy(), index.tolist(), strict=True):
+        table = pq.read_table(store.root / f"train_spectrograms/{labels.spectrogram_id[row]}.parquet")
+        power = np.stack([table[name].to_numpy() for name in SPECTROGRAM_COLUMNS])
+        start = int(labels.spectrogram_offset_seconds[row] // 2)
+        np.testing.assert_allclose(window, np.log(power[:, start : start + 300]), atol=2.0**-8)
+        assert np.isnan(window).all(axis=0).sum() == 4
+
+
+def test_shifts_move_windows_within_their_recording(store: Store, labels: Labels) -> None:
+    source = WindowSource(store, labels, torch.device("cpu"))
+    index = torch.tensor([0, 0, 0])  # offset 0 s in a recording of 60 s
+    still, moved, far = source.eeg(index, torch.tensor([-5_000, 500, 99_999]))
+    whole = torch.from_numpy(np.array(store.eeg[:12_000], dtype=np.float32)).T.nan_to_num()
+    torch.testing.assert_close(still, whole[:, :10_000])
+    torch.testing.assert_close(moved, whole[:, 500:10_500])
+    torch.testing.assert_close(far, whole[:, 2_000:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_spectrogram_that_ends_early_is_padded_with_nan(
+    store: Store, labels: Labels, device: torch.device
+) -> None:
+    late = labels.take(np.array([11, 10, 0]))
+    late.spectrogram_offset_seconds[:] = [600.0, 0.0, 30.0]  # files of 310 frames; row 11 is the split's last
+    windows = WindowSource(store, late, device).spectrogram(torch.tensor([0, 1, 2])).cpu()
+    last = store.spectrograms.loc[5005]
+    torch.testing.assert_close(
+        windows[0, :, :10],
+        torch.from_numpy(np.array(store.spectrogram[last["start"] + 300 :][:10], dtype=np.float32)).T,
+    )
+    assert windows[0, :, 10:].isnan().all()
+    assert windows[1].isnan().all(dim=0).sum() == 4
+    assert windows[2, :, 295:].isnan().all()
+    assert not windows[2, :, 294].isnan().any()
+
+
+def test_a_store_with_one_short_spectrogram_is_padded_too(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", splits=("test",), test_recordings=1)
+    path = root / "test_spectrograms" / "8000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 100), path)
+    store = prepare(root)
+    window = WindowSource(store, test_rows(store), torch.device("cpu")).spectrogram(torch.tensor([0]))[0]
+    assert not window[:, :20].isnan().any()
+    assert window[:, 100:].isnan().all()
+
+
+def test_a_resident_copy_gives_what_the_memory_map_gives(store: Store) -> None:
+    start = torch.tensor([0, 3, 2_000, len(store.spectrogram) - 120])
+    cpu = torch.device("cpu")
+    resident = torch.from_numpy(np.array(store.spectrogram))
+    mapped, copied = (_Gather(store.spectrogram, copy, 300, cpu)(start) for copy in (None, resident))
+    torch.testing.assert_close(copied, mapped, equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(mapped[2], resident[2_000:2_300], equal_nan=True, rtol=0, atol=0)
+
+
+def test_test_rows_come_in_the_order_of_the_table(store: Store) -> None:
+    rows = test_rows(store)
+    assert rows.eeg_id.tolist() == [3000, 3001]
+    assert rows.targets.sum() == 0
+    windows = WindowSource(store, rows, torch.device("cpu")).eeg(torch.tensor([1]))
+    expected = np.nan_to_num(np.array(store.eeg[-10_000:], dtype=np.float32).T)
+    np.testing.assert_array_equal(windows[0].numpy(), expected)
+
+
+def test_a_folder_without_spectrograms_serves_eeg_and_names_the_missing_spectrograms(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    store = prepare(competition_writer(tmp_path / "hms", splits=("test",), spectrograms=False))
+    source = WindowSource(store, test_rows(store), torch.device("cpu"))
+    assert source.eeg(torch.tensor([0, 1])).shape == (2, 20, 10_000)
+    with pytest.raises(
+        DataError, match=r"test_spectrograms: spectrogram_id 8000, 8001 without a spectrogram"
+    ):
+        source.spectrogram(torch.tensor([0]))
+
+
+def test_an_eeg_that_is_not_in_the_store_is_named(store: Store, labels: Labels) -> None:
+    foreign = labels.take(np.array([0, 1]))
+    foreign.eeg_id[1] = 42
+    with pytest.raises(DataError, match="eeg_id 42 not in the store"):
+        WindowSource(store, foreign, torch.device("cpu"))
+
+
+def test_the_real_recordings_have_windows(tmp_path: Path) -> None:
+    root = next(
+        (p for up in Path(__file__).resolve().parents if (p := up / "shared" / "real_eeg").is_dir()), None
+    )
+    if root is None:
+        pytest.skip("the real recordings are not on this machine")
+    store = prepare(root, store=tmp_path / "store")
+    windows = WindowSource(store, test_rows(store), torch.device("cpu")).eeg(torch.arange(24))
+    assert windows.isfinite().all()
+    assert (windows.std(dim=(1, 2)) > 1.0).all()
