@@ -1,3 +1,20 @@
 """Hyperparameter optimization for harmful-brain-activity models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hms_tune.export.bundle import Bundle, load_bundle
+
 __version__ = "0.1.0"
+__all__ = ["Bundle", "load_bundle"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what predicts when it is first asked for: torch takes seconds."""
+    if name in __all__:
+        from hms_tune.export import bundle
+
+        return getattr(bundle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

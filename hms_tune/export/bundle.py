@@ -1,0 +1,240 @@
+"""A trained model with all it needs to predict, as a folder of safetensors and JSON.
+
+``config.json`` names every other file with its SHA-256, so a damaged or exchanged file is found before it
+is used. Nothing in a bundle is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hms_tune import __version__
+from hms_tune.config.trial import Section, TrialConfig
+from hms_tune.data.labels import CLASSES
+from hms_tune.errors import BundleError
+from hms_tune.export.signals import eeg_windows, spectrogram_windows
+from hms_tune.models.network import build_network
+from hms_tune.signals.image import ImageTransform
+from hms_tune.training.device import resolve_device
+from hms_tune.training.inference import predict_probabilities
+
+Weights = Literal["folds", "full"]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_]+\.(safetensors|onnx|parquet|json|md)")
+_FOLD_WEIGHTS = re.compile(r"fold_(\d+)\.safetensors")
+_FULL_WEIGHTS = "full.safetensors"
+_CONFIG = "config.json"
+
+
+class BundleConfig(Section):
+    """What ``config.json`` holds. ``files`` maps each file's name to its SHA-256."""
+
+    format: Literal[1] = 1
+    hms_tune: str
+    study: str
+    trial: int
+    classes: tuple[str, ...]
+    config: TrialConfig
+    files: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _plain_safe_files(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} has no place in a bundle: safetensors, JSON, parquet and ONNX only"
+                )
+        return files
+
+    def weights(self, which: Weights) -> list[str]:
+        """Names of the weight files: those of the folds in order, or that of the refit on all rows."""
+        if which == "full":
+            return [_FULL_WEIGHTS] if _FULL_WEIGHTS in self.files else []
+        folds = [match for name in self.files if (match := _FOLD_WEIGHTS.fullmatch(name))]
+        return [match.group() for match in sorted(folds, key=lambda match: int(match.group(1)))]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Networks ready to predict; made by :func:`load_bundle`."""
+
+    path: Path
+    config: BundleConfig
+    device: torch.device
+    networks: Sequence[nn.Module]
+    transform: ImageTransform
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the columns of :meth:`predict`."""
+        return self.config.classes
+
+    def predict(
+        self,
+        eeg: NDArray[np.floating] | None,
+        spectrogram: NDArray[np.floating] | None = None,
+        *,
+        batch_size: int = 64,
+    ) -> NDArray[np.float32]:
+        """Class probabilities of EEG windows: the mean over the bundle's networks.
+
+        Parameters
+        ----------
+        eeg : array, shape (n_windows, n_times, 20), µV, 200 Hz
+            Channels in the competition's order (Fp1 … O2, EKG). ``n_times`` is at least the model's window;
+            of more than 10,000 samples the central 50 s are read. NaN marks gaps. None for a model that
+            reads spectrograms alone.
+        spectrogram : array, shape (n_windows, 300, 400), µV²/Hz
+            The 10 minutes around each window: 2 s frames, 100 frequencies for each of LL, RL, LP, RP. Needed
+            only by models that read it.
+        batch_size : windows at once
+
+        Returns
+        -------
+        float32 array, shape (n_windows, 6); rows sum to 1
+
+        Raises
+        ------
+        SignalError
+            If a shape is wrong, a value infinite, or a window has no value at all.
+        """
+        inputs: list[Tensor | None] = [None, None]
+        if self.transform.needs_eeg:
+            inputs[0] = eeg_windows(eeg, self.config.config.input)
+        if self.transform.needs_spectrogram:
+            inputs[1] = spectrogram_windows(spectrogram)
+        counts = {len(each) for each in inputs if each is not None}
+        if len(counts) > 1:
+            raise BundleError(f"EEG and spectrogram differ in their number of windows: {sorted(counts)}")
+
+        def images_of(rows: Tensor) -> Tensor:
+            parts = [None if each is None else each[rows].to(self.device) for each in inputs]
+            images: Tensor = self.transform(*parts)
+            return images
+
+        return predict_probabilities(
+            self.networks,
+            images_of,
+            torch.arange(counts.pop()),
+            training=self.config.config.training,
+            device=self.device,
+            batch_size=batch_size,
+        )
+
+
+def load_bundle(
+    path: str | os.PathLike[str], *, device: str = "auto", weights: Weights | None = None
+) -> Bundle:
+    """Open a bundle, check every file's digest, and build its networks.
+
+    Parameters
+    ----------
+    path : the bundle's folder
+    device : auto, cpu or cuda:N
+    weights : ``folds`` for the ensemble of the folds, ``full`` for the network trained on all rows; by
+        default the ensemble, whose score is known
+
+    Raises
+    ------
+    BundleError
+        If the bundle is incomplete, damaged, or of another version.
+    """
+    folder = Path(path)
+    config = read_bundle_config(folder)
+    _check_digests(folder, config)
+    which = weights or ("folds" if config.weights("folds") else "full")
+    names = config.weights(which)
+    if not names:
+        mend = "Export with --refit full" if which == "full" else "Export the trial again"
+        raise BundleError(f"the bundle has no {which} weights", where=folder, mend=mend)
+    target = resolve_device(device)
+    networks = [load_network(config.config, folder / name).to(target) for name in names]
+    return Bundle(folder, config, target, networks, ImageTransform(config.config.input).to(target))
+
+
+def load_network(config: TrialConfig, path: Path) -> nn.Module:
+    """The trial's network with the weights of a safetensors file, on the CPU, in eval mode."""
+    bare = config.model.model_copy(update={"pretrained": False})
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(
+            bare, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
+        )
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(
+            f"the weights do not fit the model: {reason}", where=path, mend="Export the trial again"
+        ) from error
+    return network.eval()
+
+
+def read_bundle_config(folder: Path) -> BundleConfig:
+    """Read and validate ``config.json``."""
+    if not folder.is_dir():
+        raise BundleError(
+            "there is no such folder", where=folder, mend="Make a bundle with hms-tune export-best"
+        )
+    path = folder / _CONFIG
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(
+            "is not a bundle: config.json cannot be read",
+            where=folder,
+            mend="Name the folder that hms-tune export-best wrote",
+        ) from error
+    try:
+        return BundleConfig.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BundleError(
+            f"{key or 'config.json'}: {first['msg']}",
+            where=path,
+            mend=f"The bundle is damaged or written by another version than {__version__}; export it again",
+        ) from error
+
+
+def seal_bundle(folder: Path, *, study: str, trial: int, config: TrialConfig) -> BundleConfig:
+    """Write ``config.json`` over the files that lie in ``folder``: from here on it is a bundle."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != _CONFIG}
+    sealed = BundleConfig(
+        hms_tune=__version__, study=study, trial=trial, classes=CLASSES, config=config, files=files
+    )
+    text = json.dumps(sealed.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
+    return sealed
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_digests(folder: Path, config: BundleConfig) -> None:
+    for name, digest in config.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError("is missing from the bundle", where=path, mend="Copy the whole folder again")
+        if file_digest(path) != digest:
+            raise BundleError(
+                "differs from what was exported", where=path, mend="Copy the bundle again, or export it again"
+            )

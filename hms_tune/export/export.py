@@ -1,0 +1,209 @@
+"""The best trial once more, with its weights kept: from a trial configuration to a bundle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hms_tune import __version__
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.labels import CLASSES
+from hms_tune.data.store import Store
+from hms_tune.errors import BundleError, TrainingError, UsageError
+from hms_tune.export.bundle import load_network, seal_bundle
+from hms_tune.export.card import model_card
+from hms_tune.export.onnx import OnnxCheck, export_onnx
+from hms_tune.export.scores import Scores, scores_of
+from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.device import resolve_device
+from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
+from hms_tune.training.inference import predict_probabilities
+from hms_tune.training.refit import Refit
+from hms_tune.training.weights import fold_weights_path, full_weights_path
+from hms_tune.training.workspace import TrialData, Workspace
+
+logger = logging.getLogger(__name__)
+
+RefitMode = Literal["none", "full"]
+
+_ONNX_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """A finished trial that is worth its weights. ``value`` is its KL in the search."""
+
+    study: str
+    number: int
+    config: TrialConfig
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A bundle that was just written."""
+
+    path: Path
+    scores: Scores
+    onnx: OnnxCheck | None
+    full: bool
+
+
+def export_best(
+    winner: Winner,
+    store: Store,
+    out: Path,
+    *,
+    device: str = "auto",
+    refit: RefitMode = "none",
+    on_event: Callable[[Event], None] | None = None,
+) -> Exported:
+    """Train the winner on its folds again, keep the weights, and write a bundle.
+
+    Interrupted, it leaves its checkpoints in ``.<name of out>.partial`` beside ``out``; the same call then
+    goes on from there. ``out`` appears whole or not at all.
+
+    Parameters
+    ----------
+    winner : the trial
+    store : the prepared competition folder
+    out : the bundle's folder, which must not exist yet
+    device : auto, cpu or cuda:N
+    refit : ``full`` also trains one network on all rows, for the mean best epoch of the folds
+    on_event : is told everything that happens in training
+
+    Raises
+    ------
+    UsageError
+        If ``out`` exists or cannot be created.
+    """
+    check_vacant(out)
+    workspace = Workspace(store, resolve_device(device))
+    partial = out.with_name(f".{out.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    ended = _train(winner.config, workspace, partial, refit, on_event or _ignore)
+    exported = _assemble(winner, workspace, partial, out, ended, refit)
+    shutil.rmtree(partial)
+    return exported
+
+
+def check_vacant(out: Path) -> None:
+    """Refuse, before any training, a place where a bundle cannot be written."""
+    if out.exists():
+        raise UsageError("already exists", where=out, mend="Choose another --out, or remove it")
+    parent = out.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError("cannot be written to", where=parent, mend="Choose another --out")
+
+
+def _train(
+    config: TrialConfig,
+    workspace: Workspace,
+    directory: Path,
+    refit: RefitMode,
+    on_event: Callable[[Event], None],
+) -> CrossValidationEnded:
+    ended = None
+    for event in CrossValidation(config, workspace, directory=directory, keep_weights=True).run():
+        on_event(event)
+        if isinstance(event, CrossValidationEnded):
+            ended = event
+    if ended is None:
+        raise TrainingError("cross-validation ended without a result")
+    if refit == "full":
+        epochs = round(float(np.mean(ended.best_epochs))) + 1
+        for event in Refit(config, workspace, epochs=epochs, directory=directory).run():
+            on_event(event)
+    return ended
+
+
+def _ignore(event: Event) -> None:
+    """Nobody watches."""
+
+
+def _assemble(
+    winner: Winner,
+    workspace: Workspace,
+    partial: Path,
+    out: Path,
+    ended: CrossValidationEnded,
+    refit: RefitMode,
+) -> Exported:
+    bundle = partial / "bundle"
+    shutil.rmtree(bundle, ignore_errors=True)
+    bundle.mkdir()
+    data = workspace.trial_data(winner.config)
+    weights = [fold_weights_path(partial, fold) for fold in range(len(ended.fold_kl))]
+    networks = [load_network(winner.config, path) for path in weights]
+    onnx = _onnx(winner.config, networks, data, bundle / "model.onnx")
+    scores = _scores(winner, workspace, networks, data, ended)
+    for path in [*weights, *([full_weights_path(partial)] if refit == "full" else [])]:
+        shutil.copyfile(path, bundle / path.name)
+    out_of_fold_table(ended.out_of_fold).to_parquet(bundle / "oof.parquet", index=False)
+    metrics = scores.as_json() | {"onnx": None if onnx is None else asdict(onnx)}
+    (bundle / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    card = model_card(
+        study=winner.study,
+        trial=winner.number,
+        config=winner.config,
+        scores=scores,
+        data_digest=workspace.store.manifest.digest,
+        full=refit == "full",
+        onnx=onnx,
+        version=__version__,
+    )
+    (bundle / "README.md").write_text(card, encoding="utf-8")
+    seal_bundle(bundle, study=winner.study, trial=winner.number, config=winner.config)
+    bundle.replace(out)
+    return Exported(path=out, scores=scores, onnx=onnx, full=refit == "full")
+
+
+def _onnx(
+    config: TrialConfig, networks: list[torch.nn.Module], data: TrialData, path: Path
+) -> OnnxCheck | None:
+    """A graph is welcome but never worth the loss of trained weights: without one, say why."""
+    rows = torch.arange(min(_ONNX_IMAGES, len(data.labels)))
+    try:
+        return export_onnx(networks, config.training.loss, data.images.clean(rows).float().cpu(), path)
+    except BundleError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _scores(
+    winner: Winner,
+    workspace: Workspace,
+    networks: list[torch.nn.Module],
+    data: TrialData,
+    ended: CrossValidationEnded,
+) -> Scores:
+    held_out = predict_probabilities(
+        [network.to(workspace.device) for network in networks],
+        data.images.clean,
+        torch.from_numpy(data.held_out_rows),
+        training=winner.config.training,
+        device=workspace.device,
+    )
+    return scores_of(ended, data, held_out_probabilities=held_out, search_kl=winner.value)
+
+
+def out_of_fold_table(out_of_fold: OutOfFold) -> pd.DataFrame:
+    """``eeg_id``, six probabilities, six targets and the fold, one row per out-of-fold prediction."""
+    names = [name.lower() for name in CLASSES]
+    columns: dict[str, object] = {"eeg_id": out_of_fold.eeg_id}
+    columns |= {f"{name}_probability": out_of_fold.probabilities[:, i] for i, name in enumerate(names)}
+    columns |= {f"{name}_target": out_of_fold.targets[:, i] for i, name in enumerate(names)}
+    columns["fold"] = out_of_fold.fold
+    return pd.DataFrame(columns)

@@ -1,0 +1,86 @@
+"""What an exported trial is worth, beside what knowing nothing but the class shares would be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.training.events import CrossValidationEnded
+from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.workspace import TrialData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """KL divergences of an exported trial; lower is better, 0 is perfect.
+
+    ``prior_kl`` predicts each fold with the mean target of its training rows, ``held_out_prior_kl`` the
+    held-out patients with that of all other rows. ``search_kl`` is what the search saw. A score is None
+    where there are no such rows.
+    """
+
+    kl: float
+    prior_kl: float
+    fold_kl: tuple[float, ...]
+    best_epochs: tuple[int, ...]
+    rows: int
+    kl_all_rows: float
+    high_vote_rows: int
+    kl_high_vote: float | None
+    held_out_rows: int
+    held_out_kl: float | None
+    held_out_prior_kl: float | None
+    search_kl: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The scores as plain JSON values."""
+        return asdict(self)
+
+
+def scores_of(
+    ended: CrossValidationEnded,
+    data: TrialData,
+    *,
+    held_out_probabilities: NDArray[np.float32],
+    search_kl: float | None,
+) -> Scores:
+    """Scores of a finished cross-validation and of its ensemble on the held-out patients."""
+    targets, held_out = data.labels.targets, data.held_out_rows
+    seen = np.setdiff1d(np.arange(len(targets)), held_out)
+    return Scores(
+        kl=ended.kl,
+        prior_kl=prior_kl(data, folds=len(ended.fold_kl)),
+        fold_kl=ended.fold_kl,
+        best_epochs=tuple(epoch + 1 for epoch in ended.best_epochs),
+        rows=len(ended.out_of_fold.row),
+        kl_all_rows=ended.kl_all_rows,
+        high_vote_rows=int((ended.out_of_fold.total_votes >= HIGH_VOTES).sum()),
+        kl_high_vote=_finite(ended.kl_high_vote),
+        held_out_rows=len(held_out),
+        held_out_kl=_finite(kl_divergence(targets[held_out], held_out_probabilities)),
+        held_out_prior_kl=_finite(_kl_of_mean(targets[seen], targets[held_out])),
+        search_kl=search_kl,
+    )
+
+
+def prior_kl(data: TrialData, *, folds: int) -> float:
+    """Mean KL over folds when each is predicted with the mean target of its training rows."""
+    targets = data.labels.targets
+    pairs = [data.fold_rows(fold) for fold in range(folds)]
+    return float(np.mean([_kl_of_mean(targets[train], targets[validation]) for train, validation in pairs]))
+
+
+def _kl_of_mean(known: NDArray[np.float32], unknown: NDArray[np.float32]) -> float:
+    if not len(unknown):
+        return math.nan
+    mean = known.mean(axis=0, dtype=np.float64)
+    return kl_divergence(unknown, np.broadcast_to(mean, unknown.shape))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,54 @@
+"""A submission is valid or it is not written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hms_tune.data.labels import VOTE_COLUMNS
+from hms_tune.errors import BundleError, UsageError
+from hms_tune.export.submission import submission_table, write_submission
+
+IDS = np.array([30, 10, 20])
+
+
+def some_probabilities() -> np.ndarray:
+    raw = np.random.default_rng(0).random((3, 6)).astype(np.float32)
+    return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+
+
+def test_rows_keep_their_order_and_sum_to_one_as_written(tmp_path: Path) -> None:
+    probabilities = some_probabilities()
+    table = pd.read_csv(write_submission(tmp_path / "submission.csv", IDS, probabilities))
+    assert list(table.columns) == ["eeg_id", *VOTE_COLUMNS]
+    assert table["eeg_id"].tolist() == [30, 10, 20]
+    values = table[list(VOTE_COLUMNS)].to_numpy()
+    assert np.abs(values.sum(axis=1) - 1).max() < 1e-8
+    assert np.abs(values - probabilities).max() < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1, 0.5])
+def test_what_is_no_distribution_is_refused_with_its_id(wrong: float, tmp_path: Path) -> None:
+    probabilities = some_probabilities()
+    probabilities[1, 2] = wrong
+    with pytest.raises(BundleError, match="eeg_id 10: 1 of 3"):
+        write_submission(tmp_path / "submission.csv", IDS, probabilities)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_repeated_id_is_refused() -> None:
+    with pytest.raises(BundleError, match="twice"):
+        submission_table(np.array([1, 2, 1]), some_probabilities())
+
+
+def test_a_row_too_few_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"\(2, 6\), expected \(3, 6\)"):
+        submission_table(IDS, some_probabilities()[:2])
+
+
+def test_a_folder_is_no_place_for_a_submission(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder"):
+        write_submission(tmp_path, IDS, some_probabilities())
