@@ -91,7 +91,9 @@ class ZeroPhaseFilter(nn.Module):
         super().__init__()
         self.n_times = n_times
         self.padding = padding(n_times, sfreq=sfreq, highpass_hz=highpass_hz)
-        self.n_fft = int(fft.next_fast_len(n_times + 2 * self.padding, real=True))
+        # The mirror image also fills up to a length that the FFT likes: zeros would be a step.
+        fast = int(fft.next_fast_len(n_times + 2 * self.padding, real=True))
+        self.n_fft = min(fast, 2 * n_times + self.padding - 1)
         gain = None
         if highpass_hz is not None or lowpass_hz is not None or notch_hz is not None:
             frequencies = np.fft.rfftfreq(self.n_fft, 1.0 / sfreq).astype(np.float64)
@@ -118,8 +120,8 @@ class ZeroPhaseFilter(nn.Module):
         """
         if self.gain is None:
             return eeg
-        padded = functional.pad(eeg, (self.padding, self.padding), mode="reflect")
-        spectrum = torch.fft.rfft(padded, n=self.n_fft)
+        after = self.n_fft - self.n_times - self.padding
+        spectrum = torch.fft.rfft(functional.pad(eeg, (self.padding, after), mode="reflect"))
         spectrum *= self.gain
         filtered: Tensor = torch.fft.irfft(spectrum, n=self.n_fft)
         return filtered[..., self.padding : self.padding + self.n_times]
