@@ -1,0 +1,64 @@
+"""Where the database is, as a person writes it and as it may be printed.
+
+A URL is the only thing a person gives. Passwords come out of password managers, so ``@``, ``%``, ``{`` and
+``/`` in them must work whether or not they were percent-encoded.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from hms_tune.errors import UsageError
+
+DRIVER = "postgresql+psycopg2"
+_SCHEMES = frozenset({"postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"})
+_EXAMPLE = "Write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+
+
+def parse_address(text: str) -> URL:
+    """Read a database URL.
+
+    Parameters
+    ----------
+    text : ``postgresql://user:password@host:port/database?option=value``; ``postgres://`` and an explicit
+        psycopg driver are accepted too
+
+    Returns
+    -------
+    URL with the ``postgresql+psycopg2`` driver (SQLAlchemy 2.1 would pick psycopg 3 for a bare
+    ``postgresql://``)
+
+    Raises
+    ------
+    UsageError
+        If it is no PostgreSQL URL. The text is never repeated: it may hold a password.
+    """
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator or scheme.lower() not in _SCHEMES:
+        named = f"{scheme}:// is" if separator else "this is"
+        raise UsageError(
+            f"{named} not a PostgreSQL URL",
+            where="--storage",
+            mend=f"{_EXAMPLE}, or leave it out on one machine",
+        )
+    # The last @ ends the credentials, so a password may hold one; make_url would stop at the first.
+    credentials, at, location = rest.rpartition("@")
+    try:
+        url = make_url(f"{DRIVER}://{location}")
+    except (ArgumentError, ValueError):
+        raise UsageError("the database URL cannot be read", where="--storage", mend=_EXAMPLE) from None
+    if at:
+        user, colon, password = credentials.partition(":")
+        url = url.set(username=unquote(user), password=unquote(password) if colon else None)
+    return url
+
+
+def redacted(url: URL) -> str:
+    """The URL as it may be printed: ``***`` in place of the password, no query (it may hold secrets too)."""
+    host = url.host or url.query.get("host") or "local socket"
+    user = f"{url.username}:***@" if url.password else f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"postgresql://{user}{host}{port}/{url.database or ''}"

@@ -1,0 +1,167 @@
+"""Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
+
+One lineage is one unit: a trial that loses its worker, or is handed back, goes on and is not counted again.
+All claims of a study pass through the row lock on its ``studies`` row, so any number of workers start exactly
+as many trials as the budget holds.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from sqlalchemy import Connection, and_, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from hms_tune.errors import UnknownStudyError
+from hms_tune.service.leases import Holder, Lease, grant
+from hms_tune.service.storage import Storage
+from hms_tune.service.tables import leases, lineages, now, studies
+
+
+class Refusal(Enum):
+    """Why no trial may be started now."""
+
+    PAUSED = "the study is paused"
+    STOPPED = "the study is stopped"
+    BUDGET_SPENT = "the budget is spent and every trial has ended"
+    OTHERS_RUNNING = "the budget is spent; other slots still run its last trials"
+    OUT_OF_HOURS = "the study's hours are over"
+    WORKER_DONE = "this worker has run as many trials as it was asked to"
+
+
+def register_study(storage: Storage, name: str, *, trials: int | None, hours: float | None) -> int:
+    """Make a study of Optuna's known to the fleet, with its budget. Safe to repeat.
+
+    The budget is the one of the latest worker's study file: a search is extended by raising it there. A
+    stopped study stays stopped.
+
+    Parameters
+    ----------
+    trials : most trials in the study, over all workers; None: no limit
+    hours : time from the first claim of all; None: no limit
+
+    Returns
+    -------
+    Optuna's id of the study
+
+    Raises
+    ------
+    UnknownStudyError
+        If Optuna has no study of that name.
+    """
+    try:
+        study_id = storage.optuna.get_study_id_from_name(name)
+    except KeyError:
+        raise UnknownStudyError("no study of that name in the storage", where=name) from None
+    budget = {"budget_trials": trials, "budget_hours": hours}
+    with storage.engine.begin() as connection:
+        # A study of that name that was deleted elsewhere (the dashboard can) leaves our rows behind.
+        connection.execute(studies.delete().where(studies.c.name == name, studies.c.study_id != study_id))
+        connection.execute(
+            insert(studies)
+            .values(study_id=study_id, name=name, **budget)
+            .on_conflict_do_update(index_elements=[studies.c.study_id], set_=budget)
+        )
+    return study_id
+
+
+def next_ordinal(storage: Storage, study_id: int) -> int:
+    """How many slots joined the study before this one: the first slot of a study is 0, on any machine."""
+    with storage.engine.begin() as connection:
+        ordinal: int = connection.execute(
+            update(studies)
+            .where(studies.c.study_id == study_id)
+            .values(slots_started=studies.c.slots_started + 1)
+            .returning(studies.c.slots_started - 1)
+        ).scalar_one()
+    return ordinal
+
+
+def claim(
+    storage: Storage, study_id: int, holder: Holder, *, lease_s: float, worker_most: int | None = None
+) -> Lease | Refusal:
+    """Take the next unit of work: a trial that waits to be continued, else a new one within the budget.
+
+    Parameters
+    ----------
+    lease_s : how long the lease lasts without renewal, s
+    worker_most : most trials of the holder's worker, over all its slots; None: no limit
+
+    Raises
+    ------
+    UnknownStudyError
+        If the study was deleted.
+    """
+    with storage.engine.begin() as connection:
+        study = connection.execute(
+            select(
+                studies.c.state,
+                studies.c.budget_trials,
+                and_(
+                    studies.c.budget_hours.is_not(None),
+                    studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, studies.c.budget_hours * 3600)
+                    < now(),
+                ).label("over"),
+            )
+            .where(studies.c.study_id == study_id)
+            .with_for_update()
+        ).one_or_none()
+        if study is None:
+            raise UnknownStudyError("the study was deleted", where=str(study_id))
+        if study.state != "running":
+            return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
+        if study.over:
+            return Refusal.OUT_OF_HOURS
+        if worker_most is not None and _taken_by(connection, holder.worker_id) >= worker_most:
+            return Refusal.WORKER_DONE
+        lineage_id = _waiting(connection, study_id)
+        if lineage_id is None:
+            if study.budget_trials is not None and _started(connection, study_id) >= study.budget_trials:
+                return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
+            lineage_id = connection.execute(
+                lineages.insert().values(study_id=study_id, state="claimed").returning(lineages.c.lineage_id)
+            ).scalar_one()
+        connection.execute(
+            update(studies)
+            .where(studies.c.study_id == study_id)
+            .values(started_at=func.coalesce(studies.c.started_at, now()))
+        )
+        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s)
+
+
+def _waiting(connection: Connection, study_id: int) -> int | None:
+    """The oldest trial that waits for a slot, now claimed."""
+    oldest = (
+        select(lineages.c.lineage_id)
+        .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
+        .order_by(lineages.c.lineage_id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    taken: int | None = connection.execute(
+        update(lineages)
+        .where(lineages.c.lineage_id == oldest)
+        .values(state="claimed")
+        .returning(lineages.c.lineage_id)
+    ).scalar_one_or_none()
+    return taken
+
+
+def _started(connection: Connection, study_id: int) -> int:
+    return connection.execute(
+        select(func.count()).select_from(lineages).where(lineages.c.study_id == study_id)
+    ).scalar_one()
+
+
+def _taken_by(connection: Connection, worker_id: str) -> int:
+    """Trials that a worker runs or has ended; those it handed back or lost do not count."""
+    counted = or_(leases.c.ended_at.is_(None), leases.c.outcome.in_(["complete", "pruned", "failed"]))
+    return connection.execute(
+        select(func.count()).select_from(leases).where(leases.c.worker_id == worker_id, counted)
+    ).scalar_one()
+
+
+def _any_live(connection: Connection, study_id: int) -> bool:
+    live = exists().where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+    return bool(connection.execute(select(live)).scalar_one())

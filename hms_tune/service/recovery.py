@@ -1,0 +1,130 @@
+"""What happens to the trials of workers that are gone.
+
+Any worker looks, under the study's lock: at its start, between trials, and while it waits for others. A lease
+is over when the database's clock has passed its time, or at once when its process is known to be dead on this
+same machine. Its Optuna attempt is failed with the reason, and its lineage waits for the next slot, which
+continues from the checkpoint.
+
+Dying in here is harmless. Our side is one transaction; on Optuna's side, an attempt is marked ``lost`` before
+it is failed, so the next recovery can tell a trial that was lost from one that failed by itself, and counts
+it once.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Row, or_, select
+
+from hms_tune.service.attempts import (
+    ENDING_ATTRIBUTE,
+    REASON_ATTRIBUTE,
+    Result,
+    bind,
+    result_of,
+    settle,
+    unbound,
+)
+from hms_tune.service.leases import Lease
+from hms_tune.service.machine import ProcessIdentity
+from hms_tune.service.storage import Storage
+from hms_tune.service.tables import leases, lineages, now
+
+_logger = logging.getLogger(__name__)
+
+MOST_LOSSES = 3
+"""A trial that took this many workers with it is set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A lease that was ended, and how."""
+
+    lease: Lease
+    number: int | None
+    result: Result
+    set_aside: bool
+
+
+def recover(storage: Storage, study_id: int, observer: ProcessIdentity) -> tuple[Recovered, ...]:
+    """End the leases of workers that are gone; their trials wait for a slot.
+
+    Returns at once, with nothing, while another worker does the same.
+    """
+    with storage.study_lock(study_id, wait=False) as connection:
+        if connection is None:
+            return ()
+        return tuple(
+            _recover_one(storage, connection, row) for row in _orphaned(connection, study_id, observer)
+        )
+
+
+def _orphaned(
+    connection: Connection, study_id: int, observer: ProcessIdentity
+) -> list[Row[tuple[object, ...]]]:
+    live = (
+        select(leases, (leases.c.expires_at < now()).label("expired"), lineages.c.losses)
+        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
+        .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+    )
+    # A lease that is locked is just being told its result: it is not gone.
+    candidates = connection.execute(
+        live.where(or_(leases.c.expires_at < now(), leases.c.machine == observer.machine))
+        .order_by(leases.c.lease_id)
+        .with_for_update(of=leases, skip_locked=True)
+    ).all()
+    return [
+        row
+        for row in candidates
+        if row.expired
+        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine).is_known_dead(observer)
+    ]
+
+
+def _recover_one(storage: Storage, connection: Connection, row: Row[tuple[object, ...]]) -> Recovered:
+    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, lineage_id=row.lineage_id)
+    trial = _trial_of(storage, connection, lease, row.trial_id)
+    set_aside = row.losses + 1 >= MOST_LOSSES
+    if trial is None:
+        result = Result("lost", reason="its worker died before the trial began")
+    else:
+        result = _end(storage, trial, set_aside=set_aside)
+    set_aside = set_aside and result.ending == "lost"
+    settle(connection, lease, result, set_aside=set_aside)
+    number = None if trial is None else trial.number
+    _logger.info("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
+    return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
+
+
+def _trial_of(
+    storage: Storage, connection: Connection, lease: Lease, trial_id: int | None
+) -> FrozenTrial | None:
+    """The lease's Optuna trial; one that was made but never bound is found by its attribute, and bound."""
+    try:
+        if trial_id is None:
+            trial_id = unbound(storage, lease)
+            if trial_id is None:
+                return None
+            trial = storage.optuna.get_trial(trial_id)
+            bind(connection, lease, trial_id, trial.number)
+            return trial
+        return storage.optuna.get_trial(trial_id)
+    except KeyError:  # the study was deleted
+        return None
+
+
+def _end(storage: Storage, trial: FrozenTrial, *, set_aside: bool) -> Result:
+    """Fail the attempt as lost, unless its worker finished it before it went."""
+    if trial.state.is_finished():
+        return result_of(trial)
+    reason = f"set aside: {MOST_LOSSES} workers were lost with it" if set_aside else "lease lost"
+    try:
+        storage.optuna.set_trial_user_attr(trial._trial_id, ENDING_ATTRIBUTE, "lost")
+        storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)
+        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError:  # its worker was quicker
+        return result_of(storage.optuna.get_trial(trial._trial_id))
+    return Result("lost", reason=reason)

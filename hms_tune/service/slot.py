@@ -1,0 +1,356 @@
+"""One place on a device where trials run one after another.
+
+::
+
+    recover the trials of dead workers
+    claim a trial              budget.py
+    ask Optuna for its values  attempts.py
+    train, event by event      hms_tune.training
+    tell Optuna the result     attempts.py
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import HmsTuneError, LeaseLostError, NonFiniteLossError, StorageError, TrainingError
+from hms_tune.search.reports import Reporter
+from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
+from hms_tune.service.budget import Refusal, claim
+from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper
+from hms_tune.service.outages import passes, through_outages
+from hms_tune.service.recovery import recover
+from hms_tune.service.stopping import StepCut, Stop
+from hms_tune.service.storage import Storage
+from hms_tune.service.tables import lineages
+from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
+from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
+
+_logger = logging.getLogger(__name__)
+
+MOST_FAILURES = 3
+"""After this many failed trials in a row something other than the hyperparameters is wrong."""
+
+Train = Callable[[TrialConfig, Path], Iterator[Event]]
+"""Runs a trial configuration, with checkpoints in a directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The study as a slot needs it: Optuna's object, its configurations and its reports."""
+
+    study: optuna.Study
+    study_id: int
+    suggest: Callable[[optuna.Trial], TrialConfig]
+    reporter: Callable[[optuna.Trial], Reporter]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """``lease_s``: how long a lease lasts without renewal; ``poll_s``: how often an idle slot looks for work;
+    ``worker_most``: most trials of the worker, over all its slots."""
+
+    lease_s: float = LEASE_S
+    poll_s: float = 2.0
+    worker_most: int | None = None
+
+
+@dataclass(slots=True)
+class _Story:
+    """What a running trial has told so far."""
+
+    last: EpochEnded | None = None
+    ended: CrossValidationEnded | None = None
+    seconds: float = 0.0
+
+    def add(self, event: Event) -> None:
+        match event:
+            case EpochEnded():
+                self.last = event
+                self.seconds += event.seconds
+            case CrossValidationEnded():
+                self.ended = event
+            case _:
+                pass
+
+
+class Slot:
+    """Runs trials until there are none left, or it is asked to stop.
+
+    Parameters
+    ----------
+    train : how a configuration is evaluated; tests put a fake here
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        search: Search,
+        holder: Holder,
+        *,
+        train: Train,
+        artifacts: Artifacts,
+        observers: Sequence[Observer] = (),
+        stop: Stop | None = None,
+        settings: SlotSettings | None = None,
+    ) -> None:
+        self.storage = storage
+        self.search = search
+        self.holder = holder
+        self.train = train
+        self.artifacts = artifacts
+        self.observers = observers
+        self.stop = stop or Stop()
+        self.settings = settings or SlotSettings()
+        self._failures: list[str] = []
+        self._said: Refusal | None = None
+
+    def run(self) -> int:
+        """Run trials; returns how many ended here (complete, pruned or failed).
+
+        Raises
+        ------
+        TrainingError
+            After three failed trials in a row.
+        StorageError
+            If the database stayed away.
+        """
+        ended = 0
+        while not self.stop.requested:
+            through_outages(self._recover)
+            claimed = through_outages(self._claim)
+            if isinstance(claimed, Refusal):
+                if not self._wait(claimed):
+                    break
+                continue
+            self._said = None
+            ended += self._run_lease(claimed)
+        return ended
+
+    def _recover(self) -> None:
+        for recovered in recover(self.storage, self.search.study_id, self.holder.process):
+            _logger.warning(
+                "Trial %s lost its worker; %s",
+                "?" if recovered.number is None else recovered.number,
+                recovered.result.reason if recovered.set_aside else "it goes on as a new attempt",
+            )
+
+    def _claim(self) -> Lease | Refusal:
+        return claim(
+            self.storage,
+            self.search.study_id,
+            self.holder,
+            lease_s=self.settings.lease_s,
+            worker_most=self.settings.worker_most,
+        )
+
+    def _wait(self, refusal: Refusal) -> bool:
+        """Wait where waiting helps, saying so once; False when the slot is done."""
+        if refusal is not self._said:
+            _logger.info("Slot %s: %s", self.holder.slot, refusal.value)
+            self._said = refusal
+        if refusal not in (Refusal.PAUSED, Refusal.OTHERS_RUNNING):
+            return False
+        self.stop.wait(self.settings.poll_s)
+        return True
+
+    def _run_lease(self, lease: Lease) -> bool:
+        """Run one attempt; returns whether its trial ended here."""
+        with LeaseKeeper(self.storage, lease, lease_s=self.settings.lease_s) as keeper:
+            try:
+                attempt = self._ask(lease)
+                result = self._run_attempt(attempt, keeper)
+            except LeaseLostError as error:
+                _logger.warning("%s", error)
+                return False
+        if result.ending == "failed":
+            self._count_failure(result)
+        elif result.ending in ("complete", "pruned"):
+            self._failures.clear()
+        return result.ending in ("complete", "pruned", "failed")
+
+    def _ask(self, lease: Lease) -> Attempt:
+        again = False
+
+        def asking() -> Attempt:
+            nonlocal again
+            cut_off, again = again, True
+            return ask(self.storage, self.search.study, lease, again=cut_off)
+
+        try:
+            return through_outages(asking)
+        except (HmsTuneError, SQLAlchemyError):
+            raise
+        except Exception:
+            # The sampler itself failed. The unit goes back before the error ends this worker.
+            release(self.storage, lease)
+            raise
+
+    def _run_attempt(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
+        story = _Story()
+        trial: TrialInfo | None = None
+        try:
+            config = self.search.suggest(attempt.trial)
+            trial = self._describe(attempt, config)
+            for observer in self.observers:
+                observer.trial_started(trial)
+            result = self._train_through(attempt, trial, keeper, story)
+        except LeaseLostError as error:
+            self._tell_observers(trial, "handed_back", story, str(error.what))
+            raise
+        except StepCut:
+            result = Result("handed_back", reason="handed back: the worker was asked to stop")
+        except UpdateFinishedTrialError:
+            # Recovery ends only trials whose lease it ended; otherwise a person did.
+            keeper.desired(fresh_s=0.0)
+            keeper.check()
+            result = Result("failed", reason="ended by a person in the dashboard")
+        except Exception as error:  # the boundary at which whatever a trial raises becomes its result
+            if _is_of_the_storage(error):
+                raise
+            result = _failure(error, trial)
+        result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
+        outcome: Outcome = "handed_back" if result.ending == "lost" else result.ending
+        self._tell_observers(trial, outcome, story, result.reason)
+        if result.ending in ("complete", "pruned", "failed"):
+            through_outages(self._tidy)
+        return result
+
+    def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
+        """Write what the trial is into Optuna, and say it to the observers."""
+        attributes = {
+            "config": config.model_dump(mode="json"),
+            "worker": f"{self.holder.process.host}:{self.holder.slot}",
+            CONFIG_HASH_ATTRIBUTE: config.hash,
+        }
+        for key, value in attributes.items():
+            attempt.trial.set_user_attr(key, value)
+        return TrialInfo(
+            study=self.search.study.study_name,
+            number=attempt.number,
+            lineage=attempt.lineage,
+            config=config,
+            params=attempt.trial.params,
+            slot=self.holder.slot,
+        )
+
+    def _train_through(
+        self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: _Story
+    ) -> Result:
+        reporter = self.search.reporter(attempt.trial)
+        directory = self.artifacts.checkpoints(attempt.lineage)
+        directory.mkdir(parents=True, exist_ok=True)
+        events = self.train(trial.config, directory)
+        while True:
+            with self.stop.step():
+                event = next(events, None)
+            if event is None:
+                break
+            story.add(event)
+            for observer in self.observers:
+                observer.event(trial, event)
+            if isinstance(event, CrossValidationEnded):
+                break
+            if reporter.observe(event):
+                return Result("pruned", reason="pruned", attributes=_attributes(story))
+            wanted = keeper.desired()
+            keeper.check()
+            if wanted != "running":
+                return Result("handed_back", reason=f"handed back: the study is {wanted}")
+            if self.stop.requested and _resumable(event):
+                return Result("handed_back", reason="handed back: the worker was asked to stop")
+        if story.ended is None:
+            raise TrainingError("the trial ended without a result")
+        if not math.isfinite(story.ended.kl):
+            raise NonFiniteLossError(f"the trial's KL is {story.ended.kl}")
+        return Result("complete", value=story.ended.kl, attributes=_attributes(story))
+
+    def _tell_observers(
+        self, trial: TrialInfo | None, outcome: Outcome, story: _Story, reason: str | None
+    ) -> None:
+        if trial is None:
+            return
+        value = story.ended.kl if story.ended else story.last.estimate if story.last else None
+        for observer in self.observers:
+            observer.trial_ended(trial, outcome, value, None if outcome == "complete" else reason)
+
+    def _count_failure(self, result: Result) -> None:
+        if result.attributes.get("cause") == "hyperparameters":
+            return
+        self._failures.append(result.reason or "unknown")
+        if len(self._failures) >= MOST_FAILURES:
+            raise TrainingError(
+                f"{MOST_FAILURES} trials in a row failed; the last: {self._failures[-1]}",
+                where=f"study {self.search.study.study_name}",
+                mend="hms-tune study show NAME --trial N prints the traceback",
+            )
+
+    def _tidy(self) -> None:
+        """Remove the checkpoints of every trial that has ended, save the best one's."""
+        present = self.artifacts.present()
+        if not present:
+            return
+        with self.storage.engine.connect() as connection:
+            ended = connection.execute(
+                select(lineages.c.first_number, lineages.c.last_trial_id).where(
+                    lineages.c.study_id == self.search.study_id,
+                    lineages.c.state == "ended",
+                    lineages.c.first_number.in_(present),
+                )
+            ).all()
+        try:
+            best: int | None = self.storage.optuna.get_best_trial(self.search.study_id)._trial_id
+        except ValueError:  # none is complete
+            best = None
+        self.artifacts.remove([row.first_number for row in ended if row.last_trial_id != best])
+
+
+def _resumable(event: Event) -> bool:
+    """Stopping right after an epoch, before its checkpoint, would throw the epoch away."""
+    return isinstance(event, CheckpointWritten) or not isinstance(event, EpochEnded) or event.replayed
+
+
+def _attributes(story: _Story) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"seconds": round(story.seconds, 3)}
+    if (ended := story.ended) is not None:
+        attributes |= {
+            "kl_all_rows": ended.kl_all_rows,
+            "kl_high_vote": None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
+            "fold_kl": list(ended.fold_kl),
+            "best_epochs": list(ended.best_epochs),
+        }
+    return attributes
+
+
+def _failure(error: Exception, trial: TrialInfo | None) -> Result:
+    """A failed trial's reason in one line, its traceback beside it, and whether its values are to blame."""
+    attributes: dict[str, Any] = {"traceback": "".join(traceback.format_exception(error))[-8000:]}
+    lines = str(error).strip().splitlines()
+    reason = (
+        str(error)
+        if isinstance(error, HmsTuneError)
+        else f"{type(error).__name__}: {lines[0] if lines else ''}"
+    )
+    if type(error).__name__ == "OutOfMemoryError" and trial is not None:
+        reason = f"out of device memory at batch size {trial.config.training.batch_size}"
+        attributes["cause"] = "hyperparameters"
+    elif isinstance(error, NonFiniteLossError):
+        attributes["cause"] = "hyperparameters"
+    return Result("failed", reason=reason, attributes=attributes)
+
+
+def _is_of_the_storage(error: Exception) -> bool:
+    return isinstance(error, StorageError | SQLAlchemyError) or passes(error)

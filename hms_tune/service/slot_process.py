@@ -1,0 +1,137 @@
+"""A slot in a process that lives long: imports, CUDA's start and the data's upload are paid once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import HmsTuneError
+from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
+from hms_tune.service.slot import SlotSettings
+from hms_tune.service.stopping import GRACE_S, Stop
+from hms_tune.tracking.observer import Observer
+from hms_tune.training.events import Event
+
+ORPHAN_S = 20.0
+"""A slot without its supervisor hands its trial back, and is gone after this many seconds at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """All a slot process needs; it crosses to the process over a pipe, so the password stays out of sight."""
+
+    study_json: str
+    storage_url: str = field(repr=False)
+    data_root: Path
+    artifacts: Path
+    tracking_folder: Path
+    device: str
+    threads: int | None
+    worker_id: str
+    slot: str
+    settings: SlotSettings
+
+
+def slot_main(plan: SlotPlan, pipe: Connection) -> None:
+    """Run the slot; the process's exit status is 0 when it ended as it should, 1 at an error it told."""
+    stop = Stop()
+    _listen_to_supervisor(pipe, stop)
+    teller = PipeObserver(pipe)
+    logging.basicConfig(level=logging.WARNING, handlers=[PipeLogHandler(teller)], force=True)
+    logging.getLogger("hms_tune").setLevel(logging.INFO)
+    try:
+        _run(plan, stop, teller)
+    except HmsTuneError as error:
+        teller.send(SlotFailed(error))
+        sys.exit(1)
+
+
+def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
+    """The supervisor alone decides; a Ctrl-C reaches the whole process group, and it answers for all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def cut(_signal: int, _frame: FrameType | None) -> None:
+        stop.cut()
+
+    signal.signal(signal.SIGUSR1, cut)
+
+    def listen() -> None:
+        orphaned = False
+        try:
+            pipe.recv()
+        except (EOFError, OSError):  # the supervisor is gone
+            orphaned = True
+        stop.request()
+        done = threading.Event()
+        done.wait(GRACE_S)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        if orphaned:
+            done.wait(ORPHAN_S - GRACE_S)
+            os._exit(1)
+
+    threading.Thread(target=listen, name="supervisor", daemon=True).start()
+
+
+def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
+    import torch
+    from optuna.exceptions import ExperimentalWarning
+
+    from hms_tune.data.prepare import prepare
+    from hms_tune.service.artifacts import Artifacts
+    from hms_tune.service.leases import Holder
+    from hms_tune.service.machine import this_process
+    from hms_tune.service.slot import Slot
+    from hms_tune.service.storage import open_storage
+    from hms_tune.service.study import join_search
+    from hms_tune.training.cross_validation import CrossValidation
+    from hms_tune.training.device import resolve_device
+    from hms_tune.training.workspace import Workspace
+
+    warnings.filterwarnings("ignore", category=ExperimentalWarning)
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    study_file = StudyFile.from_json(plan.study_json)
+    device = resolve_device(plan.device)
+    workspace = Workspace(prepare(plan.data_root), device)
+    storage = open_storage(plan.storage_url)
+    observers: list[Observer] = [teller, *_trackers(study_file, plan.tracking_folder)]
+
+    def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        return CrossValidation(config, workspace, device, directory=directory).run()
+
+    try:
+        Slot(
+            storage,
+            join_search(storage, study_file),
+            Holder(plan.worker_id, plan.slot, this_process()),
+            train=train,
+            artifacts=Artifacts(plan.artifacts, study_file.study),
+            observers=observers,
+            stop=stop,
+            settings=plan.settings,
+        ).run()
+    finally:
+        for observer in observers:
+            observer.close()
+        storage.close()
+
+
+def _trackers(study_file: StudyFile, folder: Path) -> list[Observer]:
+    from hms_tune.tracking.wandb import WandbObserver
+
+    wandb = study_file.tracking.wandb
+    if wandb.mode == "off":
+        return []
+    return [WandbObserver(project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder)]

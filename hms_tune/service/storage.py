@@ -1,0 +1,186 @@
+"""The one PostgreSQL behind a search: opened, its tables made, its clock and its connections in order."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import psycopg2
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, Dialect, Engine, text
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateSchema
+
+from hms_tune.errors import StorageError
+from hms_tune.service import tables
+from hms_tune.service.addresses import DRIVER, parse_address, redacted
+from hms_tune.service.embedded import start_embedded
+from hms_tune.service.patient import PatientStorage
+
+CONNECT_TIMEOUT_S = 5
+_SETUP_LOCK = 4_865_141  # any number, the same in every process
+_STUDY_LOCKS = 4_865_142
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """An open database.
+
+    ``optuna`` is the storage Optuna works on, ``engine`` its pool of connections, shared with our own tables;
+    ``address`` the URL without its password.
+    """
+
+    engine: Engine
+    optuna: RDBStorage
+    address: str
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A transaction that the server undoes if this process falls asleep in it (SIGSTOP, a laptop's lid).
+
+        Without that, the rows it has locked would hold up the whole fleet.
+        """
+        with self.engine.begin() as connection:
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
+            yield connection
+
+    @contextmanager
+    def study_lock(self, study_id: int, *, wait: bool = True) -> Iterator[Connection | None]:
+        """A transaction during which no one else asks for a trial of this study or recovers one.
+
+        It is PostgreSQL's advisory lock: a process that dies lets go of it. Without ``wait``, None comes when
+        another holds it.
+        """
+        with self.transaction() as connection:
+            key = {"kind": _STUDY_LOCKS, "study": study_id}
+            if wait:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:kind, :study)"), key)
+                yield connection
+            elif connection.execute(text("SELECT pg_try_advisory_xact_lock(:kind, :study)"), key).scalar():
+                yield connection
+            else:
+                yield None
+
+    @contextmanager
+    def setup_lock(self) -> Iterator[None]:
+        """Makes processes that start at once create what they share one after another."""
+        with self.transaction() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+            yield
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.optuna.remove_session()
+        self.engine.dispose()
+
+
+def resolve_address(storage: str | None, *, home: Path) -> URL:
+    """The database to use: the one named, else the embedded server under ``home`` (started if need be).
+
+    Raises
+    ------
+    UsageError
+        If ``storage`` is no PostgreSQL URL.
+    StorageError
+        If the embedded server does not start.
+    """
+    if storage:
+        return parse_address(storage)
+    return parse_address(start_embedded(home / "postgres"))
+
+
+def open_storage(url: URL | str) -> Storage:
+    """Connect, and create the tables that are missing.
+
+    Parameters
+    ----------
+    url : a database URL; text is parsed with :func:`~hms_tune.service.addresses.parse_address`
+
+    Raises
+    ------
+    StorageError
+        If the database cannot be reached within a few seconds, or is of a newer Optuna.
+    """
+    url = parse_address(url) if isinstance(url, str) else url
+    address = redacted(url)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
+    options = f"-c timezone=UTC {keywords.pop('options', '')}".strip()
+    defaults: dict[str, Any] = {
+        "connect_timeout": keywords.get("connect_timeout", CONNECT_TIMEOUT_S),
+        "options": options,
+        "application_name": "hms-tune",
+        # A peer that vanished without a word is noticed in about a minute.
+        "keepalives": 1,
+        "keepalives_idle": 20,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    keywords = {**keywords, **defaults}
+    connect = functools.partial(psycopg2.connect, *arguments, **keywords)
+    try:
+        _prepare(connect)
+        # Optuna formats the URL it is given as a template (a brace breaks it) and keeps it with the password.
+        # It gets one without either; the connections come from `connect`.
+        backend = PatientStorage(
+            f"{DRIVER}://",
+            engine_kwargs={
+                "creator": connect,
+                "pool_pre_ping": True,
+                "pool_size": 2,
+                "max_overflow": 6,
+                "pool_recycle": 1800,
+            },
+            skip_table_creation=True,
+        )
+    except psycopg2.OperationalError as error:
+        raise _unreachable(error, address, url) from None
+    except DBAPIError as error:
+        raise _unreachable(error.orig or error, address, url) from None
+    except RuntimeError as error:  # another Optuna's schema
+        raise StorageError(
+            str(error).split(". ")[0], where=address, mend="Run optuna storage upgrade"
+        ) from error
+    return Storage(engine=backend.engine, optuna=backend, address=address)
+
+
+def _prepare(connect: functools.partial[psycopg2.extensions.connection]) -> None:
+    """Create Optuna's tables and ours; processes that start at once do it one after another."""
+    from optuna.storages._rdb import models
+    from sqlalchemy import NullPool, create_engine
+
+    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+        models.BaseModel.metadata.create_all(connection)
+        connection.execute(CreateSchema(tables.SCHEMA, if_not_exists=True))
+        tables.metadata.create_all(connection)
+    with engine.begin() as connection:
+        # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+        first = RDBStorage(
+            f"{DRIVER}://",
+            engine_kwargs={"creator": connect, "poolclass": NullPool},
+            skip_table_creation=True,
+        )
+        first.remove_session()
+
+
+def _unreachable(error: BaseException, address: str, url: URL) -> StorageError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if url.password:
+        first = first.replace(str(url.password), "***")
+    return StorageError(
+        f"the database cannot be used: {first}",
+        where=address,
+        mend="Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE",
+    )

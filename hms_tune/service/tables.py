@@ -1,0 +1,120 @@
+"""What the fleet remembers beside Optuna's own tables, in a schema of its own.
+
+studies     what people want of a study: its budget, and whether it runs
+workers     who is at work
+lineages    one row per trial: the unit of the budget. A trial that loses its worker keeps its row
+leases      one row per attempt: which slot runs it, until when. Its number is the fencing token
+
+Every time is the database's.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    DateTime,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+
+SCHEMA = "hms_tune"
+metadata = MetaData(schema=SCHEMA)
+
+_now = text("clock_timestamp()")
+
+studies = Table(
+    "studies",
+    metadata,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False, server_default="running"),
+    Column("budget_trials", Integer),
+    Column("budget_hours", Double),
+    Column("slots_started", Integer, nullable=False, server_default="0"),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("started_at", DateTime(timezone=True)),
+    CheckConstraint("state IN ('running', 'paused', 'stopped')", name="study_state"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column(
+        "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", BigInteger),
+    Column("machine", Text),
+    Column("version", Text, nullable=False),
+    Column("devices", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("last_seen", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("stopped_at", DateTime(timezone=True)),
+)
+
+lineages = Table(
+    "lineages",
+    metadata,
+    Column("lineage_id", BigInteger, primary_key=True),
+    Column(
+        "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("state", Text, nullable=False),
+    Column("losses", Integer, nullable=False, server_default="0"),
+    Column("first_number", Integer),
+    Column("last_trial_id", Integer),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("ended_at", DateTime(timezone=True)),
+    CheckConstraint("state IN ('claimed', 'waiting', 'ended')", name="lineage_state"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("lease_id", BigInteger, primary_key=True),
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False),
+    Column("lineage_id", BigInteger, ForeignKey(lineages.c.lineage_id, ondelete="CASCADE"), nullable=False),
+    Column("worker_id", Text, nullable=False),
+    Column("slot", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", BigInteger),
+    Column("machine", Text),
+    Column("trial_id", Integer),
+    Column("number", Integer),
+    Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Column("outcome", Text),
+)
+
+# However a claim and a recovery interleave, the database itself lets no trial have two live attempts and no
+# attempt two leases.
+Index("one_live_lease", leases.c.lineage_id, unique=True, postgresql_where=leases.c.ended_at.is_(None))
+Index("one_lease_per_attempt", leases.c.trial_id, unique=True)
+Index("live_leases", leases.c.study_id, postgresql_where=leases.c.ended_at.is_(None))
+
+
+def now() -> ColumnElement[object]:
+    """The database's clock at this statement (``now()`` would be that of the transaction's begin)."""
+    return func.clock_timestamp()
+
+
+def seconds_from_now(seconds: float) -> ColumnElement[object]:
+    """A time by the database's clock."""
+    return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)

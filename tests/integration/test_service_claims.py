@@ -1,0 +1,367 @@
+"""The budget, leases and recovery, each against a real PostgreSQL and real Optuna tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import func, select, text, update
+
+from hms_tune.errors import LeaseLostError, UnknownStudyError
+from hms_tune.service import recovery
+from hms_tune.service.attempts import Attempt, Result, ask, bind, release, tell
+from hms_tune.service.budget import Refusal, claim, next_ordinal, register_study
+from hms_tune.service.leases import Holder, Lease, LeaseKeeper
+from hms_tune.service.machine import ProcessIdentity, this_process
+from hms_tune.service.recovery import MOST_LOSSES, recover
+from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.studies import status
+from hms_tune.service.tables import leases, lineages
+
+GONE = ProcessIdentity(host="elsewhere", pid=1, started=1, machine="another-boot:1")
+ME = this_process()
+
+
+def holder(worker: str = "worker", process: ProcessIdentity = ME) -> Holder:
+    return Holder(worker_id=worker, slot="cpu", process=process)
+
+
+@pytest.fixture
+def study(storage: Storage, study_name: str) -> optuna.Study:
+    return optuna.create_study(
+        study_name=study_name, storage=storage.optuna, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+
+
+def register(
+    storage: Storage, study: optuna.Study, trials: int | None = 10, hours: float | None = None
+) -> int:
+    return register_study(storage, study.study_name, trials=trials, hours=hours)
+
+
+def claimed(
+    storage: Storage, study_id: int, *, process: ProcessIdentity = ME, lease_s: float = 60.0
+) -> Lease:
+    lease = claim(storage, study_id, holder(process=process), lease_s=lease_s)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def asked(storage: Storage, study: optuna.Study, study_id: int, **keywords: object) -> Attempt:
+    return ask(storage, study, claimed(storage, study_id, **keywords))  # type: ignore[arg-type]
+
+
+def drawn(attempt: Attempt) -> float:
+    """Draw the attempt's values as a slot does, with the mark that says they are whole."""
+    value = attempt.trial.suggest_float("x", 0.0, 1.0)
+    attempt.trial.set_user_attr("config_hash", "whole")
+    return value
+
+
+def expire(storage: Storage, lease: Lease) -> None:
+    with storage.engine.begin() as connection:
+        connection.execute(
+            update(leases)
+            .where(leases.c.lease_id == lease.lease_id)
+            .values(expires_at=func.clock_timestamp() - text("interval '1 second'"))
+        )
+
+
+def lineage_row(storage: Storage, lease: Lease) -> tuple[str, str | None, int]:
+    with storage.engine.connect() as connection:
+        row = connection.execute(
+            select(lineages.c.state, lineages.c.outcome, lineages.c.losses).where(
+                lineages.c.lineage_id == lease.lineage_id
+            )
+        ).one()
+    return row.state, row.outcome, row.losses
+
+
+def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
+    database_url: str, storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=20)
+
+    def work(worker: int) -> list[int]:
+        mine = open_storage(database_url)
+        own = optuna.load_study(study_name=study.study_name, storage=mine.optuna)
+        numbers = []
+        while isinstance(lease := claim(mine, study_id, holder(f"w{worker}"), lease_s=60.0), Lease):
+            attempt = ask(mine, own, lease)
+            numbers.append(attempt.number)
+            tell(mine, own, attempt, Result("complete", value=1.0))
+        mine.close()
+        return numbers
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [number for mine in pool.map(work, range(8)) for number in mine]
+    assert sorted(numbers) == list(range(20))
+    assert status(storage, study.study_name).trials["complete"] == 20
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
+
+
+def test_a_worker_claims_no_more_than_it_was_asked_to(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study)
+    for _ in range(2):
+        assert isinstance(claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2), Lease)
+    assert claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2) is Refusal.WORKER_DONE
+    assert isinstance(claim(storage, study_id, holder("two"), lease_s=60.0, worker_most=2), Lease)
+
+
+def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
+    tell(storage, study, attempt, Result("complete", value=0.5))
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
+    register(storage, study, trials=5, hours=1e-9)
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_HOURS
+
+
+def test_a_handed_back_trial_continues_with_its_values_and_costs_no_budget(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    first = asked(storage, study, study_id)
+    value = drawn(first)
+    for _ in range(MOST_LOSSES + 1):
+        tell(storage, study, first, Result("handed_back", reason="handed back"))
+        second = asked(storage, study, study_id)
+        assert drawn(second) == value
+        assert (second.lineage, second.number) == (0, first.number + 1)
+        first = second
+    tell(storage, study, first, Result("complete", value=0.25))
+    assert status(storage, study.study_name).units["complete"] == 1
+    assert study.best_value == 0.25
+
+
+def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
+    database_url: str, storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    value = drawn(attempt)
+    assert recover(storage, study_id, ME) == ()
+    expire(storage, attempt.lease)
+    (recovered,) = recover(storage, study_id, ME)
+    assert (recovered.number, recovered.result.ending) == (0, "lost")
+    assert recover(storage, study_id, ME) == ()
+
+    with pytest.raises(LeaseLostError):
+        tell(storage, study, attempt, Result("complete", value=0.0))
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        attempt.trial.report(0.1, 1)
+    frozen = study.trials[0]
+    assert (frozen.state, frozen.user_attrs["reason"]) == (TrialState.FAIL, "lease lost")
+
+    successor = asked(storage, study, study_id)
+    assert drawn(successor) == value
+    assert successor.trial.user_attrs["continues"] == 0
+    assert tell(storage, study, successor, Result("complete", value=0.5)).value == 0.5
+    assert Counter(trial.state for trial in study.trials) == {TrialState.FAIL: 1, TrialState.COMPLETE: 1}
+
+
+def test_a_dead_process_of_this_machine_is_recovered_before_its_lease_expires(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study)
+    dead = dataclasses.replace(ME, started=(ME.started or 0) - 1)
+    lease = claimed(storage, study_id, process=dead)
+    claimed(storage, study_id, process=GONE)  # another machine: only time tells
+    assert [recovered.lease for recovered in recover(storage, study_id, ME)] == [lease]
+
+
+def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    for loss in range(1, MOST_LOSSES + 1):
+        attempt = asked(storage, study, study_id)
+        expire(storage, attempt.lease)
+        (recovered,) = recover(storage, study_id, ME)
+        assert recovered.set_aside == (loss == MOST_LOSSES)
+    assert lineage_row(storage, attempt.lease) == ("ended", "failed", 3)
+    assert study.trials[2].user_attrs["reason"] == "set aside: 3 workers were lost with it"
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
+
+
+def test_dying_between_the_claim_and_the_trial_loses_no_budget(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study, trials=1)
+    expire(storage, claimed(storage, study_id))
+    recover(storage, study_id, ME)
+    attempt = asked(storage, study, study_id)
+    assert attempt.number == 0
+    assert study.trials[0].state == TrialState.RUNNING
+
+
+def test_dying_between_the_trial_and_its_binding_leaves_no_running_orphan(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    with storage.engine.begin() as connection:  # as if the transaction that binds had never been committed
+        connection.execute(
+            update(leases).values(trial_id=None, number=None).where(leases.c.study_id == study_id)
+        )
+        connection.execute(
+            update(lineages)
+            .values(last_trial_id=None, first_number=None)
+            .where(lineages.c.study_id == study_id)
+        )
+    expire(storage, attempt.lease)
+    (recovered,) = recover(storage, study_id, ME)
+    assert recovered.number == 0
+    assert study.trials[0].state == TrialState.FAIL
+    assert asked(storage, study, study_id).lineage == 0
+
+
+def test_dying_between_optunas_result_and_ours_keeps_the_result(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    study.tell(attempt.trial, 0.125)
+    expire(storage, attempt.lease)
+    (recovered,) = recover(storage, study_id, ME)
+    assert recovered.result == Result("complete", value=0.125)
+    assert lineage_row(storage, attempt.lease) == ("ended", "complete", 0)
+    assert len(study.trials) == 1
+
+
+def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    expire(storage, attempt.lease)
+
+    with storage.study_lock(study_id) as connection:
+        assert connection is not None
+        (row,) = recovery._orphaned(connection, study_id, ME)
+        recovery._recover_one(storage, connection, row)
+        connection.rollback()  # what the server does when a process dies
+    assert study.trials[0].state == TrialState.FAIL
+    assert lineage_row(storage, attempt.lease) == ("claimed", None, 0)
+    recover(storage, study_id, ME)
+    assert lineage_row(storage, attempt.lease) == ("waiting", None, 1)
+    assert asked(storage, study, study_id).lineage == 0
+
+
+def test_a_trial_that_a_person_failed_in_the_dashboard_ends_as_failed(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    storage.optuna.set_trial_state_values(attempt.trial_id, TrialState.FAIL)
+    told = tell(storage, study, attempt, Result("complete", value=0.5))
+    assert told == Result("failed", reason="ended by a person in the dashboard")
+    assert lineage_row(storage, attempt.lease) == ("ended", "failed", 0)
+
+
+def test_a_result_that_was_told_twice_after_an_outage_stands_once(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    attempt = asked(storage, study, study_id)
+    study.tell(attempt.trial, 0.75)  # the first time, of which the answer was lost
+    assert tell(storage, study, attempt, Result("complete", value=0.75)) == Result("complete", value=0.75)
+
+
+def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    lease = claimed(storage, study_id)
+    first = ask(storage, study, lease)
+    again = ask(storage, study, lease, again=True)
+    assert (again.number, len(study.trials)) == (first.number, 1)
+
+
+def test_an_enqueued_trial_is_taken_first_and_by_one_slot(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study, trials=2)
+    study.enqueue_trial({"x": 0.5})
+    assert drawn(asked(storage, study, study_id)) == 0.5
+    assert drawn(asked(storage, study, study_id)) != 0.5
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
+
+
+def test_a_lost_enqueued_trial_keeps_the_values_it_was_given(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study, trials=1)
+    study.enqueue_trial({"x": 0.5})
+    attempt = asked(storage, study, study_id)  # dies before it reads its values
+    expire(storage, attempt.lease)
+    recover(storage, study_id, ME)
+    assert drawn(asked(storage, study, study_id)) == 0.5
+
+
+def test_a_released_claim_is_taken_again(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study, trials=1)
+    lease = claimed(storage, study_id)
+    release(storage, lease)
+    assert claimed(storage, study_id).lineage_id == lease.lineage_id
+
+
+def test_the_keeper_renews_through_expiry_and_sees_the_loss(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study)
+    attempt = asked(storage, study, study_id)
+    with LeaseKeeper(storage, attempt.lease, lease_s=60.0, every_s=0.02) as keeper:
+        expire(storage, attempt.lease)
+        for _ in range(500):
+            if not _expired(storage, attempt.lease):
+                break
+            threading.Event().wait(0.01)
+        assert recover(storage, study_id, ME) == ()
+        assert keeper.desired(fresh_s=0.0) == "running"
+        keeper.check()
+        with storage.engine.begin() as connection:
+            connection.execute(
+                update(leases)
+                .where(leases.c.lease_id == attempt.lease.lease_id)
+                .values(ended_at=func.clock_timestamp(), outcome="lost")
+            )
+        keeper.desired(fresh_s=0.0)
+        with pytest.raises(LeaseLostError):
+            keeper.check()
+
+
+def _expired(storage: Storage, lease: Lease) -> bool:
+    with storage.engine.connect() as connection:
+        expired = connection.execute(
+            select(leases.c.expires_at < func.clock_timestamp()).where(leases.c.lease_id == lease.lease_id)
+        ).scalar_one()
+    return bool(expired)
+
+
+def test_a_deleted_study_is_named(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study)
+    lease = claimed(storage, study_id)
+    optuna.delete_study(study_name=study.study_name, storage=storage.optuna)
+    with pytest.raises(UnknownStudyError, match="deleted"):
+        ask(storage, study, lease)
+
+
+def test_each_slot_that_joins_gets_the_next_ordinal(storage: Storage, study: optuna.Study) -> None:
+    study_id = register(storage, study)
+    assert [next_ordinal(storage, study_id) for _ in range(3)] == [0, 1, 2]
+
+
+def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.Study) -> None:
+    import sqlalchemy.exc
+
+    from hms_tune.service.leases import grant
+
+    study_id = register(storage, study)
+    lease = claimed(storage, study_id)
+    with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
+        grant(connection, study_id, lease.lineage_id, holder(), lease_s=60.0)
+    attempt = ask(storage, study, lease)
+    other = claimed(storage, study_id)
+    with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
+        bind(connection, other, attempt.trial_id, attempt.number)
