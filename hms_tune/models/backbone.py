@@ -61,10 +61,11 @@ def check_backbone(backbone: str) -> None:
 def traits(backbone: str) -> BackboneTraits:
     """What a backbone takes, found by building it without weights."""
     skeleton = make_skeleton(backbone)
-    config = getattr(skeleton, "pretrained_cfg", None) or {}
+    config: Any = getattr(skeleton, "pretrained_cfg", None) or {}
+    own_size = tuple((config.get("input_size") or (3, 224, 224))[1:])
     return BackboneTraits(
         drop_path=_accepts(backbone, drop_path_rate=0.1),
-        fixed_size=bool(config.get("fixed_input_size")) and _accepts(backbone, img_size=(128, 256)),
+        fixed_size=bool(config.get("fixed_input_size")) and _accepts(backbone, img_size=own_size),
     )
 
 
@@ -115,7 +116,7 @@ def make_backbone(backbone: str, *, weights: Path | None = None, **arguments: An
         )
     except AssertionError as error:
         raise ModelError(
-            f"backbone {backbone} cannot be built here ({error})",
+            f"backbone {backbone} cannot be built like this ({str(error) or 'an assertion failed'})",
             where="model.backbone",
             mend="Choose one that returns a feature map, as the resnet and efficientnet families do.",
         ) from error

@@ -47,7 +47,7 @@ def layer_groups(backbone: str) -> list[LayerGroup]:
     Raises
     ------
     ModelError
-        If timm does not know the backbone or cannot divide it into layers.
+        If timm does not know the backbone or cannot build it.
     """
     check_backbone(backbone)
     return list(_layer_groups(backbone))
@@ -55,15 +55,20 @@ def layer_groups(backbone: str) -> list[LayerGroup]:
 
 @lru_cache(maxsize=64)
 def _layer_groups(backbone: str) -> tuple[LayerGroup, ...]:
-    return tuple(divide(make_skeleton(backbone), backbone))
+    return tuple(divide(make_skeleton(backbone)))
 
 
-def divide(backbone: nn.Module, name: str) -> list[LayerGroup]:
-    """Divide a built backbone into its layer groups, from the input side."""
+def divide(backbone: nn.Module) -> list[LayerGroup]:
+    """Divide a built backbone into its layer groups, from the input side.
+
+    The few backbones that timm does not divide are one group.
+    """
     matcher = getattr(backbone, "group_matcher", None)
-    if matcher is None:
-        raise ModelError(f"timm does not divide {name} into layers", mend="Leave frozen_layers out.")
-    group_of: dict[str, int] = group_parameters(backbone, matcher(coarse=False), reverse=True)
+    group_of: dict[str, int] = (
+        dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
+        if matcher is None
+        else group_parameters(backbone, matcher(coarse=False), reverse=True)
+    )
     owned = dict(_owned_modules(backbone, group_of))
     groups = []
     for number in sorted(set(group_of.values())):

@@ -137,7 +137,7 @@ def build_network(
         backbone = make_backbone(config.backbone, **arguments)
         if config.pretrained:
             load_weights(backbone, Path(config.pretrained))
-    groups = divide(backbone, config.backbone)
+    groups = divide(backbone)
     frozen = freeze(backbone, groups[: frozen_count(config, len(groups))])
     width: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     head = Head(config, width=int(width), n_classes=n_classes)

@@ -88,8 +88,14 @@ def test_stochastic_depth_is_refused_where_there_is_none() -> None:
 
 
 def test_a_backbone_without_feature_map_is_refused() -> None:
-    with pytest.raises(ModelError, match="crossvit_9_240 cannot be built here"):
+    with pytest.raises(ModelError, match="crossvit_9_240 cannot be built like this"):
         build_network(ModelConfig(backbone="crossvit_9_240", pretrained=False), channels=1)
+
+
+def test_a_backbone_that_timm_does_not_divide_is_one_group() -> None:
+    groups = layer_groups("pit_ti_224")
+    assert [group.number for group in groups] == [0]
+    assert groups[0].parameters == 4_590_272
 
 
 def test_the_command_lists_layers_with_parameters_and_shares() -> None:
