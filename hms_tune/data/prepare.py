@@ -10,59 +10,32 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hms_tune.data.defects import refuse
-from hms_tune.data.journal import Journal, Written, append, key_of
+from hms_tune.data.journal import Journal, key_of
 from hms_tune.data.labels import Split
 from hms_tune.data.layout import SPLITS, Competition
 from hms_tune.data.locking import exclusive
-from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.parallel import available_cores
 from hms_tune.data.schema import EEG_COLUMNS, TEST_COLUMNS, TRAIN_COLUMNS, Column
-from hms_tune.data.signal_files import (
-    SignalFile,
-    check_footer,
-    list_signal_files,
-    missing_files,
-    read_signal,
-)
+from hms_tune.data.signal_files import SignalFile, check_footer, list_signal_files, missing_files
 from hms_tune.data.store import ARRAYS, FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
+from hms_tune.data.writing import Place, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
 
-Progress = Callable[[int, int], None]
 Tables = dict[Split, pd.DataFrame]
 
 _COLUMNS: dict[Split, tuple[Column, ...]] = {"train": TRAIN_COLUMNS, "test": TEST_COLUMNS}
 
 _SPARE_BYTES = 64 * 2**20
 """Room left free beside the store, for its indexes and for whoever else writes to the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in its array a file goes: ``rows`` rows from row ``start``."""
-
-    file: SignalFile
-    start: int
-    rows: int
-
-    @property
-    def bytes(self) -> int:
-        """Size of its slice."""
-        return self.rows * ARRAYS[self.file.kind][1] * 2
-
-    @property
-    def offset(self) -> int:
-        """First byte of its slice."""
-        return self.start * ARRAYS[self.file.kind][1] * 2
 
 
 def prepare(
@@ -191,7 +164,7 @@ def _build(
         partial.mkdir()
         journal = Journal(partial / "journal.jsonl", source)
     try:
-        _write_signals(partial, places, journal, jobs=jobs, progress=progress)
+        write_signals(partial, places, journal, jobs=jobs, progress=progress)
         _write_indexes(partial, places, journal)
         for split, columns in _COLUMNS.items():
             table = tables[split] if split in tables else _no_rows(columns)
@@ -216,61 +189,6 @@ def _refuse_full_disk(target: Path, needed: int) -> None:
             where=target,
             mend="Free some room, or name another disk with --store.",
         )
-
-
-def _write_signals(
-    partial: Path, places: Sequence[Place], journal: Journal, *, jobs: int, progress: Progress | None
-) -> None:
-    handles = {
-        kind: os.open(partial / name, os.O_RDWR | os.O_CREAT, 0o644) for kind, (name, _) in ARRAYS.items()
-    }
-    try:
-        for kind, handle in handles.items():
-            os.ftruncate(handle, sum(place.bytes for place in places if place.file.kind == kind))
-        before = dict(journal.finished)
-
-        def store(place: Place) -> Written:
-            return _store_file(handles[place.file.kind], place, before.get(key_of(place.file)))
-
-        with journal.appending() as stream:
-            for done, (_, written) in enumerate(unordered(store, places, jobs=jobs), start=1):
-                if before.get(written.key) != written:
-                    journal.finished[written.key] = written
-                    append(stream, written)
-                if progress is not None:
-                    progress(done, len(places))
-        for handle in handles.values():
-            os.fsync(handle)
-    finally:
-        for handle in handles.values():
-            os.close(handle)
-
-
-def _store_file(handle: int, place: Place, before: Written | None) -> Written:
-    """Decode one file into its slice, unless an earlier run did and the slice is still sound."""
-    if before is not None and zlib.crc32(os.pread(handle, place.bytes, place.offset)) == before.checksum:
-        return before
-    signal, defects = read_signal(place.file)
-    refuse(defects)
-    if len(signal.values) != place.rows:
-        what = f"the file changed while it was read: {len(signal.values)} rows instead of {place.rows}"
-        raise DataError(what, where=place.file.path, mend="Run `hms-tune data prepare` again.")
-    _write_at(handle, signal.buffer, place.offset)
-    return Written(
-        kind=place.file.kind,
-        split=place.file.split,
-        identifier=place.file.identifier,
-        checksum=zlib.crc32(signal.buffer),
-        clipped=signal.clipped,
-        centre=tuple(signal.centre.tolist()),
-    )
-
-
-def _write_at(handle: int, content: memoryview, offset: int) -> None:
-    """Write all of it; unlike a store through a mapping, a full disk is an error here and not a crash."""
-    while content:
-        count = os.pwrite(handle, content, offset)
-        content, offset = content[count:], offset + count
 
 
 def _write_indexes(partial: Path, places: Sequence[Place], journal: Journal) -> None:

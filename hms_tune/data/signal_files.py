@@ -194,7 +194,7 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
     logarithm, kept within 2⁻⁸ (0.4 % of the power) for powers up to e¹⁶.
     """
     try:
-        with pq.ParquetFile(file.path) as parquet:
+        with pq.ParquetFile(file.path, pre_buffer=True) as parquet:
             table = parquet.read(columns=list(file.columns), use_threads=False).select(file.columns)
     except _READ_ERRORS as error:
         return _nothing(file), [_unreadable(file, error)]
@@ -214,16 +214,23 @@ def _matrix(table: pa.Table) -> NDArray[np.float32]:
 
 
 def _centred(values: NDArray[np.float32]) -> Signal:
-    absent = np.isnan(values)
-    if absent.any():
-        finite = (channel[~gap] for channel, gap in zip(values, absent, strict=True))
-        centre = np.array([np.median(part) if part.size else 0.0 for part in finite], dtype=np.float32)
-    else:
-        centre = np.median(values, axis=1).astype(np.float32)
+    centre = _medians(values)
     values -= centre[:, np.newaxis]
     clipped = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
     np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
     return Signal(np.ascontiguousarray(values.astype(np.float16).T), centre, clipped)
+
+
+def _medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Median of each channel's finite samples, 0 where it has none."""
+    absent = np.isnan(values)
+    gap = absent.all(axis=0)  # gaps span all channels in the competition's files
+    if gap.any():
+        values, absent = values[:, ~gap], absent[:, ~gap]
+    if values.shape[1] and not absent.any():
+        return np.median(values, axis=1).astype(np.float32)
+    finite = (channel[~missing] for channel, missing in zip(values, absent, strict=True))
+    return np.array([np.median(part) if part.size else 0.0 for part in finite], dtype=np.float32)
 
 
 def _log_power(values: NDArray[np.float32]) -> Signal:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hms_tune.data import prepare as prepare_module
+from hms_tune.data import writing
 from hms_tune.data.labels import make_labels
 from hms_tune.data.prepare import prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
@@ -72,6 +72,24 @@ def test_stored_spectrogram_is_the_log_of_the_file(root: Path, store: Store) -> 
         np.testing.assert_allclose(stored, np.log(np.maximum(power, 1e-6)), atol=2.0**-8)
 
 
+def test_a_dead_channel_and_an_outlier_are_stored_and_counted(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", splits=("test",), test_recordings=1, spectrograms=False)
+    path = root / "test_eegs" / "3000.parquet"
+    table = pq.read_table(path)
+    spiky = table["Fp1"].to_numpy().copy()
+    spiky[5] = 1e6
+    dead = pa.nulls(10_000, pa.float32())
+    pq.write_table(table.set_column(0, "Fp1", pa.array(spiky)).set_column(19, "EKG", dead), path)
+    store = prepare(root)
+    assert store.eeg[5, 0] == 65_504
+    assert store.manifest.clipped_samples == store.recordings.loc[3000, "clipped"] == 1
+    assert np.isnan(store.eeg[:, 19]).all()
+    assert store.recordings.loc[3000, "centre_EKG"] == 0.0
+    assert np.isnan(store.eeg[:, :19]).any(axis=1).sum() == 50
+
+
 def test_manifest_counts_what_the_store_holds(store: Store) -> None:
     assert store.manifest.recordings == {"train": 6, "test": 2}
     assert store.manifest.spectrograms == {"train": 6, "test": 2}
@@ -95,7 +113,7 @@ def test_threads_do_not_change_a_byte(root: Path, store: Store, tmp_path: Path) 
     assert one.manifest.digest == store.manifest.digest
 
 
-@pytest.mark.parametrize(("killed_after", "jobs"), [(1, 1), (9, 1), (16, 1), (5, 3)])
+@pytest.mark.parametrize(("killed_after", "jobs"), [(1, 1), (16, 1), (5, 3)])
 def test_a_killed_run_is_continued_to_the_same_bytes(
     root: Path, tmp_path: Path, killed_after: int, jobs: int
 ) -> None:
@@ -118,9 +136,9 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
 
 
 def _counting_decodes(decoded: list[int], root: Path, target: Path) -> Store:
-    original = prepare_module.read_signal
+    original = writing.read_signal
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "read_signal", lambda file: decoded.append(1) or original(file))
+        patch.setattr(writing, "read_signal", lambda file: decoded.append(1) or original(file))
         return prepare(root, store=target, jobs=1)
 
 
@@ -250,7 +268,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(StoreError, match=r"the store takes 0\.\d\d GiB, the disk has 0\.00 GiB free"):
         prepare(root, store=tmp_path / "store")
     assert entries(tmp_path) == []
@@ -262,7 +280,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(
     def full(handle: int, content: bytes, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_module.os, "pwrite", full)
+    monkeypatch.setattr(writing.os, "pwrite", full)
     with pytest.raises(
         StoreError, match=r"cannot be written: No space left on device\. Name a writable place"
     ):
