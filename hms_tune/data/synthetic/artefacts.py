@@ -111,7 +111,7 @@ def _add_mains(eeg: NDArray[np.float32], rng: np.random.Generator) -> None:
     frequency = 60 + rng.normal(0, 0.02)
     sizes = level * rng.lognormal(0, 0.8, (len(eeg), 1))
     phase = 2 * np.pi * frequency * t + rng.uniform(0, 2 * np.pi)
-    eeg += (sizes * np.sin(phase)).astype(np.float32)
+    eeg += sizes.astype(np.float32) * np.sin(phase).astype(np.float32)
     eeg += rng.normal(0, 0.4, (len(eeg), 1)).astype(np.float32) * rng.standard_normal(
         eeg.shape, dtype=np.float32
     )

@@ -13,6 +13,7 @@ from hms_tune.data.synthetic.head import Head, direction
 from hms_tune.data.synthetic.spectrogram import bipolar_matrix
 
 _STATE_SECONDS = 20
+_LEFT, _RIGHT = slice(0, 8), slice(11, 19)  # electrodes; those of the midline lie between
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,13 @@ def render_background(
     length = scipy.fft.next_fast_len(n_times, real=True)
     frequencies = scipy.fft.rfftfreq(length, 1 / SFREQ)
     fields, spectra, arousal_gain = _sources(background, head, frequencies, rng)
-    coefficients = rng.standard_normal((2, *spectra.shape), dtype=np.float32)
-    coefficients *= spectra
-    courses = scipy.fft.irfft(coefficients[0] + 1j * coefficients[1], n=length, axis=1)[:, :n_times]
+    shape = (len(spectra), 2 * len(frequencies))
+    coefficients = rng.standard_normal(shape, dtype=np.float32).view(np.complex64) * spectra
+    courses = scipy.fft.irfft(coefficients, n=length, axis=1)[:, :n_times]
     courses *= _state(arousal_gain, n_times, rng)
     eeg = fields.astype(np.float32) @ courses
-    eeg[_left()] *= np.float32(2 ** (background.asymmetry / 2))
-    eeg[_right()] *= np.float32(2 ** (-background.asymmetry / 2))
+    eeg[_LEFT] *= np.float32(2 ** (background.asymmetry / 2))
+    eeg[_RIGHT] *= np.float32(2 ** (-background.asymmetry / 2))
     sample = bipolar_matrix() @ eeg[:, :: SFREQ // 20]
     eeg *= np.float32(background.amplitude / np.median(sample.std(axis=1)))
     return np.asarray(eeg)
@@ -127,11 +128,3 @@ def _state(arousal_gain: NDArray[np.float64], n_times: int, rng: np.random.Gener
     before = at.astype(np.int64)
     share = at - before
     return np.asarray(gains[:, before] * (1 - share) + gains[:, before + 1] * share)
-
-
-def _left() -> list[int]:
-    return [0, 1, 2, 3, 4, 5, 6, 7]
-
-
-def _right() -> list[int]:
-    return [11, 12, 13, 14, 15, 16, 17, 18]

@@ -117,6 +117,8 @@ def render_pattern(
     edge between two patterns.
     """
     strength = float(strengths(mixture)[pattern])
+    if strength == 0:
+        return np.zeros((len(head.electrodes), n_times), dtype=np.float32)
     if pattern == SEIZURE:
         fields, courses = _seizure(traits, head, n_times, rng)
     else:

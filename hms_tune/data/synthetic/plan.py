@@ -29,7 +29,7 @@ from hms_tune.data.synthetic.raters import (
 IDS, RATERS, PATIENT, PERSON, SIGNAL = range(5)
 
 _SAME_PATTERN = 0.7  # how often an EEG shows its patient's usual class
-_CHANGES = 0.12  # of EEGs with several windows: about a tenth of all EEGs change their votes
+_CHANGES = 0.18  # of EEGs with several windows: about a tenth of all EEGs change their votes
 _ANOTHER_RECORDING = 0.35  # chance that a stretch holds one more EEG
 _EEG_GAP, _STRETCH_GAP = 0.03, 0.22  # chances of a gap; 0.12 % of EEG cells and 2.4 % of frames in the end
 

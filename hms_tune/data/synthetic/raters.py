@@ -34,7 +34,7 @@ _CONFUSION = np.array(
 )
 
 # Shares of EEGs, and the range of the dominant class's share in each.
-_IDEALIZED, _BETWEEN, _PROTO = 0.45, 0.40, 0.09  # the rest are edge cases
+_IDEALIZED, _BETWEEN, _PROTO = 0.40, 0.44, 0.10  # the rest are edge cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def draw_mixture(dominant: int, rng: np.random.Generator) -> NDArray[np.float64]
     if kind < _IDEALIZED:
         share = rng.uniform(0.86, 0.97)
     elif kind < _IDEALIZED + _BETWEEN:
-        share = rng.uniform(0.55, 0.86)
+        share = rng.uniform(0.48, 0.86)
     else:
         share = rng.uniform(0.42, 0.55)
         proto = kind < _IDEALIZED + _BETWEEN + _PROTO and dominant != OTHER
