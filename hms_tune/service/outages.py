@@ -71,3 +71,10 @@ def through_outages(work: Callable[[], T], *, patience_s: float = PATIENCE_S) ->
 def _say(state: RetryCallState) -> None:
     if state.attempt_number == 3:
         _logger.warning("The database does not answer; trying again")
+
+
+def as_storage_error(error: Exception) -> StorageError | None:
+    """What a person is told of a database that went away; None if the error is of another kind."""
+    if not passes(error):
+        return None
+    return StorageError("the database went away", mend="Run the command again when it is back")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import optuna
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.search.check import trial_limit
 from hms_tune.search.reports import Reporter
-from hms_tune.search.space import grid_size, suggest
+from hms_tune.search.space import suggest
 from hms_tune.search.study_setup import create_or_load
 from hms_tune.service.budget import next_ordinal, register_study
 from hms_tune.service.slot import Search
@@ -29,7 +30,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     with storage.setup_lock():
         study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
         study_id = register_study(
-            storage, study_file.study, trials=budget_trials(study_file), hours=study_file.budget.hours
+            storage, study_file.study, trials=trial_limit(study_file), hours=study_file.budget.hours
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:
@@ -47,10 +48,3 @@ def join_search(storage: Storage, study_file: StudyFile) -> Search:
     """As :func:`open_search`, for a slot: its sampler's draws differ from those of every other slot."""
     study_id = open_search(storage, study_file).study_id
     return open_search(storage, study_file, ordinal=next_ordinal(storage, study_id))
-
-
-def budget_trials(study_file: StudyFile) -> int:
-    """Trials of a study: those of the budget, and no more than a grid has cells."""
-    if study_file.search.sampler == "grid":
-        return min(study_file.budget.trials, grid_size(study_file.space))
-    return study_file.budget.trials

@@ -1,0 +1,114 @@
+"""``hms-tune``: the commands, each loaded when it is called.
+
+Listing the commands must not import torch; a command's module is imported only to run it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import hms_tune
+from hms_tune.errors import HmsTuneError
+
+app = typer.Typer(
+    name="hms-tune",
+    help="Find the best hyperparameters for models that classify harmful brain activity in EEG.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# name: (module, attribute, help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "demo", "Show the whole product on this machine, from synthetic data to a submission."),
+    "data": ("data", "app", "Check, synthesize and prepare a competition folder."),
+    "study": ("study", "app", "Check, list, show, pause, resume, stop, fill and delete studies."),
+    "model": ("model", "app", "Backbones and their layers."),
+    "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
+    "status": ("status", "status", "Show how a study stands."),
+    "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
+    "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
+    "predict": ("export", "predict", "Predict a competition folder with a bundle."),
+    "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to mend it."),
+}
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hms-tune {hms_tune.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hms_tune_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find the best hyperparameters for models that classify harmful brain activity in EEG."""
+
+
+def _delegate(name: str, module: str, attribute: str, help_text: str) -> None:
+    """Add a command that hands all its arguments, ``--help`` too, to the one in its module."""
+
+    @app.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    )
+    def run(context: typer.Context) -> None:
+        target: Any = getattr(importlib.import_module(f"hms_tune.cli.{module}"), attribute)
+        loaded = target if isinstance(target, typer.Typer) else _single(target)
+        code = typer.main.get_command(loaded).main(
+            args=list(context.args), prog_name=f"hms-tune {name}", standalone_mode=False
+        )
+        if isinstance(code, int) and code:
+            raise typer.Exit(code)
+
+
+def _single(function: Callable[..., Any]) -> typer.Typer:
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command()(function)
+    return single
+
+
+for _name, (_module, _attribute, _help) in COMMANDS.items():
+    _delegate(_name, _module, _attribute, _help)
+
+
+def main() -> None:
+    """Run the command line. An error that is the user's to mend is one line, without a traceback."""
+    try:
+        app()
+    except HmsTuneError as error:
+        _fail(error)
+    except BrokenPipeError:  # the reader of a pipe has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        told = _of_the_database(error)
+        if told is None:
+            raise
+        _fail(told)
+
+
+def _of_the_database(error: Exception) -> HmsTuneError | None:
+    """The error of a database that went away in the middle of a command."""
+    if type(error).__module__.split(".")[0] not in ("sqlalchemy", "optuna", "psycopg2"):
+        return None
+    from hms_tune.service.outages import as_storage_error
+
+    return as_storage_error(error)
+
+
+def _fail(error: HmsTuneError) -> None:
+    text = " ".join(str(error).split())
+    typer.echo(f"error: {text}", err=True)
+    sys.exit(error.exit_code)

@@ -1,0 +1,76 @@
+"""Options that several commands share, and what they mean together with the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import StudyFile
+from hms_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hms_tune.service.storage import Storage
+
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="PostgreSQL; else HMS_TUNE_STORAGE, else the embedded server of this machine.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> Path:
+    """The competition folder: the option's, else the study file's, else the environment's.
+
+    Raises
+    ------
+    UsageError
+        If none names one.
+    """
+    root = given or study_file.data_root or settings.data
+    if root is None:
+        raise UsageError(
+            "no competition folder is named", mend="Give --data ROOT, set HMS_TUNE_DATA, or write data.root"
+        )
+    return root
+
+
+def artifacts_folder(settings: Settings) -> Path:
+    """Where checkpoints lie.
+
+    Raises
+    ------
+    UsageError
+        If HMS_TUNE_ARTIFACTS is not a folder's path.
+    """
+    if settings.artifacts is None:
+        return settings.home / "artifacts"
+    if "://" in settings.artifacts:
+        raise UsageError(
+            "only a folder can hold artifacts yet",
+            where="HMS_TUNE_ARTIFACTS",
+            mend="Name a folder that all machines of the fleet share",
+        )
+    return Path(settings.artifacts).expanduser()
+
+
+@contextmanager
+def opened(storage: str | None) -> Iterator[Storage]:
+    """The database a command works on."""
+    from hms_tune.service.storage import open_storage, resolve_address
+
+    settings = Settings.from_environment()
+    database = open_storage(resolve_address(storage or settings.storage, home=settings.home))
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,44 @@
+"""``hms-tune status``."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from hms_tune.cli import render
+from hms_tune.cli.options import JsonOption, StorageOption, opened
+from hms_tune.cli.study import study_name
+
+
+def status(
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="Name of a study, or its study file.")
+    ],
+    storage: StorageOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how a study stands: trials by state, the best, workers, speed, time left."""
+    from hms_tune.service import studies
+
+    name = study_name(study)
+    with opened(storage) as database:
+        first = studies.status(database, name)
+        if as_json:
+            typer.echo(render.as_json(first))
+            while watch:
+                time.sleep(every)
+                typer.echo(render.as_json(studies.status(database, name)))
+            return
+        console = render.out()
+        if not watch:
+            console.print(render.status_view(first))
+            return
+        with Live(render.status_view(first), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(every)
+                live.update(render.status_view(studies.status(database, name)), refresh=True)

@@ -1,0 +1,83 @@
+"""``hms-tune worker``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hms_tune.cli.options import StorageOption, artifacts_folder, data_root
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import load_study_file
+
+
+def worker(
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="Name of a study file, or the path of one.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="ROOT", help="Competition folder; else the study file's, else HMS_TUNE_DATA."
+        ),
+    ] = None,
+    storage: StorageOption = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto (every GPU, else the CPU), cpu, or cuda:0,cuda:1.")
+    ] = "auto",
+    slots_per_device: Annotated[
+        int, typer.Option("--slots-per-device", min=1, help="Trials at once on each device.")
+    ] = 1,
+    max_trials: Annotated[
+        int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
+    ] = None,
+) -> None:
+    """Run a study's trials until its budget is spent or this worker is stopped.
+
+    Any number of workers may run one study. At SIGTERM or Ctrl-C trials are handed back and continue
+    elsewhere; a second one ends at once.
+    """
+    from hms_tune.service.storage import resolve_address
+    from hms_tune.service.worker import Worker, WorkerOptions
+    from hms_tune.tracking.console import ConsoleObserver
+
+    settings = Settings.from_environment()
+    study_file = load_study_file(study, settings)
+    root = data_root(data, study_file, settings)
+    url = resolve_address(storage or settings.storage, home=settings.home)
+    console = Console(stderr=True)
+    log_to(console)
+    options = WorkerOptions(
+        study_file=study_file,
+        storage_url=url.render_as_string(hide_password=False),
+        data_root=root,
+        artifacts=artifacts_folder(settings),
+        tracking_folder=settings.home,
+        device=device,
+        slots_per_device=slots_per_device,
+        max_trials=max_trials,
+        lease_s=settings.lease_seconds,
+    )
+    Worker(options, ConsoleObserver(console)).run()
+
+
+def log_to(console: Console) -> None:
+    """Write the log where progress is drawn, so that neither spoils the other."""
+    handler = _ConsoleHandler(console)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("hms_tune").setLevel(logging.INFO)
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        prefix = "error: " if record.levelno > logging.WARNING else prefix
+        self._console.print(Text(f"{prefix}{record.getMessage()}"), soft_wrap=True)
