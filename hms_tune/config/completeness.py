@@ -27,7 +27,7 @@ from hms_tune.config.ranges import (
     resolve,
 )
 
-MOST_COMBINATIONS = 4096
+MOST_COMBINATIONS = 1024
 """A section with more combinations of ends and branches is sampled instead."""
 
 

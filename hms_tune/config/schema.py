@@ -81,7 +81,8 @@ def _widen(schema: Schema) -> Schema:
     about = {key: value for key, value in schema.items() if key in ("description", "default")}
     value = {key: part for key, part in schema.items() if key not in about}
     options = [*value["anyOf"]] if set(value) == {"anyOf"} else [value]
-    options += [_range(option) for option in options if option.get("type") in ("integer", "number")]
+    numbers = [option for option in options if option.get("type") in ("integer", "number")]
+    options += [_range(option) for option in numbers if "enum" not in option]
     choices = {
         "type": "object",
         "required": ["choices"],

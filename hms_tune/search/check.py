@@ -57,7 +57,7 @@ def trial_limit(study_file: StudyFile) -> int:
 
 
 def _check_models(study_file: StudyFile) -> None:
-    for config in set(_model_configs(study_file)):
+    for config in dict.fromkeys(_model_configs(study_file)):
         try:
             check_depth(config)
         except ModelError as error:

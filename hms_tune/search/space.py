@@ -13,6 +13,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from pydantic import ValidationError
 
 from hms_tune.config.located import Source, nearest, parse_yaml
 from hms_tune.config.ranges import (
@@ -38,7 +39,13 @@ LARGEST_GRID = 100_000
 
 
 def suggest(space: Group, trial: optuna.trial.BaseTrial) -> TrialConfig:
-    """Draw a trial configuration; a conditional parameter is asked for only where its branch was drawn."""
+    """Draw a trial configuration; a conditional parameter is asked for only where its branch was drawn.
+
+    Raises
+    ------
+    ConfigError
+        If the values drawn break a rule between several keys.
+    """
 
     def choose(name: str, node: Searched) -> Any:
         match node:
@@ -49,7 +56,17 @@ def suggest(space: Group, trial: optuna.trial.BaseTrial) -> TrialConfig:
             case Choices(branches):
                 return trial.suggest_categorical(name, [branch.label for branch in branches])
 
-    return TrialConfig.model_validate(resolve(space, choose))
+    return _complete(resolve(space, choose))
+
+
+def _complete(values: Any) -> TrialConfig:
+    try:
+        return TrialConfig.model_validate(values)
+    except ValidationError as error:
+        # Reading the study file tried the ends of all ranges; a rule broke between them.
+        found = error.errors()[0]
+        where = ".".join(map(str, found["loc"]))
+        raise ConfigError(f"the values drawn do not fit together: {found['msg']}", where=where) from error
 
 
 def config_of(space: Group, params: Mapping[str, Any]) -> TrialConfig:
@@ -61,7 +78,7 @@ def config_of(space: Group, params: Mapping[str, Any]) -> TrialConfig:
         If a parameter of the space is missing: the trial was drawn from another space.
     """
     try:
-        return TrialConfig.model_validate(resolve(space, lambda name, _: params[name]))
+        return _complete(resolve(space, lambda name, _: params[name]))
     except (KeyError, StopIteration) as error:
         raise ConfigError(f"the trial was drawn from another search space: {error} does not fit") from error
 

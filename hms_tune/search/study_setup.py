@@ -51,23 +51,30 @@ def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: 
             pruner=make_pruner(study_file),
             load_if_exists=True,
         )
-        attributes = study.user_attrs
-        if STUDY_FILE in attributes:
-            _check_same_search(study_file, stored_study_file(study))
-        elif study.direction != StudyDirection.MINIMIZE or study.get_trials(deepcopy=False):
-            raise StorageError(
-                f'a study "{study_file.study}" exists that hms-tune did not make',
-                where=study_file.source,
-                mend="Give the study file another name: study: …",
-            )
-        else:
-            study.set_metric_names([METRIC])
+        if STUDY_FILE not in study.user_attrs:
+            _adopt(study, study_file)
+    attributes = study.user_attrs
+    if STUDY_FILE in attributes:
+        _check_same_search(study_file, stored_study_file(study))
     stored = study_file.to_json()
     if attributes.get(STUDY_FILE) != stored:
         study.set_user_attr(STUDY_FILE, stored)
     if attributes.get(SPACE_HASH) != study_file.space_hash:
         study.set_user_attr(SPACE_HASH, study_file.space_hash)
     return study
+
+
+def _adopt(study: optuna.Study, study_file: StudyFile) -> None:
+    """Name the metric of a study that has no file yet, unless it is someone else's."""
+    empty = not study.get_trials(deepcopy=False)
+    # Read again: another worker may have stored its file and drawn a trial since.
+    if STUDY_FILE not in study.user_attrs and not (empty and study.direction == StudyDirection.MINIMIZE):
+        raise StorageError(
+            f'a study "{study_file.study}" exists that hms-tune did not make',
+            where=study_file.source,
+            mend="Give the study file another name: study: …",
+        )
+    study.set_metric_names([METRIC])
 
 
 def stored_study_file(study: optuna.Study) -> StudyFile:

@@ -1,0 +1,47 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hms_tune.config.settings import Settings
+from hms_tune.errors import UsageError
+
+
+def test_everything_has_a_default() -> None:
+    settings = Settings.from_environment({})
+    assert settings.storage is None
+    assert settings.home.name == "hms-tune"
+    assert settings.lease_seconds == 60.0
+
+
+def test_variables_are_read_and_empty_ones_count_as_unset() -> None:
+    settings = Settings.from_environment(
+        {
+            "HMS_TUNE_STORAGE": "postgresql://me:secret@db/hms",
+            "HMS_TUNE_HOME": "/srv/home",
+            "HMS_TUNE_STUDIES": "",
+            "HMS_TUNE_DATA": "/srv/data",
+            "HMS_TUNE_ARTIFACTS": "s3://bucket/hms",
+            "HMS_TUNE_LEASE_SECONDS": "15",
+        }
+    )
+    assert settings.home == Path("/srv/home")
+    assert settings.studies is None
+    assert settings.data == Path("/srv/data")
+    assert settings.artifacts == "s3://bucket/hms"
+    assert settings.lease_seconds == 15.0
+
+
+def test_the_password_is_not_shown() -> None:
+    settings = Settings.from_environment({"HMS_TUNE_STORAGE": "postgresql://me:secret@db/hms"})
+    assert settings.storage == "postgresql://me:secret@db/hms"
+    assert "secret" not in f"{settings} {settings!r}"
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "soon", "nan", "inf"])
+def test_an_impossible_lease_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="HMS_TUNE_LEASE_SECONDS"):
+        Settings.from_environment({"HMS_TUNE_LEASE_SECONDS": text})

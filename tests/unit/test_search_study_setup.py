@@ -1,0 +1,143 @@
+"""Starting and joining a study; checking it before."""
+
+from __future__ import annotations
+
+import json
+
+import optuna
+import pytest
+
+from hms_tune.cli.study_check import check
+from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
+from hms_tune.search.check import check_study, trial_limit
+from hms_tune.search.study_setup import SPACE_HASH, create_or_load, stored_study_file
+
+TEXT = """\
+study: example
+model:
+  backbone: {choices: [test_resnet, test_efficientnet]}
+  pretrained: false
+  frozen_layers: {low: 0, high: 4}
+training: {learning_rate: {low: 1e-4, high: 1e-2, log: true}}
+search: {pruner: median}
+budget: {trials: 10}
+"""
+
+
+def parse(text: str = TEXT) -> StudyFile:
+    return StudyFile.parse(text, "example.yaml")
+
+
+def test_the_first_worker_makes_the_study_and_others_join_it() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    study = create_or_load(storage, parse(), worker_seed=0)
+    assert study.metric_names == ["KL"]
+    assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    assert study.user_attrs[SPACE_HASH] == parse().space_hash
+    assert stored_study_file(study) == parse()
+    study.ask()
+    joined = create_or_load(storage, parse(), worker_seed=1)
+    assert len(joined.trials) == 1
+
+
+def test_budget_tracking_and_sampler_may_change_while_a_study_runs() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    create_or_load(storage, parse())
+    larger = parse(TEXT.replace("trials: 10", "trials: 20").replace("pruner: median", "sampler: random"))
+    study = create_or_load(storage, larger)
+    assert stored_study_file(study).budget.trials == 20
+
+
+def test_a_changed_space_is_refused_with_what_changed_and_how_to_go_on() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    create_or_load(storage, parse())
+    with pytest.raises(SpaceChangedError) as caught:
+        create_or_load(storage, parse(TEXT.replace("high: 1e-2", "high: 1e-1").replace("high: 4", "high: 3")))
+    message = str(caught.value)
+    assert "model.frozen_layers was 0 to 4 and is 0 to 3" in message
+    assert "training.learning_rate was 0.0001 to 0.01, log and is 0.0001 to 0.1, log" in message
+    assert "study: example-2" in message
+    study = optuna.load_study(study_name="example", storage=storage)
+    assert stored_study_file(study) == parse()
+
+
+def test_a_pruner_that_compares_whole_folds_cannot_replace_one_that_does_not() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    create_or_load(storage, parse())
+    with pytest.raises(SpaceChangedError, match=r"search\.pruner was median and is wilcoxon"):
+        create_or_load(storage, parse(TEXT.replace("median", "wilcoxon")))
+
+
+def test_a_study_of_someone_else_is_left_alone() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    other = optuna.create_study(study_name="example", storage=storage, direction="maximize")
+    with pytest.raises(StorageError, match="did not make"):
+        create_or_load(storage, parse())
+    assert other.user_attrs == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("high: 4}", "high: 9}", "layer groups, not 9. Choose 0 to "),
+        ("test_resnet,", "test_resnett,", "test_resnet"),
+        (
+            "pretrained: false",
+            "pretrained: {choices: [false, nowhere.safetensors]}",
+            "names no file: nowhere",
+        ),
+        ("pruner: median", "sampler: grid", "sampler grid: training.learning_rate is a continuous range"),
+    ],
+)
+def test_what_would_fail_in_a_trial_is_found_before_it(old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_study(parse(TEXT.replace(old, new)))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("example.yaml")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "note"),
+    [
+        ("{low: 1e-4, high: 1e-2, log: true}", "0.001", "the space has 10 configurations; 11 trials"),
+        (
+            "pruner: median",
+            "pruner: wilcoxon}\ndata: {folds: 3",
+            "the wilcoxon pruner never prunes: with 3 folds",
+        ),
+        ("pruner: median", "pruner: {name: median, startup_trials: 50}", "the median pruner starts after 50"),
+        ("pruner: median", "sampler: cma_es", "cma_es models 2 of 3 parameters"),
+    ],
+)
+def test_what_will_work_but_not_as_meant_is_noted(old: str, new: str, note: str) -> None:
+    result = check_study(parse(TEXT.replace(old, new).replace("trials: 10", "trials: 11")))
+    assert any(line.startswith(note) for line in result.notes), result.notes
+
+
+def test_a_grid_ends_the_budget() -> None:
+    study_file = load_study_file("grid")
+    assert check_study(study_file).cells == 24
+    assert trial_limit(study_file) == 24
+    assert trial_limit(parse()) == 10
+
+
+@pytest.mark.parametrize("name", ["effnet", "resnet", "grid", "random", "smoke"])
+def test_the_studies_that_come_along_can_start(name: str) -> None:
+    result = check_study(load_study_file(name))
+    assert result.parameters
+    assert result.notes == ()
+
+
+def test_study_check_shows_what_is_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    check("smoke", json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["study"] == "smoke"
+    assert shown["trials"] == 12
+    names = [item["name"] for item in shown["parameters"]]
+    assert "training.scheduler.plateau.patience" in names
+    check("smoke")
+    text = capsys.readouterr().out
+    assert "training.scheduler.plateau.patience" in text
+    assert "at most 12 trials of 3 folds × 5 epochs" in text
