@@ -67,7 +67,7 @@ class FoldTraining:
         self.batch_size = min(training.batch_size, len(train_rows))
         self.steps_per_epoch = len(train_rows) // self.batch_size
         torch.manual_seed(counter_seed(training.seed, "weights", fold))
-        network = build_network(config.model, channels=config.input.channels)
+        network = build_network(config.model, channels=config.input.channels, image=config.input.image)
         self.network: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = self.network.parameter_groups(
             learning_rate=training.learning_rate,
