@@ -60,11 +60,16 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class SlotSettings:
-    """``lease_s``: how long a lease lasts without renewal; ``poll_s``: how often an idle slot looks for work;
-    ``worker_most``: most trials of the worker, over all its slots."""
+    """How a slot keeps time.
+
+    ``lease_s``: how long a lease lasts without renewal; ``poll_s``: how often an idle slot looks for work;
+    ``look_s``: how old a running slot's knowledge of the study's wanted state may be; ``worker_most``: most
+    trials of the worker, over all its slots.
+    """
 
     lease_s: float = LEASE_S
     poll_s: float = 2.0
+    look_s: float = 2.0
     worker_most: int | None = None
 
 
@@ -72,6 +77,7 @@ class SlotSettings:
 class _Story:
     """What a running trial has told so far."""
 
+    trial: TrialInfo | None = None
     last: EpochEnded | None = None
     ended: CrossValidationEnded | None = None
     seconds: float = 0.0
@@ -200,34 +206,40 @@ class Slot:
             raise
 
     def _run_attempt(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
+        """Run an attempt from its values to its result, with observers told of both."""
         story = _Story()
-        trial: TrialInfo | None = None
+        try:
+            result = self._result(attempt, keeper, story)
+            result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
+        except LeaseLostError as error:
+            self._tell_observers(story, "handed_back", error.what)
+            raise
+        outcome: Outcome = "handed_back" if result.ending == "lost" else result.ending
+        self._tell_observers(story, outcome, result.reason)
+        if result.ending in ("complete", "pruned", "failed"):
+            through_outages(self._tidy)
+        return result
+
+    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: _Story) -> Result:
         try:
             config = self.search.suggest(attempt.trial)
-            trial = self._describe(attempt, config)
+            story.trial = self._describe(attempt, config)
             for observer in self.observers:
-                observer.trial_started(trial)
-            result = self._train_through(attempt, trial, keeper, story)
-        except LeaseLostError as error:
-            self._tell_observers(trial, "handed_back", story, str(error.what))
+                observer.trial_started(story.trial)
+            return self._train_through(attempt, story.trial, keeper, story)
+        except LeaseLostError:
             raise
         except StepCut:
-            result = Result("handed_back", reason="handed back: the worker was asked to stop")
+            return Result("handed_back", reason="handed back: the worker was asked to stop")
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
             keeper.desired(fresh_s=0.0)
             keeper.check()
-            result = Result("failed", reason="ended by a person in the dashboard")
+            return Result("failed", reason="ended by a person in the dashboard")
         except Exception as error:  # the boundary at which whatever a trial raises becomes its result
             if _is_of_the_storage(error):
                 raise
-            result = _failure(error, trial)
-        result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
-        outcome: Outcome = "handed_back" if result.ending == "lost" else result.ending
-        self._tell_observers(trial, outcome, story, result.reason)
-        if result.ending in ("complete", "pruned", "failed"):
-            through_outages(self._tidy)
-        return result
+            return _failure(error, story.trial)
 
     def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
         """Write what the trial is into Optuna, and say it to the observers."""
@@ -266,7 +278,7 @@ class Slot:
                 break
             if reporter.observe(event):
                 return Result("pruned", reason="pruned", attributes=_attributes(story))
-            wanted = keeper.desired()
+            wanted = keeper.desired(fresh_s=self.settings.look_s)
             keeper.check()
             if wanted != "running":
                 return Result("handed_back", reason=f"handed back: the study is {wanted}")
@@ -278,14 +290,12 @@ class Slot:
             raise NonFiniteLossError(f"the trial's KL is {story.ended.kl}")
         return Result("complete", value=story.ended.kl, attributes=_attributes(story))
 
-    def _tell_observers(
-        self, trial: TrialInfo | None, outcome: Outcome, story: _Story, reason: str | None
-    ) -> None:
-        if trial is None:
+    def _tell_observers(self, story: _Story, outcome: Outcome, reason: str | None) -> None:
+        if story.trial is None:
             return
         value = story.ended.kl if story.ended else story.last.estimate if story.last else None
         for observer in self.observers:
-            observer.trial_ended(trial, outcome, value, None if outcome == "complete" else reason)
+            observer.trial_ended(story.trial, outcome, value, None if outcome == "complete" else reason)
 
     def _count_failure(self, result: Result) -> None:
         if result.attributes.get("cause") == "hyperparameters":

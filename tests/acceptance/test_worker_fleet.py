@@ -1,0 +1,178 @@
+"""``hms-tune worker`` as a team runs it: several processes, one database, and some of them killed."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from hms_tune.service.embedded import start_embedded
+from hms_tune.service.storage import Storage, open_storage
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+ONE_TRIAL = """
+study: {name}
+data: {{folds: 2, holdout: 0.0}}
+input: {{kind: eeg_spectrogram, n_fft: 256, image: [32, 32], channels: 1}}
+model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
+training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
+search: {{sampler: random, pruner: none, seed: 3}}
+budget: {{trials: 1}}
+tracking: {{wandb: {{mode: off}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    """HMS_TUNE_HOME of a machine with an embedded server (pytest's own folders are closed to its user)."""
+    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(home: Path) -> Iterator[Storage]:
+    """The server that the workers of ``home`` share, joined by this process so that it stays up."""
+    opened = open_storage(start_embedded(home / "postgres"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def competition(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
+    """A tiny competition folder."""
+    return competition_writer(tmp_path_factory.mktemp("data") / "hms", patients=8, test_recordings=1)
+
+
+def environment(home: Path) -> dict[str, str]:
+    return os.environ | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``hms-tune worker`` in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hms_tune", "worker", *arguments],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def command(home: Path, *arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "hms_tune", *arguments],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_three_workers_run_a_budget_of_twelve_exactly_once(
+    home: Path, storage: Storage, competition: Path
+) -> None:
+    workers = [
+        start(home, "--study", str(STUDIES / "smoke.yaml"), "--data", str(competition)) for _ in range(3)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=600)
+        assert worker.returncode == 0, errors
+    trials = optuna.load_study(study_name="smoke", storage=storage.optuna).trials
+    counted = Counter(trial.state.name.lower() for trial in trials)
+    assert counted["complete"] + counted["pruned"] == 12
+    assert counted["pruned"] >= 1
+    assert len({trial.user_attrs["config_hash"] for trial in trials}) == 12
+    assert len({trial.user_attrs["lineage"] for trial in trials}) == 12
+    assert len({trial.user_attrs["lease"] for trial in trials}) == 12
+
+    status = command(home, "status", "--study", "smoke", "--json")
+    assert {state: number for state, number in status["trials"].items() if number} == dict(counted)
+    assert status["best"]["value"] == min(trial.value for trial in trials if trial.state.name == "COMPLETE")
+    assert (status["workers"], status["running"]) == ([], [])
+
+
+def wait_for(worker: subprocess.Popen[str], text: str) -> None:
+    """Read the worker's log up to a line with ``text``."""
+    assert worker.stderr is not None
+    read = []
+    for line in worker.stderr:
+        read.append(line)
+        if text in line:
+            return
+    pytest.fail(f"the worker ended before {text!r}: {''.join(read)}")
+
+
+def value_of(storage: Storage, name: str) -> float:
+    return optuna.load_study(study_name=name, storage=storage.optuna).best_value
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    home: Path, storage: Storage, competition: Path, tmp_path_factory: pytest.TempPathFactory
+) -> float:
+    """The KL of the trial when nothing happens to it."""
+    file = tmp_path_factory.mktemp("study") / "calm.yaml"
+    file.write_text(ONE_TRIAL.format(name="calm"))
+    worker = start(home, "--study", str(file), "--data", str(competition))
+    _, errors = worker.communicate(timeout=300)
+    assert worker.returncode == 0, errors
+    return value_of(storage, "calm")
+
+
+def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_one(
+    home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
+) -> None:
+    file = tmp_path / "killed.yaml"
+    file.write_text(ONE_TRIAL.format(name="killed"))
+    arguments = ("--study", str(file), "--data", str(competition))
+    victim = start(home, *arguments)
+    wait_for(victim, "fold 1/2  epoch 3/4")
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+
+    heir = start(home, *arguments)
+    _, errors = heir.communicate(timeout=300)
+    assert heir.returncode == 0, errors
+    assert "trial 1 (goes on from 0)" in errors
+    assert "fold 1/2  epoch 1/4" not in errors  # it did not begin again
+    assert value_of(storage, "killed") == undisturbed
+    lost, complete = command(home, "study", "show", "killed", "--json")
+    assert (lost["state"], lost["reason"]) == ("failed", "lease lost")
+    assert (complete["state"], complete["params"]) == ("complete", lost["params"])
+
+
+def test_a_worker_asked_to_stop_hands_its_trial_back_and_exits_0(
+    home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
+) -> None:
+    file = tmp_path / "stopped.yaml"
+    file.write_text(ONE_TRIAL.format(name="stopped"))
+    arguments = ("--study", str(file), "--data", str(competition))
+    first = start(home, *arguments)
+    wait_for(first, "fold 1/2  epoch 2/4")
+    first.terminate()
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 0, errors
+    assert "handed back" in errors
+
+    second = start(home, *arguments)
+    _, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors
+    assert value_of(storage, "stopped") == undisturbed
+    status = command(home, "status", "--study", str(file), "--json")
+    assert (status["units"]["complete"], status["trials"]["failed"]) == (1, 1)

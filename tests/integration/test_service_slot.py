@@ -1,0 +1,397 @@
+"""A slot against a real PostgreSQL, with a fake in the place of training."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import update
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import DataError, TrainingError
+from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.leases import Holder
+from hms_tune.service.machine import this_process
+from hms_tune.service.slot import Slot, SlotSettings
+from hms_tune.service.stopping import Stop
+from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.studies import enqueue, list_studies, set_state, show_trials, status
+from hms_tune.service.study import join_search
+from hms_tune.service.tables import leases, seconds_from_now
+from hms_tune.tracking.observer import Outcome, TrialInfo
+from hms_tune.training.events import (
+    CheckpointWritten,
+    CrossValidationEnded,
+    EpochEnded,
+    Event,
+    FoldEnded,
+    FoldStarted,
+    OutOfFold,
+)
+
+Train = Callable[[TrialConfig, Path], Iterator[Event]]
+FAST = SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0)
+
+STUDY = """
+study: {name}
+data: {{folds: 2}}
+training: {{epochs: 3, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
+model: {{backbone: test_resnet, pretrained: false}}
+search: {{sampler: {sampler}, pruner: {pruner}}}
+budget: {{trials: {trials}}}
+"""
+
+
+def study_file(name: str, *, trials: int = 4, sampler: str = "random", pruner: str = "none") -> StudyFile:
+    return StudyFile.parse(STUDY.format(name=name, trials=trials, sampler=sampler, pruner=pruner), "test")
+
+
+def score(config: TrialConfig) -> float:
+    """Any fixed function of the configuration."""
+    return 1.0 + config.training.learning_rate
+
+
+def epoch(fold: int, number: int, kl: float, *, replayed: bool = False) -> EpochEnded:
+    return EpochEnded(
+        fold=fold,
+        folds=2,
+        epoch=number,
+        epochs=3,
+        train_loss=kl,
+        kl=kl,
+        best_kl=kl,
+        estimate=kl,
+        learning_rate=1e-3,
+        images=10,
+        seconds=0.5,
+        replayed=replayed,
+    )
+
+
+def ending(kl: float) -> CrossValidationEnded:
+    nothing = np.zeros(0, dtype=np.int64)
+    floats = np.zeros((0, 6), dtype=np.float32)
+    out_of_fold = OutOfFold(
+        row=nothing,
+        eeg_id=nothing,
+        patient_id=nothing,
+        fold=nothing,
+        probabilities=floats,
+        targets=floats,
+        total_votes=nothing,
+    )
+    return CrossValidationEnded(
+        kl=kl,
+        kl_all_rows=kl,
+        kl_high_vote=float("nan"),
+        fold_kl=(kl, kl),
+        best_epochs=(1, 2),
+        out_of_fold=out_of_fold,
+    )
+
+
+def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
+    """Two folds of three epochs, with a checkpoint after each, that go on where they stopped."""
+    done = sorted(directory.glob("checkpoint-*"))
+    kl = score(config)
+    for fold in range(2):
+        yield FoldStarted(fold=fold, folds=2, epochs=3, train_rows=10, validation_rows=5)
+        for number in range(3):
+            checkpoint = directory / f"checkpoint-{fold}-{number}"
+            replayed = checkpoint in done
+            yield epoch(fold, number, kl + 0.1 * (3 - number), replayed=replayed)
+            if not replayed:
+                checkpoint.write_text(config.hash)
+                yield CheckpointWritten(path=checkpoint, fold=fold, epoch=number)
+        yield FoldEnded(
+            fold=fold, folds=2, kl=kl, kl_high_vote=kl, best_epoch=2, epochs_run=3, stopped_early=False
+        )
+    yield ending(kl)
+
+
+class Recorder:
+    """Keeps what it is told, and calls ``at_event`` with each event."""
+
+    def __init__(self, at_event: Callable[[TrialInfo, Event], None] = lambda trial, event: None) -> None:
+        self.started: list[TrialInfo] = []
+        self.events: list[Event] = []
+        self.ended: list[tuple[int, Outcome, float | None, str | None]] = []
+        self._at_event = at_event
+
+    def trial_started(self, trial: TrialInfo) -> None:
+        self.started.append(trial)
+
+    def event(self, trial: TrialInfo, event: Event) -> None:
+        self.events.append(event)
+        self._at_event(trial, event)
+
+    def trial_ended(
+        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+    ) -> None:
+        self.ended.append((trial.number, outcome, value, reason))
+
+    def close(self) -> None: ...
+
+
+def slot(
+    storage: Storage,
+    file: StudyFile,
+    folder: Path,
+    *,
+    train: Train = train,
+    recorder: Recorder | None = None,
+    stop: Stop | None = None,
+    settings: SlotSettings = FAST,
+    name: str = "cpu",
+) -> Slot:
+    return Slot(
+        storage,
+        join_search(storage, file),
+        Holder("worker", name, this_process()),
+        train=train,
+        artifacts=Artifacts(folder, file.study),
+        observers=[] if recorder is None else [recorder],
+        stop=stop,
+        settings=settings,
+    )
+
+
+def test_a_slot_runs_the_budget_and_writes_what_each_trial_was(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    recorder = Recorder()
+    assert slot(storage, study_file(study_name), tmp_path, recorder=recorder).run() == 4
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["complete"] * 4
+    first = trials[0]
+    assert first.value == 1.0 + first.params["training.learning_rate"]
+    assert first.attributes["fold_kl"] == [first.value, first.value]
+    assert first.attributes["best_epochs"] == [1, 2]
+    assert first.attributes["kl_high_vote"] is None
+    assert first.attributes["seconds"] == 3.0
+    assert TrialConfig.model_validate(first.attributes["config"]).hash == first.attributes["config_hash"]
+    assert first.reported == {1: first.value + 0.3, 2: first.value + 0.2, 3: first.value + 0.1} | {
+        4: first.value + 0.3,
+        5: first.value + 0.2,
+        6: first.value + 0.1,
+    }
+    assert [ended[:2] for ended in recorder.ended] == [(number, "complete") for number in range(4)]
+    assert Counter(type(event) for event in recorder.events)[EpochEnded] == 24
+
+
+def test_only_the_best_trials_checkpoints_are_kept(storage: Storage, study_name: str, tmp_path: Path) -> None:
+    slot(storage, study_file(study_name), tmp_path).run()
+    best = status(storage, study_name).best
+    assert best is not None
+    assert [path.name for path in (tmp_path / study_name).iterdir()] == [f"trial-{best.number}"]
+
+
+def test_three_slots_share_one_budget(
+    database_url: str, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=9)
+
+    def work(number: int) -> int:
+        own = open_storage(database_url)
+        try:
+            return slot(own, file, tmp_path, name=f"cpu-{number}").run()
+        finally:
+            own.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        assert sum(pool.map(work, range(3))) == 9
+    current = status(storage, study_name)
+    assert current.trials == {"complete": 9, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert current.units["complete"] == 9
+    values = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
+    assert len(set(values)) == 9
+    assert [summary.trials for summary in list_studies(storage) if summary.study == study_name] == [
+        current.trials
+    ]
+
+
+def test_a_grid_gives_each_cell_once_though_trials_are_handed_back_and_lost(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    text = STUDY.format(name=study_name, trials=50, sampler="grid", pruner="none").replace(
+        "{low: 1.0e-4, high: 1.0e-2, log: true}", "{choices: [0.001, 0.002, 0.003, 0.004]}"
+    )
+    file = StudyFile.parse(text, "test")
+    stop = Stop()
+
+    def interrupt(trial: TrialInfo, event: Event) -> None:
+        if trial.number == 1:
+            stop.request()
+
+    slot(storage, file, tmp_path, recorder=Recorder(interrupt), stop=stop).run()
+    assert slot(storage, file, tmp_path).run() == 3
+    complete = [trial for trial in show_trials(storage, study_name) if trial.state == "complete"]
+    assert sorted(trial.params["training.learning_rate"] for trial in complete) == [
+        0.001,
+        0.002,
+        0.003,
+        0.004,
+    ]
+    assert status(storage, study_name).budget_trials == 4
+
+
+def test_a_stopped_slot_hands_its_trial_back_and_the_next_goes_on_from_the_checkpoint(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+    stop = Stop()
+
+    def interrupt(_trial: TrialInfo, event: Event) -> None:
+        if isinstance(event, EpochEnded) and (event.fold, event.epoch) == (0, 1):
+            stop.request()
+
+    first = Recorder(interrupt)
+    assert slot(storage, file, tmp_path, recorder=first, stop=stop).run() == 0
+    assert first.ended[0][:2] == (0, "handed_back")
+    assert isinstance(first.events[-1], CheckpointWritten)  # the epoch was not thrown away
+
+    second = Recorder()
+    assert slot(storage, file, tmp_path, recorder=second).run() == 1
+    assert (second.started[0].number, second.started[0].lineage) == (1, 0)
+    assert second.started[0].config == first.started[0].config
+    replayed = [event for event in second.events if isinstance(event, EpochEnded) and event.replayed]
+    assert [(event.fold, event.epoch) for event in replayed] == [(0, 0), (0, 1)]
+    lost, complete = show_trials(storage, study_name)
+    assert (lost.state, lost.reason) == ("failed", "handed back: the worker was asked to stop")
+    assert (complete.value, complete.lineage) == (score(first.started[0].config), 0)
+    assert status(storage, study_name).units == {
+        "complete": 1,
+        "pruned": 0,
+        "failed": 0,
+        "claimed": 0,
+        "waiting": 0,
+    }
+
+
+@pytest.mark.parametrize("wanted", ["paused", "stopped"])
+def test_a_study_that_is_paused_or_stopped_takes_its_trial_back(
+    storage: Storage, study_name: str, tmp_path: Path, wanted: str
+) -> None:
+    file = study_file(study_name, trials=2)
+
+    def interrupt(_trial: TrialInfo, event: Event) -> None:
+        if isinstance(event, EpochEnded) and event.fold == 0 and event.epoch == 0:
+            set_state(storage, study_name, "paused" if wanted == "paused" else "stopped")
+
+    recorder = Recorder(interrupt)
+    waiting = threading.Event()
+
+    class Watched(Stop):
+        def wait(self, seconds: float) -> bool:
+            waiting.set()
+            return super().wait(seconds)
+
+    stop = Watched()
+    running = slot(storage, file, tmp_path, recorder=recorder, stop=stop)
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(running.run)
+        if wanted == "paused":
+            assert waiting.wait(20.0)
+            stop.request()
+        ended.result(timeout=20.0)
+    assert recorder.ended == [(0, "handed_back", recorder.ended[0][2], f"handed back: the study is {wanted}")]
+    current = status(storage, study_name)
+    assert (current.state, current.units["waiting"]) == (wanted, 1)
+    set_state(storage, study_name, "running")
+    assert slot(storage, file, tmp_path).run() == 2
+
+
+def test_pruned_trials_are_told_as_pruned(storage: Storage, study_name: str, tmp_path: Path) -> None:
+    pruner = "{name: median, startup_trials: 1, warmup_epochs: 0}"
+    slot(storage, study_file(study_name, trials=8, pruner=pruner), tmp_path).run()
+    trials = show_trials(storage, study_name)
+    counted = Counter(trial.state for trial in trials)
+    assert counted["pruned"] >= 1
+    assert counted["pruned"] + counted["complete"] == 8
+    pruned = next(trial for trial in trials if trial.state == "pruned")
+    assert pruned.value == list(pruned.reported.values())[-1]
+
+
+def test_three_failures_in_a_row_end_the_worker_and_each_has_its_traceback(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    def broken(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield FoldStarted(fold=0, folds=2, epochs=3, train_rows=10, validation_rows=5)
+        raise DataError("a file is missing", where="train_eegs/1.parquet", mend="Run hms-tune data check")
+
+    with pytest.raises(TrainingError, match="3 trials in a row failed; the last: train_eegs"):
+        slot(storage, study_file(study_name, trials=9), tmp_path, train=broken).run()
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["failed"] * 3
+    assert trials[0].reason == "train_eegs/1.parquet: a file is missing. Run hms-tune data check"
+    assert "in broken" in trials[0].attributes["traceback"]
+
+
+@pytest.mark.parametrize("kl", [float("nan"), float("inf")])
+def test_a_kl_that_is_no_number_fails_the_trial_and_the_search_goes_on(
+    storage: Storage, study_name: str, tmp_path: Path, kl: float
+) -> None:
+    def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield ending(kl)
+
+    assert slot(storage, study_file(study_name, trials=5), tmp_path, train=diverging).run() == 5
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, trial.reason) for trial in trials] == [("failed", f"the trial's KL is {kl}")] * 5
+
+
+def test_a_trial_that_a_person_fails_in_the_dashboard_ends_and_the_slot_goes_on(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    def fail_the_first(trial: TrialInfo, event: Event) -> None:
+        if trial.number == 0 and isinstance(event, FoldStarted) and event.fold == 0:
+            study_id = storage.optuna.get_study_id_from_name(study_name)
+            trial_id = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, 0)
+            storage.optuna.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    recorder = Recorder(fail_the_first)
+    assert slot(storage, study_file(study_name, trials=2), tmp_path, recorder=recorder).run() == 2
+    assert [ended[:2] for ended in recorder.ended] == [(0, "failed"), (1, "complete")]
+    assert recorder.ended[0][3] == "ended by a person in the dashboard"
+
+
+def test_a_slot_that_lost_its_lease_drops_the_trial(
+    database_url: str, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+    other = open_storage(database_url)
+    taken = Recorder()
+
+    def steal(trial: TrialInfo, event: Event) -> None:
+        if trial.number == 0 and isinstance(event, EpochEnded) and (event.fold, event.epoch) == (1, 0):
+            with other.engine.begin() as connection:
+                connection.execute(
+                    update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+                )
+            assert slot(other, file, tmp_path, recorder=taken, name="thief").run() == 1
+
+    loser = Recorder(steal)
+    assert slot(storage, file, tmp_path, recorder=loser).run() == 0
+    assert loser.ended[-1][:2] == (0, "handed_back")
+    assert taken.ended == [(1, "complete", score(taken.started[0].config), None)]
+    lost, complete = show_trials(storage, study_name)
+    assert (lost.state, lost.reason) == ("failed", "lease lost")
+    assert complete.state == "complete"
+    assert max(lost.reported) == 3  # nothing after the loss
+    other.close()
+
+
+def test_enqueued_values_are_tried_first(storage: Storage, study_name: str, tmp_path: Path) -> None:
+    file = study_file(study_name, trials=2)
+    join_search(storage, file)
+    assert enqueue(storage, study_name, {"training.learning_rate": "0.005"}) == 0
+    slot(storage, file, tmp_path).run()
+    rates = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
+    assert rates[0] == 0.005
+    assert rates[1] != 0.005
