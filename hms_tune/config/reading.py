@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from hms_tune.config.branch_labels import branch_labels
 from hms_tune.config.located import Located, Source, nearest
 from hms_tune.config.ranges import (
     Branch,
@@ -23,7 +24,6 @@ from hms_tune.config.ranges import (
     FloatRange,
     Group,
     IntRange,
-    Label,
     Node,
     Range,
     join,
@@ -31,7 +31,6 @@ from hms_tune.config.ranges import (
 )
 
 RANGE_KEYS = ["low", "high", "log", "step"]
-LABEL_KEYS = ("name", "kind", "backbone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +237,7 @@ class ConfigReader:
                 f"choices of {name} must be a list of at least one value", entries["choices"].line
             )
         branches: list[Branch] = []
-        for item, label in zip(items, _labels(items), strict=True):
+        for item, label in zip(items, branch_labels(items), strict=True):
             node = self.field(item, field, name if item.mapping is None else join(name, label))
             if isinstance(node, Fixed) and not isinstance(node.value, list):
                 label = node.value  # noqa: PLW2901 (as the field reads it: 1 is 1.0 where a float is wanted)
@@ -268,38 +267,3 @@ def _tree(value: Any) -> Node:
     if isinstance(value, dict):
         return Group({key: _tree(child) for key, child in value.items()})
     return Fixed(value)
-
-
-def _labels(items: tuple[Located, ...]) -> list[Label]:
-    """What tells the branches apart: short where that is enough, else the branch as JSON."""
-    short = [_short_label(item) for item in items]
-    return [
-        _compact(item.plain()) if item.mapping is not None and short.count(label) > 1 else label
-        for item, label in zip(items, short, strict=True)
-    ]
-
-
-def _short_label(item: Located) -> Label:
-    if isinstance(item.value, tuple):
-        return _compact(item.plain())
-    if not isinstance(item.value, dict):
-        return item.plain()  # type: ignore[no-any-return]
-    if "choices" in item.value:
-        return "choices"
-    if "low" in item.value or "high" in item.value:
-        return "range"
-    for key in LABEL_KEYS:
-        if key in item.value and isinstance(item.value[key].value, str):
-            return str(item.value[key].value)
-    return "+".join(item.value) if _holds_range(item) else _compact(item.plain())
-
-
-def _holds_range(item: Located) -> bool:
-    entries = item.mapping
-    if entries is None:
-        return False
-    return bool({"low", "high", "choices"} & entries.keys()) or any(map(_holds_range, entries.values()))
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
