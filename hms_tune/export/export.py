@@ -23,7 +23,7 @@ from hms_tune.errors import BundleError, TrainingError, UsageError
 from hms_tune.export.bundle import load_network, seal_bundle
 from hms_tune.export.card import model_card
 from hms_tune.export.onnx import OnnxCheck, export_onnx
-from hms_tune.export.scores import Scores, scores_of
+from hms_tune.export.scores import METRICS, Scores, scores_of
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.device import resolve_device
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
@@ -153,7 +153,7 @@ def _assemble(
         shutil.copyfile(path, bundle / path.name)
     out_of_fold_table(ended.out_of_fold).to_parquet(bundle / "oof.parquet", index=False)
     metrics = scores.as_json() | {"onnx": None if onnx is None else asdict(onnx)}
-    (bundle / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    (bundle / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     card = model_card(
         study=winner.study,
         trial=winner.number,

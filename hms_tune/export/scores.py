@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.workspace import TrialData
+
+METRICS = "metrics.json"
+"""The file of a bundle that holds its scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,24 @@ class Scores:
     def as_json(self) -> dict[str, Any]:
         """The scores as plain JSON values."""
         return asdict(self)
+
+
+def read_scores(bundle: Path) -> Scores:
+    """The scores that lie in a bundle's ``metrics.json``.
+
+    Raises
+    ------
+    BundleError
+        If it is missing or damaged.
+    """
+    path = bundle / METRICS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = {field.name: content[field.name] for field in fields(Scores)}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BundleError("the scores cannot be read", where=path, mend="Export the trial again") from error
+    values |= {name: tuple(values[name]) for name in ("fold_kl", "best_epochs")}
+    return Scores(**values)
 
 
 def scores_of(

@@ -133,7 +133,7 @@ class ConsoleObserver:
             columns = [trial_name(trial), _OUTCOMES[outcome]]
             if value is not None and math.isfinite(value):
                 columns.append(f"KL {value:.4f}")
-            if reason:
+            if reason and reason != _OUTCOMES[outcome]:
                 columns.append(reason)
             self._redraw()
             self._line(columns)

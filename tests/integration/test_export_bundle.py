@@ -25,6 +25,7 @@ from hms_tune.export.bundle import file_digest, load_bundle
 from hms_tune.export.export import Exported, Winner, export_best
 from hms_tune.export.onnx import OnnxUnavailableError, export_onnx
 from hms_tune.export.predict import predict
+from hms_tune.export.scores import read_scores
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.workspace import Workspace
@@ -116,6 +117,7 @@ def test_scores_are_those_of_the_out_of_fold_rows(exported: Exported, store: Sto
     metrics = json.loads((exported.path / "metrics.json").read_text())
     assert metrics["held_out_kl"] == scores.held_out_kl
     assert metrics["search_kl"] == 1.5
+    assert read_scores(exported.path) == scores
     card = (exported.path / "README.md").read_text()
     assert f"{scores.kl:.4f}" in card
     assert f"{scores.held_out_prior_kl:.4f}" in card

@@ -1,0 +1,232 @@
+"""``hms-tune demo``: the main job from start to end, with the functions behind the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hms_tune.cli.export import export_observers
+from hms_tune.cli.progress import progress_bar
+from hms_tune.cli.worker import log_to
+from hms_tune.config.located import Source, parse_yaml
+from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.errors import HmsTuneError, UsageError
+
+if TYPE_CHECKING:
+    from hms_tune.export.scores import Scores
+
+_TEMPLATE = "smoke"
+_STUDY = "demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The demo's folder: everything it writes lies here, so that removing it removes the demo."""
+
+    folder: Path
+    patients: int
+    trials: int
+
+    @property
+    def data(self) -> Path:
+        """The synthetic competition."""
+        return self.folder / "competition"
+
+    @property
+    def home(self) -> Path:
+        """The embedded database and the checkpoints."""
+        return self.folder / "home"
+
+    @property
+    def study_path(self) -> Path:
+        """The study file."""
+        return self.folder / f"{_STUDY}.yaml"
+
+    @property
+    def submission(self) -> Path:
+        """The predictions of the test half."""
+        return self.folder / "submission.csv"
+
+    def enter(self) -> None:
+        """Make the folder, or go on in one that an earlier demo of the same size left.
+
+        Raises
+        ------
+        UsageError
+            If the folder holds something else.
+        """
+        marker = self.folder / "demo.json"
+        size = {"patients": self.patients, "trials": self.trials}
+        if marker.is_file():
+            if json.loads(marker.read_text()) != size:
+                raise UsageError(
+                    "holds a demo of another size",
+                    where=self.folder,
+                    mend="Remove it, or choose another --dir",
+                )
+            return
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UsageError("is not a demo's folder", where=self.folder, mend="Choose another --dir")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(size) + "\n")
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where everything goes.")] = Path("demo"),
+    patients: Annotated[int, typer.Option("--patients", min=20, help="Patients to synthesize.")] = 60,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials of the search.")] = 12,
+) -> None:
+    """Show the whole product: synthetic data, a search on PostgreSQL, the best trial exported, a submission.
+
+    Needs no data, account or GPU. Run again, it goes on where it was interrupted.
+    """
+    console = Console(stderr=True)
+    log_to(console)
+    plan = Demo(folder, patients, trials)
+    plan.enter()
+    _synthesize(plan, console)
+    study_file = _study_file(plan)
+    _search(plan, study_file, console)
+    bundle, scores = _export(plan, study_file, console)
+    _predict(plan, bundle, console)
+    _report(plan, bundle, scores)
+
+
+def _synthesize(plan: Demo, console: Console) -> None:
+    from hms_tune.data.prepare import prepare
+    from hms_tune.data.synthetic import synthesize
+
+    with _step(console, f"A synthetic competition of {plan.patients} patients"):
+        if not plan.data.exists():
+            with progress_bar("synthesizing", "stretches", console) as progress:
+                synthesize(plan.data, patients=plan.patients, progress=progress)
+        with progress_bar("preparing", "files", console) as progress:
+            prepare(plan.data, progress=progress)
+
+
+def _study_file(plan: Demo) -> StudyFile:
+    """The study file ``smoke`` with the demo's name, data and budget, written where one can look at it."""
+    template = load_study_file(_TEMPLATE)
+    content = parse_yaml(template.text, Source(template.source)).plain()
+    content |= {"study": _STUDY, "budget": {"trials": plan.trials}}
+    content["data"] |= {"root": str(plan.data)}
+    plan.study_path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return load_study_file(plan.study_path)
+
+
+def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
+    from hms_tune.service.storage import resolve_address
+    from hms_tune.service.worker import Worker, WorkerOptions
+    from hms_tune.tracking.console import ConsoleObserver
+
+    with _step(console, f"A search of {plan.trials} trials, on a PostgreSQL of its own"):
+        url = resolve_address(None, home=plan.home)
+        options = WorkerOptions(
+            study_file=study_file,
+            storage_url=url.render_as_string(hide_password=False),
+            data_root=plan.data,
+            artifacts=plan.home / "artifacts",
+            tracking_folder=plan.home,
+        )
+        Worker(options, ConsoleObserver(console)).run()
+    _refuse_unfinished(plan)
+
+
+def _refuse_unfinished(plan: Demo) -> None:
+    """A worker that was asked to stop returns as one that is done."""
+    left = plan.trials - sum(_units(plan).get(outcome, 0) for outcome in ("complete", "pruned", "failed"))
+    if left > 0:
+        raise HmsTuneError(
+            f"stopped with {left} trials left", where=plan.folder, mend="Run the same command to go on"
+        )
+
+
+def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, Scores]:
+    from hms_tune.data.store import Store
+    from hms_tune.export.scores import read_scores
+    from hms_tune.service.exporting import best_trial, export_watched
+    from hms_tune.service.storage import open_storage, resolve_address
+
+    database = open_storage(resolve_address(None, home=plan.home))
+    try:
+        choice = best_trial(database, _STUDY)
+    finally:
+        database.close()
+    out = plan.folder / "bundles" / f"{_STUDY}-{choice.winner.number}"
+    with _step(console, f"The best trial, number {choice.winner.number}, once more with its weights kept"):
+        if not out.exists():
+            observers = export_observers(study_file, plan.home, console)
+            export_watched(choice, Store.open(plan.data), out, observers=observers)
+    return out, read_scores(out)
+
+
+def _predict(plan: Demo, bundle: Path, console: Console) -> None:
+    from hms_tune.export.predict import predict
+
+    with _step(console, "The test half, predicted"):
+        predict(bundle, plan.data, out=plan.submission)
+
+
+def _units(plan: Demo) -> dict[str, int]:
+    from hms_tune.service.storage import open_storage, resolve_address
+    from hms_tune.service.studies import status
+
+    database = open_storage(resolve_address(None, home=plan.home))
+    try:
+        return status(database, _STUDY).units
+    finally:
+        database.close()
+
+
+def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
+    units = _units(plan)
+    states = [f"{units[state]} {state}" for state in ("complete", "pruned", "failed") if units.get(state)]
+    table = Table(title="hms_tune demo", show_header=False, title_justify="left")
+    table.add_row("trials", ", ".join(states))
+    table.add_row("best KL in the search", _figure(scores.search_kl))
+    table.add_row("KL of the best trial, retrained", _figure(scores.kl))
+    table.add_row("KL of the prior on the same folds", _figure(scores.prior_kl))
+    table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", _figure(scores.held_out_kl))
+    table.add_row("KL of the prior there", _figure(scores.held_out_prior_kl))
+    console = Console()
+    console.print(table)
+    for name, what in (
+        ("bundle", str(bundle)),
+        ("submission", str(plan.submission)),
+        ("dashboard", _command(plan, "dashboard")),
+        ("all trials", _command(plan, "study", "show", _STUDY)),
+    ):
+        console.print(f"{name:<12}{what}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _command(plan: Demo, *arguments: str) -> str:
+    """A command line that reaches the demo's database, as it can be pasted into this shell."""
+    variables = [f"HMS_TUNE_HOME={shlex.quote(str(plan.home))}"]
+    if os.environ.get("HMS_TUNE_STORAGE"):
+        variables.append("HMS_TUNE_STORAGE=")
+    return " ".join([*variables, shlex.quote(sys.argv[0]), *arguments])
+
+
+@contextmanager
+def _step(console: Console, title: str) -> Iterator[None]:
+    console.rule(title, align="left")
+    start = time.perf_counter()
+    yield
+    console.print(f"{time.perf_counter() - start:.0f} s", style="dim")

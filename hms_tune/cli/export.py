@@ -1,0 +1,146 @@
+"""``hms-tune export-best`` and ``hms-tune predict``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
+from hms_tune.cli.progress import progress_bar
+from hms_tune.cli.worker import log_to
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import STUDY_NAME, StudyFile
+from hms_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hms_tune.export.export import Exported
+    from hms_tune.tracking.observer import Observer
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")]
+
+
+def export_best(
+    study: Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="Export this trial instead of the best.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The bundle; bundles/STUDY-TRIAL by default.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="ROOT", help="Competition folder; else the study file's, else HMS_TUNE_DATA."
+        ),
+    ] = None,
+    refit: Annotated[
+        Literal["none", "full"],
+        typer.Option("--refit", help="full: also train one network on all rows, held-out patients too."),
+    ] = "none",
+    device: DeviceOption = "auto",
+    storage: StorageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card."""
+    from hms_tune.data.prepare import prepare
+    from hms_tune.export.export import check_vacant
+    from hms_tune.service.exporting import best_trial, export_watched
+    from hms_tune.training.device import resolve_device
+
+    if not STUDY_NAME.fullmatch(study):
+        raise UsageError(
+            f"{json.dumps(study)} is no study name", mend="hms-tune study list names those there are"
+        )
+    settings = Settings.from_environment()
+    resolve_device(device)
+    with opened(storage) as database:
+        choice = best_trial(database, study, number=trial)
+    root = data_root(data, choice.study_file, settings)
+    target = out or Path("bundles") / f"{study}-{choice.winner.number}"
+    check_vacant(target)
+    console = Console(stderr=True)
+    log_to(console)
+    with progress_bar("preparing", "files", console) as progress:
+        store = prepare(root, progress=progress)
+    observers = export_observers(choice.study_file, settings.home, console)
+    exported = export_watched(choice, store, target, device=device, refit=refit, observers=observers)
+    if as_json:
+        report = exported.scores.as_json() | {"path": str(exported.path), "full": exported.full}
+        report["onnx"] = None if exported.onnx is None else asdict(exported.onnx)
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        typer.echo(describe(exported))
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export-best wrote.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder.")],
+    split: Annotated[
+        Literal["test", "train"], typer.Option("--split", help="Which half to predict.")
+    ] = "test",
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the rows go.")] = Path(
+        "submission.csv"
+    ),
+    weights: Annotated[
+        Literal["folds", "full"] | None,
+        typer.Option("--weights", help="The folds' ensemble, or the network trained on all rows."),
+    ] = None,
+    device: DeviceOption = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Windows at once; the trial's by default.")
+    ] = None,
+) -> None:
+    """Predict every EEG of a competition folder and write a submission."""
+    from hms_tune.export.predict import predict as predict_folder
+
+    with progress_bar("predicting", "windows") as progress:
+        written = predict_folder(
+            bundle,
+            root,
+            split=split,
+            out=out,
+            device=device,
+            weights=weights,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    typer.echo(str(written))
+
+
+def export_observers(study_file: StudyFile, home: Path, console: Console) -> list[Observer]:
+    """The terminal, and Weights & Biases unless the study file has it off."""
+    from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.tracking.wandb import WandbObserver
+
+    observers: list[Observer] = [ConsoleObserver(console)]
+    wandb = study_file.tracking.wandb
+    if wandb.mode != "off":
+        observers.append(
+            WandbObserver(project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=home)
+        )
+    return observers
+
+
+def describe(exported: Exported) -> str:
+    """The bundle and its scores in a few lines."""
+    scores = exported.scores
+    lines = [
+        str(exported.path),
+        f"KL {scores.kl:.4f} over {len(scores.fold_kl)} folds (prior {scores.prior_kl:.4f}"
+        + (f", in the search {scores.search_kl:.4f})" if scores.search_kl is not None else ")"),
+    ]
+    if scores.kl_high_vote is not None:
+        lines.append(
+            f"KL {scores.kl_high_vote:.4f} on the {scores.high_vote_rows} rows with 10 or more votes"
+        )
+    if scores.held_out_kl is not None and scores.held_out_prior_kl is not None:
+        lines.append(
+            f"KL {scores.held_out_kl:.4f} on {scores.held_out_rows} rows of held-out patients "
+            f"(prior {scores.held_out_prior_kl:.4f})"
+        )
+    return "\n".join(lines)
