@@ -43,7 +43,7 @@ class Background:
     def draw(cls, rng: np.random.Generator) -> Background:
         """One person's background: mostly slow, as in intensive care."""
         return cls(
-            amplitude=float(np.clip(rng.lognormal(np.log(7.5), 0.45), 2.2, 20)),
+            amplitude=float(np.clip(rng.lognormal(np.log(6.8), 0.42), 2.2, 20)),
             slope=float(rng.uniform(1.7, 2.5)),
             delta=float(rng.lognormal(np.log(0.7), 0.5)),
             theta=float(rng.lognormal(np.log(0.2), 0.6)),

@@ -244,9 +244,9 @@ class _PatientPlan:
     def _windows(self, offsets: list[int]) -> tuple[Window, ...]:
         """Windows of one recording: the same panel and votes for all, unless the brain changes in between."""
         rng = self._rng
-        change = (
-            rng.integers(1, len(offsets)) if len(offsets) > 1 and rng.random() < _CHANGES else len(offsets)
-        )
+        change = len(offsets)
+        if len(offsets) > 1 and rng.random() < _CHANGES:
+            change = int(np.argmax(np.diff(offsets))) + 1  # where neighbouring windows overlap least
         n_votes = draw_vote_count(rng)
         windows: list[Window] = []
         for number, offset in enumerate(offsets):
@@ -282,7 +282,7 @@ def _episodes(recordings: list[Recording], duration: int, rng: np.random.Generat
         if mixture[SEIZURE] >= max(0.3, mixture[:OTHER].max()):
             before, after = rng.uniform(8, 35), rng.uniform(10, 40)
         else:
-            before, after = rng.lognormal(np.log(150), 1.0, 2) + 8
+            before, after = rng.lognormal(np.log(220), 1.0, 2) + 8
         episodes.append(Episode(max(floor, first - before), min(ceiling, last + after), mixture))
     return tuple(episodes)
 

@@ -34,7 +34,7 @@ _CONFUSION = np.array(
 )
 
 # Shares of EEGs, and the range of the dominant class's share in each.
-_IDEALIZED, _BETWEEN, _PROTO = 0.40, 0.44, 0.10  # the rest are edge cases
+_IDEALIZED, _BETWEEN, _PROTO = 0.44, 0.40, 0.10  # the rest are edge cases
 
 
 @dataclass(frozen=True, slots=True)
