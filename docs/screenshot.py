@@ -31,8 +31,8 @@ def main() -> None:
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        address = server.stdout.readline().strip().removeprefix("Dashboard: ").rstrip("/")
-        _photograph(browser, f"{address}/dashboard/studies/1", picture)
+        address = server.stdout.readline().strip().removeprefix("Dashboard: ")
+        _photograph(browser, f"{address}studies/1", picture)
     finally:
         server.terminate()
         server.wait()
