@@ -20,7 +20,7 @@ DRAWN_MS = 15_000
 def main() -> None:
     """Serve the dashboard on a free port, photograph it, and stop it."""
     demo = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
-    picture = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/dashboard.png")
+    picture = Path(sys.argv[2] if len(sys.argv) > 2 else "docs/images/dashboard.png")
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         sys.exit("no Chromium: apt install chromium")
