@@ -86,7 +86,7 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 def main() -> None:
     """Run the command line. An error that is the user's to mend is one line, without a traceback."""
     try:
-        app()
+        app(prog_name="hms-tune")
     except HmsTuneError as error:
         _fail(error)
     except BrokenPipeError:  # the reader of a pipe has gone

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hms_tune.config.settings import Settings
-from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_file import SUFFIXES, StudyFile, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def study_name(name_or_path: str) -> str:
+    """The study that a name, or a study file's path, means."""
+    return load_study_file(name_or_path).study if name_or_path.endswith(SUFFIXES) else name_or_path
 
 
 def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> Path:

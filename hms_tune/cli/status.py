@@ -9,8 +9,7 @@ import typer
 from rich.live import Live
 
 from hms_tune.cli import render
-from hms_tune.cli.options import JsonOption, StorageOption, opened
-from hms_tune.cli.study import study_name
+from hms_tune.cli.options import JsonOption, StorageOption, opened, study_name
 
 
 def status(

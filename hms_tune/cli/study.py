@@ -8,23 +8,26 @@ from typing import Annotated
 import typer
 
 from hms_tune.cli import render
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened
-from hms_tune.cli.study_check import check
+from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened, study_name
 from hms_tune.config.settings import Settings
-from hms_tune.config.study_file import SUFFIXES, load_study_file
 from hms_tune.errors import UsageError
 
 app = typer.Typer(
     no_args_is_help=True, help="Check, list, show, pause, resume, stop, fill and delete studies."
 )
-app.command("check", help="Check a study file and show what it searches.")(check)
-
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]
 
 
-def study_name(name_or_path: str) -> str:
-    """The study that a name, or a study file's path, means."""
-    return load_study_file(name_or_path).study if name_or_path.endswith(SUFFIXES) else name_or_path
+@app.command("check")
+def check_command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A study file's path, or its study's name.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check a study file and show what it searches."""
+
+    from hms_tune.cli.study_check import check
+
+    check(file, as_json)
 
 
 @app.command("list")

@@ -99,7 +99,10 @@ class Worker:
         HmsTuneError
             Whatever kept the worker from going on: the data, the database, three failed trials in a row.
         """
+        from hms_tune.search.check import check_study
+
         options = self.options
+        check_study(options.study_file)
         devices = slot_devices(options.device, options.slots_per_device)
         storage = open_storage(options.storage_url)
         try:

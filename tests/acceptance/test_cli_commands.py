@@ -1,0 +1,227 @@
+"""The commands as a user types them: what they print, where, and how they end."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hms_tune.cli.main import COMMANDS
+from hms_tune.config.study_file import load_study_file
+from hms_tune.service.embedded import start_embedded
+from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.study import open_search
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+CANARY = "canary{%secret@word"
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    """HMS_TUNE_HOME of a machine with an embedded server."""
+    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(home: Path) -> Iterator[Storage]:
+    """A server with the study ``smoke``, of which two trials are complete."""
+    opened = open_storage(start_embedded(home / "postgres"))
+    study = open_search(opened, load_study_file(str(STUDIES / "smoke.yaml"))).study
+    for value in (0.75, 0.5):
+        trial = study.ask()
+        trial.suggest_float("model.dropout", 0.0, 0.3)
+        study.tell(trial, value)
+    yield opened
+    opened.close()
+
+
+def run(home: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "hms_tune", *arguments],
+        env=os.environ | {"HMS_TUNE_HOME": str(home)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line an error is."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert done.stdout == ""
+    return lines[0]
+
+
+def test_help_lists_every_command_without_importing_torch() -> None:
+    program = "import sys; sys.argv = ['hms-tune', '--help']\nfrom hms_tune.cli.main import main\n"
+    program += (
+        "try: main()\nfinally: print(sorted({'torch', 'optuna', 'wandb', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [command for command in COMMANDS if command not in done.stdout] == []
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version_is_the_packages() -> None:
+    import hms_tune
+
+    assert run(Path("unused"), "--version").stdout == f"hms-tune {hms_tune.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("status",), ("status", "--study", "x", "--nonsense")])
+def test_wrong_use_exits_2(arguments: tuple[str, ...]) -> None:
+    assert "Usage: hms-tune" in run(Path("unused"), *arguments, code=2).stderr
+
+
+def test_status_agrees_with_optuna(home: Path, storage: Storage) -> None:
+    status = json.loads(run(home, "status", "--study", "smoke", "--json").stdout)
+    trials = optuna.load_study(study_name="smoke", storage=storage.optuna).trials
+    assert status["trials"]["complete"] == len(trials) == 2
+    assert status["best"]["value"] == 0.5
+    assert status["budget_trials"] == 12
+    shown = run(home, "status", "--study", str(STUDIES / "smoke.yaml")).stdout
+    assert "KL 0.5000, trial 1" in shown
+    assert "2 complete" in shown
+
+
+def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage) -> None:
+    run(home, "study", "pause", "smoke")
+    (listed,) = json.loads(run(home, "study", "list", "--json").stdout)
+    assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
+    assert run(home, "study", "resume", "smoke").stdout == "smoke: running\n"
+    trial = json.loads(run(home, "study", "show", "smoke", "--trial", "1", "--json").stdout)
+    assert (trial["number"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
+    assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
+
+
+def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage) -> None:
+    done = run(
+        home, "study", "enqueue", "smoke", "--params", "model.dropout=0.1", "training.learning_rate=1e-3"
+    )
+    assert done.stdout == "trial 2 waits for a slot\n"
+    waiting = optuna.load_study(study_name="smoke", storage=storage.optuna).trials[2]
+    assert waiting.system_attrs["fixed_params"] == {"model.dropout": 0.1, "training.learning_rate": 0.001}
+    refused = run(home, "study", "enqueue", "smoke", "--params", "model.dropout=7", code=2)
+    assert "model.dropout cannot be 7" in error_of(refused)
+    assert "KEY=VALUE" in error_of(run(home, "study", "enqueue", "smoke", "--params", "dropout", code=2))
+
+
+def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
+    optuna.create_study(study_name="gone", storage=storage.optuna)
+    checkpoint = home / "artifacts" / "gone" / "trial-0" / "checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert "--yes" in error_of(run(home, "study", "delete", "gone", code=2))
+    assert checkpoint.exists()
+    run(home, "study", "delete", "gone", "--yes")
+    assert not checkpoint.parent.parent.exists()
+    assert "gone" not in optuna.get_all_study_names(storage.optuna)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("status", "--study", "nowhere"), 'no study "nowhere"'),
+        (("study", "show", "../etc"), 'no study "../etc"'),
+        (("worker", "--study", "a/b"), "is no study name"),
+        (("worker", "--study", "missing.yaml"), "no such study file"),
+        (("worker", "--study", str(STUDIES / "smoke.yaml")), "no competition folder"),
+        (
+            ("worker", "--study", str(STUDIES / "smoke.yaml"), "--data", "x", "--storage", "sqlite:///x"),
+            "sqlite://",
+        ),
+        (("worker", "--study", str(STUDIES / "smoke.yaml"), "--data", "x", "--device", "cuda:99"), "cuda:99"),
+        (("dashboard", "--host", "0.0.0.0"), "no authentication"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    home: Path, storage: Storage, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in error_of(run(home, *arguments, code=2))
+
+
+def test_a_missing_data_folder_is_one_line_and_leaves_nothing(
+    home: Path, storage: Storage, tmp_path: Path
+) -> None:
+    root = tmp_path / "absent"
+    done = run(home, "worker", "--study", str(STUDIES / "smoke.yaml"), "--data", str(root), code=1)
+    assert str(root) in error_of(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+def test_an_unreachable_database_is_one_line_without_its_password(tmp_path: Path, given: str) -> None:
+    url = f"postgresql://me:{CANARY}@127.0.0.1:1/db"
+    if given == "option":
+        done = run(tmp_path, "status", "--study", "smoke", "--storage", url, code=1)
+    else:
+        done = run(tmp_path, "status", "--study", "smoke", code=1, HMS_TUNE_STORAGE=url)
+    error = error_of(done)
+    assert error.startswith("error: postgresql://me:***@127.0.0.1:1/db: ")
+    assert "canary" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_every_finding_and_its_mend(
+    home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=2)
+    found = json.loads(run(home, "doctor", "--data", str(root), "--json").stdout)
+    states = {check["name"]: check["state"] for check in found}
+    expected = {
+        "python",
+        "torch",
+        "timm",
+        "optuna",
+        "optuna-dashboard",
+        "gpu",
+        "database",
+        "data",
+        "wandb",
+        "onnx",
+    }
+    assert set(states) == expected | {"disk"}
+    assert (states["database"], states["data"], states["torch"]) == ("ok", "ok", "ok")
+    assert all(check["mend"] for check in found if check["state"] != "ok")
+
+    broken = run(home, "doctor", "--data", str(tmp_path / "absent"), "--json", code=1)
+    assert [check["name"] for check in json.loads(broken.stdout) if check["state"] == "fail"] == ["data"]
+
+
+def test_the_dashboard_serves_the_study_and_ends_at_a_signal(home: Path, storage: Storage) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hms_tune", "dashboard", "--port", "0"],
+        env=os.environ | {"HMS_TUNE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().removeprefix("Dashboard: ").strip()
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(address, timeout=30) as page:
+            assert b"<title>" in page.read()
+        with urllib.request.urlopen(address.replace("/dashboard/", "/api/studies"), timeout=30) as answer:
+            assert "smoke" in [study["study_name"] for study in json.load(answer)["study_summaries"]]
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0
