@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hms_tune.cli.options import StorageOption, artifacts_folder, data_root
+from hms_tune.cli.progress import progress_bar
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
 
@@ -62,7 +63,11 @@ def worker(
         max_trials=max_trials,
         lease_s=settings.lease_seconds,
     )
-    Worker(options, ConsoleObserver(console)).run()
+    Worker(
+        options,
+        ConsoleObserver(console),
+        progress=lambda: progress_bar("preparing", "files", console),
+    ).run()
 
 
 def log_to(console: Console) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -41,6 +41,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1 is what S
 MOST_RESTARTS = 4
 QUICK_S = 600.0
 """A slot that ran longer than this before it died starts with a clean record."""
+
+
+Progress = Callable[[int, int], None]
+
+
+def _ignored(_done: int, _total: int) -> None:
+    """Nobody watches the preparation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Worker:
     Parameters
     ----------
     observer : told the stories of all slots, in this process
-    progress : told how many of how many files are prepared
+    progress : opened while the data is prepared; what it yields is told how many of how many files are done
     """
 
     def __init__(
@@ -81,7 +88,7 @@ class Worker:
         options: WorkerOptions,
         observer: Observer,
         *,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(_ignored),
     ) -> None:
         self.options = options
         self.observer = observer
@@ -108,7 +115,8 @@ class Worker:
         try:
             search = open_search(storage, options.study_file)
             with self._signals_answered():
-                prepare(options.data_root, progress=self.progress)
+                with self.progress() as told:
+                    prepare(options.data_root, progress=told)
                 presence = Presence(
                     worker_id=self.worker_id,
                     study_id=search.study_id,

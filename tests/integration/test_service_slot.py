@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -395,3 +395,28 @@ def test_enqueued_values_are_tried_first(storage: Storage, study_name: str, tmp_
     rates = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
     assert rates[0] == 0.005
     assert rates[1] != 0.005
+
+
+def test_dropped_connections_lose_no_trial_and_no_report(
+    database_url: str, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    own = open_storage(database_url)  # its own pool, so that no other test's connections are dropped
+    dropped = []
+
+    def drop(_trial: TrialInfo, event: Event) -> None:
+        if isinstance(event, EpochEnded | CrossValidationEnded):
+            pids = [
+                connection.info.backend_pid
+                for record in own.engine.pool._pool.queue  # type: ignore[attr-defined]
+                if (connection := record.dbapi_connection) is not None and not connection.closed
+            ]
+            with storage.engine.begin() as connection:
+                for pid in pids:
+                    connection.execute(select(func.pg_terminate_backend(pid)))
+            dropped.extend(pids)
+
+    assert slot(own, study_file(study_name, trials=2), tmp_path, recorder=Recorder(drop)).run() == 2
+    assert len(dropped) >= 14
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, len(trial.reported)) for trial in trials] == [("complete", 6)] * 2
+    own.close()
