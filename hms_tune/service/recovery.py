@@ -95,7 +95,7 @@ def _recover_one(storage: Storage, connection: Connection, row: Row[tuple[object
     set_aside = set_aside and result.ending == "lost"
     settle(connection, lease, result, set_aside=set_aside)
     number = None if trial is None else trial.number
-    _logger.info("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
+    _logger.debug("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
     return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
 
 

@@ -50,11 +50,16 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
     teller = PipeObserver(pipe)
     logging.basicConfig(level=logging.WARNING, handlers=[PipeLogHandler(teller)], force=True)
     logging.getLogger("hms_tune").setLevel(logging.INFO)
+    status = 0
     try:
         _run(plan, stop, teller)
     except HmsTuneError as error:
         teller.send(SlotFailed(error))
-        sys.exit(1)
+        status = 1
+    # All is closed by now, and the interpreter would take seconds to take torch apart.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:

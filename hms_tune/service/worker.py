@@ -96,6 +96,7 @@ class Worker:
         self.worker_id = uuid.uuid4().hex[:12]
         self._slots: dict[str, _SlotProcess] = {}
         self._signals = 0
+        self._said = False
         self._errors: list[HmsTuneError] = []
 
     def run(self) -> None:
@@ -138,8 +139,14 @@ class Worker:
         while self._slots:
             pipes = {slot.pipe: slot for slot in self._slots.values()}
             for pipe in wait(list(pipes)):
+                self._say_once_that_it_stops()
                 assert isinstance(pipe, Connection)
                 self._hear(pipes[pipe])
+
+    def _say_once_that_it_stops(self) -> None:
+        if self._signals and not self._said:
+            self._said = True
+            _logger.info("Stopping: trials are handed back; a second signal ends at once")
 
     def _plan(self, slot: str, device: str, devices: Sequence[tuple[str, str]]) -> SlotPlan:
         on_cpu = sum(1 for _, other in devices if other == "cpu")
@@ -238,7 +245,7 @@ class Worker:
             os._exit(128 + number)
         if not self._slots:
             raise _Stopped
-        _logger.info("Stopping: trials are handed back; a second signal ends at once")
+        # Nothing is printed here: this may run in the middle of a line.
         self._ask_to_stop()
 
 
