@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "smoke"
 _STUDY = "demo"
+_EPOCHS = 10
+"""Twice what is enough to see that everything works: the demo's scores are to mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,28 +120,27 @@ def _synthesize(plan: Demo, console: Console) -> None:
 
 
 def _study_file(plan: Demo) -> StudyFile:
-    """The study file ``smoke`` with the demo's name, data and budget, written where one can look at it."""
+    """The study file ``smoke`` with the demo's name, data, budget and epochs, where one can look at it."""
     template = load_study_file(_TEMPLATE)
     content = parse_yaml(template.text, Source(template.source)).plain()
     content |= {"study": _STUDY, "budget": {"trials": plan.trials}}
     content["data"] |= {"root": str(plan.data)}
+    content["training"] |= {"epochs": _EPOCHS}
     plan.study_path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return load_study_file(plan.study_path)
 
 
 def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
-    from hms_tune.service.storage import resolve_address
     from hms_tune.service.worker import Worker, WorkerOptions
     from hms_tune.tracking.console import ConsoleObserver
 
     with _step(console, f"A search of {plan.trials} trials, on a PostgreSQL of its own"):
-        url = resolve_address(None, home=plan.home)
         options = WorkerOptions(
             study_file=study_file,
-            storage_url=url.render_as_string(hide_password=False),
+            storage=None,
+            home=plan.home,
             data_root=plan.data,
             artifacts=plan.home / "artifacts",
-            tracking_folder=plan.home,
         )
         Worker(options, ConsoleObserver(console)).run()
     _refuse_unfinished(plan)

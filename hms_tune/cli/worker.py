@@ -42,22 +42,20 @@ def worker(
     Any number of workers may run one study. At SIGTERM or Ctrl-C trials are handed back and continue
     elsewhere; a second one ends at once.
     """
-    from hms_tune.service.storage import resolve_address
     from hms_tune.service.worker import Worker, WorkerOptions
     from hms_tune.tracking.console import ConsoleObserver
 
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)
     root = data_root(data, study_file, settings)
-    url = resolve_address(storage or settings.storage, home=settings.home)
     console = Console(stderr=True)
     log_to(console)
     options = WorkerOptions(
         study_file=study_file,
-        storage_url=url.render_as_string(hide_password=False),
+        storage=storage or settings.storage,
+        home=settings.home,
         data_root=root,
         artifacts=artifacts_folder(settings),
-        tracking_folder=settings.home,
         device=device,
         slots_per_device=slots_per_device,
         max_trials=max_trials,

@@ -13,7 +13,7 @@ import platformdirs
 
 from hms_tune.errors import UsageError
 
-DEFAULT_LEASE_SECONDS = 60.0
+DEFAULT_LEASE_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)

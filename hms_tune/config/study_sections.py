@@ -117,7 +117,9 @@ class SearchConfig(Section):
 class BudgetConfig(Section):
     """When the study is over, counted over all its workers."""
 
-    trials: int = Field(100, ge=1, le=1_000_000, description="Trials that finish or are pruned.")
+    trials: int = Field(
+        100, ge=1, le=1_000_000, description="Trials of the study: complete, pruned or failed."
+    )
     hours: float | None = Field(None, gt=0.0, description="Hours since the study began; null: no limit.")
 
 

@@ -31,7 +31,7 @@ from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEven
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan, slot_main
-from hms_tune.service.storage import open_storage
+from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
 from hms_tune.tracking.observer import Observer
 
@@ -52,13 +52,17 @@ def _ignored(_done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What ``hms-tune worker`` was asked. ``device`` is auto, cpu, or devices separated by commas."""
+    """What ``hms-tune worker`` was asked.
+
+    ``storage`` is the database's address; None: the embedded server under ``home``, where tracking keeps its
+    files too. ``device`` is auto, cpu, or devices separated by commas.
+    """
 
     study_file: StudyFile
-    storage_url: str = field(repr=False)
+    storage: str | None = field(repr=False)
+    home: Path
     data_root: Path
     artifacts: Path
-    tracking_folder: Path
     device: str = "auto"
     slots_per_device: int = 1
     max_trials: int | None = None
@@ -94,6 +98,7 @@ class Worker:
         self.observer = observer
         self.progress = progress
         self.worker_id = uuid.uuid4().hex[:12]
+        self._storage_url = ""
         self._slots: dict[str, _SlotProcess] = {}
         self._signals = 0
         self._said = False
@@ -108,29 +113,39 @@ class Worker:
             Whatever kept the worker from going on: the data, the database, three failed trials in a row.
         """
         from hms_tune.search.check import check_study
+        from hms_tune.search.data_check import check_data
 
         options = self.options
         check_study(options.study_file)
         devices = slot_devices(options.device, options.slots_per_device)
-        storage = open_storage(options.storage_url)
         try:
-            search = open_search(storage, options.study_file)
             with self._signals_answered():
                 with self.progress() as told:
-                    prepare(options.data_root, progress=told)
-                presence = Presence(
-                    worker_id=self.worker_id,
-                    study_id=search.study_id,
-                    version=hms_tune.__version__,
-                    devices=tuple(device for _, device in devices),
-                )
-                with announce(storage, presence):
-                    self._supervise(devices)
+                    store = prepare(options.data_root, progress=told)
+                check_data(options.study_file, store)
+                self._work(devices)
         finally:
             self.observer.close()
-            storage.close()
         if self._errors:
             raise self._errors[0]
+
+    def _work(self, devices: Sequence[tuple[str, str]]) -> None:
+        """Join the study and run its trials. Nothing is written to the database before the data is good."""
+        address = resolve_address(self.options.storage, home=self.options.home)
+        self._storage_url = address.render_as_string(hide_password=False)
+        storage = open_storage(address)
+        try:
+            search = open_search(storage, self.options.study_file)
+            presence = Presence(
+                worker_id=self.worker_id,
+                study_id=search.study_id,
+                version=hms_tune.__version__,
+                devices=tuple(device for _, device in devices),
+            )
+            with announce(storage, presence):
+                self._supervise(devices)
+        finally:
+            storage.close()
 
     def _supervise(self, devices: Sequence[tuple[str, str]]) -> None:
         for slot, device in devices:
@@ -153,10 +168,10 @@ class Worker:
         options = self.options
         return SlotPlan(
             study_json=options.study_file.to_json(),
-            storage_url=options.storage_url,
+            storage_url=self._storage_url,
             data_root=options.data_root,
             artifacts=options.artifacts,
-            tracking_folder=options.tracking_folder,
+            tracking_folder=options.home,
             device=device,
             threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,

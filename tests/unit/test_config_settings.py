@@ -14,7 +14,7 @@ def test_everything_has_a_default() -> None:
     settings = Settings.from_environment({})
     assert settings.storage is None
     assert settings.home.name == "hms-tune"
-    assert settings.lease_seconds == 60.0
+    assert settings.lease_seconds == 180.0
 
 
 def test_variables_are_read_and_empty_ones_count_as_unset() -> None:

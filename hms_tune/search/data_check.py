@@ -1,0 +1,47 @@
+"""Whether a data set can serve a study, before its first trial starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel
+
+from hms_tune.config.completeness import corners
+from hms_tune.config.ranges import resolve
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import DataConfig, InputConfig
+from hms_tune.data.folds import assign_folds
+from hms_tune.data.labels import make_labels
+from hms_tune.data.store import Store
+from hms_tune.data.windows import WindowSource
+from hms_tune.signals.image import ImageTransform
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def check_data(study_file: StudyFile, store: Store) -> None:
+    """Check that the patients fill the folds, and that every input that may be drawn is there.
+
+    Raises
+    ------
+    DataError
+        If a trial of the study could not start on this data.
+    """
+    reads_spectrograms = any(
+        ImageTransform(config).needs_spectrogram for config in _configs(study_file, "input", InputConfig)
+    )
+    for config in _configs(study_file, "data", DataConfig):
+        labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)
+        assign_folds(labels, config)
+        if reads_spectrograms:
+            WindowSource(store, labels, torch.device("cpu")).require_spectrograms()
+
+
+def _configs(study_file: StudyFile, section: str, model: type[Section]) -> Iterator[Section]:
+    """The section's configurations at the ends of its ranges and in all its branches."""
+    node = study_file.space.entries[section]
+    for assignment in corners(node, section):
+        values = resolve(node, lambda name, _, given=assignment: given[name], section)  # type: ignore[misc]
+        yield model.model_validate(values)
