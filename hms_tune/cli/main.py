@@ -85,6 +85,9 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line. An error that is the user's to mend is one line, without a traceback."""
+    # Read when torch is loaded, here and in the slots. Threads that spin while they wait for each other bring
+    # a machine that others use too almost to a standstill (benchmarks/shared_machine.py).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="hms-tune")
     except HmsTuneError as error:
