@@ -32,6 +32,8 @@ _TEMPLATE = "smoke"
 _STUDY = "demo"
 _EPOCHS = 10
 """Twice what is enough to see that everything works: the demo's scores are to mean something."""
+_STARTUP_TRIALS = 4
+"""Trials that run to their end before others are pruned beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def _study_file(plan: Demo) -> StudyFile:
     content |= {"study": _STUDY, "budget": {"trials": plan.trials}}
     content["data"] |= {"root": str(plan.data)}
     content["training"] |= {"epochs": _EPOCHS}
+    content["search"]["pruner"] |= {"startup_trials": _STARTUP_TRIALS}
     plan.study_path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return load_study_file(plan.study_path)
 
