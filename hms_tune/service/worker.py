@@ -26,6 +26,7 @@ import hms_tune
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.errors import HmsTuneError, TrainingError
+from hms_tune.service.addresses import parse_address
 from hms_tune.service.devices import cpu_threads, slot_devices
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
@@ -116,6 +117,8 @@ class Worker:
         from hms_tune.search.data_check import check_data
 
         options = self.options
+        if options.storage:
+            parse_address(options.storage)
         check_study(options.study_file)
         devices = slot_devices(options.device, options.slots_per_device)
         try:

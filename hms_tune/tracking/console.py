@@ -97,12 +97,13 @@ class ConsoleObserver:
     Parameters
     ----------
     console : where to write; standard error by default
-    live : redraw lines in place; by default where the console is a terminal
+    live : redraw lines in place; by default where the console is a terminal that can
     """
 
     def __init__(self, console: Console | None = None, *, live: bool | None = None) -> None:
         self._console = console or Console(stderr=True)
-        self._is_live = self._console.is_terminal if live is None else live
+        drawable = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._is_live = drawable if live is None else live
         self._live: Live | None = None
         self._running: dict[str, _TrialProgress] = {}
         self._lock = threading.RLock()

@@ -107,8 +107,20 @@ def test_training_on_all_rows_shows_no_kl(observer: ConsoleObserver, stream: io.
     assert stream.getvalue().splitlines() == ["trial 7  all rows  epoch 1/3  200 images/s  0:04 left"]
 
 
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(stream: io.StringIO) -> None:
+    console = Console(
+        file=stream, width=120, force_terminal=True, color_system=None, _environ={"TERM": "dumb"}
+    )
+    observer, trial = ConsoleObserver(console), a_trial(1)
+    observer.trial_started(trial)
+    observer.event(trial, an_epoch(0, 0))
+    assert "trial 1  fold 1/2  epoch 1/3" in stream.getvalue()
+
+
 def test_a_terminal_shows_one_line_for_each_slot_and_leaves_only_ends(stream: io.StringIO) -> None:
-    console = Console(file=stream, width=120, force_terminal=True, color_system=None)
+    console = Console(
+        file=stream, width=120, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
+    )
     observer = ConsoleObserver(console)
     first, second = a_trial(1, slot="cuda:0"), a_trial(2, slot="cuda:1")
     for trial in (first, second):
