@@ -23,8 +23,14 @@ class DataConfig(Section):
     """Which rows are learnt from and how patients are split. Shared by all trials of a study."""
 
     folds: int = Field(5, ge=2, le=50, description="Number of cross-validation folds, grouped by patient.")
+    fold_repeats: int = Field(
+        1, ge=1, le=20, description="How often the patients are split anew; each repeat has all its folds."
+    )
     train_folds: int | None = Field(
         None, ge=1, description="Train only the first this many folds; all of them when null."
+    )
+    reshuffle: bool = Field(
+        False, description="Each trial configuration shuffles its own splits, instead of sharing them."
     )
     fold_scheme: Literal["group_k_fold", "stratified_group_k_fold"] = Field(
         "group_k_fold", description="scikit-learn's splitter; both keep a patient on one side."
@@ -36,15 +42,25 @@ class DataConfig(Section):
         le=0.5,
         description="Share of patients kept outside the whole search for an honest score.",
     )
-    rows: Literal["eeg", "vote_vector"] = Field(
-        "eeg", description="One row per EEG (votes summed), or one per distinct vote vector of an EEG."
+    rows: Literal["eeg", "vote_vector", "row"] = Field(
+        "eeg",
+        description="One row per EEG (votes summed), one per distinct vote vector of an EEG, or every row.",
     )
     min_votes: int = Field(1, ge=1, description="Rows with fewer votes are left out.")
+    judged_on: Literal["all_rows", "high_votes"] = Field(
+        "all_rows", description="Whose KL decides: all validation rows, or those with 10 votes or more."
+    )
+
+    @property
+    def trained_folds(self) -> int:
+        """How many folds a trial trains, over all repeats."""
+        return self.train_folds or self.folds * self.fold_repeats
 
     @model_validator(mode="after")
     def _train_folds_exist(self) -> Self:
-        if self.train_folds is not None and self.train_folds > self.folds:
-            raise ValueError(f"train_folds {self.train_folds} exceeds folds {self.folds}")
+        if self.train_folds is not None and self.train_folds > self.folds * self.fold_repeats:
+            there = f"folds {self.folds}" + (f" × {self.fold_repeats}" if self.fold_repeats > 1 else "")
+            raise ValueError(f"train_folds {self.train_folds} exceeds {there}")
         return self
 
 
@@ -219,6 +235,16 @@ class EarlyStopping(Section):
     min_delta: float = Field(0.0, ge=0.0, description="The least change that counts as improvement.")
 
 
+class SecondStage(Section):
+    """After the first stage, epochs on the rows that many experts agree to have seen, at a lower rate."""
+
+    epochs: int = Field(3, ge=1, le=1000, description="Most epochs of the second stage.")
+    min_votes: int = Field(10, ge=1, description="Rows with fewer votes are left out of the second stage.")
+    learning_rate_ratio: float = Field(
+        0.1, gt=0.0, le=1.0, description="Largest learning rate of the second stage over that of the first."
+    )
+
+
 def _named(value: Any) -> Any:
     """``adamw`` is short for ``{name: adamw}``."""
     return {"name": value} if isinstance(value, str) else value
@@ -258,6 +284,21 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes."
     )
+    few_votes: int = Field(
+        10, ge=1, description="Rows with fewer votes than this count as rows of few votes."
+    )
+    few_votes_weight: float = Field(
+        1.0, ge=0.0, le=1.0, description="Weight of rows of few votes in the loss of the first stage."
+    )
+    vote_prior: float = Field(
+        0.0,
+        ge=0.0,
+        le=60.0,
+        description="Votes added to each row's, spread evenly: smoothing that is strong where votes are few.",
+    )
+    second_stage: SecondStage | None = Field(
+        None, description="Training continues on rows of many votes; null: one stage."
+    )
     grad_clip: float | None = Field(None, gt=0.0, description="Largest gradient norm; null: no clipping.")
     ema_decay: float | None = Field(
         None,
@@ -270,6 +311,17 @@ class TrainingConfig(Section):
         "auto", description="auto: bfloat16 autocast where the device computes in it, float32 elsewhere."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every random draw of the trial derives from it.")
+
+    @property
+    def total_epochs(self) -> int:
+        """Most epochs of a fold, over both stages."""
+        return self.epochs + (self.second_stage.epochs if self.second_stage else 0)
+
+    @model_validator(mode="after")
+    def _first_stage_learns(self) -> Self:
+        if self.few_votes_weight == 0.0 and self.second_stage is None and self.few_votes > 28:
+            raise ValueError("few_votes_weight 0 leaves no row: no row has more than 28 votes")
+        return self
 
     @model_validator(mode="after")
     def _one_way_to_slow_the_backbone(self) -> Self:
