@@ -318,12 +318,6 @@ class TrainingConfig(Section):
         return self.epochs + (self.second_stage.epochs if self.second_stage else 0)
 
     @model_validator(mode="after")
-    def _first_stage_learns(self) -> Self:
-        if self.few_votes_weight == 0.0 and self.second_stage is None and self.few_votes > 28:
-            raise ValueError("few_votes_weight 0 leaves no row: no row has more than 28 votes")
-        return self
-
-    @model_validator(mode="after")
     def _one_way_to_slow_the_backbone(self) -> Self:
         if self.layer_decay is not None and self.backbone_lr_ratio != 1.0:
             raise ValueError("layer_decay and backbone_lr_ratio exclude each other; keep one")
