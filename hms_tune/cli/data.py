@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hms_tune.data.check import find_defects
+from hms_tune.cli import render
+from hms_tune.cli.check_view import report_view
+from hms_tune.data.check import check_folder
 from hms_tune.data.prepare import prepare as prepare_store
 
 app = typer.Typer(no_args_is_help=True, help="Check, synthesize and prepare a competition folder.")
@@ -26,18 +28,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def check(root: Root, as_json: Json = False, jobs: Jobs = None) -> None:
-    """List every defect of ROOT. Exit code 1 when there is one."""
+def check(
+    root: Root,
+    as_json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read tables and file footers alone, decode no signal.")
+    ] = False,
+    jobs: Jobs = None,
+) -> None:
+    """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
     with _progress("checking") as progress:
-        defects = find_defects(root, jobs, progress)
+        report = check_folder(root, quick=quick, jobs=jobs, progress=progress)
     if as_json:
-        typer.echo(json.dumps([asdict(defect) for defect in defects], indent=2))
+        typer.echo(render.as_json(report.as_record()))
     else:
-        for defect in defects:
-            typer.echo(str(defect))
-        plural = "" if len(defects) == 1 else "s"
-        typer.echo(f"{len(defects)} defect{plural}" if defects else f"{root}: no defects")
-    if defects:
+        render.out().print(report_view(report), soft_wrap=True)
+    if report.errors:
         raise typer.Exit(1)
 
 

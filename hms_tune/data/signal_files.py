@@ -16,18 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect
+from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.footers import RESTORE, footer_defects
 from hms_tune.data.labels import Split
-from hms_tune.data.layout import Competition, Kind
-from hms_tune.data.schema import (
-    EEG_COLUMNS,
-    FRAME_SECONDS,
-    SFREQ,
-    SPECTROGRAM_COLUMNS,
-    TIME_COLUMN,
-    WINDOW_SAMPLES,
-    WINDOW_SECONDS,
-)
+from hms_tune.data.layout import KINDS, Competition, Kind
+from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
 
 POWER_FLOOR = 1e-6
 """Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""
@@ -35,7 +28,6 @@ POWER_FLOOR = 1e-6
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 """Centred EEG beyond ± this many µV is stored as this."""
 
-_RESTORE = "Restore the file from its source"
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
@@ -63,9 +55,11 @@ class SignalFile:
         """The signal columns of this kind of file, in order."""
         return EEG_COLUMNS if self.kind == "eeg" else SPECTROGRAM_COLUMNS
 
-    def defect(self, what: str, mend: str, column: str | None = None) -> Defect:
+    def defect(
+        self, kind: DefectKind, what: str, mend: str, column: str | None = None, row: int | None = None
+    ) -> Defect:
         """A defect of this file."""
-        return Defect(str(self.path), column, what, mend)
+        return Defect(kind, str(self.path), column, what, mend, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +111,31 @@ def missing_files(competition: Competition, files: list[SignalFile]) -> list[Def
     }
     return [
         file.defect(
+            DefectKind.FILE_MISSING,
             f"the file is missing, though {competition.table_path(file.split).name} names "
             f"{file.kind}_id {file.identifier}",
-            f"{_RESTORE}, or remove the rows of that {file.kind}_id.",
+            f"{RESTORE}, or remove the rows of that {file.kind}_id.",
         )
         for file in files
         if file.path.name not in there[file.path.parent]
     ]
+
+
+def unexpected_files(competition: Competition, split: Split, files: list[SignalFile]) -> list[Defect]:
+    """A defect for everything in the signal folders of a split that its table does not name."""
+    named = {file.path for file in files}
+    table = competition.table_path(split).name
+    defects = []
+    for kind in KINDS:
+        folder = competition.folder(split, kind)
+        if not folder.is_dir():
+            continue
+        for entry in sorted(folder.iterdir()):
+            if entry not in named:
+                what = f"{table} names no such {kind}_id"
+                mend = "It is ignored; remove it, or restore the table if rows are missing there."
+                defects.append(Defect(DefectKind.FILE_UNEXPECTED, str(entry), None, what, mend))
+    return defects
 
 
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
@@ -133,57 +145,7 @@ def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
     except _READ_ERRORS as error:
         return 0, [_unreadable(file, error)]
-    defects = _column_defects(file, schema)
-    if rows == 0:
-        defects.append(file.defect("the file has no rows", f"{_RESTORE}."))
-    elif file.kind == "eeg":
-        defects += _eeg_length_defects(file, rows)
-    elif (last := file.offsets[-1]) // FRAME_SECONDS >= rows:
-        what = f"a label starts at {last:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
-        defects.append(file.defect(what, f"{_RESTORE}, or correct the offset.", TIME_COLUMN))
-    return rows, defects
-
-
-def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
-    names = set(schema.names)
-    wanted = file.columns if file.kind == "eeg" else (TIME_COLUMN, *file.columns)
-    missing = [name for name in wanted if name not in names]
-    defects = []
-    if missing:
-        what = "the column is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-        defects.append(file.defect(what, f"{_RESTORE}; it must hold {wanted[0]} … {wanted[-1]}.", missing[0]))
-    if len(names) < len(schema.names):
-        again = next(name for name in schema.names if schema.names.count(name) > 1)
-        defects.append(file.defect("the column stands twice", f"{_RESTORE}.", again))
-        return defects
-    wrong = [n for n in file.columns if n in names and not pa.types.is_floating(schema.field(n).type)]
-    if wrong:
-        what = f"the type is {schema.field(wrong[0]).type}, not float32"
-        what += f" (so in {len(wrong)} columns)" if len(wrong) > 1 else ""
-        defects.append(file.defect(what, f"{_RESTORE}, or convert the column to float32.", wrong[0]))
-    return defects
-
-
-def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
-    if rows < WINDOW_SAMPLES:
-        what = (
-            f"the EEG has {rows} rows ({rows / SFREQ:g} s), fewer than {WINDOW_SAMPLES} ({WINDOW_SECONDS} s)"
-        )
-        return [file.defect(what, f"{_RESTORE}, or remove the rows of eeg_id {file.identifier}.")]
-    beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
-    if not beyond:
-        return []
-    what = (
-        f"a labelled window ends at {beyond[-1] + WINDOW_SECONDS:g} s, but the EEG ends at {rows / SFREQ:g} s"
-    )
-    what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
-    mend = f"{_RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
-    return [file.defect(what, mend)]
-
-
-def window_start(offset_seconds: float) -> int:
-    """First row of the EEG window labelled at an offset, 200 rows to the second."""
-    return round(offset_seconds * SFREQ)
+    return rows, footer_defects(file, rows, schema)
 
 
 def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
@@ -193,17 +155,30 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
     keeps a relative error of at most 2⁻¹¹ of the centred value. Spectrogram power becomes its natural
     logarithm, kept within 2⁻⁸ (0.4 % of the power) for powers up to e¹⁶.
     """
+    values, defects = decode(file)
+    if defects:
+        return _nothing(file), defects
+    return (_centred(values) if file.kind == "eeg" else _log_power(values)), []
+
+
+def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
+    """The signal as the file has it, and every value in it that cannot be.
+
+    Returns
+    -------
+    values : float32 (n_columns, n_rows), C order, µV or µV²/Hz, nulls as NaN; empty if the file is unreadable
+    defects : errors of the content; none when the values can be used
+    """
     try:
-        with pq.ParquetFile(file.path, pre_buffer=True) as parquet:
+        with pq.ParquetFile(file.path, pre_buffer=True, page_checksum_verification=True) as parquet:
             table = parquet.read(columns=list(file.columns), use_threads=False).select(file.columns)
     except _READ_ERRORS as error:
-        return _nothing(file), [_unreadable(file, error)]
+        return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
     values = _matrix(table)
-    if file.kind == "eeg":
-        defects = _eeg_content_defects(file, values)
-        return (_nothing(file) if defects else _centred(values)), defects
-    defects = _infinite(file, values)
-    return (_nothing(file) if defects else _log_power(values)), defects
+    defects = _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
+    if file.kind == "spectrogram":
+        defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
+    return values, defects
 
 
 def _matrix(table: pa.Table) -> NDArray[np.float32]:
@@ -239,30 +214,14 @@ def _log_power(values: NDArray[np.float32]) -> Signal:
     return Signal(np.ascontiguousarray(values.astype(np.float16).T), np.empty(0, np.float32), 0)
 
 
-def _eeg_content_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    defects = _infinite(file, values)
-    silent_rows = np.isnan(values).all(axis=0)
-    if not silent_rows.any():
-        return defects
-    silent_before = np.concatenate(([0], np.cumsum(silent_rows)))
-    starts = np.array([window_start(offset) for offset in file.offsets])
-    silent = silent_before[starts + WINDOW_SAMPLES] - silent_before[starts] == WINDOW_SAMPLES
-    if silent.any():
-        offset, count = file.offsets[int(silent.argmax())], int(silent.sum())
-        what = f"the window from {offset:g} s to {offset + WINDOW_SECONDS:g} s holds nothing but NaN"
-        what += f" ({count} such windows)" if count > 1 else ""
-        mend = f"Remove the rows of eeg_id {file.identifier} whose window has no signal."
-        defects.append(file.defect(what, mend))
-    return defects
-
-
-def _infinite(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    columns = np.flatnonzero(np.isinf(values).any(axis=1))
+def _values_that_are(wrong: NDArray[np.bool_], kind: DefectKind, file: SignalFile) -> list[Defect]:
+    columns = np.flatnonzero(wrong.any(axis=1))
     if not columns.size:
         return []
-    row = int(np.isinf(values[columns[0]]).argmax())
-    what = f"row {row} is infinite" + (f" (so in {columns.size} columns)" if columns.size > 1 else "")
-    return [file.defect(what, f"{_RESTORE}, or write NaN there.", file.columns[columns[0]])]
+    row = int(wrong[columns[0]].argmax())
+    what = f"row {row} is {'infinite' if kind == DefectKind.VALUE_INFINITE else 'a negative power'}"
+    what += f" (so in {columns.size} columns)" if columns.size > 1 else ""
+    return [file.defect(kind, what, f"{RESTORE}, or write NaN there.", file.columns[columns[0]], row)]
 
 
 def _nothing(file: SignalFile) -> Signal:
@@ -270,9 +229,10 @@ def _nothing(file: SignalFile) -> Signal:
 
 
 def _unreadable(file: SignalFile, error: Exception) -> Defect:
-    reason = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
-        return file.defect("the file is missing", f"{_RESTORE}.")
+        return file.defect(DefectKind.FILE_MISSING, "the file is missing", f"{RESTORE}.")
     if file.path.is_file() and file.path.stat().st_size == 0:
-        reason = "the file is empty, 0 bytes"
-    return file.defect(f"not a readable parquet file: {reason[:160]}", f"{_RESTORE}; it may be cut short.")
+        return file.defect(DefectKind.FILE_EMPTY, "the file is empty, 0 bytes", f"{RESTORE}.")
+    reason = "it is a folder" if file.path.is_dir() else " ".join(str(error).split())[:160]
+    what, mend = f"not a readable parquet file: {reason}", f"{RESTORE}; it may be cut short."
+    return file.defect(DefectKind.FILE_UNREADABLE, what, mend)
