@@ -1,4 +1,4 @@
-"""``hms-tune data``: check, synthesize and prepare a competition folder."""
+"""``hms-tune data``: download, check, synthesize and prepare a competition folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hms_tune.cli import render
 from hms_tune.cli.check_view import report_view
+from hms_tune.cli.download import download
 from hms_tune.data.check import check_folder
 from hms_tune.data.prepare import prepare as prepare_store
 
-app = typer.Typer(no_args_is_help=True, help="Check, synthesize and prepare a competition folder.")
+app = typer.Typer(no_args_is_help=True, help="Download, check, synthesize and prepare a competition folder.")
+
+app.command()(download)
 
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
 Jobs = Annotated[
