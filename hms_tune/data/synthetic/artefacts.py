@@ -46,10 +46,10 @@ class Artefacts:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Artefacts:
         """Most patients in intensive care are calm; some are awake."""
-        awake = rng.random() < 0.3
+        awake = rng.random() < 0.4
         return cls(
             muscle=float(rng.lognormal(np.log(5), 0.8)),
-            muscle_share=float(rng.beta(1, 2) if awake else rng.beta(1, 8)),
+            muscle_share=float(rng.beta(1, 1.5) if awake else rng.beta(1, 5)),
             blinks=float(rng.uniform(0.05, 0.4) if awake else 0.01),
             heart_rate=float(rng.uniform(0.9, 1.9)),
         )
