@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 Ask = Callable[[], "PreparedRequest"]
 """Makes the request for the whole file; its address may differ each time."""
 
-_PIECE_BYTES = 2**20
+_PIECE_BYTES = 2**16  # as much may be lost when a connection breaks
 _TIMEOUT_S = (20.0, 60.0)  # to connect; between two pieces
 _ATTEMPTS = 6
 _LONGEST_PAUSE_S = 300.0
