@@ -148,6 +148,7 @@ class Kaggle(View):
     name: Literal["kaggle"] = "kaggle"
 
 
+Spectral = STFT | Mel | Multitaper | Wavelet
 EEGRecipe = Annotated[
     Annotated[STFT | Mel | Multitaper | Wavelet | Raw, Field(discriminator="name")], BeforeValidator(named)
 ]
@@ -161,7 +162,7 @@ class InputConfig(Section):
     )
     detail: EEGRecipe | None = Field(
         None,
-        description="Second view of the EEG, for example of the central 10 s that experts labelled; null: none.",
+        description="Second view of the EEG, such as the central 10 s that experts labelled; null: none.",
     )
     kaggle: Annotated[Kaggle, BeforeValidator(named)] | None = Field(
         None, description="View of the 10-minute file; null: none."
@@ -178,7 +179,7 @@ class InputConfig(Section):
     )
     scaling: Literal["global", "per_sample"] = Field(
         "global",
-        description="global: by fixed constants; per_sample: every view of every sample to mean 0 and spread 1.",
+        description="global: by fixed constants; per_sample: each view of each sample to mean 0, spread 1.",
     )
     image: tuple[int, int] = Field(
         (128, 256), description="Image height (frequency) and width (time), pixels."
@@ -218,7 +219,7 @@ class InputConfig(Section):
         return self
 
     @property
-    def views(self) -> dict[str, STFT | Mel | Multitaper | Wavelet | Raw | Kaggle]:
+    def views(self) -> dict[str, Spectral | Raw | Kaggle]:
         """The views there are, from left to right, by their key."""
         views = {"eeg": self.eeg, "detail": self.detail, "kaggle": self.kaggle}
         return {key: view for key, view in views.items() if view is not None}

@@ -10,13 +10,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from hms_tune.config.augmentation import AugmentationConfig
+from hms_tune.config.input import InputConfig
+from hms_tune.config.section import Section, named
 
 
 class DataConfig(Section):
@@ -62,68 +60,6 @@ class DataConfig(Section):
             there = f"folds {self.folds}" + (f" × {self.fold_repeats}" if self.fold_repeats > 1 else "")
             raise ValueError(f"train_folds {self.train_folds} exceeds {there}")
         return self
-
-
-class InputConfig(Section):
-    """How a window of EEG becomes an image. Scaling uses fixed constants, never the sample's own."""
-
-    kind: Literal["eeg_spectrogram", "kaggle_spectrogram", "both"] = Field(
-        "eeg_spectrogram",
-        description="Spectrogram of the EEG, of the 10-minute Kaggle file, or both tiled into one image.",
-    )
-    window_seconds: float = Field(
-        50.0, ge=5.0, le=50.0, description="Length of the central EEG window, in seconds."
-    )
-    transform: Literal["stft", "mel"] = Field("stft", description="Linear or mel frequency axis.")
-    montage: Literal["chains", "pairs"] = Field(
-        "chains",
-        description="chains: bipolar spectrograms averaged over each of the 4 regions; "
-        "pairs: the 18 bipolar pairs kept apart.",
-    )
-    n_fft: Literal[128, 256, 512, 1024, 2048] = Field(512, description="FFT length in samples at 200 Hz.")
-    n_mels: int = Field(64, ge=8, le=256, description="Mel bands (transform: mel).")
-    low_hz: float = Field(0.5, ge=0.0, le=50.0, description="Lowest frequency shown, Hz.")
-    high_hz: float = Field(20.0, gt=0.0, le=100.0, description="Highest frequency shown, Hz.")
-    highpass_hz: float | None = Field(
-        0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none."
-    )
-    lowpass_hz: float | None = Field(
-        40.0, gt=1.0, lt=100.0, description="Zero-phase low-pass, Hz; null: none."
-    )
-    notch_hz: Literal[50, 60] | None = Field(None, description="Mains notch, Hz; null: none.")
-    clip_uv: float = Field(1024.0, gt=0.0, description="EEG is clipped to ± this many µV after filtering.")
-    image: tuple[int, int] = Field(
-        (128, 256), description="Image height (frequency) and width (time), pixels."
-    )
-    channels: Literal[1, 3] = Field(1, description="Input channels of the network; 3 repeats the image.")
-
-    @model_validator(mode="after")
-    def _bands_make_sense(self) -> Self:
-        if self.high_hz <= self.low_hz:
-            raise ValueError(f"high_hz {self.high_hz} must exceed low_hz {self.low_hz}")
-        if self.highpass_hz and self.lowpass_hz and self.lowpass_hz <= self.highpass_hz:
-            raise ValueError(f"lowpass_hz {self.lowpass_hz} must exceed highpass_hz {self.highpass_hz}")
-        if min(self.image) < 16 or max(self.image) > 2048:
-            raise ValueError(f"image sides must lie in 16–2048 pixels, got {list(self.image)}")
-        return self
-
-
-class AugmentationConfig(Section):
-    """What is varied in training batches only. Zero switches a method off."""
-
-    left_right_swap: float = Field(0.0, ge=0.0, le=1.0, description="Probability of swapping hemispheres.")
-    time_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the time axis.")
-    frequency_mask: float = Field(
-        0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis."
-    )
-    window_shift_seconds: float = Field(
-        0.0, ge=0.0, le=25.0, description="Largest shift of the EEG window within its recording, s."
-    )
-    channel_drop: float = Field(
-        0.0, ge=0.0, le=1.0, description="Probability of silencing electrodes in a sample."
-    )
-    channel_drop_max: int = Field(4, ge=1, le=19, description="Most electrodes silenced in one sample.")
-    mixup_alpha: float = Field(0.0, ge=0.0, le=10.0, description="Beta(α, α) of mixup; 0: none.")
 
 
 class ModelConfig(Section):
@@ -245,18 +181,13 @@ class SecondStage(Section):
     )
 
 
-def _named(value: Any) -> Any:
-    """``adamw`` is short for ``{name: adamw}``."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(_named)]
+Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(named)]
 Schedule = Annotated[
     Annotated[
         ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule | PlateauSchedule,
         Field(discriminator="name"),
     ],
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 
 

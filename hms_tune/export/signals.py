@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hms_tune.config.trial import InputConfig
+from hms_tune.config.input import InputConfig
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS, WINDOW_FRAMES, WINDOW_SAMPLES
 from hms_tune.data.signal_files import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.errors import SignalError

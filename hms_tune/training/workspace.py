@@ -99,7 +99,7 @@ class Workspace:
         images = RowImages(
             source,
             transform,
-            Augmentation(config.augmentation),
+            Augmentation(config.augmentation, config.input),
             self._cache.get(key, source, transform, len(labels)),
         )
         shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0

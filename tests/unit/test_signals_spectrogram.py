@@ -14,6 +14,7 @@ from hms_tune.signals.spectrogram import (
     PowerSpectrogram,
     decibel,
     frequency_bins,
+    hann_taper,
     hop_length,
     mel_filterbank,
 )
@@ -22,7 +23,16 @@ SFREQ = 200.0
 
 
 def make(n_times: int = 10_000, n_fft: int = 512, hop: int = 39, low: float = 0.5, high: float = 20.0):
-    return PowerSpectrogram(n_times, sfreq=SFREQ, n_fft=n_fft, hop=hop, low_hz=low, high_hz=high)
+    return PowerSpectrogram(
+        n_times,
+        hann_taper(min(n_fft, n_times), sfreq=SFREQ),
+        sfreq=SFREQ,
+        n_fft=n_fft,
+        hop=hop,
+        low_hz=low,
+        high_hz=high,
+        one_sided=True,
+    )
 
 
 def test_power_is_the_density_that_scipy_computes() -> None:
@@ -52,6 +62,14 @@ def test_matrix_product_and_fft_agree(n_fft: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(spectrogram, "MATMUL_LIMIT", 0)
     fft = module(eeg)
     assert (decibel(product) - decibel(fft)).abs().max() < 0.01
+
+
+def test_a_batch_is_done_in_parts_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    eeg = torch.randn(5, 3, 2_000, generator=torch.Generator().manual_seed(0)) * 50
+    module = make(n_times=2_000)
+    whole = module(eeg)
+    monkeypatch.setattr(spectrogram, "MOST_VALUES", 1)
+    torch.testing.assert_close(module(eeg), whole)
 
 
 def test_a_tone_appears_at_its_frequency_and_time() -> None:
