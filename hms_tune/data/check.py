@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.agreement import split_defects, submission_defects
-from hms_tune.data.defects import Defect, errors
+from hms_tune.data.defects import Defect, DefectKind, errors
 from hms_tune.data.labels import Split
 from hms_tune.data.layout import SPLITS, Competition, structure_defects
 from hms_tune.data.parallel import available_cores, unordered
@@ -94,7 +94,8 @@ def check_folder(
     """
     root = Path(root)
     defects = structure_defects(root)
-    if not root.is_dir():
+    closed = any(defect.kind == DefectKind.FOLDER_UNREADABLE for defect in defects)
+    if closed or not root.is_dir():
         return Report(root, quick, {}, defects)
     competition = Competition(root, tuple(split for split in SPLITS if (root / f"{split}.csv").is_file()))
     tables, found = _check_tables(competition)

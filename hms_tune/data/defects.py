@@ -17,6 +17,7 @@ class DefectKind(StrEnum):
 
     # the folder
     FOLDER_MISSING = "folder-missing"
+    FOLDER_UNREADABLE = "folder-unreadable"
     TABLE_MISSING = "table-missing"
     FILE_MISSING = "file-missing"
     FILE_UNEXPECTED = "file-unexpected"

@@ -138,7 +138,7 @@ def _api_key() -> Credentials | None:
 
 
 def _unusable(path: Path) -> DownloadError:
-    mend = f'Click "Create Legacy API Key" on {SETTINGS_PAGE} and save the file it gives you there'
+    mend = f"Save a new kaggle.json from {SETTINGS_PAGE} there, or set KAGGLE_API_TOKEN to a token instead"
     return DownloadError('not {"username": …, "key": …}', where=path, mend=mend)
 
 
@@ -178,7 +178,7 @@ def _refusal(error: Any, credentials: Credentials) -> Exception:
     if status == HTTPStatus.FORBIDDEN:
         return DownloadError(
             f"Kaggle does not let this account download the competition ({said})",
-            mend=f'Sign in, click "I Understand and Accept" on {RULES_PAGE}, and run this again',
+            mend=f'Sign in, accept the rules on {RULES_PAGE} ("I Understand and Accept"), and run this again',
         )
     if status == HTTPStatus.NOT_FOUND:
         mend = f"See {DATA_PAGE}; the archive from there can be given with --from-zip"

@@ -10,6 +10,7 @@ Either half may be absent, and so may a whole spectrogram folder (EEG collected 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,15 @@ class Competition:
 
 def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defect]:
     """Folders and tables that must be there and are not."""
-    if not root.exists():
+    if not os.path.exists(root):  # False, too, where a folder above it cannot be entered
         return [
             _absent(DefectKind.FOLDER_MISSING, root, "the folder does not exist", f"Check the path. {_GET}")
         ]
     if not root.is_dir():
         mend = "Name the folder that holds train.csv or test.csv."
         return [_absent(DefectKind.FOLDER_MISSING, root, "not a folder", mend)]
+    if closed := _closed([root]):
+        return closed
     present = [split for split in splits if _table(root, split).is_file() or _eegs(root, split).is_dir()]
     if not present:
         names = " nor ".join(f"{split}.csv" for split in splits)
@@ -114,7 +117,18 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
         elif not eegs.is_dir():
             what = f"the folder is missing, though {split}.csv is there"
             defects.append(_absent(DefectKind.FOLDER_MISSING, eegs, what, _GET))
+    defects += _closed([root / f"{split}_{kind}s" for split in present for kind in KINDS])
     return defects + _one_sided_spectrograms(root, present)
+
+
+def _closed(folders: Sequence[Path]) -> list[Defect]:
+    """Folders that are there and cannot be listed or entered."""
+    mend = "Check its permissions; the user who runs this must be allowed to read it."
+    return [
+        _absent(DefectKind.FOLDER_UNREADABLE, folder, "the folder cannot be read", mend)
+        for folder in folders
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    ]
 
 
 def _one_sided_spectrograms(root: Path, present: Sequence[Split]) -> list[Defect]:

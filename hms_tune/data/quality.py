@@ -111,7 +111,7 @@ def _of_channels(
 ) -> Defect:
     names = [EEG_COLUMNS[channel] for channel in channels]
     if len(names) > 1:
-        what += f" (so are {len(names) - 1} more: {', '.join(names[1:])})"
+        what += f" (and {len(names) - 1} more: {', '.join(names[1:])})"
     return file.defect(kind, what, mend, names[0])
 
 

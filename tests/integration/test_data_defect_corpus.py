@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -594,7 +595,7 @@ CORPUS = {
         rewrite(EEG, lambda t: column(6, lambda v: 0 * v)(column(3, lambda v: 0 * v + 7)(t))),
         K.CHANNEL_FLAT,
         EEG,
-        "the channel is flat: it spans 0 µV (so are 1 more: T5)",
+        "the channel is flat: it spans 0 µV (and 1 more: T5)",
         "P3",
     ),
     "volts for microvolts": Spoilt(
@@ -647,8 +648,21 @@ def test_a_sound_folder_has_no_defect(sound: Path) -> None:
 
 
 def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
-    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind)
+    # of permissions see the next test: who is root has all of them
+    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {K.FOLDER_UNREADABLE}
     assert len(CORPUS) >= 40
+
+
+@pytest.mark.parametrize("closed", [".", "train_eegs", "test_spectrograms"])
+def test_a_folder_without_permission_is_a_defect(
+    root: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != root / closed)
+    report = check_folder(root)
+    assert [(d.kind, d.file) for d in report.defects] == [(K.FOLDER_UNREADABLE, str(root / closed))]
+    with pytest.raises(DataError) as refusal:
+        prepare(root)
+    assert refusal.value.what == report.defects[0].what == "the folder cannot be read"
 
 
 @pytest.mark.parametrize("name", CORPUS)
