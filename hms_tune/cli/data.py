@@ -61,14 +61,21 @@ def synth(
             "--signal", min=0.0, help="Strength of the patterns; at 0 nothing tells the classes apart."
         ),
     ] = 1.0,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Up to 270 EEGs of a patient, up to 57 minutes long, as in the real one."
+        ),
+    ] = False,
     jobs: Jobs = None,
 ) -> None:
     """Write a synthetic competition into ROOT, with six classes that differ in their signal."""
-    from hms_tune.data.synthetic import synthesize
+    from hms_tune.data.synthetic import FULL_SIZE, synthesize
 
+    size = FULL_SIZE if full else {}
     with _progress("synthesizing") as progress:
         competition = synthesize(
-            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress
+            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress, **size
         )
     typer.echo(str(competition.root))
 

@@ -29,7 +29,7 @@ from hms_tune.data.synthetic.raters import (
 # Streams of random numbers: a key's first number says what it is for, so that no two ever meet.
 IDS, RATERS, PATIENT, PERSON, SIGNAL, SEGMENT = range(6)
 
-_SAME_STATE = 0.88  # how often an EEG shows its patient's usual state
+_SAME_STATE = 0.92  # how often an EEG shows its patient's usual state
 _CHANGES = 0.19  # of EEGs with several windows: about a tenth of all EEGs change their votes
 _MEAN_CHANGES = 3.2  # of those that do
 _EEGS_PER_PATIENT = (3.0, 1.46)  # median, and spread of the logarithm: median 3, mean 8.8
@@ -201,7 +201,7 @@ class _PatientPlan:
         self._extent, self._patient, self._split = extent, patient, split
         self._raters, self._identifiers, self._rng = raters, identifiers, rng
         self._patient_id = identifiers.new("patient")
-        self._usual = _State.draw(rng)
+        self._usual = _State.draw(rng, draw_campaign(rng))
 
     def stretches(self) -> list[Stretch]:
         """Stretches of this patient. A test patient's hold one 50 s recording each."""
@@ -275,7 +275,7 @@ class _PatientPlan:
         """The state that a recording begins in: mostly the patient's usual one, never twice the same."""
         if self._rng.random() < _SAME_STATE:
             return _State(self._usual.campaign, drifted(self._usual.mixture, self._rng))
-        return _State.draw(self._rng)
+        return _State.draw(self._rng, draw_campaign(self._rng))
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,8 +286,7 @@ class _State:
     mixture: NDArray[np.float64]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, campaign: Campaign | None = None) -> _State:
-        campaign = campaign or draw_campaign(rng)
+    def draw(cls, rng: np.random.Generator, campaign: Campaign) -> _State:
         dominant = int(rng.choice(N_CLASSES, p=campaign.dominant / campaign.dominant.sum()))
         return cls(campaign, campaign.draw_mixture(dominant, rng))
 

@@ -65,21 +65,13 @@ class Campaign:
 
     def draw_vote_count(self, rng: np.random.Generator) -> int:
         """Votes that a window of this campaign gets."""
-        if self is ONE_OR_TWO:
-            return int(rng.integers(1, 3))
         if self is MANY:
-            return int(rng.binomial(18, 0.3) + 10)
+            if rng.random() < _ONE_OR_TWO:
+                return int(rng.integers(1, 3))
+            return int(rng.binomial(18, rng.beta(1.5, 3.0)) + 10)
         return 3 if rng.random() < _EXACTLY_THREE else int(rng.integers(4, 10))
 
 
-ONE_OR_TWO = Campaign(
-    share=0.08,
-    dominant=np.array([0.037, 0.191, 0.153, 0.020, 0.054, 0.545]),
-    idealized=np.full(N_CLASSES, 0.8),
-    clear=(0.93, 0.99),
-    proto=0.01,
-    edge=0.04,
-)
 FEW = Campaign(
     share=0.572,
     dominant=np.array([0.456, 0.116, 0.046, 0.049, 0.125, 0.208]),
@@ -89,17 +81,18 @@ FEW = Campaign(
     edge=0.04,
 )
 MANY = Campaign(
-    share=0.348,
+    share=0.428,
     dominant=np.array([0.014, 0.169, 0.110, 0.029, 0.033, 0.645]),
-    idealized=np.array([0.60, 0.45, 0.39, 0.16, 0.44, 0.15]),
+    idealized=np.array([0.64, 0.50, 0.43, 0.19, 0.48, 0.20]),
     clear=(0.90, 0.99),
-    proto=0.03,
+    proto=0.01,
     edge=0.12,
 )
-CAMPAIGNS = (ONE_OR_TWO, FEW, MANY)
-"""Windows of 1–2, of 3–9 and of 10–28 votes."""
+CAMPAIGNS = (FEW, MANY)
+"""Windows of 3–9 votes; and of 10–28, among them those that only one or two experts came to see."""
 
-_EXACTLY_THREE = 0.875  # of the campaign of 3–9
+_EXACTLY_THREE = 0.875  # of the first
+_ONE_OR_TWO = 0.187  # of the second
 
 # By leading class: where the rest of a mixture goes, and how evenly (a Dirichlet's total).
 _MISTAKEN = np.array(
@@ -153,7 +146,7 @@ class RaterPool:
 
 def draw_campaign(rng: np.random.Generator) -> Campaign:
     """The campaign that an EEG was labelled in."""
-    return CAMPAIGNS[int(rng.choice(len(CAMPAIGNS), p=[campaign.share for campaign in CAMPAIGNS]))]
+    return FEW if rng.random() < FEW.share else MANY
 
 
 def drifted(mixture: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
