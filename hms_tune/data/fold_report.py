@@ -18,7 +18,7 @@ class FoldSummary:
 
     Parameters
     ----------
-    repeat : which shuffle of the patients, counted from 0; None for the held-out rows, which all repeats share
+    repeat : which shuffle of the patients, from 0; None for the held-out rows, which all repeats share
     fold : number of the fold; None for the held-out rows
     rows, eegs, patients : counts
     high_vote_rows : rows with at least :data:`~hms_tune.data.labels.HIGH_VOTES` experts

@@ -16,17 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind
-from hms_tune.data.footers import RESTORE, footer_defects
+from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.encoding import Signal, encode_eeg, encode_power
+from hms_tune.data.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.labels import Split
 from hms_tune.data.layout import KINDS, Competition, Kind
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
-
-POWER_FLOOR = 1e-6
-"""Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""
-
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-"""Centred EEG beyond ± this many µV is stored as this."""
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
@@ -60,28 +55,6 @@ class SignalFile:
     ) -> Defect:
         """A defect of this file."""
         return Defect(kind, str(self.path), column, what, mend, row)
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """What a file holds, in the form of the store.
-
-    Parameters
-    ----------
-    values : float16 (n_rows, n_columns), C order; EEG in µV around ``centre``, or natural logarithm of
-        spectrogram power in µV²/Hz; NaN where the file has NaN
-    centre : float32 (n_columns,), the median taken off each EEG channel, µV; empty for a spectrogram
-    clipped : number of EEG samples beyond the float16 range
-    """
-
-    values: NDArray[np.float16]
-    centre: NDArray[np.float32]
-    clipped: int
-
-    @property
-    def buffer(self) -> memoryview:
-        """The bytes of ``values``."""
-        return self.values.data.cast("B")
 
 
 def list_signal_files(competition: Competition, split: Split, table: pd.DataFrame) -> list[SignalFile]:
@@ -149,20 +122,26 @@ def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
 
 
 def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
-    """Decode a file whose footer is sound, and find the defects of its content.
+    """A file in the form of the store, with every defect of its footer and of its content.
 
-    The EEG's median is taken off each channel (referential EEG carries offsets of several mV) so that float16
-    keeps a relative error of at most 2⁻¹¹ of the centred value. Spectrogram power becomes its natural
-    logarithm, kept within 2⁻⁸ (0.4 % of the power) for powers up to e¹⁶.
+    The file is opened once; see :mod:`hms_tune.data.encoding` for the form.
     """
-    values, defects = decode(file)
-    if defects:
+    try:
+        table = _read_whole(file)
+    except _READ_ERRORS as error:
+        return _nothing(file), [_unreadable(file, error)]
+    defects = footer_defects(file, table.num_rows, table.schema)
+    if errors(defects):
         return _nothing(file), defects
-    return (_centred(values) if file.kind == "eeg" else _log_power(values)), []
+    values = _values(table, file)
+    defects += _value_defects(file, values)
+    if errors(defects):
+        return _nothing(file), defects
+    return (encode_power(values) if file.kind == "spectrogram" else encode_eeg(values)), defects
 
 
 def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
-    """The signal as the file has it, and every value in it that cannot be.
+    """The signal as a file with a sound footer has it, and every value in it that cannot be.
 
     Returns
     -------
@@ -170,48 +149,40 @@ def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
     defects : errors of the content; none when the values can be used
     """
     try:
-        with pq.ParquetFile(file.path, pre_buffer=True, page_checksum_verification=True) as parquet:
-            table = parquet.read(columns=list(file.columns), use_threads=False).select(file.columns)
+        values = _values(_read_whole(file), file)
     except _READ_ERRORS as error:
         return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
-    values = _matrix(table)
-    defects = _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
-    if file.kind == "spectrogram":
-        defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
-    return values, defects
+    return values, _value_defects(file, values)
 
 
-def _matrix(table: pa.Table) -> NDArray[np.float32]:
-    """The table as float32 (n_columns, n_rows), nulls as NaN."""
-    batch = table.combine_chunks().to_batches()[0]
+def _read_whole(file: SignalFile) -> pa.Table:
+    """All columns at once: naming 400 of them takes longer than reading one that is not needed."""
+    with pa.OSFile(str(file.path)) as stream:
+        content = stream.read_buffer()
+    with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
+        return parquet.read(use_threads=False)
+
+
+def _values(table: pa.Table, file: SignalFile) -> NDArray[np.float32]:
+    """The signal columns as float32 (n_columns, n_rows), nulls as NaN."""
+    if not is_usual(file, table.schema):
+        table = table.select(file.columns)
+    elif file.kind == "spectrogram":
+        table = table.remove_column(0)  # the time; much faster than naming the 400 others
+    batches = table.to_batches()
+    batch = batches[0] if len(batches) == 1 else table.combine_chunks().to_batches()[0]
     tensor = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
-    return np.array(tensor.T, dtype=np.float32, order="C")
+    return np.ascontiguousarray(tensor.T, dtype=np.float32)
 
 
-def _centred(values: NDArray[np.float32]) -> Signal:
-    centre = _medians(values)
-    values -= centre[:, np.newaxis]
-    clipped = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
-    np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
-    return Signal(np.ascontiguousarray(values.astype(np.float16).T), centre, clipped)
-
-
-def _medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Median of each channel's finite samples, 0 where it has none."""
-    absent = np.isnan(values)
-    gap = absent.all(axis=0)  # gaps span all channels in the competition's files
-    if gap.any():
-        values, absent = values[:, ~gap], absent[:, ~gap]
-    if values.shape[1] and not absent.any():
-        return np.median(values, axis=1).astype(np.float32)
-    finite = (channel[~missing] for channel, missing in zip(values, absent, strict=True))
-    return np.array([np.median(part) if part.size else 0.0 for part in finite], dtype=np.float32)
-
-
-def _log_power(values: NDArray[np.float32]) -> Signal:
-    np.maximum(values, np.float32(POWER_FLOOR), out=values)  # NaN stays NaN
-    np.log(values, out=values)
-    return Signal(np.ascontiguousarray(values.astype(np.float16).T), np.empty(0, np.float32), 0)
+def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)  # both look past NaN
+    defects = []
+    if np.isinf(low) or np.isinf(high):
+        defects += _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
+    if file.kind == "spectrogram" and low < 0:
+        defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
+    return defects
 
 
 def _values_that_are(wrong: NDArray[np.bool_], kind: DefectKind, file: SignalFile) -> list[Defect]:
