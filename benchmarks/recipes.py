@@ -1,9 +1,10 @@
 """What each recipe costs, and the constants that scale it.
 
-    python benchmarks/recipes.py cost [--threads 1]
+    python benchmarks/recipes.py cost
     python benchmarks/recipes.py constants FOLDER
 
-``cost`` prints milliseconds for each 50 s window (256 × 512 image, batches of 16, on the CPU) as Markdown.
+``cost`` prints CPU milliseconds for each 50 s window (256 × 512 image, batches of 16, one thread, the fastest
+of 9 rounds) as Markdown, for every recipe and for every augmentation that touches signals.
 ``constants`` prints mean and standard deviation of every recipe in its own unit over the parquet files of a
 folder of EEGs, such as ``test_eegs`` of a competition; ``hms_tune/signals/scaling.py`` holds them rounded.
 """
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import platform
-import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig
+from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import BipolarWindow, EEGImage, ImageTransform
 
 BATCH = 16
-ROUNDS = 7
+ROUNDS = 9
 
 INPUTS: dict[str, dict[str, object]] = {
     "stft, chains": {"eeg": "stft"},
@@ -54,38 +57,53 @@ INPUTS: dict[str, dict[str, object]] = {
 }
 
 
+AUGMENTATIONS: dict[str, dict[str, float]] = {
+    "left–right swap": {"left_right_swap": 1.0},
+    "channel drop": {"channel_drop": 1.0},
+    "sign flip": {"sign_flip": 1.0},
+    "random band-pass": {"band_pass": 1.0},
+    "noise": {"noise_uv": 3.0},
+}
+
+
 def show(line: str) -> None:
     """One line, at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def cost(threads: int) -> None:
+def cost() -> None:
     """Print a table of milliseconds per window."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     eeg = torch.randn(BATCH, 20, 10_000, generator=generator) * 30
     spectrogram = torch.randn(BATCH, 400, 300, generator=generator)
-    show(f"{threads} thread(s) of {_processor()}, torch {torch.__version__}\n")
-    show("| input | ms per window |\n|---|---|")
+    show(f"One thread of {_processor()}, torch {torch.__version__}.\n")
+    show("| input | CPU ms per window |\n|---|---|")
     for name, settings in INPUTS.items():
         transform = ImageTransform(InputConfig.model_validate({**settings, "image": [256, 512]}))
         inputs = (
             eeg if transform.needs_eeg else None,
             spectrogram if transform.needs_spectrogram else None,
         )
-        transform(*inputs)
-        show(f"| {name} | {1000 * _median_seconds(transform, inputs) / BATCH:.1f} |")
+        show(f"| {name} | {_milliseconds(lambda: transform(*inputs)):.1f} |")  # noqa: B023 (called at once)
+    show("\n| augmentation, in every sample | CPU ms per window |\n|---|---|")
+    views = InputConfig.model_validate({"eeg": "raw", "kaggle": "kaggle"})
+    for name, varied in AUGMENTATIONS.items():
+        augmentation = Augmentation(AugmentationConfig.model_validate(varied), views)
+        taken = _milliseconds(lambda: augmentation.signals(eeg, spectrogram, generator))  # noqa: B023
+        show(f"| {name} | {taken:.1f} |")
 
 
-def _median_seconds(transform: ImageTransform, inputs: tuple[Tensor | None, Tensor | None]) -> float:
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Of one window: the fastest round, which other work on the machine slowed least."""
     taken = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
+    for _ in range(1 + ROUNDS):
+        start = time.process_time()
         with torch.no_grad():
-            transform(*inputs)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+            work()
+        taken.append(time.process_time() - start)
+    return 1000 * min(taken[1:]) / BATCH
 
 
 def _processor() -> str:
@@ -125,11 +143,11 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("cost").add_argument("--threads", type=int, default=1)
+    commands.add_parser("cost")
     commands.add_parser("constants").add_argument("folder", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "cost":
-        cost(arguments.threads)
+        cost()
     else:
         constants(arguments.folder)
 

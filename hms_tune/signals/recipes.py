@@ -104,7 +104,7 @@ class RawPanels(nn.Module):
 
 
 def short_time_power(view: STFT | Mel, n_times: int, width: int) -> PowerSpectrogram:
-    """Hann-windowed power with at least as many frames as columns. A long window shrinks to the signal."""
+    """Hann-windowed power, about as many frames as columns. A window longer than the signal shrinks to it."""
     return PowerSpectrogram(
         n_times,
         hann_taper(min(view.n_fft, n_times), sfreq=SFREQ),

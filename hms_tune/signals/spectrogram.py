@@ -15,13 +15,22 @@ POWER_FLOOR = 1e-4
 MATMUL_LIMIT = 1024
 """Longest FFT that a CPU computes faster as a matrix product over the few bins that are kept."""
 
-MOST_VALUES = 2**24
-"""Most values (64 MiB) that the overlapping frames of one part of a batch hold."""
+CPU_VALUES, GPU_VALUES = 2**22, 2**26
+"""Most values (16 and 256 MiB) that one part of a batch holds at once."""
+
+MOST_OVERLAP = 16
+"""Most frames that see one sample. A Hann-windowed power needs 8 to be known between frames as well."""
 
 
 def decibel(power: Tensor) -> Tensor:
     """Power in µV²/Hz as dB re 1 µV²/Hz, not below -40 dB."""
     return 10.0 * torch.log10(power + POWER_FLOOR)
+
+
+def part_size(values_of_one: int, device: torch.device) -> int:
+    """How many samples are transformed at once, if one holds so many values on the way; at least one."""
+    most = CPU_VALUES if device.type == "cpu" else GPU_VALUES
+    return max(1, most // max(1, values_of_one))
 
 
 def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> tuple[int, int]:
@@ -35,8 +44,13 @@ def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -
 
 
 def hop_length(n_times: int, n_frames: int, n_fft: int) -> int:
-    """Samples between frames for at least ``n_frames`` frames that leave no sample out of every window."""
-    return max(1, min(n_times // n_frames, n_fft // 2))
+    """Samples between frames.
+
+    There are at least ``n_frames`` frames, unless so many would overlap more than :data:`MOST_OVERLAP` times;
+    no sample is left out of every window.
+    """
+    least = min(n_fft, n_times) // MOST_OVERLAP
+    return max(1, min(max(n_times // n_frames, least), n_fft // 2))
 
 
 def mel_filterbank(frequencies: Tensor, n_mels: int, *, low_hz: float, high_hz: float) -> Tensor:
@@ -152,7 +166,7 @@ class PowerSpectrogram(nn.Module):
         """
         padded = functional.pad(eeg, (self.before, self.after), mode="reflect")
         frames = padded.unfold(-1, self.length, self.hop)
-        parts = frames.split(max(1, MOST_VALUES // max(1, frames[:1].numel())))
+        parts = frames.split(part_size(frames[:1].numel(), eeg.device))
         power = torch.cat([self._power(part) for part in parts])
         return power * self.one_sided if self.has_unpaired else power
 

@@ -15,7 +15,7 @@ from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hms_tune.signals.spectrogram import MOST_VALUES
+from hms_tune.signals.spectrogram import part_size
 
 REACH = 3.5
 """Standard deviations of a wavelet that are kept in frequency (beyond lies 1e-6 of its power) and in time."""
@@ -131,7 +131,7 @@ class MorletPower(nn.Module):
         after = self.grid.samples - self.grid.n_times - before
         spectrum = torch.fft.rfft(functional.pad(eeg, (before, after), mode="reflect"))
         largest = max(self.get_buffer(f"gain_{group}").numel() for group in range(len(self.oversampling)))
-        parts = spectrum.split(max(1, MOST_VALUES // (2 * largest * eeg.shape[1])))
+        parts = spectrum.split(part_size(2 * largest * eeg.shape[1], eeg.device))
         return torch.cat([self._power(part) for part in parts]).transpose(-1, -2)
 
     def _power(self, spectrum: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hms_tune.signals import wavelet
+from hms_tune.signals import spectrogram
 from hms_tune.signals.wavelet import MorletPower, wavelet_frequencies
 
 SFREQ = 200.0
@@ -79,7 +79,7 @@ def test_a_batch_is_done_in_parts_without_a_change(monkeypatch: pytest.MonkeyPat
     eeg = torch.randn(5, 3, 2_000, generator=torch.Generator().manual_seed(0)) * 50
     module, _ = make(n_times=2_000, columns=64)
     whole = module(eeg)
-    monkeypatch.setattr(wavelet, "MOST_VALUES", 1)
+    monkeypatch.setattr(spectrogram, "CPU_VALUES", 1)
     torch.testing.assert_close(module(eeg), whole)
 
 
