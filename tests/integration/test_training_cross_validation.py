@@ -48,7 +48,7 @@ def make_config(**training: object) -> TrialConfig:
     return TrialConfig.model_validate(
         {
             "data": {"folds": 2, "holdout": 0.2},
-            "input": {"image": [32, 64], "n_fft": 256},
+            "input": {"eeg": {"name": "stft", "n_fft": 256}, "image": [32, 64]},
             "augmentation": {
                 "left_right_swap": 0.5,
                 "time_mask": 0.2,
