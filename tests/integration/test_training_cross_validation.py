@@ -159,10 +159,10 @@ from hms_tune.training.fold import FoldTraining
 config = TrialConfig.model_validate_json(Path(sys.argv[1]).read_text())
 step = FoldTraining._train_step
 
-def dies_in_the_middle(self, epoch, number, rows):
+def dies_in_the_middle(self, stage, epoch, number, rows):
     if (self.fold, epoch, number) == (0, 2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, epoch, number, rows)
+    return step(self, stage, epoch, number, rows)
 
 FoldTraining._train_step = dies_in_the_middle
 store = Store.open(Path(sys.argv[2]))
