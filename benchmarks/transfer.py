@@ -1,6 +1,6 @@
 """Train a small network on synthetic EEG alone and let it read real EEG.
 
-    python benchmarks/transfer.py [--real FOLDER] [--segments 3000] [--epochs 6] [--seeds 3]
+    python benchmarks/transfer.py [--real FOLDER] [--segments 2400] [--epochs 5] [--seeds 3]
 
 FOLDER holds real EEG in the competition's test layout with a ``labels.csv`` (``eeg_id``, ``expert_label``).
 It is read once, after training: nothing is chosen by it. Held-out synthetic patients give the KL divergence
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
@@ -32,6 +33,7 @@ from hms_tune.training.metrics import kl_divergence
 
 RESULTS = Path(__file__).parent / "results" / "transfer.md"
 HELD_OUT = 900
+PART = 300
 STEP = 4  # samples at 200 Hz per sample the network sees
 SCALE = 30.0  # µV that become 1 before compression
 LEFT, RIGHT = (
@@ -58,6 +60,26 @@ def prepared(eeg: NDArray[np.float32], batch: int = 64) -> Tensor:
         pairs = band_pass(window[:, list(ANODES)] - window[:, list(CATHODES)])
         parts.append(pairs[..., ::STEP].clamp(-3000, 3000).half())
     return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Synthetic segments as the network sees them, and what is known of each."""
+
+    pairs: Tensor
+    truth: NDArray[np.float64]
+    mixture: NDArray[np.float64]
+    votes: NDArray[np.int64]
+
+    @classmethod
+    def make(cls, n: int, first_seed: int) -> Examples:
+        """Make them in parts, since the raw EEG of thousands would fill the memory; a seed for each part."""
+        parts = []
+        for seed in range(first_seed, first_seed + n // PART):
+            made = make_segments(PART, seed=seed)
+            parts.append((prepared(made.eeg), made.truth, made.mixture, made.votes))
+        pairs, truth, mixture, votes = zip(*parts, strict=True)
+        return cls(torch.cat(pairs), np.concatenate(truth), np.concatenate(mixture), np.concatenate(votes))
 
 
 class Block(nn.Module):
@@ -95,8 +117,8 @@ class SegmentNetwork(nn.Module):
     def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            reduced(1, width // 2, 15, 4), reduced(width // 2, width, 7, 2), Block(width, 5),
-            reduced(width, width, 5, 2),
+            reduced(1, width // 2, 15, 4), reduced(width // 2, width, 7, 2), reduced(width, width, 5, 2),
+            Block(width, 3),
         )  # fmt: skip
         self.mix = reduced(4 * width, 2 * width, 1, 1)
         self.course = nn.Sequential(Block(2 * width, 5), Block(2 * width, 5, 2), Block(2 * width, 5, 4))
@@ -194,22 +216,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--real", type=Path, default=Path(__file__).parents[2] / "shared" / "real_eeg")
-    parser.add_argument("--segments", type=int, default=3000, help="synthetic segments to train on")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--segments", type=int, default=2400, help="a multiple of 300 to train on")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3, help="networks, each trained on its own")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     started = time.perf_counter()
-    training = make_segments(options.segments, seed=1)
-    held_out = make_segments(HELD_OUT, seed=2)
-    pairs, truth = prepared(training.eeg), torch.from_numpy(training.truth.astype(np.float32))
-    networks = [fit(pairs, truth, seed=seed, epochs=options.epochs) for seed in range(options.seeds)]
+    training, held_out = Examples.make(options.segments, 1000), Examples.make(HELD_OUT, 2000)
+    truth = torch.from_numpy(training.truth.astype(np.float32))
+    networks = [fit(training.pairs, truth, seed=seed, epochs=options.epochs) for seed in range(options.seeds)]
     seconds = time.perf_counter() - started
 
-    held_out_pairs = prepared(held_out.eeg)
-    seen = np.stack([probabilities(network, held_out_pairs) for network in networks])
+    seen = np.stack([probabilities(network, held_out.pairs) for network in networks])
     targets = held_out.votes / held_out.votes.sum(axis=1, keepdims=True)
     prior = kl_divergence(targets, np.tile(training.truth.mean(axis=0), (len(targets), 1)))
     oracle = kl_divergence(targets, held_out.truth)

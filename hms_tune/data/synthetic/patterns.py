@@ -39,7 +39,7 @@ _QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 _RATE = {
     SEIZURE: (2.3, 2.5, 3.0, 4.0, 5.5),
     LPD: (0.4, 0.5, 1.0, 2.0, 2.3),
-    GPD: (0.4, 0.5, 1.25, 2.25, 2.5),
+    GPD: (0.4, 0.45, 1.2, 2.2, 2.5),
     LRDA: (0.5, 0.6, 1.4, 2.25, 2.5),
     GRDA: (0.6, 0.75, 1.3, 2.25, 2.5),
 }
@@ -221,7 +221,7 @@ def _generalized(
 
 def _apart(courses: tuple[Wave, ...], lag: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Each source a little later than the one before, with gains and a texture of its own."""
-    rough = rng.uniform(0.1, 0.5)
+    rough = rng.uniform(0.08, 0.4)
     apart = []
     for place, course in enumerate(courses):
         own = _delayed(course, place * lag) * np.exp(wander(len(course), 0.6, 0.25, rng))

@@ -57,7 +57,7 @@ class Campaign:
             spread = 0.1 * spread
             spread[partner] += 0.9
         else:
-            share = rng.uniform(0.40, 0.87)
+            share = 0.40 + 0.47 * rng.beta(1.2, 1.0)
         spread[dominant] = 0
         mixture = (1 - share) * spread / spread.sum()
         mixture[dominant] = share
@@ -105,7 +105,7 @@ _MISTAKEN = np.array(
         [0.076, 0.228, 0.164, 0.232, 0.300, 0.000],
     ]
 )
-_SPREAD = 2.0
+_SPREAD = 3.0
 _DRIFT = 0.25
 
 
