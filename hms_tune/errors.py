@@ -7,6 +7,7 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   ├── ConfigError            a study file or trial configuration
     │   └── UnknownStudyError      no study of that name
     ├── DataError                  a competition folder, its files, its labels
+    │   ├── DownloadError          the competition cannot be fetched or unpacked
     │   └── StoreError             the prepared form of a competition folder
     ├── SignalError                EEG that cannot become an image
     ├── ModelError                 a backbone, its layers, its weights
@@ -74,6 +75,10 @@ class UnknownStudyError(UsageError):
 
 class DataError(HmsTuneError):
     """A competition folder, one of its files, or its labels."""
+
+
+class DownloadError(DataError):
+    """The competition cannot be fetched, or its archive not unpacked."""
 
 
 class StoreError(DataError):

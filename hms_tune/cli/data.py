@@ -1,22 +1,30 @@
-"""``hms-tune data``: check, synthesize and prepare a competition folder."""
+"""``hms-tune data``: download, check, synthesize, prepare and look at a competition folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hms_tune.data.check import find_defects
+from hms_tune.cli import render
+from hms_tune.cli.check_view import report_view
+from hms_tune.cli.download import download
+from hms_tune.cli.progress import progress_bar
+from hms_tune.cli.seeing import folds, report, show
+from hms_tune.data.check import check_folder
 from hms_tune.data.prepare import prepare as prepare_store
 
-app = typer.Typer(no_args_is_help=True, help="Check, synthesize and prepare a competition folder.")
+app = typer.Typer(
+    no_args_is_help=True, help="Download, check, prepare and look at a competition folder; or make one up."
+)
+
+app.command()(download)
+for _command in (show, report, folds):
+    app.command()(_command)
 
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
 Jobs = Annotated[
@@ -26,18 +34,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def check(root: Root, as_json: Json = False, jobs: Jobs = None) -> None:
-    """List every defect of ROOT. Exit code 1 when there is one."""
-    with _progress("checking") as progress:
-        defects = find_defects(root, jobs, progress)
+def check(
+    root: Root,
+    as_json: Json = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read tables and file footers alone, decode no signal.")
+    ] = False,
+    jobs: Jobs = None,
+) -> None:
+    """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
+    with progress_bar("checking", "files") as progress:
+        found = check_folder(root, quick=quick, jobs=jobs, progress=progress)
     if as_json:
-        typer.echo(json.dumps([asdict(defect) for defect in defects], indent=2))
+        typer.echo(render.as_json(found.as_record()))
     else:
-        for defect in defects:
-            typer.echo(str(defect))
-        plural = "" if len(defects) == 1 else "s"
-        typer.echo(f"{len(defects)} defect{plural}" if defects else f"{root}: no defects")
-    if defects:
+        render.out().print(report_view(found), soft_wrap=True)
+    if found.errors:
         raise typer.Exit(1)
 
 
@@ -52,14 +64,21 @@ def synth(
             "--signal", min=0.0, help="Strength of the patterns; at 0 nothing tells the classes apart."
         ),
     ] = 1.0,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Up to 270 EEGs of a patient, up to 57 minutes long, as in the real one."
+        ),
+    ] = False,
     jobs: Jobs = None,
 ) -> None:
     """Write a synthetic competition into ROOT, with six classes that differ in their signal."""
-    from hms_tune.data.synthetic import synthesize
+    from hms_tune.data.synthetic import FULL_SIZE, synthesize
 
-    with _progress("synthesizing") as progress:
+    size = FULL_SIZE if full else {}
+    with progress_bar("synthesizing", "files") as progress:
         competition = synthesize(
-            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress
+            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress, **size
         )
     typer.echo(str(competition.root))
 
@@ -74,7 +93,11 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
-    with _progress("preparing") as progress:
+    from hms_tune.cli.worker import log_to
+
+    console = Console(stderr=True)
+    log_to(console)
+    with progress_bar("preparing", "files", console) as progress:
         prepared = prepare_store(root, store=store, jobs=jobs, progress=progress)
     manifest = prepared.manifest
     if as_json:
@@ -83,23 +106,3 @@ def prepare(
     recordings, spectrograms = sum(manifest.recordings.values()), sum(manifest.spectrograms.values())
     size = (prepared.eeg.nbytes + prepared.spectrogram.nbytes) / 2**20
     typer.echo(f"{prepared.path}: {recordings} EEGs, {spectrograms} spectrograms, {size:,.0f} MiB")
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; nothing where stderr is not a terminal."""
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("files"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update

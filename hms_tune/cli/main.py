@@ -27,7 +27,7 @@ app = typer.Typer(
 # name: (module, attribute, help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Show the whole product on this machine, from synthetic data to a submission."),
-    "data": ("data", "app", "Check, synthesize and prepare a competition folder."),
+    "data": ("data", "app", "Download, check, synthesize and prepare a competition folder."),
     "study": ("study", "app", "Check, list, show, pause, resume, stop, fill and delete studies."),
     "model": ("model", "app", "Backbones and their layers."),
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),

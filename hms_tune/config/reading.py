@@ -62,7 +62,7 @@ def field_of(model: type[BaseModel], key: str) -> Field:
     number: Literal["int", "float"] | None = "float" if float in kinds else "int" if int in kinds else None
     return Field(
         sections=sections,
-        discriminator="name" if len(sections) > 1 else None,
+        discriminator="name" if any("name" in section.model_fields for section in sections) else None,
         nullable=NoneType in kinds,
         number=number,
         adapter=_adapter(info, sections=bool(sections)),

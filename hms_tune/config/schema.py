@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from hms_tune.config.study_file import SECTIONS, STUDY_NAME
@@ -22,8 +23,9 @@ def study_schema() -> Schema:
     """The schema: that of a trial configuration, with every value widened to value, range or choices."""
     definitions: Schema = {}
     trial = TrialConfig.model_json_schema(ref_template="#/$defs/{model}")
-    for name, definition in trial.pop("$defs").items():
-        definitions[name] = _section(definition, searched=name != "DataConfig")
+    nested = trial.pop("$defs")
+    for name, definition in nested.items():
+        definitions[name] = _section(definition, _short_names(nested), searched=name != "DataConfig")
     data = definitions["DataConfig"]["properties"]
     data["folds"] = _widen(data["folds"])
     data["root"] = {"type": ["string", "null"], "description": "Competition folder on this machine."}
@@ -38,9 +40,10 @@ def study_schema() -> Schema:
         properties[name] = _reference(section) if name == "data" else _widen(_reference(section))
     for name, model in SECTIONS.items():
         schema = model.model_json_schema(ref_template="#/$defs/{model}")
-        for nested, definition in schema.pop("$defs", {}).items():
-            definitions[nested] = _section(definition, searched=False)
-        properties[name] = _section(schema, searched=False)
+        nested = schema.pop("$defs", {})
+        for part, definition in nested.items():
+            definitions[part] = _section(definition, _short_names(nested), searched=False)
+        properties[name] = _section(schema, _short_names(nested), searched=False)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hms-tune study file",
@@ -52,10 +55,10 @@ def study_schema() -> Schema:
     }
 
 
-def _section(definition: Schema, *, searched: bool) -> Schema:
+def _section(definition: Schema, short_names: Mapping[str, str], *, searched: bool) -> Schema:
     properties = {}
     for key, schema in definition.get("properties", {}).items():
-        plain = _shorthand({name: value for name, value in schema.items() if name != "title"})
+        plain = _shorthand({name: value for name, value in schema.items() if name != "title"}, short_names)
         properties[key] = _widen(plain) if searched and "const" not in plain else plain
     required = ["name"] if "const" in properties.get("name", {}) else []
     section: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
@@ -68,13 +71,28 @@ def _reference(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key in ("$ref", "description")}
 
 
-def _shorthand(schema: Schema) -> Schema:
+def _short_names(definitions: Schema) -> dict[str, str]:
+    """The name of every section that can be given by its name alone, by the reference to it."""
+    constants = {key: part.get("properties", {}).get("name", {}) for key, part in definitions.items()}
+    return {f"#/$defs/{key}": name["const"] for key, name in constants.items() if "const" in name}
+
+
+def _shorthand(schema: Schema, short_names: Mapping[str, str]) -> Schema:
     """``adamw`` is short for ``{name: adamw}``; pydantic's schema does not show validators."""
-    if "discriminator" not in schema:
+    options = _alternatives(schema)
+    names = sorted(short_names[option["$ref"]] for option in options if option.get("$ref") in short_names)
+    if not names:
         return schema
-    names = sorted(schema["discriminator"]["mapping"])
     described = {key: value for key, value in schema.items() if key in ("description", "default")}
-    return {"anyOf": [{"enum": names}, *schema["oneOf"]], **described}
+    return {"anyOf": [{"enum": names}, *options], **described}
+
+
+def _alternatives(schema: Schema) -> list[Schema]:
+    """The options of a value, those of nested options included."""
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            return [option for part in schema[union] for option in _alternatives(part)]
+    return [schema]
 
 
 def _widen(schema: Schema) -> Schema:

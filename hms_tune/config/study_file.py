@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from hms_tune.config import ranges
 from hms_tune.config.completeness import check_complete
 from hms_tune.config.located import Located, Source, nearest, parse_yaml
-from hms_tune.config.ranges import Group, parameters, resolve
+from hms_tune.config.ranges import Fixed, Group, parameters, resolve
 from hms_tune.config.reading import ConfigReader
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
@@ -68,13 +68,16 @@ class StudyFile:
 
     @property
     def max_epochs(self) -> int:
-        """The longest a fold can get."""
-        return int(max(ranges.numbers(self.space, ("training", "epochs"))))
+        """The longest a fold can get, over both stages."""
+        first = ranges.numbers(self.space, ("training", "epochs"))
+        second = ranges.numbers(self.space, ("training", "second_stage", "epochs"))
+        return int(max(first) + max(second, default=0))
 
     @property
     def max_folds(self) -> int:
-        """The most folds a trial can train."""
-        folds = int(max(ranges.numbers(self.space, ("data", "folds"))))
+        """The most folds a trial can train, over all repeats."""
+        repeats = int(max(ranges.numbers(self.space, ("data", "fold_repeats"))))
+        folds = int(max(ranges.numbers(self.space, ("data", "folds")))) * repeats
         trained = ranges.numbers(self.space, ("data", "train_folds"))
         return min(folds, int(max(trained))) if trained else folds
 
@@ -191,13 +194,18 @@ def _check_data(space: Group, reader: ConfigReader) -> None:
 
 
 def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
-    folds = study_file.space.entries["data"]
-    searched = any(parameter.name == "data.folds" for parameter in parameters(folds, "data"))
-    if searched and isinstance(study_file.search.pruner, WilcoxonPruner):
+    """The Wilcoxon pruner pairs trials fold by fold, so all of them must have the same folds."""
+    if not isinstance(study_file.search.pruner, WilcoxonPruner):
+        return
+    data = study_file.space.entries["data"]
+    searched = any(parameter.name == "data.folds" for parameter in parameters(data, "data"))
+    reshuffled = isinstance(data, Group) and data.entries["reshuffle"] == Fixed(True)
+    if searched or reshuffled:
+        key, state = ("data.folds", "be a range") if searched else ("data.reshuffle", "be true")
         reader.source.fail(
-            "data.folds cannot be a range with the wilcoxon pruner, which compares trials fold by fold",
-            reader.lines.get("data.folds"),
-            "Fix data.folds, or choose another pruner",
+            f"{key} cannot {state} with the wilcoxon pruner, which compares trials fold by fold",
+            reader.lines.get(key),
+            "Fix data.folds and data.reshuffle, or choose another pruner",
         )
 
 

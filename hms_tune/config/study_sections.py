@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hms_tune.config.trial import Section
+from hms_tune.config.section import Section, named
 
 
 class NoPruner(Section):
@@ -76,11 +76,6 @@ class WilcoxonPruner(Section):
     startup_folds: int = Field(2, ge=2, description="Finished folds before the first decision.")
 
 
-def _named(value: Any) -> Any:
-    """``median`` is short for ``{name: median}``."""
-    return {"name": value} if isinstance(value, str) else value
-
-
 Pruner = Annotated[
     Annotated[
         NoPruner
@@ -91,7 +86,7 @@ Pruner = Annotated[
         | WilcoxonPruner,
         Field(discriminator="name"),
     ],
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 
 SamplerName = Literal["random", "grid", "tpe", "gp", "cma_es", "qmc"]

@@ -10,21 +10,25 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from hms_tune.config.augmentation import AugmentationConfig
+from hms_tune.config.input import InputConfig
+from hms_tune.config.section import Section, named
 
 
 class DataConfig(Section):
     """Which rows are learnt from and how patients are split. Shared by all trials of a study."""
 
     folds: int = Field(5, ge=2, le=50, description="Number of cross-validation folds, grouped by patient.")
+    fold_repeats: int = Field(
+        1, ge=1, le=20, description="How often the patients are split anew; each repeat has all its folds."
+    )
     train_folds: int | None = Field(
         None, ge=1, description="Train only the first this many folds; all of them when null."
+    )
+    reshuffle: bool = Field(
+        False, description="Each trial configuration shuffles its own splits, instead of sharing them."
     )
     fold_scheme: Literal["group_k_fold", "stratified_group_k_fold"] = Field(
         "group_k_fold", description="scikit-learn's splitter; both keep a patient on one side."
@@ -36,78 +40,26 @@ class DataConfig(Section):
         le=0.5,
         description="Share of patients kept outside the whole search for an honest score.",
     )
-    rows: Literal["eeg", "vote_vector"] = Field(
-        "eeg", description="One row per EEG (votes summed), or one per distinct vote vector of an EEG."
+    rows: Literal["eeg", "vote_vector", "row"] = Field(
+        "eeg",
+        description="One row per EEG (votes summed), one per distinct vote vector of an EEG, or every row.",
     )
     min_votes: int = Field(1, ge=1, description="Rows with fewer votes are left out.")
+    judged_on: Literal["all_rows", "high_votes"] = Field(
+        "all_rows", description="Whose KL decides: all validation rows, or those with 10 votes or more."
+    )
+
+    @property
+    def trained_folds(self) -> int:
+        """How many folds a trial trains, over all repeats."""
+        return self.train_folds or self.folds * self.fold_repeats
 
     @model_validator(mode="after")
     def _train_folds_exist(self) -> Self:
-        if self.train_folds is not None and self.train_folds > self.folds:
-            raise ValueError(f"train_folds {self.train_folds} exceeds folds {self.folds}")
+        if self.train_folds is not None and self.train_folds > self.folds * self.fold_repeats:
+            there = f"folds {self.folds}" + (f" × {self.fold_repeats}" if self.fold_repeats > 1 else "")
+            raise ValueError(f"train_folds {self.train_folds} exceeds {there}")
         return self
-
-
-class InputConfig(Section):
-    """How a window of EEG becomes an image. Scaling uses fixed constants, never the sample's own."""
-
-    kind: Literal["eeg_spectrogram", "kaggle_spectrogram", "both"] = Field(
-        "eeg_spectrogram",
-        description="Spectrogram of the EEG, of the 10-minute Kaggle file, or both tiled into one image.",
-    )
-    window_seconds: float = Field(
-        50.0, ge=5.0, le=50.0, description="Length of the central EEG window, in seconds."
-    )
-    transform: Literal["stft", "mel"] = Field("stft", description="Linear or mel frequency axis.")
-    montage: Literal["chains", "pairs"] = Field(
-        "chains",
-        description="chains: bipolar spectrograms averaged over each of the 4 regions; "
-        "pairs: the 18 bipolar pairs kept apart.",
-    )
-    n_fft: Literal[128, 256, 512, 1024, 2048] = Field(512, description="FFT length in samples at 200 Hz.")
-    n_mels: int = Field(64, ge=8, le=256, description="Mel bands (transform: mel).")
-    low_hz: float = Field(0.5, ge=0.0, le=50.0, description="Lowest frequency shown, Hz.")
-    high_hz: float = Field(20.0, gt=0.0, le=100.0, description="Highest frequency shown, Hz.")
-    highpass_hz: float | None = Field(
-        0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none."
-    )
-    lowpass_hz: float | None = Field(
-        40.0, gt=1.0, lt=100.0, description="Zero-phase low-pass, Hz; null: none."
-    )
-    notch_hz: Literal[50, 60] | None = Field(None, description="Mains notch, Hz; null: none.")
-    clip_uv: float = Field(1024.0, gt=0.0, description="EEG is clipped to ± this many µV after filtering.")
-    image: tuple[int, int] = Field(
-        (128, 256), description="Image height (frequency) and width (time), pixels."
-    )
-    channels: Literal[1, 3] = Field(1, description="Input channels of the network; 3 repeats the image.")
-
-    @model_validator(mode="after")
-    def _bands_make_sense(self) -> Self:
-        if self.high_hz <= self.low_hz:
-            raise ValueError(f"high_hz {self.high_hz} must exceed low_hz {self.low_hz}")
-        if self.highpass_hz and self.lowpass_hz and self.lowpass_hz <= self.highpass_hz:
-            raise ValueError(f"lowpass_hz {self.lowpass_hz} must exceed highpass_hz {self.highpass_hz}")
-        if min(self.image) < 16 or max(self.image) > 2048:
-            raise ValueError(f"image sides must lie in 16–2048 pixels, got {list(self.image)}")
-        return self
-
-
-class AugmentationConfig(Section):
-    """What is varied in training batches only. Zero switches a method off."""
-
-    left_right_swap: float = Field(0.0, ge=0.0, le=1.0, description="Probability of swapping hemispheres.")
-    time_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the time axis.")
-    frequency_mask: float = Field(
-        0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis."
-    )
-    window_shift_seconds: float = Field(
-        0.0, ge=0.0, le=25.0, description="Largest shift of the EEG window within its recording, s."
-    )
-    channel_drop: float = Field(
-        0.0, ge=0.0, le=1.0, description="Probability of silencing electrodes in a sample."
-    )
-    channel_drop_max: int = Field(4, ge=1, le=19, description="Most electrodes silenced in one sample.")
-    mixup_alpha: float = Field(0.0, ge=0.0, le=10.0, description="Beta(α, α) of mixup; 0: none.")
 
 
 class ModelConfig(Section):
@@ -219,18 +171,23 @@ class EarlyStopping(Section):
     min_delta: float = Field(0.0, ge=0.0, description="The least change that counts as improvement.")
 
 
-def _named(value: Any) -> Any:
-    """``adamw`` is short for ``{name: adamw}``."""
-    return {"name": value} if isinstance(value, str) else value
+class SecondStage(Section):
+    """After the first stage, epochs on the rows that many experts agree to have seen, at a lower rate."""
+
+    epochs: int = Field(3, ge=1, le=1000, description="Most epochs of the second stage.")
+    min_votes: int = Field(10, ge=1, description="Rows with fewer votes are left out of the second stage.")
+    learning_rate_ratio: float = Field(
+        0.1, gt=0.0, le=1.0, description="Largest learning rate of the second stage over that of the first."
+    )
 
 
-Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(_named)]
+Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(named)]
 Schedule = Annotated[
     Annotated[
         ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule | PlateauSchedule,
         Field(discriminator="name"),
     ],
-    BeforeValidator(_named),
+    BeforeValidator(named),
 ]
 
 
@@ -258,6 +215,21 @@ class TrainingConfig(Section):
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes."
     )
+    few_votes: int = Field(
+        10, ge=1, description="Rows with fewer votes than this count as rows of few votes."
+    )
+    few_votes_weight: float = Field(
+        1.0, ge=0.0, le=1.0, description="Weight of rows of few votes in the loss of the first stage."
+    )
+    vote_prior: float = Field(
+        0.0,
+        ge=0.0,
+        le=60.0,
+        description="Votes added to each row's, spread evenly: smoothing that is strong where votes are few.",
+    )
+    second_stage: SecondStage | None = Field(
+        None, description="Training continues on rows of many votes; null: one stage."
+    )
     grad_clip: float | None = Field(None, gt=0.0, description="Largest gradient norm; null: no clipping.")
     ema_decay: float | None = Field(
         None,
@@ -270,6 +242,11 @@ class TrainingConfig(Section):
         "auto", description="auto: bfloat16 autocast where the device computes in it, float32 elsewhere."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every random draw of the trial derives from it.")
+
+    @property
+    def total_epochs(self) -> int:
+        """Most epochs of a fold, over both stages."""
+        return self.epochs + (self.second_stage.epochs if self.second_stage else 0)
 
     @model_validator(mode="after")
     def _one_way_to_slow_the_backbone(self) -> Self:

@@ -1,57 +1,184 @@
-"""Every defect of a competition folder, in one list."""
+"""Every defect of a competition folder, in one list, and what the folder holds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from hms_tune.data.defects import Defect
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hms_tune.data.agreement import split_defects, submission_defects
+from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.labels import Split
 from hms_tune.data.layout import SPLITS, Competition, structure_defects
-from hms_tune.data.parallel import available_cores
-from hms_tune.data.schema import read_table
-from hms_tune.data.signal_files import SignalFile, check_footer, list_signal_files, missing_files, read_signal
+from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.quality import nan_counts, quality_defects
+from hms_tune.data.signal_files import (
+    SignalFile,
+    check_footer,
+    decode,
+    list_signal_files,
+    missing_files,
+    unexpected_files,
+)
+from hms_tune.data.summary import Summary, summarize
+from hms_tune.data.tables import read_table
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many files have been read."""
 
 
-def find_defects(
-    root: Path, jobs: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Defect]:
-    """Read everything a competition folder holds and list what is wrong with it.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found.
 
     Parameters
     ----------
-    root : the competition folder
+    root : the folder
+    quick : whether only tables and footers were read
+    summary : what each half holds whose table can be read
+    defects : in a fixed order: folders, tables, missing and unexpected files, then file by file
+    """
+
+    root: Path
+    quick: bool
+    summary: dict[Split, Summary]
+    defects: list[Defect]
+
+    @property
+    def errors(self) -> int:
+        """Number of defects that keep the folder from being used."""
+        return len(errors(self.defects))
+
+    @property
+    def warnings(self) -> int:
+        """Number of defects that do not."""
+        return len(self.defects) - self.errors
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "root": str(self.root),
+            "quick": self.quick,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "summary": {split: asdict(summary) for split, summary in self.summary.items()},
+            "defects": [defect.as_record() for defect in self.defects],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What one file is like: its rows (0 when unreadable), the NaN of its columns, its defects."""
+
+    rows: int
+    nans: NDArray[np.int64] | None
+    defects: list[Defect]
+
+
+def check_folder(
+    root: Path, *, quick: bool = False, jobs: int | None = None, progress: Progress | None = None
+) -> Report:
+    """Read everything a competition folder holds, list what is wrong with it, and count what is there.
+
+    Parameters
+    ----------
+    root : the competition folder; nothing in it is changed
+    quick : read the tables and the files' footers alone, decode no signal
     jobs : files decoded at once; one for each core when None
     progress : told how many of how many files have been read
-
-    Returns
-    -------
-    Defects in a fixed order: folders, tables, missing files, then file by file
     """
     root = Path(root)
     defects = structure_defects(root)
-    if not root.is_dir():
-        return defects
+    closed = any(defect.kind == DefectKind.FOLDER_UNREADABLE for defect in defects)
+    if closed or not root.is_dir():
+        return Report(root, quick, {}, defects)
     competition = Competition(root, tuple(split for split in SPLITS if (root / f"{split}.csv").is_file()))
-    files: list[SignalFile] = []
+    tables, found = _check_tables(competition)
+    defects += found
+    files, found = _check_presence(competition, tables)
+    defects += found
+    findings = _check_files(files, quick, jobs or available_cores(), progress)
+    defects += [defect for finding in findings for defect in finding.defects]
+    summary = {split: _summarize(tables[split], split, files, findings) for split in tables}
+    return Report(root, quick, summary, defects)
+
+
+def _check_tables(competition: Competition) -> tuple[dict[Split, pd.DataFrame], list[Defect]]:
+    """The tables that can be used, and the defects of all."""
+    tables: dict[Split, pd.DataFrame] = {}
+    defects: list[Defect] = []
     for split in competition.splits:
-        table, wrong = read_table(competition.table_path(split), split)
-        defects += wrong
-        if not wrong and competition.folder(split, "eeg").is_dir():
-            files += list_signal_files(competition, split, table)
-    absent = missing_files(competition, files)
-    defects += absent
-    gone = {defect.file for defect in absent}
-    there = [file for file in files if str(file.path) not in gone]
-    with ThreadPoolExecutor(jobs or available_cores()) as pool:
-        for done, found in enumerate(pool.map(file_defects, there), start=1):
-            defects += found
-            if progress is not None:
-                progress(done, len(there))
-    return defects
+        table, found = read_table(competition.table_path(split), split)
+        defects += found
+        if not errors(found):
+            tables[split] = table
+    if len(tables) == len(SPLITS):
+        defects += split_defects(tables["train"], tables["test"], competition.table_path("test"))
+    submission = competition.root / "sample_submission.csv"
+    if "test" in tables and submission.is_file():
+        defects += submission_defects(submission, tables["test"])
+    return tables, defects
 
 
-def file_defects(file: SignalFile) -> list[Defect]:
-    """Every defect of one file; its signal is decoded only when its footer is sound."""
-    _, defects = check_footer(file)
-    return defects or read_signal(file)[1]
+def _check_presence(
+    competition: Competition, tables: dict[Split, pd.DataFrame]
+) -> tuple[list[SignalFile], list[Defect]]:
+    """The files that are there, and the defects of those that are not and of those that should not be."""
+    files: list[SignalFile] = []
+    unexpected: list[Defect] = []
+    for split, table in tables.items():
+        if competition.folder(split, "eeg").is_dir():
+            named = list_signal_files(competition, split, table)
+            unexpected += unexpected_files(competition, split, named)
+            files += named
+    missing = missing_files(competition, files)
+    gone = {defect.file for defect in missing}
+    return [file for file in files if str(file.path) not in gone], missing + unexpected
+
+
+def _check_files(
+    files: list[SignalFile], quick: bool, jobs: int, progress: Progress | None
+) -> list[_Finding]:
+    """One finding for each file, in their order."""
+
+    def examine(task: tuple[int, SignalFile]) -> _Finding:
+        return _examine(task[1], quick)
+
+    findings: dict[int, _Finding] = {}
+    for (number, _), finding in unordered(examine, enumerate(files), jobs=jobs):
+        findings[number] = finding
+        if progress is not None:
+            progress(len(findings), len(files))
+    return [findings[number] for number in range(len(files))]
+
+
+def _examine(file: SignalFile, quick: bool) -> _Finding:
+    """Everything about one file; its signal is decoded only when its footer is sound."""
+    rows, defects = check_footer(file)
+    if quick or errors(defects):
+        return _Finding(rows, None, defects)
+    values, found = decode(file)
+    defects += found
+    if errors(found):
+        return _Finding(rows, None, defects)
+    return _Finding(rows, nan_counts(values), defects + quality_defects(file, values))
+
+
+def _summarize(
+    table: pd.DataFrame, split: Split, files: list[SignalFile], findings: list[_Finding]
+) -> Summary:
+    eegs = [
+        finding
+        for file, finding in zip(files, findings, strict=True)
+        if file.kind == "eeg" and file.split == split and finding.rows
+    ]
+    decoded = [(finding.nans, finding.rows) for finding in eegs if finding.nans is not None]
+    shares = None
+    if decoded:
+        shares = np.sum([nans for nans, _ in decoded], axis=0) / sum(rows for _, rows in decoded)
+    return summarize(table, np.array([finding.rows for finding in eegs], dtype=np.int64), shares)

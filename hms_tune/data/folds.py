@@ -21,25 +21,43 @@ HELD_OUT = -1
 """The fold number of rows whose patient no trial ever sees."""
 
 
-def assign_folds(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
-    """Give every row a fold, or :data:`HELD_OUT`.
+def assign_folds(labels: Labels, config: DataConfig, *, shuffle_seed: int = 0) -> NDArray[np.int64]:
+    """Give every row a fold in each repeat, or :data:`HELD_OUT`.
 
     Neither the order of the rows nor the held-out draw of one patient depends on which other rows there are,
-    so all trials of a study, on any machine, share their folds.
+    so all trials of a study, on any machine, share their folds; unless each brings a ``shuffle_seed`` of its
+    own, which keeps a search from fitting one particular split (Nagler et al., "Reshuffling resampling splits
+    can improve generalization of hyperparameter optimization", 2024, arXiv:2405.15393).
 
     Parameters
     ----------
     labels : rows with their patients
-    config : ``folds``, ``fold_scheme``, ``fold_seed`` and ``holdout`` are used
+    config : ``folds``, ``fold_repeats``, ``fold_scheme``, ``fold_seed`` and ``holdout`` are used
+    shuffle_seed : added to the seed of the folds; the held-out patients do not follow it
 
     Returns
     -------
-    int64 (n,)
+    int64 (fold_repeats, n); the same rows are held out in every repeat
 
     Raises
     ------
     DataError
         If there are too few patients, or a fold would be empty.
+    """
+    searched = _searched_rows(labels, config)
+    consensus, patients = labels.votes[searched].argmax(axis=1), labels.patient_id[searched]
+    folds = np.full((config.fold_repeats, len(labels)), HELD_OUT, dtype=np.int64)
+    for repeat, numbers in enumerate(folds):
+        seed = (config.fold_seed + shuffle_seed + repeat) % 2**32
+        for fold, validation in enumerate(_split(consensus, patients, config, seed)):
+            numbers[searched[validation]] = fold
+    return folds
+
+
+def _searched_rows(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
+    """The rows that are not held out, in an order that the order of the labels has no part in.
+
+    The splitters' own draws go by that order.
     """
     patients = np.unique(labels.patient_id)
     held_out = held_out_patients(patients, share=config.holdout, seed=config.fold_seed)
@@ -51,15 +69,8 @@ def assign_folds(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
             where="train.csv, column patient_id",
             mend="Lower data.folds or data.holdout, or add patients: a patient is never on both sides.",
         )
-    folds = np.full(len(labels), HELD_OUT, dtype=np.int64)
     searched = np.flatnonzero(~np.isin(labels.patient_id, held_out))
-    # a canonical order, so that the splitters' own draws cannot see the order of the rows
-    order = np.lexsort((labels.eeg_offset_seconds[searched], labels.eeg_id[searched]))
-    searched = searched[order]
-    consensus = labels.votes[searched].argmax(axis=1)
-    for fold, validation in enumerate(_split(consensus, labels.patient_id[searched], config)):
-        folds[searched[validation]] = fold
-    return folds
+    return searched[np.lexsort((labels.eeg_offset_seconds[searched], labels.eeg_id[searched]))]
 
 
 def held_out_patients(patients: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
@@ -80,11 +91,11 @@ def _draw(seed: int, patient: int) -> bytes:
 
 
 def _split(
-    consensus: NDArray[np.int64], patients: NDArray[np.int64], config: DataConfig
+    consensus: NDArray[np.int64], patients: NDArray[np.int64], config: DataConfig, seed: int
 ) -> list[NDArray[np.int64]]:
     """The validation rows of each fold."""
     splitter = GroupKFold if config.fold_scheme == "group_k_fold" else StratifiedGroupKFold
-    folds = splitter(n_splits=config.folds, shuffle=True, random_state=config.fold_seed)
+    folds = splitter(n_splits=config.folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():
             # a class rarer than the folds is normal here; such a fold lacks it and is still scored

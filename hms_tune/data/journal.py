@@ -1,17 +1,17 @@
-"""What an unfinished store already holds, so that an interrupted preparation goes on.
+"""What a store, finished or not, holds of each file; so that no file is decoded twice.
 
-One JSON line for each finished file, after a first line that names the source. A line cut short by a kill is
-ignored; a finished slice is believed only if its checksum still fits.
+The arrays of an unfinished store grow file by file in a fixed order, and the journal by one JSON line for
+each file that lies in them. A line cut short by a kill is ignored; a slice is believed only if its checksum
+still fits.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from hms_tune.data.signal_files import SignalFile
 
@@ -19,20 +19,52 @@ Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A file to be stored, and what tells whether it has changed.
+
+    Parameters
+    ----------
+    file : which file
+    size, mtime_ns : its bytes and time of change
+    """
+
+    file: SignalFile
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, file: SignalFile) -> Source:
+        """The file as it is now."""
+        stat = file.path.stat()
+        return cls(file, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def key(self) -> Key:
+        """What tells the file from every other of its competition."""
+        return self.file.kind, self.file.split, self.file.identifier
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
-    """A signal file that lies in the store.
+    """A signal file that lies in an array.
 
     Parameters
     ----------
     kind, split, identifier : which file
+    size, mtime_ns : bytes and time of change of the file it was made from
+    start, rows : where its slice lies
     checksum : CRC-32 of its slice
     clipped : EEG samples beyond the float16 range
-    centre : the median taken off each EEG channel, µV, exact as float32
+    centre : taken off each EEG channel, µV, exact as float32; empty for a spectrogram
     """
 
     kind: str
     split: str
     identifier: int
+    size: int
+    mtime_ns: int
+    start: int
+    rows: int
     checksum: int
     clipped: int
     centre: tuple[float, ...]
@@ -42,45 +74,19 @@ class Written:
         """What tells it from every other file."""
         return self.kind, self.split, self.identifier
 
+    def is_of(self, source: Source) -> bool:
+        """Whether it was made from this file, as the file is now."""
+        return (self.key, self.size, self.mtime_ns) == (source.key, source.size, source.mtime_ns)
 
-def key_of(file: SignalFile) -> Key:
-    """The key a file has once it is written."""
-    return file.kind, file.split, file.identifier
 
-
-@dataclass(slots=True)
-class Journal:
-    """The finished files of one preparation."""
-
-    path: Path
-    source: str
-    finished: dict[Key, Written] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path, source: str) -> Journal | None:
-        """The journal an earlier run left, or None when there is none or it is of another source."""
-        if not path.is_file():
-            return None
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        if not lines or lines[0] != _first_line(source):
-            return None
-        journal = cls(path, source)
-        for line in lines[1:]:
-            if (written := _parse(line)) is not None:
-                journal.finished[written.key] = written
-        return journal
-
-    @contextmanager
-    def appending(self) -> Iterator[TextIO]:
-        """Write the journal anew without torn lines, and leave it open for :func:`append`."""
-        fresh = self.path.with_name(self.path.name + ".fresh")
-        with fresh.open("w", encoding="utf-8") as stream:
-            stream.write(_first_line(self.source))
-            for written in self.finished.values():
-                append(stream, written)
-            stream.flush()
-            fresh.replace(self.path)
-            yield stream
+def read_journal(path: Path) -> Iterator[Written]:
+    """The files an earlier run finished, in their order, up to the first line that makes no sense."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        if not line.endswith("\n") or (written := _parse(line)) is None:
+            return
+        yield written
 
 
 def append(stream: TextIO, written: Written) -> None:
@@ -89,13 +95,9 @@ def append(stream: TextIO, written: Written) -> None:
     stream.flush()
 
 
-def _first_line(source: str) -> str:
-    return json.dumps({"source": source}) + "\n"
-
-
 def _parse(line: str) -> Written | None:
     try:
-        fields = json.loads(line)
+        fields: dict[str, Any] = json.loads(line)
         return Written(**(fields | {"centre": tuple(fields["centre"])}))
     except (ValueError, TypeError, KeyError):
         return None

@@ -1,7 +1,7 @@
 """Expert votes as training targets.
 
 A row of ``train.csv`` holds the votes on one 50 s window. Windows of one EEG overlap and mostly carry the
-same votes, so training sees one row per EEG, or one per distinct vote vector of an EEG.
+same votes, so training sees one row per EEG, one per distinct vote vector of an EEG, or every one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VOTE_COLUMNS = ("seizure_vote", "lpd_vote", "gpd_vote", "lrda_vote", "grda_vote"
 HIGH_VOTES = 10
 """A row with at least this many votes is on the high-vote scale, the one the leaderboard follows."""
 
-Rows = Literal["eeg", "vote_vector"]
+Rows = Literal["eeg", "vote_vector", "row"]
 Split = Literal["train", "test"]
 
 
@@ -83,7 +83,8 @@ def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) 
     ----------
     train : validated table of :meth:`hms_tune.data.layout.Competition.train_table`
     rows : ``eeg`` sums the votes of each EEG over its windows; ``vote_vector`` keeps one row for each
-        distinct vote vector of an EEG. Either way the window is the middle one of those it stands for
+        distinct vote vector of an EEG; in both the window is the middle one of those it stands for. ``row``
+        keeps every window
     min_votes : windows with fewer votes are left out before anything is summed
 
     Returns
@@ -105,7 +106,7 @@ def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) 
             mend="Lower data.min_votes.",
         )
     table = table.sort_values(["eeg_id", "eeg_label_offset_seconds", "eeg_sub_id"], kind="stable")
-    keys = ["eeg_id"] if rows == "eeg" else ["eeg_id", *votes]
+    keys = {"eeg": ["eeg_id"], "vote_vector": ["eeg_id", *votes], "row": ["eeg_id", "eeg_sub_id"]}[rows]
     groups = table.groupby(keys, sort=False)
     size, position = groups["eeg_id"].transform("size"), groups.cumcount()
     middle = table[position == size // 2].assign(group=groups.ngroup()).sort_values("group")

@@ -10,6 +10,7 @@ Either half may be absent, and so may a whole spectrogram folder (EEG collected 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from typing import Literal
 
 import pandas as pd
 
-from hms_tune.data.defects import Defect, refuse
+from hms_tune.data.defects import Defect, DefectKind, refuse
 from hms_tune.data.labels import Split
-from hms_tune.data.schema import read_table
+from hms_tune.data.tables import read_table
 
 Kind = Literal["eeg", "spectrogram"]
 
 SPLITS: tuple[Split, ...] = ("train", "test")
+KINDS: tuple[Kind, ...] = ("eeg", "spectrogram")
 _GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
 
 
@@ -92,24 +94,56 @@ class Competition:
 
 def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defect]:
     """Folders and tables that must be there and are not."""
-    if not root.exists():
-        return [Defect(str(root), None, "the folder does not exist", f"Check the path. {_GET}")]
+    if not os.path.exists(root):  # False, too, where a folder above it cannot be entered
+        return [
+            _absent(DefectKind.FOLDER_MISSING, root, "the folder does not exist", f"Check the path. {_GET}")
+        ]
     if not root.is_dir():
-        return [Defect(str(root), None, "not a folder", "Name the folder that holds train.csv or test.csv.")]
+        mend = "Name the folder that holds train.csv or test.csv."
+        return [_absent(DefectKind.FOLDER_MISSING, root, "not a folder", mend)]
+    if closed := _closed([root]):
+        return closed
     present = [split for split in splits if _table(root, split).is_file() or _eegs(root, split).is_dir()]
     if not present:
         names = " nor ".join(f"{split}.csv" for split in splits)
         what = f"neither {names} is there" if len(splits) > 1 else f"{names} is not there"
-        return [Defect(str(root), None, what, f"Check the path. {_GET}")]
+        return [_absent(DefectKind.TABLE_MISSING, root, what, f"Check the path. {_GET}")]
     defects = []
     for split in present:
-        if not _table(root, split).is_file():
+        table, eegs = _table(root, split), _eegs(root, split)
+        if not table.is_file():
             what = f"the file is missing, though {split}_eegs is there"
-            defects.append(Defect(str(_table(root, split)), None, what, _GET))
-        elif not _eegs(root, split).is_dir():
+            defects.append(_absent(DefectKind.TABLE_MISSING, table, what, _GET))
+        elif not eegs.is_dir():
             what = f"the folder is missing, though {split}.csv is there"
-            defects.append(Defect(str(_eegs(root, split)), None, what, _GET))
-    return defects
+            defects.append(_absent(DefectKind.FOLDER_MISSING, eegs, what, _GET))
+    defects += _closed([root / f"{split}_{kind}s" for split in present for kind in KINDS])
+    return defects + _one_sided_spectrograms(root, present)
+
+
+def _closed(folders: Sequence[Path]) -> list[Defect]:
+    """Folders that are there and cannot be listed or entered."""
+    mend = "Check its permissions; the user who runs this must be allowed to read it."
+    return [
+        _absent(DefectKind.FOLDER_UNREADABLE, folder, "the folder cannot be read", mend)
+        for folder in folders
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    ]
+
+
+def _one_sided_spectrograms(root: Path, present: Sequence[Split]) -> list[Defect]:
+    """A model that learned from spectrograms cannot predict a half that has none."""
+    folders = {split: root / f"{split}_spectrograms" for split in present}
+    without = [split for split in present if not folders[split].is_dir()]
+    if not without or len(without) == len(folders):
+        return []
+    what = "the folder is missing, though the other half has its spectrograms"
+    mend = f"{_GET} Without it, only recipes that read EEG alone can use both halves."
+    return [_absent(DefectKind.SPECTROGRAMS_MISSING, folders[without[0]], what, mend)]
+
+
+def _absent(kind: DefectKind, path: Path, what: str, mend: str) -> Defect:
+    return Defect(kind, str(path), None, what, mend)
 
 
 def _table(root: Path, split: Split) -> Path:

@@ -1,17 +1,17 @@
 """From a competition folder to its store: in parallel, once, and safe to interrupt.
 
-Everything is written beside the store in ``<store>.partial`` and renamed when it is complete. Where each
-file goes is fixed before the first byte is written, so files can be written in any order, by any number of
-threads, and by a second run that goes on where a killed one stopped: the bytes are the same.
+Everything is written beside the store in ``<store>.partial`` and renamed when it is complete. The order of
+the files is fixed and their slices lie end to end, so a second run goes on where a killed one stopped, and
+the bytes are the same. Files that an older store of the folder holds unchanged are copied from it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,20 +19,26 @@ import numpy as np
 import pandas as pd
 
 from hms_tune.data.defects import refuse
-from hms_tune.data.journal import Journal, key_of
+from hms_tune.data.journal import Source, Written
 from hms_tune.data.labels import Split
-from hms_tune.data.layout import SPLITS, Competition
+from hms_tune.data.layout import KINDS, SPLITS, Competition
 from hms_tune.data.locking import exclusive
 from hms_tune.data.parallel import available_cores
-from hms_tune.data.schema import EEG_COLUMNS, TEST_COLUMNS, TRAIN_COLUMNS, Column
-from hms_tune.data.signal_files import SignalFile, check_footer, list_signal_files, missing_files
+from hms_tune.data.schema import TEST_COLUMNS, TRAIN_COLUMNS, Column
+from hms_tune.data.shelf import Shelf, index_of
+from hms_tune.data.signal_files import check_footer, list_signal_files, missing_files
 from hms_tune.data.store import ARRAYS, FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
-from hms_tune.data.writing import Place, Progress, write_signals
+from hms_tune.data.writing import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
+
+_logger = logging.getLogger(__name__)
 
 Tables = dict[Split, pd.DataFrame]
 
 _COLUMNS: dict[Split, tuple[Column, ...]] = {"train": TRAIN_COLUMNS, "test": TEST_COLUMNS}
+
+_SAMPLED_FOOTERS = 64
+"""Files of each kind whose length is read to tell the size of a store before it is written."""
 
 _SPARE_BYTES = 64 * 2**20
 """Room left free beside the store, for its indexes and for whoever else writes to the disk."""
@@ -48,7 +54,8 @@ def prepare(
     """Write the store of a competition folder, or find it current.
 
     Several callers on one folder wait for each other, and all but the first find the store current. A run
-    that was killed is continued. Bad input leaves nothing behind.
+    that was killed is continued. When files were added or changed, only those are decoded. Bad input leaves
+    nothing behind. What is about to be done, and the room it takes, is logged.
 
     Parameters
     ----------
@@ -62,22 +69,22 @@ def prepare(
     DataError
         At a defect of the folder; ``hms-tune data check`` lists all of them.
     StoreError
-        If the store cannot be written where it should go.
+        If the store cannot be written where it should go, or does not fit there.
     """
     root, jobs = Path(root), jobs or available_cores()
     competition = Competition.open(root)
     tables = {split: competition.table(split) for split in competition.splits}
     files = [file for split in tables for file in list_signal_files(competition, split, tables[split])]
     refuse(missing_files(competition, files))
+    sources = [Source.of(file) for file in files]
     target = store_path(root) if store is None else Path(store)
-    source = _source_digest(competition, files)
-    if _is_current(target, source):
+    digest = _source_digest(competition, sources)
+    if _is_current(target, digest):
         return Store.open(target)
     _refuse_foreign(target)
     with _locked(target):
-        if not _is_current(target, source):  # another caller may just have written it
-            places = _plan(files, jobs)
-            _build(competition, tables, places, target, source, jobs=jobs, progress=progress)
+        if not _is_current(target, digest):  # another caller may just have written it
+            _build(competition, tables, sources, target, digest, jobs=jobs, progress=progress)
     return Store.open(target)
 
 
@@ -88,17 +95,19 @@ def _is_current(target: Path, source: str) -> bool:
         return False
 
 
-def _source_digest(competition: Competition, files: Sequence[SignalFile]) -> str:
+def _source_digest(competition: Competition, sources: Sequence[Source]) -> str:
     """Digest of the tables' bytes and of each file's name, size and time of change."""
+    digest = _tables_digest(competition)
+    for source in sources:
+        digest.update(f"{source.key} {source.size} {source.mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _tables_digest(competition: Competition) -> hashlib._Hash:
     digest = hashlib.sha256(f"store format {FORMAT_VERSION}\n".encode())
     for split in competition.splits:
         digest.update(hashlib.sha256(competition.table_path(split).read_bytes()).digest())
-    for file in files:
-        stat = file.path.stat()
-        digest.update(
-            f"{file.split} {file.kind} {file.identifier} {stat.st_size} {stat.st_mtime_ns}\n".encode()
-        )
-    return digest.hexdigest()
+    return digest
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -130,109 +139,108 @@ def _locked(target: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _plan(files: Sequence[SignalFile], jobs: int) -> list[Place]:
-    """Give each file its place, end to end in the order of the tables' identifiers."""
-    next_row = dict.fromkeys(ARRAYS, 0)
-    places = []
-    with ThreadPoolExecutor(jobs) as pool:
-        footers = list(pool.map(check_footer, files))
-    refuse([defect for _, defects in footers for defect in defects])
-    for file, (rows, _) in zip(files, footers, strict=True):
-        places.append(Place(file, next_row[file.kind], rows))
-        next_row[file.kind] += rows
-    return places
-
-
 def _build(
     competition: Competition,
     tables: Tables,
-    places: Sequence[Place],
+    sources: Sequence[Source],
     target: Path,
-    source: str,
+    digest: str,
     *,
     jobs: int,
     progress: Progress | None,
 ) -> None:
     partial = target.with_name(target.name + ".partial")
-    if _is_current(partial, source):  # killed between its last byte and its renaming
+    if _is_current(partial, digest):  # killed between its last byte and its renaming
         _swap(partial, target)
         return
-    journal = Journal.read(partial / "journal.jsonl", source)
-    if journal is None:
-        shutil.rmtree(partial, ignore_errors=True)
-        _refuse_full_disk(target, sum(place.bytes for place in places))
-        partial.mkdir()
-        journal = Journal(partial / "journal.jsonl", source)
+    shelf = _shelf(target, sources)
+    begun = sum((partial / name).stat().st_size for name, _ in ARRAYS.values() if (partial / name).is_file())
+    _refuse_full_disk(target, sources, begun)
+    partial.mkdir(exist_ok=True)
     try:
-        write_signals(partial, places, journal, jobs=jobs, progress=progress)
-        _write_indexes(partial, places, journal)
+        written = write_signals(partial, sources, shelf, jobs=jobs, progress=progress)
+        for kind in KINDS:
+            index_of(kind, written).to_parquet(partial / INDEXES[kind], index=False)
         for split, columns in _COLUMNS.items():
             table = tables[split] if split in tables else _no_rows(columns)
             table.to_parquet(partial / f"{split}.parquet", index=False)
-        _manifest(competition, places, journal, target, source).write(partial)
-        journal.path.unlink()
+        _manifest(competition, written, target, digest).write(partial)
+        (partial / JOURNAL).unlink()
     except (DataError, OSError):
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _swap(partial, target)
 
 
+def _shelf(target: Path, sources: Sequence[Source]) -> Shelf | None:
+    """The store that is there already, if slices of it can be used, and a word on what happens to it."""
+    if not (target / MANIFEST).is_file():
+        return None
+    try:
+        shelf = Shelf.of(Store.open(target))
+    except StoreError as error:
+        _logger.info("%s; it is made anew", error)
+        return None
+    kept = sum(shelf.has(source) for source in sources)
+    _logger.info(
+        "%s does not match its folder: %d of %d files are new or changed and are decoded, %d are copied",
+        target,
+        len(sources) - kept,
+        len(sources),
+        kept,
+    )
+    return shelf
+
+
 def _no_rows(columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame({column.name: np.empty(0, dtype=np.int64) for column in columns})
 
 
-def _refuse_full_disk(target: Path, needed: int) -> None:
+def _refuse_full_disk(target: Path, sources: Sequence[Source], begun: int) -> None:
+    needed, exact = bytes_needed(sources)
     free = shutil.disk_usage(target.parent).free
-    if free < needed + _SPARE_BYTES:
-        raise StoreError(
-            f"the store takes {needed / 2**30:.2f} GiB, the disk has {free / 2**30:.2f} GiB free",
-            where=target,
-            mend="Free some room, or name another disk with --store.",
-        )
+    what = f"the store takes {'' if exact else 'about '}{needed / 2**30:.2f} GiB"
+    there = f"the disk has {free / 2**30:.2f} GiB free"
+    if free + begun < needed + _SPARE_BYTES:
+        mend = "Free some room, or name another disk with --store."
+        raise StoreError(f"{what}, {there}", where=target, mend=mend)
+    _logger.info("%s: %s, %s", target, what, there)
 
 
-def _write_indexes(partial: Path, places: Sequence[Place], journal: Journal) -> None:
-    for kind, name in INDEXES.items():
-        chosen = [place for place in places if place.file.kind == kind]
-        written = [journal.finished[key_of(place.file)] for place in chosen]
-        index = pd.DataFrame(
-            {
-                f"{kind}_id": np.array([place.file.identifier for place in chosen], dtype=np.int64),
-                "start": np.array([place.start for place in chosen], dtype=np.int64),
-                "length": np.array([place.rows for place in chosen], dtype=np.int64),
-                "split": np.array([place.file.split for place in chosen], dtype=str),
-            }
-        )
-        if kind == "eeg":
-            index["clipped"] = np.array([entry.clipped for entry in written], dtype=np.int64)
-            centre = np.array([entry.centre for entry in written], dtype=np.float32)
-            for column, channel in enumerate(EEG_COLUMNS):
-                index[f"centre_{channel}"] = centre[:, column]
-        index.to_parquet(partial / name, index=False)
+def bytes_needed(sources: Sequence[Source]) -> tuple[int, bool]:
+    """Room that the arrays of a store take, and whether that is exact.
+
+    Exact where there are few files; of many, some footers tell how the bytes of a file relate to its rows.
+    """
+    needed, exact = 0.0, True
+    for kind in KINDS:
+        chosen = [source for source in sources if source.file.kind == kind]
+        step = -(-len(chosen) // _SAMPLED_FOOTERS) or 1
+        sample = chosen[::step]
+        rows = sum(check_footer(source.file)[0] for source in sample)
+        share = sum(source.size for source in chosen) / max(1, sum(source.size for source in sample))
+        needed += rows * share * ARRAYS[kind][1] * 2
+        exact = exact and step == 1
+    return round(needed), exact
 
 
-def _manifest(
-    competition: Competition, places: Sequence[Place], journal: Journal, target: Path, source: str
-) -> Manifest:
-    digest = hashlib.sha256(f"store format {FORMAT_VERSION}\n".encode())
-    for split in competition.splits:
-        digest.update(hashlib.sha256(competition.table_path(split).read_bytes()).digest())
-    for place in places:
-        entry = journal.finished[key_of(place.file)]
-        digest.update(f"{entry.key} {place.rows} {entry.checksum} {entry.centre}\n".encode())
+def _manifest(competition: Competition, written: Sequence[Written], target: Path, source: str) -> Manifest:
+    digest = _tables_digest(competition)
+    for entry in written:
+        digest.update(f"{entry.key} {entry.rows} {entry.checksum} {entry.centre}\n".encode())
 
     def count(kind: str) -> dict[str, int]:
-        return {split: sum(p.file.kind == kind and p.file.split == split for p in places) for split in SPLITS}
+        return {split: sum(w.kind == kind and w.split == split for w in written) for split in SPLITS}
 
     return Manifest(
         source=source,
         digest=digest.hexdigest(),
         root=os.path.relpath(competition.root.resolve(), target.resolve()),
-        n_samples=sum(place.rows for place in places if place.file.kind == "eeg"),
-        n_frames=sum(place.rows for place in places if place.file.kind == "spectrogram"),
+        n_samples=sum(entry.rows for entry in written if entry.kind == "eeg"),
+        n_frames=sum(entry.rows for entry in written if entry.kind == "spectrogram"),
         recordings=count("eeg"),
         spectrograms=count("spectrogram"),
-        clipped_samples=sum(entry.clipped for entry in journal.finished.values()),
+        clipped_samples=sum(entry.clipped for entry in written),
     )
 
 

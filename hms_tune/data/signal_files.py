@@ -16,26 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect
+from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.encoding import Signal, encode_eeg, encode_power
+from hms_tune.data.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.labels import Split
-from hms_tune.data.layout import Competition, Kind
-from hms_tune.data.schema import (
-    EEG_COLUMNS,
-    FRAME_SECONDS,
-    SFREQ,
-    SPECTROGRAM_COLUMNS,
-    TIME_COLUMN,
-    WINDOW_SAMPLES,
-    WINDOW_SECONDS,
-)
+from hms_tune.data.layout import KINDS, Competition, Kind
+from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
 
-POWER_FLOOR = 1e-6
-"""Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""
-
-FLOAT16_MAX = float(np.finfo(np.float16).max)
-"""Centred EEG beyond ± this many µV is stored as this."""
-
-_RESTORE = "Restore the file from its source"
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
@@ -63,31 +50,11 @@ class SignalFile:
         """The signal columns of this kind of file, in order."""
         return EEG_COLUMNS if self.kind == "eeg" else SPECTROGRAM_COLUMNS
 
-    def defect(self, what: str, mend: str, column: str | None = None) -> Defect:
+    def defect(
+        self, kind: DefectKind, what: str, mend: str, column: str | None = None, row: int | None = None
+    ) -> Defect:
         """A defect of this file."""
-        return Defect(str(self.path), column, what, mend)
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """What a file holds, in the form of the store.
-
-    Parameters
-    ----------
-    values : float16 (n_rows, n_columns), C order; EEG in µV around ``centre``, or natural logarithm of
-        spectrogram power in µV²/Hz; NaN where the file has NaN
-    centre : float32 (n_columns,), the median taken off each EEG channel, µV; empty for a spectrogram
-    clipped : number of EEG samples beyond the float16 range
-    """
-
-    values: NDArray[np.float16]
-    centre: NDArray[np.float32]
-    clipped: int
-
-    @property
-    def buffer(self) -> memoryview:
-        """The bytes of ``values``."""
-        return self.values.data.cast("B")
+        return Defect(kind, str(self.path), column, what, mend, row)
 
 
 def list_signal_files(competition: Competition, split: Split, table: pd.DataFrame) -> list[SignalFile]:
@@ -117,13 +84,31 @@ def missing_files(competition: Competition, files: list[SignalFile]) -> list[Def
     }
     return [
         file.defect(
+            DefectKind.FILE_MISSING,
             f"the file is missing, though {competition.table_path(file.split).name} names "
             f"{file.kind}_id {file.identifier}",
-            f"{_RESTORE}, or remove the rows of that {file.kind}_id.",
+            f"{RESTORE}, or remove the rows of that {file.kind}_id.",
         )
         for file in files
         if file.path.name not in there[file.path.parent]
     ]
+
+
+def unexpected_files(competition: Competition, split: Split, files: list[SignalFile]) -> list[Defect]:
+    """A defect for everything in the signal folders of a split that its table does not name."""
+    named = {file.path for file in files}
+    table = competition.table_path(split).name
+    defects = []
+    for kind in KINDS:
+        folder = competition.folder(split, kind)
+        if not folder.is_dir():
+            continue
+        for entry in sorted(folder.iterdir()):
+            if entry not in named:
+                what = f"{table} names no such {kind}_id"
+                mend = "It is ignored; remove it, or restore the table if rows are missing there."
+                defects.append(Defect(DefectKind.FILE_UNEXPECTED, str(entry), None, what, mend))
+    return defects
 
 
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
@@ -133,136 +118,81 @@ def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
     except _READ_ERRORS as error:
         return 0, [_unreadable(file, error)]
-    defects = _column_defects(file, schema)
-    if rows == 0:
-        defects.append(file.defect("the file has no rows", f"{_RESTORE}."))
-    elif file.kind == "eeg":
-        defects += _eeg_length_defects(file, rows)
-    elif (last := file.offsets[-1]) // FRAME_SECONDS >= rows:
-        what = f"a label starts at {last:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
-        defects.append(file.defect(what, f"{_RESTORE}, or correct the offset.", TIME_COLUMN))
-    return rows, defects
-
-
-def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
-    names = set(schema.names)
-    wanted = file.columns if file.kind == "eeg" else (TIME_COLUMN, *file.columns)
-    missing = [name for name in wanted if name not in names]
-    defects = []
-    if missing:
-        what = "the column is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-        defects.append(file.defect(what, f"{_RESTORE}; it must hold {wanted[0]} … {wanted[-1]}.", missing[0]))
-    if len(names) < len(schema.names):
-        again = next(name for name in schema.names if schema.names.count(name) > 1)
-        defects.append(file.defect("the column stands twice", f"{_RESTORE}.", again))
-        return defects
-    wrong = [n for n in file.columns if n in names and not pa.types.is_floating(schema.field(n).type)]
-    if wrong:
-        what = f"the type is {schema.field(wrong[0]).type}, not float32"
-        what += f" (so in {len(wrong)} columns)" if len(wrong) > 1 else ""
-        defects.append(file.defect(what, f"{_RESTORE}, or convert the column to float32.", wrong[0]))
-    return defects
-
-
-def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
-    if rows < WINDOW_SAMPLES:
-        what = (
-            f"the EEG has {rows} rows ({rows / SFREQ:g} s), fewer than {WINDOW_SAMPLES} ({WINDOW_SECONDS} s)"
-        )
-        return [file.defect(what, f"{_RESTORE}, or remove the rows of eeg_id {file.identifier}.")]
-    beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
-    if not beyond:
-        return []
-    what = (
-        f"a labelled window ends at {beyond[-1] + WINDOW_SECONDS:g} s, but the EEG ends at {rows / SFREQ:g} s"
-    )
-    what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
-    mend = f"{_RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
-    return [file.defect(what, mend)]
-
-
-def window_start(offset_seconds: float) -> int:
-    """First row of the EEG window labelled at an offset, 200 rows to the second."""
-    return round(offset_seconds * SFREQ)
+    return rows, footer_defects(file, rows, schema)
 
 
 def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
-    """Decode a file whose footer is sound, and find the defects of its content.
+    """A file in the form of the store, with every defect of its footer and of its content.
 
-    The EEG's median is taken off each channel (referential EEG carries offsets of several mV) so that float16
-    keeps a relative error of at most 2⁻¹¹ of the centred value. Spectrogram power becomes its natural
-    logarithm, kept within 2⁻⁸ (0.4 % of the power) for powers up to e¹⁶.
+    The file is opened once; see :mod:`hms_tune.data.encoding` for the form.
     """
     try:
-        with pq.ParquetFile(file.path, pre_buffer=True) as parquet:
-            table = parquet.read(columns=list(file.columns), use_threads=False).select(file.columns)
+        table = _read_whole(file)
     except _READ_ERRORS as error:
         return _nothing(file), [_unreadable(file, error)]
-    values = _matrix(table)
-    if file.kind == "eeg":
-        defects = _eeg_content_defects(file, values)
-        return (_nothing(file) if defects else _centred(values)), defects
-    defects = _infinite(file, values)
-    return (_nothing(file) if defects else _log_power(values)), defects
+    defects = footer_defects(file, table.num_rows, table.schema)
+    if errors(defects):
+        return _nothing(file), defects
+    values = _values(table, file)
+    defects += _value_defects(file, values)
+    if errors(defects):
+        return _nothing(file), defects
+    return (encode_power(values) if file.kind == "spectrogram" else encode_eeg(values)), defects
 
 
-def _matrix(table: pa.Table) -> NDArray[np.float32]:
-    """The table as float32 (n_columns, n_rows), nulls as NaN."""
-    batch = table.combine_chunks().to_batches()[0]
+def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
+    """The signal as a file with a sound footer has it, and every value in it that cannot be.
+
+    Returns
+    -------
+    values : float32 (n_columns, n_rows), C order, µV or µV²/Hz, nulls as NaN; empty if the file is unreadable
+    defects : errors of the content; none when the values can be used
+    """
+    try:
+        values = _values(_read_whole(file), file)
+    except _READ_ERRORS as error:
+        return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
+    return values, _value_defects(file, values)
+
+
+def _read_whole(file: SignalFile) -> pa.Table:
+    """All columns at once: naming 400 of them takes longer than reading one that is not needed."""
+    with pa.OSFile(str(file.path)) as stream:
+        content = stream.read_buffer()
+    with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
+        return parquet.read(use_threads=False)
+
+
+def _values(table: pa.Table, file: SignalFile) -> NDArray[np.float32]:
+    """The signal columns as float32 (n_columns, n_rows), nulls as NaN."""
+    if not is_usual(file, table.schema):
+        table = table.select(file.columns)
+    elif file.kind == "spectrogram":
+        table = table.remove_column(0)  # the time; much faster than naming the 400 others
+    batches = table.to_batches()
+    batch = batches[0] if len(batches) == 1 else table.combine_chunks().to_batches()[0]
     tensor = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
-    return np.array(tensor.T, dtype=np.float32, order="C")
+    return np.ascontiguousarray(tensor.T, dtype=np.float32)
 
 
-def _centred(values: NDArray[np.float32]) -> Signal:
-    centre = _medians(values)
-    values -= centre[:, np.newaxis]
-    clipped = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
-    np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
-    return Signal(np.ascontiguousarray(values.astype(np.float16).T), centre, clipped)
-
-
-def _medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Median of each channel's finite samples, 0 where it has none."""
-    absent = np.isnan(values)
-    gap = absent.all(axis=0)  # gaps span all channels in the competition's files
-    if gap.any():
-        values, absent = values[:, ~gap], absent[:, ~gap]
-    if values.shape[1] and not absent.any():
-        return np.median(values, axis=1).astype(np.float32)
-    finite = (channel[~missing] for channel, missing in zip(values, absent, strict=True))
-    return np.array([np.median(part) if part.size else 0.0 for part in finite], dtype=np.float32)
-
-
-def _log_power(values: NDArray[np.float32]) -> Signal:
-    np.maximum(values, np.float32(POWER_FLOOR), out=values)  # NaN stays NaN
-    np.log(values, out=values)
-    return Signal(np.ascontiguousarray(values.astype(np.float16).T), np.empty(0, np.float32), 0)
-
-
-def _eeg_content_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    defects = _infinite(file, values)
-    silent_rows = np.isnan(values).all(axis=0)
-    if not silent_rows.any():
-        return defects
-    silent_before = np.concatenate(([0], np.cumsum(silent_rows)))
-    starts = np.array([window_start(offset) for offset in file.offsets])
-    silent = silent_before[starts + WINDOW_SAMPLES] - silent_before[starts] == WINDOW_SAMPLES
-    if silent.any():
-        offset, count = file.offsets[int(silent.argmax())], int(silent.sum())
-        what = f"the window from {offset:g} s to {offset + WINDOW_SECONDS:g} s holds nothing but NaN"
-        what += f" ({count} such windows)" if count > 1 else ""
-        mend = f"Remove the rows of eeg_id {file.identifier} whose window has no signal."
-        defects.append(file.defect(what, mend))
+def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)  # both look past NaN
+    defects = []
+    if np.isinf(low) or np.isinf(high):
+        defects += _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
+    if file.kind == "spectrogram" and low < 0:
+        defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
     return defects
 
 
-def _infinite(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    columns = np.flatnonzero(np.isinf(values).any(axis=1))
+def _values_that_are(wrong: NDArray[np.bool_], kind: DefectKind, file: SignalFile) -> list[Defect]:
+    columns = np.flatnonzero(wrong.any(axis=1))
     if not columns.size:
         return []
-    row = int(np.isinf(values[columns[0]]).argmax())
-    what = f"row {row} is infinite" + (f" (so in {columns.size} columns)" if columns.size > 1 else "")
-    return [file.defect(what, f"{_RESTORE}, or write NaN there.", file.columns[columns[0]])]
+    row = int(wrong[columns[0]].argmax())
+    what = f"row {row} is {'infinite' if kind == DefectKind.VALUE_INFINITE else 'a negative power'}"
+    what += f" (so in {columns.size} columns)" if columns.size > 1 else ""
+    return [file.defect(kind, what, f"{RESTORE}, or write NaN there.", file.columns[columns[0]], row)]
 
 
 def _nothing(file: SignalFile) -> Signal:
@@ -270,9 +200,10 @@ def _nothing(file: SignalFile) -> Signal:
 
 
 def _unreadable(file: SignalFile, error: Exception) -> Defect:
-    reason = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
-        return file.defect("the file is missing", f"{_RESTORE}.")
+        return file.defect(DefectKind.FILE_MISSING, "the file is missing", f"{RESTORE}.")
     if file.path.is_file() and file.path.stat().st_size == 0:
-        reason = "the file is empty, 0 bytes"
-    return file.defect(f"not a readable parquet file: {reason[:160]}", f"{_RESTORE}; it may be cut short.")
+        return file.defect(DefectKind.FILE_EMPTY, "the file is empty, 0 bytes", f"{RESTORE}.")
+    reason = "it is a folder" if file.path.is_dir() else " ".join(str(error).split())[:160]
+    what, mend = f"not a readable parquet file: {reason}", f"{RESTORE}; it may be cut short."
+    return file.defect(DefectKind.FILE_UNREADABLE, what, mend)

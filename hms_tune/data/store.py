@@ -3,16 +3,16 @@
 ::
 
     store/
-      eeg.f16               float16 (n_samples, 20), recordings end to end, µV from each channel's median
+      eeg.f16               float16 (n_samples, 20), recordings end to end, µV from each channel's centre
       spectrogram.f16       float16 (n_frames, 400), natural logarithm of µV²/Hz, columns LL, RL, LP, RP
-      recordings.parquet    where each EEG lies, and the medians that were taken off it
+      recordings.parquet    where each EEG lies, and the centres that were taken off it
       spectrograms.parquet  where each spectrogram lies
       train.parquet         the rows of train.csv, validated
       test.parquet          the rows of test.csv, validated
       manifest.json         versions, digests, counts, units
 
 NaN is kept in both arrays. float16 holds a centred sample within 2⁻¹¹ of its value (0.1 µV at 200 µV), and a
-log power within 2⁻⁸.
+log power within 0.004; see :mod:`hms_tune.data.encoding`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import platformdirs
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hms_tune.data.encoding import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.data.labels import Labels
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS
-from hms_tune.data.signal_files import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.errors import StoreError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ARRAYS = {"eeg": ("eeg.f16", len(EEG_COLUMNS)), "spectrogram": ("spectrogram.f16", len(SPECTROGRAM_COLUMNS))}
 """File name and number of columns of each array."""
@@ -114,9 +114,11 @@ class Store:
     manifest : versions, digests and counts
     eeg : float16 (n_samples, 20), read-only
     spectrogram : float16 (n_frames, 400), read-only; no rows when the competition has no spectrograms
-    recordings : indexed by ``eeg_id``: ``start``, ``length`` (rows of ``eeg``), ``split``, ``clipped`` and
+    recordings : indexed by ``eeg_id``: ``start``, ``length`` (rows of ``eeg``), ``split``, ``checksum``
+        (CRC-32 of its bytes), ``file_size`` and ``file_mtime_ns`` of its file, ``clipped`` and
         ``centre_<channel>`` (µV); an id in both splits has two rows
-    spectrograms : indexed by ``spectrogram_id``: ``start``, ``length`` (rows of ``spectrogram``), ``split``
+    spectrograms : indexed by ``spectrogram_id``: the same without ``clipped`` and centres, rows of
+        ``spectrogram``
     train, test : the validated tables; without rows for a split the competition does not have
     """
 

@@ -74,7 +74,7 @@ class WindowSource:
 
         Returns
         -------
-        float32 (batch, 20, 10000), µV around each recording's channel medians, 0 where the file has NaN
+        float32 (batch, 20, 10000), µV around each recording's channel centres, 0 where the file has NaN
         """
         index = index.cpu()
         start = self._eeg_start[index]
@@ -121,7 +121,7 @@ class WindowSource:
             raise DataError(
                 f"{_ids('spectrogram_id', self.without_spectrogram)} without a spectrogram file",
                 where=self._store.root / f"{self.labels.split}_spectrograms",
-                mend="Add the files and prepare again, or use input.kind eeg_spectrogram.",
+                mend="Add the files and prepare again, or set input.kaggle: null.",
             )
 
     def _gather(self, kind: Kind) -> _Gather:

@@ -24,7 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hms_tune import __version__
-from hms_tune.config.trial import Section, TrialConfig
+from hms_tune.config.section import Section
+from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.signals import eeg_windows, spectrogram_windows

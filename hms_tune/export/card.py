@@ -7,12 +7,6 @@ from hms_tune.data.labels import CLASSES, HIGH_VOTES
 from hms_tune.export.onnx import OnnxCheck
 from hms_tune.export.scores import Scores
 
-_READS = {
-    "eeg_spectrogram": "the 50 s EEG window",
-    "kaggle_spectrogram": "the 10-minute spectrogram",
-    "both": "the 50 s EEG window and the 10-minute spectrogram around it",
-}
-
 
 def model_card(
     *,
@@ -40,10 +34,17 @@ def model_card(
 
 def _summary(study: str, trial: int, config: TrialConfig, scores: Scores, version: str) -> str:
     height, width = config.input.image
+    reads = [
+        f"{view.window_seconds:g} s of EEG as {view.name}"
+        for view in (config.input.eeg, config.input.detail)
+        if view is not None
+    ]
+    if config.input.needs_spectrogram:
+        reads.append("the 10-minute spectrogram")
     return (
         f"# {study}, trial {trial}\n\n"
         f"{len(scores.fold_kl)} networks of `{config.model.backbone}`, one for each cross-validation fold, "
-        f"that read {_READS[config.input.kind]} as a {height} × {width} image and give the probabilities of "
+        f"that read {' beside '.join(reads)} as a {height} × {width} image and give the probabilities of "
         f"{', '.join(CLASSES)}. Found and trained by hms_tune {version}."
     )
 
@@ -112,11 +113,9 @@ def _files(scores: Scores, full: bool, onnx: OnnxCheck | None) -> str:
 
 
 def _usage(config: TrialConfig, onnx: OnnxCheck | None) -> str:
-    argument = {
-        "eeg_spectrogram": "eeg",
-        "kaggle_spectrogram": "None, spectrogram",
-        "both": "eeg, spectrogram",
-    }
+    arguments = "eeg" if config.input.needs_eeg else "None"
+    if config.input.needs_spectrogram:
+        arguments += ", spectrogram"
     return (
         "## Use\n\n"
         "```\nhms-tune predict BUNDLE COMPETITION_FOLDER --out submission.csv\n```\n\n"
@@ -124,7 +123,7 @@ def _usage(config: TrialConfig, onnx: OnnxCheck | None) -> str:
         "import hms_tune\n\n"
         "bundle = hms_tune.load_bundle(BUNDLE)\n"
         "# EEG: (n_windows, 10000, 20), µV, 200 Hz; spectrogram: (n_windows, 300, 400), µV²/Hz\n"
-        f"probabilities = bundle.predict({argument[config.input.kind]})\n"
+        f"probabilities = bundle.predict({arguments})\n"
         "```"
         + ("\n\n`model.onnx` starts at the image; `bundle.transform` makes it." if onnx is not None else "")
     )

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -28,7 +27,7 @@ from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.device import resolve_device
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
 from hms_tune.training.inference import predict_probabilities
-from hms_tune.training.refit import Refit
+from hms_tune.training.refit import Refit, refit_epochs
 from hms_tune.training.weights import fold_weights_path, full_weights_path
 from hms_tune.training.workspace import TrialData, Workspace
 
@@ -123,7 +122,7 @@ def _train(
     if ended is None:
         raise TrainingError("cross-validation ended without a result")
     if refit == "full":
-        epochs = round(float(np.mean(ended.best_epochs))) + 1
+        epochs = refit_epochs(config, ended.best_epochs)
         for event in Refit(config, workspace, epochs=epochs, directory=directory).run():
             on_event(event)
     return ended

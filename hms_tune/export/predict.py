@@ -62,7 +62,7 @@ def predict(
         raise BundleError(
             "this model reads spectrograms, and the folder has none",
             where=competition.folder(split, "spectrogram"),
-            mend="Use a bundle with input.kind eeg_spectrogram",
+            mend="Use a bundle of a study with input.kaggle: null",
         )
     with _prepared(root) as store:
         rows = test_rows(store) if split == "test" else make_labels(store.train, rows="eeg", min_votes=1)

@@ -93,10 +93,13 @@ def scores_of(
 
 
 def prior_kl(data: TrialData, *, folds: int) -> float:
-    """Mean KL over folds when each is predicted with the mean target of its training rows."""
+    """Mean of the deciding KL over folds when each is predicted with the mean target of its training rows."""
     targets = data.labels.targets
-    pairs = [data.fold_rows(fold) for fold in range(folds)]
-    return float(np.mean([_kl_of_mean(targets[train], targets[validation]) for train, validation in pairs]))
+    scores = []
+    for train, validation in (data.fold_rows(fold) for fold in range(folds)):
+        mean = targets[train].mean(axis=0, dtype=np.float64)
+        scores.append(data.judge(validation, np.broadcast_to(mean, (len(validation), len(mean)))).kl)
+    return float(np.mean(scores))
 
 
 def _kl_of_mean(known: NDArray[np.float32], unknown: NDArray[np.float32]) -> float:

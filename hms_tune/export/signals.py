@@ -1,21 +1,19 @@
 """Arrays that a caller hands in, checked and brought into the form that the store would deliver.
 
-Centring, floor and precision are those of :mod:`hms_tune.data.store`, so that a window predicts the same
+Centring, floor and precision are those of :mod:`hms_tune.data.encoding`, so that a window predicts the same
 whether it comes from memory or from a competition folder.
 """
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hms_tune.config.trial import InputConfig
+from hms_tune.config.input import InputConfig
+from hms_tune.data.encoding import encode_eeg, encode_power
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS, WINDOW_FRAMES, WINDOW_SAMPLES
-from hms_tune.data.signal_files import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.errors import SignalError
 
 N_CHANNELS = len(EEG_COLUMNS)
@@ -57,7 +55,10 @@ def eeg_windows(eeg: NDArray[np.floating] | None, config: InputConfig) -> Tensor
     start = max(0, (values.shape[1] - WINDOW_SAMPLES) // 2)
     values = values[:, start : start + WINDOW_SAMPLES]
     _refuse_unusable(values, "EEG")
-    return torch.from_numpy(centred(values)).transpose(1, 2).contiguous()
+    stored = np.empty(values.shape, np.float16)
+    for place, window in zip(stored, values, strict=True):
+        place[:] = encode_eeg(window.T.copy()).values
+    return torch.from_numpy(np.nan_to_num(stored.astype(np.float32))).transpose(1, 2).contiguous()
 
 
 def spectrogram_windows(spectrogram: NDArray[np.floating] | None) -> Tensor:
@@ -82,7 +83,10 @@ def spectrogram_windows(spectrogram: NDArray[np.floating] | None) -> Tensor:
             f"spectrogram has shape {values.shape}, expected (n_windows, {WINDOW_FRAMES}, {N_BINS})"
         )
     _refuse_unusable(values, "spectrogram")
-    return torch.from_numpy(log_power(values)).transpose(1, 2).contiguous()
+    stored = np.empty(values.shape, np.float16)
+    for place, window in zip(stored, values, strict=True):
+        place[:] = encode_power(window.T.copy()).values
+    return torch.from_numpy(stored.astype(np.float32)).transpose(1, 2).contiguous()
 
 
 def _refuse_unusable(values: NDArray[np.float32], what: str) -> None:
@@ -92,19 +96,3 @@ def _refuse_unusable(values: NDArray[np.float32], what: str) -> None:
     empty = np.isnan(values).all(axis=(1, 2))
     if empty.any():
         raise SignalError(f"{what} holds no value, only NaN", where=f"window {int(np.argmax(empty))}")
-
-
-def centred(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """EEG minus each channel's median over the window, in the store's precision, gaps zero."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a channel without any value has no median
-        centre = np.nan_to_num(np.nanmedian(values, axis=1, keepdims=True))
-    stored = np.clip(values - centre, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
-    centred_uv: NDArray[np.float32] = np.nan_to_num(stored.astype(np.float32), nan=0.0)
-    return centred_uv
-
-
-def log_power(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Natural logarithm of power, in the store's precision; gaps stay NaN."""
-    stored = np.log(np.maximum(values, np.float32(POWER_FLOOR))).astype(np.float16)
-    return stored.astype(np.float32)

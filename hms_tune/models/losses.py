@@ -10,28 +10,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From logits and targets, both float (batch, n_classes), to their mean loss, a scalar."""
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""From logits and targets, both float (batch, n_classes), and the weight of each row (batch,) or None, to the
+mean of the weighted losses, a scalar."""
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 LossName = Literal["kl", "cross_entropy", "bce"]
 
 
 def kl_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """Kullback–Leibler divergence of softmax(logits) from the targets, Σ t (log t - log p), batch mean."""
-    return functional.kl_div(logits.log_softmax(dim=-1), targets, reduction="batchmean")
+    """Kullback–Leibler divergence of softmax(logits) from the targets, Σ t (log t - log p), of each row."""
+    return functional.kl_div(logits.log_softmax(dim=-1), targets, reduction="none").sum(dim=-1)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy -Σ t log p, batch mean: the KL divergence plus the entropy of the targets."""
-    return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
+    """Cross-entropy -Σ t log p of each row: the KL divergence plus the entropy of the targets."""
+    return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Each class apart as a binary problem with a soft label; mean over batch and classes."""
-    return functional.binary_cross_entropy_with_logits(logits, targets)
+    """Each class apart as a binary problem with a soft label; mean over the classes of each row."""
+    return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
 
 
-_LOSSES: dict[LossName, Loss] = {
+_LOSSES: dict[LossName, RowLoss] = {
     "kl": kl_divergence,
     "cross_entropy": soft_cross_entropy,
     "bce": binary_cross_entropy,
@@ -48,19 +51,22 @@ def make_loss(name: LossName, label_smoothing: float = 0.0) -> Loss:
 
     Returns
     -------
-    function of logits and targets, both (batch, n_classes), to a float32 scalar. It computes in float32
-    whatever the logits come in.
+    function of logits and targets, both (batch, n_classes), and optionally the weights of the rows (batch,),
+    to a float32 scalar. It computes in float32 whatever the logits come in.
     """
     return partial(_smoothed, _LOSSES[name], label_smoothing)
 
 
-def _smoothed(loss: Loss, label_smoothing: float, logits: Tensor, targets: Tensor) -> Tensor:
+def _smoothed(
+    loss: RowLoss, label_smoothing: float, logits: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         targets = targets.float()
         if label_smoothing:
             even = torch.full_like(targets, 1.0 / targets.shape[-1])
             targets = torch.lerp(targets, even, label_smoothing)
-        return loss(logits.float(), targets)
+        losses = loss(logits.float(), targets)
+        return losses.mean() if weights is None else (losses * weights).mean()
 
 
 def probabilities(logits: Tensor, loss: LossName) -> Tensor:

@@ -1,17 +1,29 @@
 """What is varied in training batches: vectorised, with every draw from a generator that is passed in.
 
 Draws are made on the CPU and then moved, so that a batch is varied alike on every device. A method that
-is switched off draws nothing.
+is switched off, or that could not change the image, draws nothing.
 """
 
 from __future__ import annotations
 
 import torch
-from scipy import special
 from torch import Tensor
 
-from hms_tune.config.trial import AugmentationConfig
+from hms_tune.config.augmentation import AugmentationConfig
+from hms_tune.config.input import InputConfig, Raw
+from hms_tune.signals.draws import (
+    draw_beta,
+    draw_marks,
+    draw_noise,
+    draw_spans,
+    draw_uniform,
+    place_spans,
+)
+from hms_tune.signals.filters import band_pass_each
 from hms_tune.signals.montage import ELECTRODE_PARTNERS, ELECTRODES, N_SCALP, REGION_PARTNERS, REGIONS, SFREQ
+
+BAND_PASS_CEILING_HZ = 40.0
+"""Highest upper edge of a random band-pass; no recipe of the competition looks higher."""
 
 
 class Augmentation:
@@ -20,16 +32,20 @@ class Augmentation:
     Parameters
     ----------
     config : the ``augmentation`` section of a trial configuration
+    views : its ``input`` section: what an image cannot show is not varied
     """
 
-    def __init__(self, config: AugmentationConfig) -> None:
+    def __init__(self, config: AugmentationConfig, views: InputConfig) -> None:
         self.config = config
+        self._eeg = views.needs_eeg
+        self._polarity = any(isinstance(view, Raw) for view in views.views.values())
 
     @property
     def touches_signals(self) -> bool:
         """Whether images must be made anew for each epoch, because their signals change."""
         config = self.config
-        return bool(config.left_right_swap or config.window_shift_seconds or config.channel_drop)
+        of_eeg = config.window_shift_seconds or config.channel_drop or config.band_pass or config.noise_uv
+        return bool(config.left_right_swap or (self._eeg and of_eeg) or (self._polarity and config.sign_flip))
 
     def shifts(self, n: int, generator: torch.Generator, sfreq: float = SFREQ) -> Tensor | None:
         """Draw by how much each EEG window moves within its recording.
@@ -39,18 +55,17 @@ class Augmentation:
         int64 tensor, shape (n,), samples, uniform over ± the configured shift; None when that is 0
         """
         largest = round(self.config.window_shift_seconds * sfreq)
-        if not largest:
+        if not largest or not self._eeg:
             return None
         return torch.randint(-largest, largest + 1, (n,), generator=generator)
 
     def signals(
         self, eeg: Tensor | None, spectrogram: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Swap hemispheres and silence electrodes.
+        """Swap hemispheres, then vary the EEG.
 
         A swap exchanges the electrodes of the two hemispheres and the regions of the Kaggle spectrogram
-        together; no label depends on the side. A silenced electrode reads 0 µV throughout; the EKG is
-        left alone.
+        together; no label depends on the side.
 
         Parameters
         ----------
@@ -63,22 +78,48 @@ class Augmentation:
         eeg, spectrogram : new tensors of the same shapes, or those passed in where nothing changes
         """
         given = eeg if eeg is not None else spectrogram
-        if given is None:
-            return None, None
-        if self.config.left_right_swap:
-            swapped = torch.rand(len(given), generator=generator) < self.config.left_right_swap
+        if given is not None and self.config.left_right_swap:
+            swapped = draw_marks(len(given), self.config.left_right_swap, generator)
             if eeg is not None:
                 eeg = swap_hemispheres(eeg, swapped)
             if spectrogram is not None:
                 spectrogram = swap_regions(spectrogram, swapped)
-        if self.config.channel_drop:
-            keep = self._draw_kept_electrodes(len(given), generator)
-            if eeg is not None:
-                eeg = eeg * keep.to(eeg.device, eeg.dtype).unsqueeze(-1)
+        if eeg is not None:
+            eeg = self._vary_eeg(eeg, generator)
         return eeg, spectrogram
 
+    def _vary_eeg(self, eeg: Tensor, generator: torch.Generator) -> Tensor:
+        """Filter, add noise, then silence and flip: noise covers the whole band, silence stays silent."""
+        config, n = self.config, len(eeg)
+        if config.band_pass:
+            eeg = self._band_pass(eeg, generator)
+        if config.noise_uv:
+            eeg = add_noise(eeg, config.noise_uv, generator)
+        if config.channel_drop:
+            keep = self._draw_kept_electrodes(n, generator)
+            eeg = eeg * keep.to(eeg.device, eeg.dtype).unsqueeze(-1)
+        if config.sign_flip and self._polarity:
+            sign = 1.0 - 2.0 * draw_marks(n, config.sign_flip, generator).to(eeg.dtype)
+            eeg = eeg * sign.to(eeg.device)[:, None, None]
+        return eeg
+
+    def _band_pass(self, eeg: Tensor, generator: torch.Generator) -> Tensor:
+        """Filter some samples, each between edges of its own; the others stay bit for bit."""
+        config, n = self.config, len(eeg)
+        marked = draw_marks(n, config.band_pass, generator)
+        low = draw_uniform(n, 0.0, config.band_pass_low_hz, generator)
+        high = draw_uniform(n, config.band_pass_high_hz, BAND_PASS_CEILING_HZ, generator)
+        rows = marked.nonzero().squeeze(-1).to(eeg.device)
+        if not len(rows):
+            return eeg
+        scalp = eeg[rows, :N_SCALP]
+        filtered = band_pass_each(scalp, low[marked].to(eeg.device), high[marked].to(eeg.device), sfreq=SFREQ)
+        varied = eeg.clone()
+        varied[rows, :N_SCALP] = filtered
+        return varied
+
     def _draw_kept_electrodes(self, n: int, generator: torch.Generator) -> Tensor:
-        """Which channels stay: bool tensor, shape (n, 20)."""
+        """Which channels stay: bool tensor, shape (n, 20). The EKG always does."""
         dropped = torch.rand(n, 1, generator=generator) < self.config.channel_drop
         count = torch.randint(1, self.config.channel_drop_max + 1, (n, 1), generator=generator)
         rank = torch.rand(n, N_SCALP, generator=generator).argsort(dim=1).argsort(dim=1)
@@ -91,8 +132,12 @@ class Augmentation:
 
         A mask hides one span of columns (time) or rows (frequency; panels lie one above the other, so a
         tall mask reaches into the next panel) with 0, the fixed mean of the scaled images. Its length is
-        uniform between 0 and the configured share. Mixup draws λ ~ Beta(α, α) for every sample apart
-        (Zhang et al., ICLR 2018) and mixes its image and target with those of a random partner.
+        uniform between 0 and the configured share.
+
+        Mixup draws λ ~ Beta(α, α) for every sample apart and mixes its image and target with those of a
+        random partner (Zhang et al., ICLR 2018). Cutmix pastes a rectangle of the partner's image instead,
+        with the share 1 - λ of the area, and mixes the targets by the area that was really pasted
+        (Yun et al., ICCV 2019). Where both are on, each sample gets one of them, with equal chances.
 
         Parameters
         ----------
@@ -112,12 +157,51 @@ class Augmentation:
         if config.frequency_mask:
             keep = draw_spans(n, height, config.frequency_mask, generator).logical_not()
             images = images * keep.to(images.device, images.dtype)[:, None, :, None]
-        if config.mixup_alpha:
-            share = draw_beta(n, config.mixup_alpha, generator).to(images.device)
-            partner = torch.randperm(n, generator=generator).to(images.device)
-            images = torch.lerp(images[partner], images, share[:, None, None, None])
-            targets = torch.lerp(targets[partner], targets, share[:, None])
+        if config.mixup_alpha or config.cutmix_alpha:
+            return self._mix(images, targets, generator)
         return images, targets
+
+    def _mix(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        config = self.config
+        n, _, height, width = images.shape
+        partner = torch.randperm(n, generator=generator).to(images.device)
+        cut = torch.full((n,), not config.mixup_alpha)
+        if config.mixup_alpha and config.cutmix_alpha:
+            cut = draw_marks(n, 0.5, generator)
+        kept = torch.ones(n)
+        others, other_targets = images[partner], targets[partner]
+        if config.mixup_alpha:
+            kept = torch.where(cut, kept, draw_beta(n, config.mixup_alpha, generator))
+            images = torch.lerp(others, images, kept.to(images.device)[:, None, None, None])
+        if config.cutmix_alpha:
+            pasted = draw_rectangles(n, height, width, config.cutmix_alpha, generator) & cut[:, None, None]
+            kept = torch.where(cut, 1.0 - pasted.float().mean(dim=(1, 2)), kept)
+            images = torch.where(pasted.to(images.device).unsqueeze(1), others, images)
+        targets = torch.lerp(other_targets, targets, kept.to(targets.device)[:, None])
+        return images, targets
+
+
+def draw_rectangles(n: int, height: int, width: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """Rectangles of the image's proportions that cover the share 1 - λ of it, λ ~ Beta(alpha, alpha).
+
+    Returns
+    -------
+    bool tensor, shape (n, height, width); every rectangle lies wholly inside the image
+    """
+    side = (1.0 - draw_beta(n, alpha, generator)).sqrt()
+    rows = place_spans((side * height).round().long(), height, generator)
+    columns = place_spans((side * width).round().long(), width, generator)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def add_noise(eeg: Tensor, noise_uv: float, generator: torch.Generator) -> Tensor:
+    """White noise of a standard deviation in µV, apart for every electrode; the EKG is left alone."""
+    n, _, n_times = eeg.shape
+    pool, start = draw_noise(n, N_SCALP, n_times, generator)
+    stretches = pool.to(eeg.device).unfold(0, n_times, 1)
+    noisy = eeg.clone()
+    noisy[:, :N_SCALP] += noise_uv * stretches[start.to(eeg.device)]
+    return noisy
 
 
 def swap_hemispheres(eeg: Tensor, swapped: Tensor) -> Tensor:
@@ -136,30 +220,3 @@ def _permuted(tensor: Tensor, swapped: Tensor, partners: tuple[int, ...]) -> Ten
     order = torch.where(swapped[:, None], torch.tensor(partners), torch.arange(len(partners)))
     sample = torch.arange(len(tensor), device=tensor.device)[:, None]
     return tensor[sample, order.to(tensor.device)]
-
-
-def draw_spans(n: int, length: int, largest: float, generator: torch.Generator) -> Tensor:
-    """One contiguous span in each row.
-
-    Parameters
-    ----------
-    n : rows
-    length : positions in a row
-    largest : longest span as a share of the length; lengths are uniform from 0 to it
-    generator : CPU generator
-
-    Returns
-    -------
-    bool tensor, shape (n, length), True inside the span
-    """
-    most = round(largest * length)
-    spans = torch.randint(0, most + 1, (n, 1), generator=generator)
-    start = (torch.rand(n, 1, generator=generator) * (length - spans + 1)).long()
-    position = torch.arange(length)
-    return (position >= start) & (position < start + spans)
-
-
-def draw_beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """Draw from Beta(alpha, alpha) by inverting its distribution function: float32 tensor, shape (n,)."""
-    uniform = torch.rand(n, generator=generator, dtype=torch.float64)
-    return torch.from_numpy(special.betaincinv(alpha, alpha, uniform.numpy())).to(torch.float32)

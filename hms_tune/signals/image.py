@@ -1,91 +1,49 @@
-"""The image a network sees: a window of EEG, of a Kaggle spectrogram, or of both.
+"""The image a network sees: views of a window of EEG and of a Kaggle spectrogram, side by side.
 
-Every panel (a region, or a bipolar pair) shows time from left to right and frequency from top (lowest)
-to bottom (highest). Panels are stacked in the order LL, RL, LP, RP; pairs in the order of
-:data:`hms_tune.signals.montage.PAIRS`. With both inputs the EEG's panels take the left half of the
-image and the Kaggle spectrogram's the right half, so that a row keeps its region, and its frequency
-where the EEG is shown over the Kaggle files' 0.5–20 Hz, across the two time scales.
-
-Values are scaled by fixed constants, never by the sample's own: strong recipes lost 0.02–0.04 KL to
-per-sample standardisation. The constants give about zero mean and unit spread: over 24 clinical
-recordings the region power has a mean of 3.0 dB and a standard deviation of 11 dB, alike for
-transforms of 256, 512 and 1,024 points. Zero is therefore also the neutral fill of what is missing.
+In every view the panels (a region, or a bipolar pair) are stacked in the order LL, RL, LP, RP; pairs in the
+order of :data:`hms_tune.signals.montage.PAIRS`. So a row keeps its region across the views, and its frequency
+where they show the same band.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from hms_tune.config.trial import InputConfig
+from hms_tune.config.input import PANELS, InputConfig, Raw, Spectral
 from hms_tune.errors import SignalError
 from hms_tune.signals.filters import ZeroPhaseFilter
 from hms_tune.signals.montage import ANODES, CATHODES, ELECTRODES, PAIRS_PER_REGION, REGIONS, SFREQ
-from hms_tune.signals.spectrogram import PowerSpectrogram, decibel, hop_length, mel_filterbank
-
-EEG_CENTRE_DB = 3.0
-EEG_SCALE_DB = 12.0
-EEG_LIMIT = 3.0
-"""EEG power in dB re 1 µV²/Hz becomes (dB - 3) / 12, clipped to ±3 (-33 to 39 dB)."""
-
-KAGGLE_RANGE = (-4.0, 8.0)
-KAGGLE_CENTRE = 0.7
-KAGGLE_SCALE = 2.8
-"""Natural log power is clipped to [-4, 8] and becomes (x - 0.7) / 2.8: the constants above, in nepers."""
+from hms_tune.signals.recipes import RawPanels, SpectralPanels, stack_panels
+from hms_tune.signals.scaling import (
+    KAGGLE_CONSTANTS,
+    KAGGLE_RANGE,
+    Constants,
+    Scaling,
+    power_constants,
+    scaled,
+)
 
 KAGGLE_BANDS = 100
 """Frequencies of each region in a Kaggle spectrogram."""
 
-
-def panel_heights(height: int, panels: int) -> list[int]:
-    """Rows of each panel; what does not divide evenly goes to the first ones, one row each."""
-    rows, extra = divmod(height, panels)
-    return [rows + 1] * extra + [rows] * (panels - extra)
+N_LATERAL = PAIRS_PER_REGION * len(REGIONS)
+"""Pairs of the four regions: the first 16 of :data:`hms_tune.signals.montage.PAIRS`."""
 
 
-def stack_panels(panels: Tensor, height: int, width: int) -> Tensor:
-    """Resize every panel to its share of the height and stack them top to bottom.
-
-    Parameters
-    ----------
-    panels : float32 tensor, shape (batch, n_panels, n_frequencies, n_frames)
-
-    Returns
-    -------
-    float32 tensor, shape (batch, height, width)
-    """
-    heights = panel_heights(height, panels.shape[1])
-    tall = heights.count(heights[0])
-    parts = [
-        _resize(part, rows, width).flatten(1, 2)
-        for part, rows in ((panels[:, :tall], heights[0]), (panels[:, tall:], heights[-1]))
-        if part.shape[1]
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _resize(panels: Tensor, height: int, width: int) -> Tensor:
-    if panels.shape[-2:] == (height, width):
-        return panels
-    return functional.interpolate(
-        panels, size=(height, width), mode="bilinear", align_corners=False, antialias=True
-    )
-
-
-class EEGPanels(nn.Module):
-    """The EEG half: bipolar, filtered, clipped, and turned into scaled log power panels."""
+class BipolarWindow(nn.Module):
+    """The longest window that a view needs: cut out, bipolar, filtered and clipped, once for all views."""
 
     anodes: Tensor
     cathodes: Tensor
-    bands: Tensor | None
 
-    def __init__(self, config: InputConfig, *, width: int) -> None:
+    def __init__(self, config: InputConfig) -> None:
         super().__init__()
-        self.averaged = config.montage == "chains"
         self.clip_uv = config.clip_uv
         self.n_times = round(config.window_seconds * SFREQ)
-        n_pairs = PAIRS_PER_REGION * len(REGIONS) if self.averaged else len(ANODES)
+        shown = [view for view in (config.eeg, config.detail) if view is not None]
+        midline = any(PANELS[view.montage] == len(ANODES) for view in shown)
+        n_pairs = len(ANODES) if midline else N_LATERAL
         self.register_buffer("anodes", torch.tensor(ANODES[:n_pairs]), persistent=False)
         self.register_buffer("cathodes", torch.tensor(CATHODES[:n_pairs]), persistent=False)
         self.filter = ZeroPhaseFilter(
@@ -95,44 +53,57 @@ class EEGPanels(nn.Module):
             lowpass_hz=config.lowpass_hz,
             notch_hz=config.notch_hz,
         )
-        self.spectrogram = PowerSpectrogram(
-            self.n_times,
-            sfreq=SFREQ,
-            n_fft=config.n_fft,
-            hop=hop_length(self.n_times, width, config.n_fft),
-            low_hz=config.low_hz,
-            high_hz=config.high_hz,
-        )
-        bands = None
-        if config.transform == "mel":
-            bands = mel_filterbank(
-                self.spectrogram.frequencies, config.n_mels, low_hz=config.low_hz, high_hz=config.high_hz
-            ).T.contiguous()
-        self.register_buffer("bands", bands, persistent=False)
 
     def forward(self, eeg: Tensor) -> Tensor:
-        """From (batch, 20, n_times) in µV to scaled panels (batch, n_panels, n_frequencies, n_frames)."""
-        start = (eeg.shape[-1] - self.n_times) // 2
-        if start < 0:
+        """From (batch, 20, n_times) to (batch, n_pairs, n_times of the window), µV; NaN counts as 0."""
+        if eeg.shape[-1] < self.n_times:
             raise SignalError(
                 f"the EEG has {eeg.shape[-1]} samples; a window of {self.n_times / SFREQ:g} s at {SFREQ:g} Hz"
                 f" needs {self.n_times}",
-                mend="Shorten input.window_seconds, or leave the recording out.",
+                mend="Shorten window_seconds of the input's views, or leave the recording out.",
             )
-        window = eeg[..., start : start + self.n_times]
+        window = central(eeg, self.n_times)
         pairs = window.index_select(1, self.anodes)
         pairs -= window.index_select(1, self.cathodes)
-        pairs = self.filter(pairs).clamp(-self.clip_uv, self.clip_uv)
-        power = self.spectrogram(pairs)
-        if self.averaged:
-            power = power.view(len(power), len(REGIONS), PAIRS_PER_REGION, *power.shape[2:]).mean(dim=2)
-        if self.bands is not None:
-            power = power @ self.bands
-        scaled: Tensor = ((decibel(power) - EEG_CENTRE_DB) / EEG_SCALE_DB).clamp(-EEG_LIMIT, EEG_LIMIT)
-        return scaled.transpose(-1, -2)
+        filtered: Tensor = self.filter(torch.nan_to_num_(pairs, nan=0.0, posinf=0.0, neginf=0.0))
+        return filtered if self.clip_uv is None else filtered.clamp(-self.clip_uv, self.clip_uv)
 
 
-def kaggle_panels(spectrogram: Tensor) -> Tensor:
+class EEGImage(nn.Module):
+    """One view of the EEG, at its place in the image."""
+
+    def __init__(self, view: Spectral | Raw, *, scaling: Scaling, height: int, width: int) -> None:
+        super().__init__()
+        self.scaling = scaling
+        self.height, self.width = height, width
+        self.n_times = round(view.window_seconds * SFREQ)
+        self.n_pairs = len(ANODES) if PANELS[view.montage] == len(ANODES) else N_LATERAL
+        self.raw = isinstance(view, Raw)
+        self.panels: nn.Module
+        if isinstance(view, Raw):
+            self.panels = RawPanels(view, height=height, width=width)
+            self.constants = Constants(0.0, view.scale_uv)
+        else:
+            self.panels = SpectralPanels(view, width=width)
+            self.constants = power_constants(view)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """From the pairs of :class:`BipolarWindow` to (batch, height, width)."""
+        panels = self.panels(central(pairs[:, : self.n_pairs], self.n_times))
+        if self.raw:
+            panels = scaled(panels, self.constants, self.scaling, limit=None)
+        else:
+            panels = scaled(panels, self.constants, self.scaling)
+        return stack_panels(panels, self.height, self.width, blend_rows=not self.raw)
+
+
+def central(signal: Tensor, n_times: int) -> Tensor:
+    """The middle ``n_times`` samples of the last axis."""
+    start = (signal.shape[-1] - n_times) // 2
+    return signal[..., start : start + n_times]
+
+
+def kaggle_panels(spectrogram: Tensor, scaling: Scaling) -> Tensor:
     """Scaled panels of a Kaggle spectrogram; what is missing becomes 0.
 
     Parameters
@@ -143,8 +114,8 @@ def kaggle_panels(spectrogram: Tensor) -> Tensor:
     -------
     float32 tensor, shape (batch, 4, 100, n_frames)
     """
-    scaled = (spectrogram.clamp(*KAGGLE_RANGE) - KAGGLE_CENTRE) / KAGGLE_SCALE
-    return torch.nan_to_num(scaled, nan=0.0).view(len(scaled), len(REGIONS), KAGGLE_BANDS, -1)
+    panels = spectrogram.clamp(*KAGGLE_RANGE).unflatten(1, (len(REGIONS), KAGGLE_BANDS))
+    return scaled(panels, KAGGLE_CONSTANTS, scaling)
 
 
 class ImageTransform(nn.Module):
@@ -153,36 +124,28 @@ class ImageTransform(nn.Module):
     Parameters
     ----------
     config : the ``input`` section of a trial configuration
-
-    Raises
-    ------
-    SignalError
-        If the image is too low to give every panel a row.
     """
 
     def __init__(self, config: InputConfig) -> None:
         super().__init__()
         self.config = config
-        self.needs_eeg = config.kind != "kaggle_spectrogram"
-        self.needs_spectrogram = config.kind != "eeg_spectrogram"
-        self.height, width = config.image
-        self.eeg_width = width // 2 if config.kind == "both" else width if self.needs_eeg else 0
-        self.spectrogram_width = width - self.eeg_width
-        panels = len(ANODES) if self.needs_eeg and config.montage == "pairs" else len(REGIONS)
-        if self.height < panels:
-            raise SignalError(
-                f"an image of {self.height} rows cannot show {panels} panels",
-                where="input.image",
-                mend=f"Choose a height of at least {panels}, or montage: chains.",
-            )
-        self.panels = EEGPanels(config, width=self.eeg_width) if self.needs_eeg else None
+        self.needs_eeg = config.needs_eeg
+        self.needs_spectrogram = config.needs_spectrogram
+        self.height = config.image[0]
+        self.window = BipolarWindow(config) if self.needs_eeg else None
+        self.eeg_views = nn.ModuleList(
+            EEGImage(view, scaling=config.scaling, height=self.height, width=config.widths[key])
+            for key, view in (("eeg", config.eeg), ("detail", config.detail))
+            if view is not None
+        )
+        self.spectrogram_width = config.widths.get("kaggle", 0)
 
     def forward(self, eeg: Tensor | None, spectrogram: Tensor | None) -> Tensor:
         """Make one image per window.
 
         Parameters
         ----------
-        eeg : float32 tensor, shape (batch, 20, n_times), µV, finite; or None where ``needs_eeg`` is False
+        eeg : float32 tensor, shape (batch, 20, n_times), µV; or None where ``needs_eeg`` is False
         spectrogram : float32 tensor, shape (batch, 400, n_frames), natural log of µV²/Hz, NaN where
             missing; or None where ``needs_spectrogram`` is False
 
@@ -195,17 +158,17 @@ class ImageTransform(nn.Module):
         SignalError
             If an input is missing, has another shape, or the EEG is shorter than the window.
         """
-        halves = []
+        parts = []
         device = _device_of(eeg, spectrogram)
         with torch.autocast(device.type, enabled=False):
-            if self.panels is not None:
-                eeg = _checked(eeg, "EEG", len(ELECTRODES))
-                halves.append(stack_panels(self.panels(eeg.float()), self.height, self.eeg_width))
+            if self.window is not None:
+                pairs = self.window(_checked(eeg, "EEG", len(ELECTRODES)).float())
+                parts += [view(pairs) for view in self.eeg_views]
             if self.needs_spectrogram:
                 spectrogram = _checked(spectrogram, "Kaggle spectrogram", len(REGIONS) * KAGGLE_BANDS)
-                panels = kaggle_panels(spectrogram.float())
-                halves.append(stack_panels(panels, self.height, self.spectrogram_width))
-            image = halves[0] if len(halves) == 1 else torch.cat(halves, dim=-1)
+                panels = kaggle_panels(spectrogram.float(), self.config.scaling)
+                parts.append(stack_panels(panels, self.height, self.spectrogram_width))
+            image = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return image.unsqueeze(1).expand(-1, self.config.channels, -1, -1)
 
 
@@ -216,7 +179,7 @@ def _device_of(*tensors: Tensor | None) -> torch.device:
 def _checked(tensor: Tensor | None, name: str, rows: int) -> Tensor:
     """The input itself, if it is there and has the right number of rows."""
     if tensor is None:
-        raise SignalError(f"this input needs the {name}, and there is none", where="input.kind")
+        raise SignalError(f"this input needs the {name}, and there is none", where="input")
     if tensor.ndim != 3 or tensor.shape[1] != rows:
         raise SignalError(f"the {name} must have shape (batch, {rows}, time), got {tuple(tensor.shape)}")
     return tensor

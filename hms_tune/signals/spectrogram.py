@@ -1,10 +1,11 @@
-"""Power spectrograms of batched signals: Hann-windowed short-time Fourier transform."""
+"""Power spectrograms of batched signals: short-time Fourier transforms with one taper or several."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from scipy.signal.windows import dpss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,10 +15,22 @@ POWER_FLOOR = 1e-4
 MATMUL_LIMIT = 1024
 """Longest FFT that a CPU computes faster as a matrix product over the few bins that are kept."""
 
+CPU_VALUES, GPU_VALUES = 2**22, 2**26
+"""Most values (16 and 256 MiB) that one part of a batch holds at once."""
+
+MOST_OVERLAP = 16
+"""Most frames that see one sample. A Hann-windowed power needs 8 to be known between frames as well."""
+
 
 def decibel(power: Tensor) -> Tensor:
     """Power in µV²/Hz as dB re 1 µV²/Hz, not below -40 dB."""
     return 10.0 * torch.log10(power + POWER_FLOOR)
+
+
+def part_size(values_of_one: int, device: torch.device) -> int:
+    """How many samples are transformed at once, if one holds so many values on the way; at least one."""
+    most = CPU_VALUES if device.type == "cpu" else GPU_VALUES
+    return max(1, most // max(1, values_of_one))
 
 
 def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> tuple[int, int]:
@@ -31,8 +44,13 @@ def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -
 
 
 def hop_length(n_times: int, n_frames: int, n_fft: int) -> int:
-    """Samples between frames for at least ``n_frames`` frames that leave no sample out of every window."""
-    return max(1, min(n_times // n_frames, n_fft // 2))
+    """Samples between frames.
+
+    There are at least ``n_frames`` frames, unless so many would overlap more than :data:`MOST_OVERLAP` times;
+    no sample is left out of every window.
+    """
+    least = min(n_fft, n_times) // MOST_OVERLAP
+    return max(1, min(max(n_times // n_frames, least), n_fft // 2))
 
 
 def mel_filterbank(frequencies: Tensor, n_mels: int, *, low_hz: float, high_hz: float) -> Tensor:
@@ -63,55 +81,77 @@ def mel_filterbank(frequencies: Tensor, n_mels: int, *, low_hz: float, high_hz: 
     return (bands / bands.sum(dim=1, keepdim=True)).to(torch.float32)
 
 
+def hann_taper(length: int, *, sfreq: float) -> Tensor:
+    """A Hann window scaled for a one-sided power density: float64 tensor, shape (1, length)."""
+    window = torch.hann_window(length, dtype=torch.float64)
+    return (window * math.sqrt(2.0 / (sfreq * float(window.square().sum())))).unsqueeze(0)
+
+
+def dpss_tapers(length: int, *, sfreq: float, half_bandwidth: float, count: int) -> Tensor:
+    """Slepian tapers in the scale of the competition's host: float64 tensor, shape (count, length).
+
+    The host multiplies tapers of unit energy by √fs, divides their transforms by fs, and averages the squared
+    magnitudes: a density over both signs of frequency, half of the one-sided one.
+    """
+    tapers = torch.from_numpy(dpss(length, NW=half_bandwidth, Kmax=count).copy())
+    return tapers / math.sqrt(sfreq * count)
+
+
 class PowerSpectrogram(nn.Module):
-    """Power spectral density over time, between two frequencies.
+    """Power spectral density over time, between two frequencies, summed over tapers.
 
     Frames lie centred on a regular grid that spans the signal; its edges are extended by their mirror
-    image. A window longer than the signal is shortened to it and zero-padded to ``n_fft``. On a CPU a
-    transform of up to :data:`MATMUL_LIMIT` points is a matrix product with the windowed sines and
-    cosines of the bins that are kept; it agrees with the FFT to rounding and is several times faster.
+    image. On a CPU a transform of up to :data:`MATMUL_LIMIT` points is a matrix product with the tapered
+    sines and cosines of the bins that are kept; it agrees with the FFT to rounding and is several times
+    faster. A large batch is done in parts, so that overlapping frames never fill the memory.
 
     Parameters
     ----------
     n_times : samples of every signal this transform will see
+    tapers : float64 tensor, shape (n_tapers, length), length ≤ n_times; scaled so that the sum over tapers of
+        the squared magnitudes of the transforms is the density wanted
     sfreq : sampling rate, Hz
-    n_fft : length of the transform (and of the Hann window), samples
+    n_fft : length of the transform, samples; frames are zero-padded to it
     hop : samples between frames
     low_hz, high_hz : frequencies kept, Hz
+    one_sided : whether the tapers count both signs of frequency, which two bins do not have
     """
 
-    window: Tensor
+    tapers: Tensor
     basis: Tensor
     frequencies: Tensor
     one_sided: Tensor
 
     def __init__(
-        self, n_times: int, *, sfreq: float, n_fft: int, hop: int, low_hz: float, high_hz: float
+        self,
+        n_times: int,
+        tapers: Tensor,
+        *,
+        sfreq: float,
+        n_fft: int,
+        hop: int,
+        low_hz: float,
+        high_hz: float,
+        one_sided: bool,
     ) -> None:
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
         self.n_frames = n_times // hop
-        self.length = min(n_fft, n_times)
+        self.length = tapers.shape[1]
         self.first, self.stop = frequency_bins(n_fft, sfreq=sfreq, low_hz=low_hz, high_hz=high_hz)
         span = (self.n_frames - 1) * hop + self.length
         self.before = max(0, (span - n_times) // 2)
         self.after = max(0, span - n_times - self.before)
-        self._make_buffers(sfreq)
-
-    def _make_buffers(self, sfreq: float) -> None:
-        window = torch.hann_window(self.length, dtype=torch.float64)
-        window *= math.sqrt(2.0 / (sfreq * float(window.square().sum())))
         bins = torch.arange(self.first, self.stop, dtype=torch.float64)
-        frequencies = bins * (sfreq / self.n_fft)
-        phase = torch.arange(self.length, dtype=torch.float64)[:, None] * bins * (2 * math.pi / self.n_fft)
-        basis = torch.cat([phase.cos(), phase.sin()], dim=1) * window[:, None]
-        # The factor 2 of a one-sided density does not hold for the two bins without a mirror image.
-        unpaired = ((bins == 0) | (bins == self.n_fft / 2)).to(torch.float64)
-        self.register_buffer("window", window.to(torch.float32), persistent=False)
-        self.register_buffer("basis", basis.to(torch.float32), persistent=False)
-        self.register_buffer("frequencies", frequencies.to(torch.float32), persistent=False)
-        self.register_buffer("one_sided", (1.0 - 0.5 * unpaired).to(torch.float32), persistent=False)
-        self.has_unpaired = bool(unpaired.any())
+        phase = torch.arange(self.length, dtype=torch.float64)[:, None] * bins * (2 * math.pi / n_fft)
+        waves = torch.stack([phase.cos(), phase.sin()], dim=1)
+        basis = tapers[:, :, None, None] * waves  # (n_tapers, length, 2, n_bins)
+        unpaired = (bins == 0) | (bins == n_fft / 2)
+        self.has_unpaired = one_sided and bool(unpaired.any())
+        self.register_buffer("tapers", tapers.to(torch.float32), persistent=False)
+        self.register_buffer("basis", basis.transpose(0, 1).flatten(1).to(torch.float32), persistent=False)
+        self.register_buffer("frequencies", (bins * (sfreq / n_fft)).to(torch.float32), persistent=False)
+        self.register_buffer("one_sided", 1.0 - 0.5 * unpaired.to(torch.float32), persistent=False)
 
     def forward(self, eeg: Tensor) -> Tensor:
         """Power of each channel.
@@ -126,10 +166,17 @@ class PowerSpectrogram(nn.Module):
         """
         padded = functional.pad(eeg, (self.before, self.after), mode="reflect")
         frames = padded.unfold(-1, self.length, self.hop)
-        if eeg.device.type == "cpu" and self.n_fft <= MATMUL_LIMIT:
-            real, imaginary = (frames @ self.basis).chunk(2, dim=-1)
-        else:
-            spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)[..., self.first : self.stop]
-            real, imaginary = spectrum.real, spectrum.imag
-        power = real.square() + imaginary.square()
+        parts = frames.split(part_size(frames[:1].numel(), eeg.device))
+        power = torch.cat([self._power(part) for part in parts])
         return power * self.one_sided if self.has_unpaired else power
+
+    def _power(self, frames: Tensor) -> Tensor:
+        if frames.device.type == "cpu" and self.n_fft <= MATMUL_LIMIT:
+            waves = (frames @ self.basis).unflatten(-1, (2 * len(self.tapers), -1))
+            density: Tensor = waves.square().sum(dim=-2)
+            return density
+        power = torch.zeros(*frames.shape[:-1], self.stop - self.first, device=frames.device)
+        for taper in self.tapers:
+            spectrum = torch.fft.rfft(frames * taper, n=self.n_fft)[..., self.first : self.stop]
+            power += spectrum.real.square() + spectrum.imag.square()
+        return power

@@ -203,6 +203,8 @@ def _log(run: Any, event: Event) -> None:
                     "epochs_trained": event.fold * event.epochs + event.epoch + 1,
                     "estimate": event.estimate,
                     f"{prefix}/kl": event.kl,
+                    f"{prefix}/kl_all_rows": event.kl_all_rows,
+                    f"{prefix}/kl_high_vote": event.kl_high_vote,
                     f"{prefix}/best_kl": event.best_kl,
                     f"{prefix}/train_loss": event.train_loss,
                     f"{prefix}/learning_rate": event.learning_rate,

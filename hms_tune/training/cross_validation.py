@@ -99,7 +99,7 @@ class CrossValidation:
             If the directory belongs to another trial, or cannot be written to.
         """
         data = self.workspace.trial_data(self.config)
-        folds = self.config.data.train_folds or self.config.data.folds
+        folds = self.config.data.trained_folds
         progress = self._resumed(data)
         for event in progress.story:
             yield replace(event, replayed=True)
@@ -112,40 +112,38 @@ class CrossValidation:
         train_rows, validation_rows = data.fold_rows(fold)
         state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=train_rows)
         best = BestEpoch(training.early_stopping)
-        first_epoch = 0
+        epoch: int | None = 0
         if progress.fold_state is not None and progress.best_state is not None:
             state.load_state_dict(progress.fold_state)
             best.load_state_dict(progress.best_state)
             last = progress.story[-1]
-            first_epoch = last.epoch + 1 if isinstance(last, EpochEnded) else 0
+            epoch = _next_epoch(last.epoch, state, best) if isinstance(last, EpochEnded) else 0
         else:
             started = FoldStarted(
                 fold=fold,
                 folds=folds,
-                epochs=training.epochs,
+                epochs=training.total_epochs,
                 train_rows=len(train_rows),
                 validation_rows=len(validation_rows),
             )
             progress.story.append(started)
             yield started
 
-        for epoch in range(first_epoch, training.epochs):
-            if best.exhausted:
-                break
+        while epoch is not None:
             ended = self._run_epoch(epoch, folds, validation_rows, data, state, best, progress)
             progress.story.append(ended)
             yield ended
             if self.directory is not None:
                 progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
-                path = write_checkpoint(
-                    self.directory, self._checkpoint_number(fold, epoch), self._packed(progress)
-                )
+                number = fold * training.total_epochs + epoch
+                path = write_checkpoint(self.directory, number, self._packed(progress))
                 yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
+            epoch = _next_epoch(epoch, state, best)
 
         if self.keep_weights and self.directory is not None and progress.best_weights is not None:
             write_weights(fold_weights_path(self.directory, fold), progress.best_weights)
         progress.fold_state = progress.best_state = progress.best_weights = None
-        fold_ended = _fold_ended(fold, folds, data, validation_rows, progress, best, training.epochs)
+        fold_ended = _fold_ended(fold, folds, data, validation_rows, progress, best, training.total_epochs)
         progress.story.append(fold_ended)
         yield fold_ended
 
@@ -160,17 +158,20 @@ class CrossValidation:
         progress: _Progress,
     ) -> EpochEnded:
         start = time.perf_counter()
+        stage = state.stage_of(epoch)
+        if epoch == stage.first_epoch:
+            best.renew_patience()
         trained = state.train_epoch(epoch)
         predictions = state.predict(validation_rows)
-        kl = kl_divergence(data.labels.targets[validation_rows], predictions)
-        if not np.isfinite(kl):
+        judged = data.judge(validation_rows, predictions)
+        if not np.isfinite(judged.kl):
             raise NonFiniteLossError(
-                f"the validation KL became {kl}",
+                f"the validation KL became {judged.kl}",
                 where=f"fold {state.fold}, epoch {epoch}",
                 mend="Lower training.learning_rate or set training.grad_clip",
             )
-        state.epoch_validated(kl)
-        if best.observe(epoch, kl):
+        state.epoch_validated(epoch, judged.kl)
+        if best.observe(epoch, judged.kl):
             progress.predictions[state.fold] = predictions
             if self.keep_weights:
                 progress.best_weights = state.judged_weights()
@@ -179,18 +180,18 @@ class CrossValidation:
             fold=state.fold,
             folds=folds,
             epoch=epoch,
-            epochs=self.config.training.epochs,
+            epochs=self.config.training.total_epochs,
+            stage=stage.number,
             train_loss=trained.loss,
-            kl=kl,
+            kl=judged.kl,
+            kl_all_rows=judged.all_rows,
+            kl_high_vote=judged.high_vote,
             best_kl=best.kl,
             estimate=float(np.mean(scores)),
             learning_rate=trained.learning_rate,
             images=trained.images,
             seconds=time.perf_counter() - start,
         )
-
-    def _checkpoint_number(self, fold: int, epoch: int) -> int:
-        return fold * self.config.training.epochs + epoch
 
     def _packed(self, progress: _Progress) -> dict[str, Any]:
         return {
@@ -219,6 +220,14 @@ class CrossValidation:
         return _Progress(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
 
 
+def _next_epoch(epoch: int, state: FoldTraining, best: BestEpoch) -> int | None:
+    """The epoch after one; a stage that is exhausted gives way to the next. None: the fold is done."""
+    stage = state.stage_of(epoch)
+    if epoch + 1 < stage.end and not best.exhausted:
+        return epoch + 1
+    return stage.end if stage is not state.stages[-1] else None
+
+
 def _fold_ended(
     fold: int,
     folds: int,
@@ -229,13 +238,13 @@ def _fold_ended(
     epochs: int,
 ) -> FoldEnded:
     epochs_run = sum(isinstance(event, EpochEnded) and event.fold == fold for event in progress.story)
-    high = data.labels.total_votes[validation_rows] >= HIGH_VOTES
-    targets = data.labels.targets[validation_rows]
+    judged = data.judge(validation_rows, progress.predictions[fold])
     return FoldEnded(
         fold=fold,
         folds=folds,
         kl=best.kl,
-        kl_high_vote=kl_divergence(targets[high], progress.predictions[fold][high]),
+        kl_all_rows=judged.all_rows,
+        kl_high_vote=judged.high_vote,
         best_epoch=best.epoch,
         epochs_run=epochs_run,
         stopped_early=epochs_run < epochs,
@@ -244,13 +253,14 @@ def _fold_ended(
 
 def _conclusion(progress: _Progress, data: TrialData) -> CrossValidationEnded:
     done = progress.folds_done
-    rows = np.concatenate([data.fold_rows(event.fold)[1] for event in done])
+    validated = [data.fold_rows(event.fold)[1] for event in done]
+    rows = np.concatenate(validated)
     labels = data.labels
     out_of_fold = OutOfFold(
         row=rows,
         eeg_id=labels.eeg_id[rows],
         patient_id=labels.patient_id[rows],
-        fold=data.folds[rows],
+        fold=np.repeat([event.fold for event in done], [len(each) for each in validated]).astype(np.int64),
         probabilities=np.concatenate([progress.predictions[event.fold] for event in done]),
         targets=labels.targets[rows],
         total_votes=labels.total_votes[rows],

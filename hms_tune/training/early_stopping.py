@@ -35,6 +35,10 @@ class BestEpoch:
             return True
         return False
 
+    def renew_patience(self) -> None:
+        """A new stage begins: it is given time to improve on what there is."""
+        self.epochs_without_improvement = 0
+
     @property
     def exhausted(self) -> bool:
         """Whether the patience is used up."""

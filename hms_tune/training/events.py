@@ -29,16 +29,21 @@ class FoldStarted:
 class EpochEnded:
     """An epoch was trained and validated. KL is the competition's metric over the fold's validation rows.
 
-    ``epoch`` counts from 0. ``estimate`` is the cross-validation KL as known so far: the mean of the best KL
-    of every finished fold and of this one.
+    ``epoch`` counts from 0 through both stages; a first stage that ends early leaves a gap. ``kl`` is the
+    score that decides, ``kl_all_rows`` or ``kl_high_vote`` as ``data.judged_on`` says; the latter is NaN
+    without such rows. ``estimate`` is the cross-validation score as known so far: the mean of the best one of
+    every finished fold and of this one.
     """
 
     fold: int
     folds: int
     epoch: int
     epochs: int
+    stage: int
     train_loss: float
     kl: float
+    kl_all_rows: float
+    kl_high_vote: float
     best_kl: float
     estimate: float
     learning_rate: float
@@ -58,11 +63,12 @@ class CheckpointWritten:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldEnded:
-    """A fold is done; its score is that of its best epoch. ``kl_high_vote`` is NaN without such rows."""
+    """A fold is done; its scores are those of its best epoch. ``kl`` is the one that decides."""
 
     fold: int
     folds: int
     kl: float
+    kl_all_rows: float
     kl_high_vote: float
     best_epoch: int
     epochs_run: int
@@ -74,8 +80,9 @@ class FoldEnded:
 class OutOfFold:
     """Predictions of every validation row by the network that never saw its patient.
 
-    ``row`` indexes the trial's labels; ``probabilities`` and ``targets`` are float32 ``(n_rows, 6)`` in the
-    order of :data:`hms_tune.data.labels.CLASSES`; ``total_votes`` is the number of votes behind a target.
+    With repeated folds a row appears once in each repeat, and ``fold`` counts through all repeats. ``row``
+    indexes the trial's labels; ``probabilities`` and ``targets`` are float32 ``(n_rows, 6)`` in the order of
+    :data:`hms_tune.data.labels.CLASSES`; ``total_votes`` is the number of votes behind a target.
     """
 
     row: NDArray[np.int64]
@@ -89,7 +96,10 @@ class OutOfFold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossValidationEnded:
-    """All folds are done. ``kl`` is the mean over folds, the value a search minimizes."""
+    """All folds are done. ``kl`` is the mean of the deciding score over folds, which a search minimizes.
+
+    ``kl_all_rows`` and ``kl_high_vote`` are over all out-of-fold predictions at once.
+    """
 
     kl: float
     kl_all_rows: float

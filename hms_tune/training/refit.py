@@ -19,6 +19,17 @@ from hms_tune.training.weights import full_weights_path, write_weights
 from hms_tune.training.workspace import Workspace
 
 
+def refit_epochs(config: TrialConfig, best_epochs: tuple[int, ...]) -> int:
+    """How many epochs a refit trains.
+
+    That is to the mean best epoch, over the folds that were at their best in the stage where most were; a
+    second stage is reached through the whole first one.
+    """
+    first = [epoch for epoch in best_epochs if epoch < config.training.epochs]
+    second = [epoch for epoch in best_epochs if epoch >= config.training.epochs]
+    return round(float(np.mean(second if len(second) > len(first) else first))) + 1
+
+
 class Refit:
     """Trains one network on all rows, held-out patients included, without validation.
 
@@ -49,13 +60,13 @@ class Refit:
             self.workspace = store
         else:
             self.workspace = Workspace(store, resolve_device(str(device)))
-        self.epochs = min(epochs, config.training.epochs)
+        self.epochs = min(epochs, config.training.total_epochs)
         self.directory = directory
 
     def run(self) -> Iterator[Event]:
         """Yield what happens; at the end ``full.safetensors`` lies in the directory."""
         data = self.workspace.trial_data(self.config)
-        fold = self.config.data.folds
+        fold = self.config.data.folds * self.config.data.fold_repeats
         rows = np.arange(len(data.labels), dtype=np.int64)
         state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=rows)
         checkpoints = self.directory / "full"
@@ -76,14 +87,17 @@ class Refit:
         for epoch in range(first_epoch, self.epochs):
             start = time.perf_counter()
             trained = state.train_epoch(epoch)
-            state.epoch_validated(trained.loss)
+            state.epoch_validated(epoch, trained.loss)
             yield EpochEnded(
                 fold=0,
                 folds=1,
                 epoch=epoch,
                 epochs=self.epochs,
+                stage=state.stage_of(epoch).number,
                 train_loss=trained.loss,
                 kl=float("nan"),
+                kl_all_rows=float("nan"),
+                kl_high_vote=float("nan"),
                 best_kl=float("nan"),
                 estimate=float("nan"),
                 learning_rate=trained.learning_rate,

@@ -4,43 +4,80 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hms_tune.config.trial import DataConfig, TrialConfig
 from hms_tune.data.folds import HELD_OUT, assign_folds
-from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.labels import HIGH_VOTES, Labels, make_labels
 from hms_tune.data.store import Store
 from hms_tune.data.windows import WindowSource
+from hms_tune.errors import DataError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.images import ImageCache, RowImages
+from hms_tune.training.metrics import kl_divergence
 
 
 @dataclass(frozen=True, slots=True)
 class TrialData:
     """Everything one trial learns from.
 
-    ``folds`` holds each row's fold, or ``HELD_OUT``; ``targets`` is float32 ``(n_rows, 6)`` on the device.
+    ``folds`` is int64 ``(n_repeats, n_rows)``: each row's fold in each repeat, or ``HELD_OUT``. Folds are
+    counted through the repeats: fold 7 of 5 is the third one of the second repeat.
     """
 
     labels: Labels
     folds: NDArray[np.int64]
-    targets: Tensor
     images: RowImages
+    judged_on: Literal["all_rows", "high_votes"]
 
     @property
     def held_out_rows(self) -> NDArray[np.int64]:
         """Rows of the patients that the whole search never sees."""
-        return np.flatnonzero(self.folds == HELD_OUT)
+        return np.flatnonzero(self.folds[0] == HELD_OUT)
 
     def fold_rows(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training and validation rows of a fold."""
-        validation = self.folds == fold
-        return np.flatnonzero(~validation & (self.folds != HELD_OUT)), np.flatnonzero(validation)
+        searched = self.folds[0] != HELD_OUT
+        folds_per_repeat = int(self.folds[0].max()) + 1
+        repeat, number = divmod(fold, folds_per_repeat)
+        validation = self.folds[repeat] == number
+        return np.flatnonzero(~validation & searched), np.flatnonzero(validation)
+
+    def judge(self, rows: NDArray[np.int64], probabilities: NDArray[np.floating]) -> Judged:
+        """Score predictions of some rows.
+
+        Raises
+        ------
+        DataError
+            If high-vote rows decide and there are none.
+        """
+        targets = self.labels.targets[rows]
+        high = self.labels.total_votes[rows] >= HIGH_VOTES
+        all_rows = kl_divergence(targets, probabilities)
+        high_vote = kl_divergence(targets[high], probabilities[high])
+        if self.judged_on == "all_rows":
+            return Judged(all_rows, all_rows, high_vote)
+        if not high.any():
+            raise DataError(
+                f"no validation row has {HIGH_VOTES} votes or more",
+                where="data.judged_on: high_votes",
+                mend="Judge on all_rows, lower data.folds, or add patients",
+            )
+        return Judged(high_vote, all_rows, high_vote)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """KL of predictions: ``kl`` is the one that decides, ``high_vote`` is NaN without such rows."""
+
+    kl: float
+    all_rows: float
+    high_vote: float
 
 
 class Workspace:
@@ -55,18 +92,19 @@ class Workspace:
         self._cache = ImageCache()
 
     def trial_data(self, config: TrialConfig) -> TrialData:
-        """Rows, folds, targets and images for a trial configuration."""
+        """Rows, folds and images for a trial configuration."""
         labels, source = self._rows(config.data)
         transform = ImageTransform(config.input).to(self.device)
         key = json.dumps([self._rows_key, config.input.model_dump(mode="json")], sort_keys=True)
         images = RowImages(
             source,
             transform,
-            Augmentation(config.augmentation),
+            Augmentation(config.augmentation, config.input),
             self._cache.get(key, source, transform, len(labels)),
         )
-        targets = torch.from_numpy(labels.targets).to(self.device)
-        return TrialData(labels, assign_folds(labels, config.data), targets, images)
+        shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
+        folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed)
+        return TrialData(labels, folds, images, config.data.judged_on)
 
     def _rows(self, config: DataConfig) -> tuple[Labels, WindowSource]:
         key = f"{config.rows}:{config.min_votes}"

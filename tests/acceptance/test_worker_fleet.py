@@ -25,7 +25,7 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 ONE_TRIAL = """
 study: {name}
 data: {{folds: 2, holdout: 0.0}}
-input: {{kind: eeg_spectrogram, n_fft: 256, image: [32, 32], channels: 1}}
+input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
 model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
 training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
 search: {{sampler: random, pruner: none, seed: 3}}

@@ -38,11 +38,15 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_config(kind: str, backbone: str) -> TrialConfig:
+def make_config(backbone: str, *, kaggle: bool) -> TrialConfig:
     return TrialConfig.model_validate(
         {
             "data": {"folds": 2, "holdout": 0.2},
-            "input": {"kind": kind, "image": [32, 64], "n_fft": 256},
+            "input": {
+                "eeg": {"name": "stft", "n_fft": 256},
+                "kaggle": "kaggle" if kaggle else None,
+                "image": [32, 64],
+            },
             "model": {"backbone": backbone, "pretrained": False},
             "training": {"epochs": 2, "batch_size": 8, "scheduler": "constant", "seed": 3},
         }
@@ -61,14 +65,14 @@ def store(root: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Exported:
-    winner = Winner(study="tiny", number=5, config=make_config("both", "test_resnet"), value=1.5)
+    winner = Winner(study="tiny", number=5, config=make_config("test_resnet", kaggle=True), value=1.5)
     out = tmp_path_factory.mktemp("bundles") / "tiny-5"
     return export_best(winner, store, out, device="cpu", refit="full")
 
 
 @pytest.fixture(scope="module")
 def eeg_only(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Exported:
-    config = make_config("eeg_spectrogram", "test_efficientnet")
+    config = make_config("test_efficientnet", kaggle=False)
     winner = Winner(study="tiny", number=6, config=config, value=None)
     return export_best(winner, store, tmp_path_factory.mktemp("bundles") / "tiny-6", device="cpu")
 
@@ -223,9 +227,7 @@ def test_an_interrupted_export_goes_on_and_gives_the_same_bundle(
         raise OnnxUnavailableError("no model.onnx")
 
     monkeypatch.setattr("hms_tune.export.export.export_onnx", unavailable)
-    winner = Winner(
-        study="tiny", number=6, config=make_config("eeg_spectrogram", "test_efficientnet"), value=None
-    )
+    winner = Winner(study="tiny", number=6, config=make_config("test_efficientnet", kaggle=False), value=None)
     out = tmp_path / "again"
 
     def interrupt(event: Event) -> None:
@@ -246,7 +248,7 @@ def test_an_interrupted_export_goes_on_and_gives_the_same_bundle(
 
 
 def test_an_existing_folder_is_never_overwritten(exported: Exported, store: Store) -> None:
-    winner = Winner(study="tiny", number=5, config=make_config("both", "test_resnet"), value=1.5)
+    winner = Winner(study="tiny", number=5, config=make_config("test_resnet", kaggle=True), value=1.5)
     with pytest.raises(UsageError, match="already exists"):
         export_best(winner, store, exported.path, device="cpu")
 

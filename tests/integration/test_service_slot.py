@@ -64,8 +64,11 @@ def epoch(fold: int, number: int, kl: float, *, replayed: bool = False) -> Epoch
         folds=2,
         epoch=number,
         epochs=3,
+        stage=0,
         train_loss=kl,
         kl=kl,
+        kl_all_rows=kl,
+        kl_high_vote=kl,
         best_kl=kl,
         estimate=kl,
         learning_rate=1e-3,
@@ -111,7 +114,14 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
                 checkpoint.write_text(config.hash)
                 yield CheckpointWritten(path=checkpoint, fold=fold, epoch=number)
         yield FoldEnded(
-            fold=fold, folds=2, kl=kl, kl_high_vote=kl, best_epoch=2, epochs_run=3, stopped_early=False
+            fold=fold,
+            folds=2,
+            kl=kl,
+            kl_all_rows=kl,
+            kl_high_vote=kl,
+            best_epoch=2,
+            epochs_run=3,
+            stopped_early=False,
         )
     yield ending(kl)
 

@@ -48,7 +48,7 @@ def make_config(**training: object) -> TrialConfig:
     return TrialConfig.model_validate(
         {
             "data": {"folds": 2, "holdout": 0.2},
-            "input": {"image": [32, 64], "n_fft": 256},
+            "input": {"eeg": {"name": "stft", "n_fft": 256}, "image": [32, 64]},
             "augmentation": {
                 "left_right_swap": 0.5,
                 "time_mask": 0.2,
@@ -159,10 +159,10 @@ from hms_tune.training.fold import FoldTraining
 config = TrialConfig.model_validate_json(Path(sys.argv[1]).read_text())
 step = FoldTraining._train_step
 
-def dies_in_the_middle(self, epoch, number, rows):
+def dies_in_the_middle(self, stage, epoch, number, rows):
     if (self.fold, epoch, number) == (0, 2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, epoch, number, rows)
+    return step(self, stage, epoch, number, rows)
 
 FoldTraining._train_step = dies_in_the_middle
 store = Store.open(Path(sys.argv[2]))
@@ -219,6 +219,53 @@ def test_images_are_the_same_whether_or_not_they_were_cached(store: Store) -> No
     cached = images.clean(torch.tensor([3, 1]))
     images._cached = None
     torch.testing.assert_close(images.clean(torch.tensor([3, 1])), cached, rtol=1e-5, atol=1e-5)
+
+
+def test_a_second_stage_follows_a_first_that_ends_early(store: Store) -> None:
+    second = {"epochs": 2, "min_votes": 3, "learning_rate_ratio": 0.1}
+    stopping = {"patience": 1, "min_delta": 10.0}
+    config = make_config(epochs=6, early_stopping=stopping, second_stage=second, few_votes_weight=0.5)
+    epochs = [e for e in CrossValidation(config, store, "cpu").run() if isinstance(e, EpochEnded)]
+    assert [(e.epoch, e.stage) for e in epochs if e.fold == 0] == [(0, 0), (1, 0), (6, 1)]
+    assert {e.epochs for e in epochs} == {8}
+    assert epochs[2].learning_rate == pytest.approx(0.1 * epochs[0].learning_rate)
+
+
+def test_two_stages_resume_bit_for_bit(store: Store, tmp_path: Path) -> None:
+    config = make_config(
+        epochs=2, second_stage={"epochs": 2, "min_votes": 3}, few_votes_weight=0.3, vote_prior=1
+    )
+    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole").run())
+    seen = 0
+    for event in CrossValidation(config, store, "cpu", directory=tmp_path / "cut").run():
+        seen += isinstance(event, CheckpointWritten)
+        if seen == 3:
+            break
+    assert story(list(CrossValidation(config, store, "cpu", directory=tmp_path / "cut").run())) == story(
+        whole
+    )
+
+
+def test_repeated_folds_predict_every_row_once_in_each_repeat(store: Store) -> None:
+    config = make_config(epochs=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"fold_repeats": 2})})
+    ended = list(CrossValidation(config, store, "cpu").run())[-1]
+    assert isinstance(ended, CrossValidationEnded)
+    out_of_fold = ended.out_of_fold
+    assert sorted(set(out_of_fold.fold)) == [0, 1, 2, 3]
+    assert set(np.unique(out_of_fold.row, return_counts=True)[1]) == {2}
+    assert set(out_of_fold.row[out_of_fold.fold == 0]) != set(out_of_fold.row[out_of_fold.fold == 2])
+
+
+def test_the_scale_that_decides_is_the_one_asked_for(store: Store) -> None:
+    for judged_on in ("all_rows", "high_votes"):
+        config = make_config(epochs=1)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"judged_on": judged_on})})
+        for event in CrossValidation(config, store, "cpu").run():
+            if isinstance(event, EpochEnded | FoldEnded):
+                decides = event.kl_all_rows if judged_on == "all_rows" else event.kl_high_vote
+                assert event.kl == decides
+                assert np.isfinite(event.kl_all_rows)
 
 
 def test_train_folds_trains_only_the_first_folds(store: Store) -> None:

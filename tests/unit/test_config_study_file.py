@@ -25,7 +25,7 @@ from hms_tune.errors import ConfigError, UnknownStudyError
 TEXT = """\
 study: example
 data: {root: data/hms, folds: 5, holdout: 0.1}
-input: {kind: eeg_spectrogram, n_fft: {choices: [256, 512]}, image: {choices: [[64, 128], [128, 256]]}}
+input: {eeg: {name: stft, n_fft: {choices: [256, 512]}}, image: {choices: [[64, 128], [128, 256]]}}
 augmentation:
   mixup_alpha: {choices: [0, {low: 0.1, high: 2, log: true}]}
 model:
@@ -58,7 +58,7 @@ def refusal(old: str, new: str) -> str:
 def test_parameters_are_named_by_dotted_path_and_branch_label() -> None:
     found = {item.name: item for item in parameters(parse().space)}
     assert list(found) == [
-        "input.n_fft",
+        "input.eeg.n_fft",
         "input.image",
         "augmentation.mixup_alpha",
         "augmentation.mixup_alpha.range",
@@ -149,10 +149,10 @@ def test_words_and_numbers_are_those_of_yaml_1_2() -> None:
         ),
         ("high: 3e-3", "high: .nan", "high of training.learning_rate must be a number"),
         ("high: 3e-3", "high: 1e999", "high of training.learning_rate"),
-        ("[256, 512]", "[]", "example.yaml:3: choices of input.n_fft must be a list of at least one value"),
-        ("[256, 512]", "[256, 300]", "input.n_fft: input should be 128, 256, 512, 1024 or 2048, got 300"),
-        ("[256, 512]", "[256, 256]", "choices of input.n_fft hold 256 twice"),
-        ("{choices: [256, 512]}", "{low: 128, high: 512}", "input.n_fft is no number and takes no range"),
+        ("[256, 512]", "[]", "example.yaml:3: choices of input.eeg.n_fft must be a list of at least one value"),
+        ("[256, 512]", "[256, 300]", "input.eeg.n_fft: input should be 128, 256, 512, 1024 or 2048, got 300"),
+        ("[256, 512]", "[256, 256]", "choices of input.eeg.n_fft hold 256 twice"),
+        ("{choices: [256, 512]}", "{low: 128, high: 512}", "input.eeg.n_fft is no number and takes no range"),
         ("[128, 256]]}", "[{low: 1, high: 2}, 256]]}", "a range cannot stand inside a list"),
         ("resnet18", "18", "example.yaml:7: model.backbone: input should be a valid string, got 18"),
         ("holdout: 0.1", "holdout: {low: 0.1, high: 0.2}", "data.holdout must be the same for all trials"),
@@ -187,7 +187,7 @@ def test_a_mistake_is_told_in_one_line_with_its_place(old: str, new: str, messag
             "n_fft: {choices: [256, 512]}",
             "low_hz: {low: 0.5, high: 15}, high_hz: {choices: [10, 20]}",
             "high_hz 10.0 must exceed low_hz 15.0",
-            "input.low_hz = 15.0",
+            "input.eeg.low_hz = 15.0",
         ),
         (
             "epochs: {low",

@@ -56,6 +56,13 @@ def test_one_row_per_vote_vector_keeps_each_vector_and_its_middle_window() -> No
     assert labels.total_votes.tolist() == [1, 3, 12]
 
 
+def test_every_row_keeps_every_window_with_its_own_votes() -> None:
+    labels = make_labels(TABLE, rows="row", min_votes=1)
+    assert labels.eeg_id.tolist() == [4, 5, 5, 5]
+    assert labels.eeg_offset_seconds.tolist() == [0.0, 0.0, 4.0, 10.0]
+    assert labels.total_votes.tolist() == [1, 3, 3, 12]
+
+
 def test_targets_are_vote_shares_as_float32() -> None:
     targets = make_labels(TABLE, rows="eeg", min_votes=1).targets
     assert targets.dtype == np.float32
@@ -74,7 +81,7 @@ def test_more_votes_than_anyone_gave_is_refused_with_the_most_there_are() -> Non
         make_labels(TABLE, rows="eeg", min_votes=13)
 
 
-@pytest.mark.parametrize("rows", ["eeg", "vote_vector"])
+@pytest.mark.parametrize("rows", ["eeg", "vote_vector", "row"])
 def test_labels_do_not_depend_on_the_order_of_the_table(rows: str) -> None:
     ordered, shuffled = (
         make_labels(table, rows=rows, min_votes=1)  # type: ignore[arg-type]

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from hms_tune.data.labels import VOTE_COLUMNS
-from hms_tune.data.schema import EEG_COLUMNS, FREQUENCIES, SPECTROGRAM_COLUMNS, TRAIN_COLUMNS, read_table
+from hms_tune.data.schema import EEG_COLUMNS, FREQUENCIES, SPECTROGRAM_COLUMNS, TRAIN_COLUMNS
+from hms_tune.data.tables import read_table
 
 
 def table() -> pd.DataFrame:
@@ -14,6 +15,7 @@ def table() -> pd.DataFrame:
     columns |= {"eeg_id": [1, 1, 2, 3], "eeg_sub_id": [0, 1, 0, 0], "label_id": [10, 11, 12, 13]}
     columns |= {"eeg_label_offset_seconds": [0.0, 2.0, 0.0, 0.0], "seizure_vote": [3] * n}
     columns |= {"expert_consensus": ["Seizure"] * n, "patient_id": [1, 1, 1, 2]}
+    columns |= {"spectrogram_id": [5, 6, 7, 8]}
     return pd.DataFrame(columns)
 
 
@@ -31,12 +33,25 @@ def test_columns_are_those_of_the_competition() -> None:
 
 def test_a_sound_table_has_its_types_and_no_defects(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
-    table().assign(extra="ignored").to_csv(path, index=False)
+    table().to_csv(path, index=False)
     read, defects = read_table(path, "train")
     assert defects == []
     assert read.columns.tolist() == [column.name for column in TRAIN_COLUMNS]
     assert read["eeg_id"].dtype == "int64"
     assert read["eeg_label_offset_seconds"].dtype == "float64"
+
+
+def test_columns_too_many_or_in_another_order_are_warnings_and_change_nothing(tmp_path: Path) -> None:
+    table().to_csv(tmp_path / "plain.csv", index=False)
+    plain, _ = read_table(tmp_path / "plain.csv", "train")
+    path = tmp_path / "train.csv"
+    table().assign(extra="ignored").iloc[:, ::-1].to_csv(path, index=False)
+    read, defects = read_table(path, "train")
+    assert [(d.kind, d.severity, d.column) for d in defects] == [
+        ("column-extra", "warning", "extra"),
+        ("column-order", "warning", "other_vote"),
+    ]
+    pd.testing.assert_frame_equal(read, plain)
 
 
 def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -66,28 +81,28 @@ def spoil(column: str, row: int, value: object) -> Callable[[pd.DataFrame], pd.D
             "expert_consensus",
             "line 3: 'Sz' is not one of Seizure, LPD, GPD, LRDA, GRDA, Other",
         ),
-        (spoil("seizure_vote", 1, -1), "seizure_vote", "line 3: -1 is negative (1 such lines)"),
+        (spoil("seizure_vote", 1, -1), "seizure_vote", "line 3: -1 is negative"),
         (
             spoil("eeg_label_offset_seconds", 1, -2.0),
             "eeg_label_offset_seconds",
-            "line 3: -2.0 is negative (1 such lines)",
+            "line 3: -2.0 is negative",
         ),
         (
             spoil("seizure_vote", 2, 0),
             ", ".join(VOTE_COLUMNS),
-            "line 4: eeg_id 2, eeg_sub_id 0 has zero votes (1 such lines)",
+            "line 4: eeg_id 2, eeg_sub_id 0 has zero votes",
         ),
         (
             spoil("eeg_sub_id", 1, 0),
             "eeg_id + eeg_sub_id",
-            "line 3: eeg_id 1, eeg_sub_id 0 stands in an earlier line too (1 such lines)",
+            "line 3: eeg_id 1, eeg_sub_id 0 stands in an earlier line too",
         ),
         (
             spoil("label_id", 3, 10),
             "label_id",
-            "line 5: label_id 10 stands in an earlier line too (1 such lines)",
+            "line 5: label_id 10 stands in an earlier line too",
         ),
-        (spoil("patient_id", 1, 9), "patient_id", "eeg_id 1 belongs to 2 patients (1 such EEGs)"),
+        (spoil("patient_id", 1, 9), "patient_id", "eeg_id 1 belongs to 2 patients"),
     ],
 )
 def test_a_spoilt_table_names_file_column_and_line(

@@ -9,11 +9,14 @@ import pytest
 import torch
 from scipy import signal
 
+from hms_tune.config.input import InputConfig
 from hms_tune.signals import spectrogram
+from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.spectrogram import (
     PowerSpectrogram,
     decibel,
     frequency_bins,
+    hann_taper,
     hop_length,
     mel_filterbank,
 )
@@ -22,7 +25,16 @@ SFREQ = 200.0
 
 
 def make(n_times: int = 10_000, n_fft: int = 512, hop: int = 39, low: float = 0.5, high: float = 20.0):
-    return PowerSpectrogram(n_times, sfreq=SFREQ, n_fft=n_fft, hop=hop, low_hz=low, high_hz=high)
+    return PowerSpectrogram(
+        n_times,
+        hann_taper(min(n_fft, n_times), sfreq=SFREQ),
+        sfreq=SFREQ,
+        n_fft=n_fft,
+        hop=hop,
+        low_hz=low,
+        high_hz=high,
+        one_sided=True,
+    )
 
 
 def test_power_is_the_density_that_scipy_computes() -> None:
@@ -54,6 +66,14 @@ def test_matrix_product_and_fft_agree(n_fft: int, monkeypatch: pytest.MonkeyPatc
     assert (decibel(product) - decibel(fft)).abs().max() < 0.01
 
 
+def test_a_batch_is_done_in_parts_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    eeg = torch.randn(5, 3, 2_000, generator=torch.Generator().manual_seed(0)) * 50
+    module = make(n_times=2_000)
+    whole = module(eeg)
+    monkeypatch.setattr(spectrogram, "CPU_VALUES", 1)
+    torch.testing.assert_close(module(eeg), whole)
+
+
 def test_a_tone_appears_at_its_frequency_and_time() -> None:
     seconds = torch.arange(10_000) / SFREQ
     tone = torch.sin(2 * math.pi * 10 * seconds) * (seconds > 25)
@@ -73,13 +93,25 @@ def test_silence_is_minus_40_decibel() -> None:
     ("n_times", "n_fft", "width"),
     [(10_000, 512, 256), (1_000, 2048, 512), (1_000, 128, 2048), (10_000, 128, 16)],
 )
-def test_frames_cover_every_width_and_window(n_times: int, n_fft: int, width: int) -> None:
+def test_frames_cover_the_width_and_leave_no_sample_out(n_times: int, n_fft: int, width: int) -> None:
     hop = hop_length(n_times, width, n_fft)
     module = make(n_times=n_times, n_fft=n_fft, hop=hop)
     power = module(torch.randn(1, 2, n_times))
-    assert power.shape[2] == n_times // hop >= min(width, n_times)
+    enough = spectrogram.MOST_OVERLAP * n_times // min(n_fft, n_times)
+    assert power.shape[2] == n_times // hop >= min(width, enough)
     assert hop <= n_fft // 2
     assert power.isfinite().all()
+
+
+@pytest.mark.parametrize("n_fft", [512, 2048])
+def test_frames_that_are_left_out_are_not_missed(n_fft: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    eeg = torch.randn(1, 20, 10_000, generator=torch.Generator().manual_seed(0)) * 50
+    config = InputConfig.model_validate({"eeg": {"name": "stft", "n_fft": n_fft}, "image": [128, 512]})
+    sparse = ImageTransform(config)(eeg, None)
+    monkeypatch.setattr(spectrogram, "MOST_OVERLAP", 10_000)
+    dense = ImageTransform(config)(eeg, None)
+    assert torch.corrcoef(torch.stack([sparse.flatten(), dense.flatten()]))[0, 1] > 0.999
+    assert (sparse - dense).abs().mean() * 12 < 0.15  # dB
 
 
 def test_default_hop_gives_exactly_the_image_width() -> None:

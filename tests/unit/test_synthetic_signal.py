@@ -35,7 +35,7 @@ class Rows:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     # stretches no longer than the EEG they hold: the ten minutes around it are not looked at here
-    return make_plan(Extent(70, 1, 2, 50, 1, Surroundings(2, 52)), SEED)
+    return make_plan(Extent(70, 1, 2, 50, surroundings=Surroundings(2, 52)), SEED)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def rows_of(plan: Plan, signal: float) -> Rows:
                     [
                         *(recording.eeg_id, stretch.spectrogram_id, window.label_id, stretch.patient_id),
                         *(recording.length, stretch.duration, place, len(stretch.recordings)),
-                        *(window.votes.sum(), *offset_features(samples)),
+                        *offset_features(samples),
                     ]
                 )
                 targets.append(window.votes / window.votes.sum())

@@ -46,10 +46,10 @@ class Artefacts:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Artefacts:
         """Most patients in intensive care are calm; some are awake."""
-        awake = rng.random() < 0.3
+        awake = rng.random() < 0.4
         return cls(
             muscle=float(rng.lognormal(np.log(5), 0.8)),
-            muscle_share=float(rng.beta(1, 2) if awake else rng.beta(1, 8)),
+            muscle_share=float(rng.beta(1, 1.5) if awake else rng.beta(1, 5)),
             blinks=float(rng.uniform(0.05, 0.4) if awake else 0.01),
             heart_rate=float(rng.uniform(0.9, 1.9)),
         )
@@ -91,16 +91,17 @@ def _add_muscle(eeg: NDArray[np.float32], artefacts: Artefacts, rng: np.random.G
 
 
 def _add_blinks(eeg: NDArray[np.float32], per_second: float, head: Head, rng: np.random.Generator) -> None:
-    """Deflections of 300 ms at the front, falling off with the square of the distance from the eyes."""
+    """Deflections of 300 ms and their slow return, fading with the square of the distance to the eyes."""
     n_times = eeg.shape[1]
     eyes = 1.15 * direction(0, 95)
     field = 1 / np.linalg.norm(head.electrodes - eyes, axis=1) ** 2
     field = (field / field.max()).astype(np.float32)
     train = np.zeros(n_times, dtype=np.float32)
     times = rng.integers(0, n_times, rng.poisson(per_second * n_times / SFREQ))
-    train[times] = rng.uniform(50, 180, len(times))
-    t = np.arange(int(0.5 * SFREQ)) / SFREQ
-    shape = np.exp(-0.5 * ((t - 0.2) / 0.07) ** 2) - 0.15 * np.exp(-0.5 * ((t - 0.38) / 0.06) ** 2)
+    train[times] = rng.lognormal(np.log(rng.uniform(60, 200)), 0.35, len(times))
+    t = np.arange(int(1.6 * SFREQ)) / SFREQ
+    width, overshoot = rng.uniform(0.06, 0.11), rng.uniform(0.1, 0.45)
+    shape = np.exp(-0.5 * ((t - 0.3) / width) ** 2) - overshoot * np.exp(-0.5 * ((t - 0.75) / 0.2) ** 2)
     eeg += field[:, None] * np.convolve(train, shape.astype(np.float32))[:n_times]
 
 

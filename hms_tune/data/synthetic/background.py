@@ -44,10 +44,10 @@ class Background:
         """One person's background: mostly slow, as in intensive care."""
         return cls(
             amplitude=float(np.clip(rng.lognormal(np.log(6.8), 0.42), 2.2, 20)),
-            slope=float(rng.uniform(1.7, 2.5)),
-            delta=float(rng.lognormal(np.log(0.7), 0.5)),
-            theta=float(rng.lognormal(np.log(0.2), 0.6)),
-            alpha=float(rng.lognormal(np.log(0.1), 0.9)),
+            slope=float(rng.uniform(1.2, 2.3)),
+            delta=float(rng.lognormal(np.log(0.6), 0.5)),
+            theta=float(rng.lognormal(np.log(0.3), 0.6)),
+            alpha=float(rng.lognormal(np.log(0.13), 0.9)),
             beta=float(rng.lognormal(np.log(0.06), 0.7)),
             alpha_hz=float(rng.uniform(7.5, 10.5)),
             theta_hz=float(rng.uniform(4.5, 7.0)),
@@ -100,11 +100,11 @@ def _sources(
 
     kinds: tuple[tuple[int, NDArray[np.float64], float, tuple[float, float], float, float], ...] = (
         # sources, spectrum, amplitude, region (middle azimuth, half width), width of a patch, arousal
-        (18, broadband, 1.0, (0, 180), 14, -0.1),
-        (4, rhythm(1.3, 0.7), background.delta, (0, 180), 24, -0.5),
-        (4, rhythm(background.theta_hz, 1.4), background.theta, (0, 180), 20, -0.2),
+        (14, broadband, 1.0, (0, 180), 14, -0.1),
+        (3, rhythm(1.3, 0.7), background.delta, (0, 180), 24, -0.5),
+        (3, rhythm(background.theta_hz, 1.4), background.theta, (0, 180), 20, -0.2),
         (3, rhythm(background.alpha_hz, 0.8), background.alpha, (180, 60), 18, 0.8),
-        (4, rhythm(18, 6), background.beta, (0, 90), 16, 0.3),
+        (3, rhythm(18, 6), background.beta, (0, 90), 16, 0.3),
     )
     fields, spectra, arousal = [], [], []
     for count, spectrum, amplitude, (middle, half_width), patch_width, gain in kinds:
@@ -123,8 +123,7 @@ def _state(arousal_gain: NDArray[np.float64], n_times: int, rng: np.random.Gener
     arousal = np.cumsum(rng.normal(0, 0.35, knots))
     arousal = np.clip(arousal - arousal.mean(), -1.2, 1.2)
     own = rng.normal(0, 0.22, (len(arousal_gain), knots))
-    gains = np.exp(arousal_gain[:, None] * arousal + own).astype(np.float32)
-    at = np.arange(n_times, dtype=np.float32) / (_STATE_SECONDS * SFREQ)
-    before = at.astype(np.int64)
-    share = at - before
-    return np.asarray(gains[:, before] * (1 - share) + gains[:, before + 1] * share)
+    gains = np.exp(arousal_gain[:, None] * arousal + own).astype(np.float32)[:, :, None]
+    share = np.arange(_STATE_SECONDS * SFREQ, dtype=np.float32) / (_STATE_SECONDS * SFREQ)
+    ramps = gains[:, :-1] + (gains[:, 1:] - gains[:, :-1]) * share
+    return np.asarray(ramps.reshape(len(gains), -1)[:, :n_times])

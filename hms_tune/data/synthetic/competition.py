@@ -48,7 +48,7 @@ def synthesize(
     signal : amplitude of the patterns; 1 as real recordings have them, 0 for the same competition without any
     test_patients : people in the test half
     max_recordings : most EEGs of one patient
-    max_seconds : longest EEG, seconds
+    max_seconds : longest EEG, seconds; both are small unless ``**FULL_SIZE`` is passed
     jobs : stretches rendered side by side; all available cores when None
     progress : called with stretches done and stretches in all
 
@@ -167,9 +167,21 @@ def _write_parquet(columns: dict[str, np.ndarray], path: Path) -> None:
     pq.write_table(table, path, compression="snappy")
 
 
+def train_table(plan: Plan) -> pd.DataFrame:
+    """``train.csv`` of a planned competition, in the order of its ids."""
+    rows = [row for stretch in plan.stretches if stretch.split == "train" for row in _train_rows(stretch)]
+    columns = [
+        *("eeg_id", "eeg_sub_id", "eeg_label_offset_seconds"),
+        *("spectrogram_id", "spectrogram_sub_id", "spectrogram_label_offset_seconds"),
+        *("label_id", "patient_id", "expert_consensus", *VOTE_COLUMNS),
+    ]
+    return pd.DataFrame(rows, columns=columns).sort_values(["eeg_id", "eeg_sub_id"])
+
+
 def _write_tables(competition: Competition, plan: Plan) -> None:
     """``train.csv``, ``test.csv``, the sample submission and the oracle, each in the order of its ids."""
-    train, test, oracle = [], [], []
+    train_table(plan).to_csv(competition.table_path("train"), index=False)
+    test, oracle = [], []
     for stretch in plan.stretches:
         for recording in stretch.recordings:
             if stretch.split == "test":
@@ -177,15 +189,6 @@ def _write_tables(competition: Competition, plan: Plan) -> None:
             for window in recording.windows:
                 truth = plan.raters.expected(window.mixture)
                 oracle.append((window.label_id, recording.eeg_id, stretch.split, *truth))
-        if stretch.split == "train":
-            train += _train_rows(stretch)
-    columns = [
-        *("eeg_id", "eeg_sub_id", "eeg_label_offset_seconds"),
-        *("spectrogram_id", "spectrogram_sub_id", "spectrogram_label_offset_seconds"),
-        *("label_id", "patient_id", "expert_consensus", *VOTE_COLUMNS),
-    ]
-    table = pd.DataFrame(train, columns=columns).sort_values(["eeg_id", "eeg_sub_id"])
-    table.to_csv(competition.table_path("train"), index=False)
     tests = pd.DataFrame(test, columns=["spectrogram_id", "eeg_id", "patient_id"]).sort_values(
         "spectrogram_id"
     )

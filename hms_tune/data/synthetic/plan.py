@@ -2,8 +2,9 @@
 
 A patient has several **stretches** of continuous EEG. A stretch becomes one spectrogram file; its
 **recordings** are cuts that become EEG files; a recording has labelled **windows**. What the brain does over
-a stretch is a sequence of **episodes**, each with one latent mixture of patterns. Lengths, counts, offsets,
-gaps and ids are drawn without regard to the class, so that only the signal can tell it.
+a stretch is a sequence of **episodes**, each with one latent mixture of patterns. Lengths, gaps and ids are
+drawn without regard to the class, so that of all a model may see only the signal tells it. How many votes a
+window got, and how densely an EEG was labelled, do depend on the class, as in the real table.
 """
 
 from __future__ import annotations
@@ -16,21 +17,27 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import Split
 from hms_tune.data.schema import WINDOW_SECONDS
 from hms_tune.data.synthetic.raters import (
-    CLASS_SHARES,
     N_CLASSES,
     OTHER,
     SEIZURE,
+    Campaign,
     RaterPool,
-    draw_mixture,
-    draw_vote_count,
+    draw_campaign,
+    drifted,
 )
 
 # Streams of random numbers: a key's first number says what it is for, so that no two ever meet.
-IDS, RATERS, PATIENT, PERSON, SIGNAL = range(5)
+IDS, RATERS, PATIENT, PERSON, SIGNAL, SEGMENT = range(6)
 
-_SAME_PATTERN = 0.7  # how often an EEG shows its patient's usual class
-_CHANGES = 0.18  # of EEGs with several windows: about a tenth of all EEGs change their votes
-_ANOTHER_RECORDING = 0.35  # chance that a stretch holds one more EEG
+_SAME_STATE = 0.92  # how often an EEG shows its patient's usual state
+_CHANGES = 0.19  # of EEGs with several windows: about a tenth of all EEGs change their votes
+_MEAN_CHANGES = 3.2  # of those that do
+_EEGS_PER_PATIENT = (3.0, 1.46)  # median, and spread of the logarithm: median 3, mean 8.8
+_SECONDS_BEYOND_WINDOW = (8.0, 1.62)  # likewise: median length 58 s, mean 80 s
+_STRETCH_TAIL = 2.5  # P(a stretch holds k EEGs) falls as k to this power: mean 1.5, now and then dozens
+
+# Chance that a window is labelled at each possible offset (every 2 s), by leading class: rows per EEG.
+_LABEL_DENSITY = (0.18, 0.31, 0.78, 1.0, 0.85, 0.13)
 _EEG_GAP, _STRETCH_GAP = 0.03, 0.22  # chances of a gap; 0.12 % of EEG cells and 2.4 % of frames in the end
 
 
@@ -117,7 +124,7 @@ class Extent:
     patients, test_patients : people in each half; nobody is in both
     max_recordings : most EEGs of one patient
     max_seconds : longest EEG
-    max_windows : most labelled windows of one EEG
+    max_stretch_recordings : most EEGs of one spectrogram
     surroundings : what a spectrogram window covers
     """
 
@@ -125,8 +132,12 @@ class Extent:
     test_patients: int
     max_recordings: int = 12
     max_seconds: int = 180
-    max_windows: int = 12
+    max_stretch_recordings: int = 40
     surroundings: Surroundings = Surroundings()
+
+
+FULL_SIZE = {"max_recordings": 270, "max_seconds": 3422}
+"""Bounds of an :class:`Extent` as the real competition has them."""
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
@@ -190,16 +201,18 @@ class _PatientPlan:
         self._extent, self._patient, self._split = extent, patient, split
         self._raters, self._identifiers, self._rng = raters, identifiers, rng
         self._patient_id = identifiers.new("patient")
-        self._usual = int(rng.choice(N_CLASSES, p=CLASS_SHARES))
+        self._usual = _State.draw(rng, draw_campaign(rng))
 
     def stretches(self) -> list[Stretch]:
         """Stretches of this patient. A test patient's hold one 50 s recording each."""
-        left = int(np.clip(np.round(self._rng.lognormal(np.log(3), 0.75)), 1, self._extent.max_recordings))
+        left = _skewed(*_EEGS_PER_PATIENT, self._rng)
+        left = max(1, min(left, self._extent.max_recordings))
         if self._split == "test":
             left = min(left, 2)
         planned: list[Stretch] = []
         while left > 0:
-            count = 1 if self._split == "test" else min(left, self._rng.geometric(1 - _ANOTHER_RECORDING))
+            count = int(min(left, self._rng.zipf(_STRETCH_TAIL), self._extent.max_stretch_recordings))
+            count = count if self._split == "train" else 1
             planned.append(self._stretch(count, len(planned)))
             left -= count
         return planned
@@ -232,41 +245,62 @@ class _PatientPlan:
         rng = self._rng
         length = WINDOW_SECONDS
         if self._split == "train":
-            length += 2 * int(rng.lognormal(np.log(4), 1.3))
+            length += 2 * (_skewed(*_SECONDS_BEYOND_WINDOW, rng) // 2)
         length = min(length, self._extent.max_seconds - self._extent.max_seconds % 2)
-        slots = (length - WINDOW_SECONDS) // 2
-        count = min(slots, rng.geometric(0.3) - 1, self._extent.max_windows - 1)
-        offsets = [0, *sorted(2 * (1 + rng.choice(slots, count, replace=False)))] if slots else [0]
-        return Recording(
-            self._identifiers.new("eeg"), start, length, self._windows([int(o) for o in offsets])
-        )
+        state = self._state()
+        later = np.arange(2, length - WINDOW_SECONDS + 1, 2)
+        labelled = rng.random(len(later)) < _LABEL_DENSITY[state.dominant]
+        offsets = [0, *later[labelled].tolist()]
+        return Recording(self._identifiers.new("eeg"), start, length, self._windows(offsets, state))
 
-    def _windows(self, offsets: list[int]) -> tuple[Window, ...]:
+    def _windows(self, offsets: list[int], state: _State) -> tuple[Window, ...]:
         """Windows of one recording: the same panel and votes for all, unless the brain changes in between."""
         rng = self._rng
-        change = len(offsets)
+        changes: set[int] = set()
         if len(offsets) > 1 and rng.random() < _CHANGES:
-            change = int(np.argmax(np.diff(offsets))) + 1  # where neighbouring windows overlap least
-        n_votes = draw_vote_count(rng)
+            # where neighbouring windows overlap least
+            widest = np.argsort(-np.diff(offsets), kind="stable") + 1
+            changes = set(widest[: rng.geometric(1 / _MEAN_CHANGES)].tolist())
+        n_votes = state.campaign.draw_vote_count(rng)
         windows: list[Window] = []
         for number, offset in enumerate(offsets):
-            if number in (0, change):
-                mixture = draw_mixture(self._dominant(), rng)
-                votes = self._raters.votes(mixture, n_votes, rng)
-            windows.append(Window(self._identifiers.new("label"), offset, votes, mixture))
+            if number in changes:
+                state = _State.draw(rng, state.campaign)
+            if number == 0 or number in changes:
+                votes = self._raters.votes(state.mixture, n_votes, rng)
+            windows.append(Window(self._identifiers.new("label"), offset, votes, state.mixture))
         return tuple(windows)
 
-    def _dominant(self) -> int:
-        if self._rng.random() < _SAME_PATTERN:
-            return self._usual
-        return int(self._rng.choice(N_CLASSES, p=CLASS_SHARES))
+    def _state(self) -> _State:
+        """The state that a recording begins in: mostly the patient's usual one, never twice the same."""
+        if self._rng.random() < _SAME_STATE:
+            return _State(self._usual.campaign, drifted(self._usual.mixture, self._rng))
+        return _State.draw(self._rng, draw_campaign(self._rng))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a brain does, and the campaign for which that was labelled."""
+
+    campaign: Campaign
+    mixture: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, campaign: Campaign) -> _State:
+        dominant = int(rng.choice(N_CLASSES, p=campaign.dominant / campaign.dominant.sum()))
+        return cls(campaign, campaign.draw_mixture(dominant, rng))
+
+    @property
+    def dominant(self) -> int:
+        return int(self.mixture.argmax())
+
+
+def _skewed(median: float, spread: float, rng: np.random.Generator) -> int:
+    return int(np.round(rng.lognormal(np.log(median), spread)))
 
 
 def _episodes(recordings: list[Recording], duration: int, rng: np.random.Generator) -> tuple[Episode, ...]:
-    """What the brain does over a stretch: each labelled state, reaching out to the next or until it ends.
-
-    Seizures end within a minute; other patterns last for minutes.
-    """
+    """What the brain does over a stretch: each labelled state, reaching out to the next or until it ends."""
     states: list[tuple[float, float, NDArray[np.float64]]] = []
     for recording in recordings:
         for window in recording.windows:
@@ -279,12 +313,23 @@ def _episodes(recordings: list[Recording], duration: int, rng: np.random.Generat
     for number, (first, last, mixture) in enumerate(states):
         floor = (states[number - 1][1] + first) / 2 if number else 0.0
         ceiling = (last + states[number + 1][0]) / 2 if number + 1 < len(states) else float(duration)
-        if mixture[SEIZURE] >= max(0.3, mixture[:OTHER].max()):
-            before, after = rng.uniform(8, 35), rng.uniform(10, 40)
-        else:
-            before, after = rng.lognormal(np.log(220), 1.0, 2) + 8
-        episodes.append(Episode(max(floor, first - before), min(ceiling, last + after), mixture))
+        start, stop = episode_around(first, last, mixture, rng)
+        episodes.append(Episode(max(floor, start), min(ceiling, stop), mixture))
     return tuple(episodes)
+
+
+def episode_around(
+    first: float, last: float, mixture: NDArray[np.float64], rng: np.random.Generator
+) -> tuple[float, float]:
+    """When a state began and ended that was seen from second ``first`` to ``last``.
+
+    Seizures end within a minute; other patterns last for minutes.
+    """
+    if mixture[SEIZURE] >= max(0.3, mixture[:OTHER].max()):
+        before, after = rng.uniform(8, 35), rng.uniform(10, 40)
+    else:
+        before, after = rng.lognormal(np.log(220), 1.0, 2) + 8
+    return float(first - before), float(last + after)
 
 
 def _gaps(

@@ -11,9 +11,10 @@ from hms_tune.data.schema import FRAME_SECONDS, SFREQ
 from hms_tune.data.synthetic.artefacts import Artefacts, add_artefacts
 from hms_tune.data.synthetic.background import Background, render_background
 from hms_tune.data.synthetic.head import head
+from hms_tune.data.synthetic.ordinary import ictal_muscle, render_other
 from hms_tune.data.synthetic.patterns import PatternTraits, render_pattern, strengths
 from hms_tune.data.synthetic.plan import PERSON, SIGNAL, Stretch, stream
-from hms_tune.data.synthetic.raters import OTHER
+from hms_tune.data.synthetic.raters import OTHER, SEIZURE
 from hms_tune.data.synthetic.spectrogram import WINDOW_SECONDS, chain_spectrogram
 
 # Seconds made on either side and dropped again: the first frame's window begins a second early, and the
@@ -79,9 +80,15 @@ def _add_patterns(
     traits = [pattern.varied(rng) for pattern in person.patterns]
     for episode in stretch.episodes:
         start, stop = (round((second + _MARGIN) * SFREQ) for second in (episode.start, episode.stop))
-        for pattern in np.flatnonzero(strengths(episode.mixture) > 0):
-            part = render_pattern(int(pattern), traits[pattern], episode.mixture, head(), stop - start, rng)
-            eeg[:, start:stop] += np.float32(signal) * part
+        background = eeg[:, start:stop]
+        added = render_other(background, float(episode.mixture[OTHER]), head(), rng)
+        for pattern in np.flatnonzero(shown := strengths(episode.mixture)):
+            own = traits[pattern]
+            added += render_pattern(int(pattern), own, episode.mixture, head(), stop - start, rng)
+            added -= np.float32(shown[pattern] * own.suppression) * background
+        if shown[SEIZURE] > 0:
+            added += ictal_muscle(float(shown[SEIZURE]), head(), stop - start, rng)
+        eeg[:, start:stop] += np.float32(signal) * added
 
 
 def recording_samples(

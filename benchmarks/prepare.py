@@ -1,0 +1,235 @@
+"""How near preparing a competition comes to merely decoding it.
+
+    python benchmarks/prepare.py [--eegs 2000] [--jobs 2] [--repeats 3] [--at DIR]
+
+Writes EEGs whose lengths are spread like the competition's (50 s and more, median 58 s, mean 80 s, the longest
+3,422 s; Kaggle's 17,089 files hold 378.7 h) and 0.65 spectrograms for each, as there. Then times, in turns, in
+processes of their own, from the first file to the last:
+
+* decoding every file with pyarrow (``ParquetFile.read``) in as many processes as there are jobs, and dropping it;
+* ``hms_tune.data.prepare.prepare``, with as many jobs.
+
+Neither counts the start of its interpreters. Reports the median of each, their ratio, and the largest
+resident memory of the whole process tree, and writes ``benchmarks/results/prepare.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
+from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+
+LONGEST_SECONDS = 3422
+SPECTROGRAMS_PER_EEG = 11_138 / 17_089
+RESULTS = Path(__file__).with_name("results") / "prepare.md"
+
+
+def recording_seconds(n_eegs: int, rng: np.random.Generator) -> np.ndarray:
+    """Lengths with the competition's median, mean and maximum: 50 s and a log-normal rest, even numbers."""
+    rest = 8.0 * np.exp(1.626 * rng.standard_normal(n_eegs))
+    seconds = 50 + 2 * np.round(np.minimum(rest, LONGEST_SECONDS - 50) / 2).astype(int)
+    seconds[n_eegs // 2] = LONGEST_SECONDS
+    return seconds
+
+
+def write_competition(root: Path, n_eegs: int, jobs: int) -> None:
+    """A folder in Kaggle's layout; noise in steps of 0.01 µV, which compresses about as their EEG does."""
+    seconds = recording_seconds(n_eegs, np.random.default_rng(0))
+    n_spectrograms = round(n_eegs * SPECTROGRAMS_PER_EEG)
+    for folder in ("train_eegs", "train_spectrograms"):
+        (root / folder).mkdir(parents=True)
+    numbers = np.arange(n_eegs)
+    spectrogram = 10**6 + numbers % n_spectrograms
+    rows = pd.DataFrame({"eeg_id": numbers, "eeg_sub_id": 0, "eeg_label_offset_seconds": 0.0})
+    rows = rows.assign(spectrogram_id=spectrogram, spectrogram_sub_id=0, spectrogram_label_offset_seconds=0.0)
+    rows = rows.assign(label_id=numbers, patient_id=spectrogram // 6)
+    rows["expert_consensus"] = [CLASSES[number % 6] for number in numbers]
+    for index, column in enumerate(VOTE_COLUMNS):
+        rows[column] = np.where(numbers % 6 == index, 3, 0)
+    rows.to_csv(root / "train.csv", index=False)
+    frames = dict(zip(spectrogram.tolist(), (300 + (seconds - 50) // 2).tolist(), strict=True))
+    parts = [
+        (root, numbers[job::jobs], seconds[job::jobs], list(frames.items())[job::jobs]) for job in range(jobs)
+    ]
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        pool.starmap(_write_part, parts)
+
+
+def _write_part(root: Path, eegs: np.ndarray, seconds: np.ndarray, frames: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(int(eegs[0]))
+    noise = (np.round(rng.normal(0, 30, (20, 2 * 200 * LONGEST_SECONDS)) / 0.01) * 0.01).astype(np.float32)
+    for number, length in zip(eegs, seconds * 200, strict=True):
+        start = int(rng.integers(0, noise.shape[1] - length + 1))
+        values = noise[:, start : start + length] + rng.uniform(-2000, 2000, (20, 1)).astype(np.float32)
+        table = pa.table(dict(zip(EEG_COLUMNS, values, strict=True)))
+        pq.write_table(table, root / "train_eegs" / f"{number}.parquet")
+    power = rng.lognormal(0, 2, (400, max(length for _, length in frames))).astype(np.float32)
+    for number, length in frames:
+        columns = {"time": 1 + 2 * np.arange(length)} | dict(
+            zip(SPECTROGRAM_COLUMNS, power[:, :length], strict=True)
+        )
+        pq.write_table(pa.table(columns), root / "train_spectrograms" / f"{number}.parquet")
+
+
+def decode_all(root: Path, jobs: int) -> float:
+    """Seconds to decode every file, started workers given."""
+    paths = [
+        str(path) for folder in ("eegs", "spectrograms") for path in (root / f"train_{folder}").iterdir()
+    ]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [0.5] * jobs))  # every worker is there
+        began = time.perf_counter()
+        list(pool.map(_decode, paths, chunksize=8))
+        return time.perf_counter() - began
+
+
+def _decode(path: str) -> int:
+    with pq.ParquetFile(path) as parquet:
+        return parquet.read(use_threads=False).num_rows
+
+
+def prepare_all(root: Path, jobs: int) -> float:
+    """Seconds to prepare the folder anew."""
+    from hms_tune.data.prepare import prepare
+
+    began = time.perf_counter()
+    prepare(root, store=root.with_name("store"), jobs=jobs)
+    return time.perf_counter() - began
+
+
+WAYS: dict[str, Callable[[Path, int], float]] = {"decode": decode_all, "prepare": prepare_all}
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One run: its seconds, and the largest memory of its process tree in bytes."""
+
+    seconds: float
+    memory: int
+
+
+def measure(way: str, root: Path, jobs: int) -> Measurement:
+    """Run one way in a process of its own and watch the memory of its tree."""
+    shutil.rmtree(root.with_name("store"), ignore_errors=True)
+    command = [sys.executable, __file__, "--run", way, "--at", str(root.parent), "--jobs", str(jobs)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        peak = _Peak(process.pid)
+        output, _ = process.communicate()
+        memory = peak.stop()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return Measurement(float(output), memory)
+
+
+class _Peak:
+    """The largest proportional resident memory of a process and its children, looked at 20 times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._largest, self._stop = pid, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def stop(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return self._largest
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self._largest = max(self._largest, _tree_memory(self._pid))
+
+
+def _tree_memory(pid: int) -> int:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except (OSError, ProcessLookupError):  # it has ended
+        return 0
+    own = next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:")), 0)
+    return own * 1024 + sum(_tree_memory(int(child)) for child in children)
+
+
+def report(root: Path, jobs: int, runs: dict[str, list[Measurement]], command: str) -> str:
+    """The table, in Markdown."""
+    files = [path for folder in ("eegs", "spectrograms") for path in (root / f"train_{folder}").iterdir()]
+    size = sum(path.stat().st_size for path in files)
+    eegs = len(os.listdir(root / "train_eegs"))
+    times = {way: statistics.median(run.seconds for run in done) for way, done in runs.items()}
+    ratios = sorted(b.seconds / a.seconds for a, b in zip(runs["decode"], runs["prepare"], strict=True))
+    lines = [
+        "# Preparing against merely decoding",
+        "",
+        f"`{command}`",
+        "",
+        f"{eegs:,} EEGs and {len(files) - eegs:,} spectrograms, {size / 2**30:.2f} GiB of parquet; {jobs} jobs; "
+        f"median of {len(runs['decode'])}, in turns, files in the page cache.",
+        "",
+        "| | seconds | files/s | MiB/s of parquet | largest memory, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for way, done in runs.items():
+        seconds, memory = times[way], max(run.memory for run in done) / 2**20
+        name = "decode with pyarrow, dropped" if way == "decode" else "`hms-tune data prepare`"
+        lines.append(
+            f"| {name} | {seconds:.1f} | {len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f} | {memory:,.0f} |"
+        )
+    lines += [
+        "",
+        f"Ratio of the medians **{times['prepare'] / times['decode']:.2f}**; of each pair "
+        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}. The times are of a shared machine; read the ratio. "
+        "Memory is that of the whole process tree without mapped files.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--eegs", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--at", type=Path, default=Path("benchmarks/work/prepare"))
+    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
+    parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    root = options.at / "hms"
+    if options.run:
+        sys.stdout.write(f"{WAYS[options.run](root, options.jobs)}\n")
+        return
+    if not (root / "train.csv").is_file():
+        write_competition(root, options.eegs, options.jobs)
+    for path in root.rglob("*.parquet"):  # into the page cache
+        path.read_bytes()
+    runs: dict[str, list[Measurement]] = {way: [] for way in WAYS}
+    for _ in range(options.repeats):
+        for way in WAYS:
+            runs[way].append(measure(way, root, options.jobs))
+            sys.stderr.write(f"{way}: {runs[way][-1].seconds:.1f} s\n")
+    text = report(root, options.jobs, runs, f"python benchmarks/prepare.py {' '.join(arguments)}".strip())
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    if not options.keep:
+        shutil.rmtree(options.at)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,112 @@
+"""``hms-tune data show``, ``data report`` and ``data folds``: look at a competition folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hms_tune.cli import render
+from hms_tune.cli.progress import progress_bar
+from hms_tune.config.ranges import Choices, FloatRange, Searched, resolve
+from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.config.trial import DataConfig
+from hms_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from hms_tune.data.fold_report import FoldReport
+
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
+
+
+def show(
+    root: Root,
+    eeg_id: Annotated[int, typer.Argument(metavar="EEG_ID", help="A recording of either half.")],
+    offset: Annotated[
+        float | None,
+        typer.Option("--offset", help="Start of the window, s; the middle labelled window by default."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a picture (PNG) here.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
+) -> None:
+    """Draw a window as an electroencephalographer reads it: montage, spectrograms, votes."""
+    from hms_tune.seeing.show import show as draw
+
+    if out is None and html is None:
+        mend = "Name a picture with --out x.png, or a page with --html x.html."
+        raise UsageError("nothing to write", mend=mend)
+    for written in draw(root, eeg_id, offset=offset, out=out, html=html):
+        typer.echo(str(written))
+
+
+def report(
+    root: Root,
+    out: Annotated[Path, typer.Option("--out", help="The page to write (HTML, needs nothing beside it).")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not decode every signal; leaves out NaN and odd channels.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Files handled at once.")] = None,
+) -> None:
+    """Write one page on ROOT: distributions, examples of each class, quality, where to look first."""
+    from hms_tune.seeing.report import write_report
+
+    with progress_bar("looking through", "files") as progress:
+        write_report(root, out, quick=quick, jobs=jobs, progress=progress)
+    typer.echo(str(out))
+
+
+def folds(
+    root: Root,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Split as this study does; five folds and a tenth held out by default."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how alike the folds are: rows, patients, classes and votes of each."""
+    from hms_tune.data.fold_report import fold_report
+    from hms_tune.data.folds import assign_folds
+    from hms_tune.data.labels import make_labels
+    from hms_tune.data.layout import Competition
+
+    config = DataConfig() if study is None else _data_config(load_study_file(study))
+    train = Competition.open(root, splits=("train",)).train_table()
+    labels = make_labels(train, rows=config.rows, min_votes=config.min_votes)
+    report = fold_report(labels, assign_folds(labels, config))
+    if as_json:
+        typer.echo(render.as_json(asdict(report)))
+        return
+    console = render.out()
+    console.print(_fold_table(report, config.fold_repeats))
+    console.print("Shares are mean vote shares. No patient is on both sides of a split.", style="dim")
+
+
+def _data_config(study_file: StudyFile) -> DataConfig:
+    """How a study splits; where it searches the number of folds, the most."""
+
+    def most(name: str, node: Searched) -> Any:
+        if isinstance(node, Choices):
+            return max((branch.label for branch in node.branches), key=lambda label: float(label or 0))
+        return node.high if isinstance(node, FloatRange) else int(node.high)
+
+    return DataConfig.model_validate(resolve(study_file.space.entries["data"], most, "data"))
+
+
+def _fold_table(report: FoldReport, repeats: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("fold")
+    for name in ("rows", "EEGs", "patients", "≥10 votes", *report.vote_share_spread):
+        table.add_column(name, justify="right")
+    for fold in [*report.folds, *([report.held_out] if report.held_out else [])]:
+        name = "held out" if fold.fold is None else f"{fold.fold}"
+        if repeats > 1 and fold.repeat is not None:
+            name = f"{fold.repeat}.{name}"
+        counts = (fold.rows, fold.eegs, fold.patients, fold.high_vote_rows)
+        shares = (f"{share:.1%}" for share in fold.vote_shares.values())
+        table.add_row(name, *(f"{count:,}" for count in counts), *shares)
+    spread = (f"±{share / 2:.1%}" for share in report.vote_share_spread.values())
+    table.add_row("spread", f"×{report.row_ratio:.2f}", "", "", "", *spread)
+    return table

@@ -1,0 +1,170 @@
+"""Signals in the form of the store: float16, and how near that stays to the file.
+
+EEG is stored in µV around a centre of its own for each recording and channel, since referential EEG carries
+offsets of several mV that would cost it its precision. A centred sample ``v`` comes back within
+
+    |stored − v| ≤ 2⁻¹¹ |v| + 2⁻²⁴ µV,
+
+0.1 µV at 200 µV; beyond ± 65,504 µV it is stored as that. Spectrogram power is stored as its natural
+logarithm, within 0.004 (0.4 % of the power) for powers from :data:`POWER_FLOOR` up to e¹⁶ µV²/Hz.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hms_tune.data.schema import SFREQ
+
+POWER_FLOOR = 1e-6
+"""Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+"""Centred EEG beyond ± this many µV is stored as this."""
+
+RELATIVE_ERROR = 2.0**-11
+"""Bound on the rounding of a value, as a share of it."""
+
+ABSOLUTE_ERROR = 2.0**-24
+"""Bound on the rounding of values next to zero, where float16 has fewer digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a file holds, in the form of the store.
+
+    Parameters
+    ----------
+    values : float16 (n_rows, n_columns), C order; EEG in µV around ``centre``, or natural logarithm of
+        spectrogram power in µV²/Hz; NaN where the file has NaN
+    centre : float32 (n_columns,), taken off each EEG channel, µV; empty for a spectrogram
+    clipped : number of EEG samples beyond the float16 range
+    """
+
+    values: NDArray[np.float16]
+    centre: NDArray[np.float32]
+    clipped: int
+
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes of ``values``."""
+        return self.values.data.cast("B")
+
+
+def encode_eeg(values: NDArray[np.float32]) -> Signal:
+    """Centre the channels and round them to float16.
+
+    Parameters
+    ----------
+    values : float32 (n_chans, n_times), µV, at least one second, not infinite; overwritten
+    """
+    centre = centres(values, second_means(values))
+    values -= centre[:, np.newaxis]
+    clipped = 0
+    # fmin and fmax look past NaN
+    if np.fmax.reduce(values, axis=None) > FLOAT16_MAX or np.fmin.reduce(values, axis=None) < -FLOAT16_MAX:
+        clipped = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
+        np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
+    return Signal(rows_of_half(values), centre, clipped)
+
+
+def encode_power(values: NDArray[np.float32]) -> Signal:
+    """Round the natural logarithm of spectrogram power to float16.
+
+    Parameters
+    ----------
+    values : float32 (n_columns, n_frames), µV²/Hz, not infinite; overwritten
+    """
+    np.maximum(values, np.float32(POWER_FLOOR), out=values)  # NaN stays NaN
+    np.log(values, out=values)
+    return Signal(rows_of_half(values), np.empty(0, np.float32), 0)
+
+
+def second_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of each channel over each second; not finite exactly where a sample of that second is not.
+
+    Parameters
+    ----------
+    values : float32 (n_chans, n_times), n_times at least one second
+
+    Returns
+    -------
+    float32 (n_chans, ceil(n_times / 200)); the last second overlaps the one before if it is not whole
+    """
+    n_chans, n_times = values.shape
+    whole = n_times // SFREQ * SFREQ
+    means: NDArray[np.float32] = values[:, :whole].reshape(n_chans, -1, SFREQ).mean(axis=2)
+    if whole == n_times:
+        return means
+    return np.concatenate([means, values[:, -SFREQ:].mean(axis=1, keepdims=True)], axis=1)
+
+
+def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where each channel lies: the median over seconds of its mean over each second.
+
+    Like the median of all samples it does not follow artefacts that fill less than half of a recording, at a
+    small part of the cost. Seconds with NaN do not count; where every second has NaN, the median of the
+    finite samples counts, and 0 where there are none.
+
+    Parameters
+    ----------
+    values : float32 (n_chans, n_times), µV, not infinite
+    means : float32 (n_chans, n_seconds), of :func:`second_means`
+
+    Returns
+    -------
+    float32 (n_chans,), µV
+    """
+    whole = np.isfinite(means)
+    if whole.all():
+        return np.asarray(np.median(means, axis=1), dtype=np.float32)
+    return np.array(
+        [
+            _median(row[there] if there.any() else channel)
+            for channel, row, there in zip(values, means, whole, strict=True)
+        ],
+        dtype=np.float32,
+    )
+
+
+def _median(samples: NDArray[np.float32]) -> float:
+    finite = samples[~np.isnan(samples)]
+    return float(np.median(finite)) if finite.size else 0.0
+
+
+def rows_of_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to nearest float16 and transpose.
+
+    NumPy's own conversion goes value by value in software. Here a product with a power of two moves the
+    exponents to where float16 has them; then half of the last place kept is added and what lies below is cut
+    off (halves go away from zero). NaN stays NaN. Piece by piece, so that it happens in the cache.
+
+    Parameters
+    ----------
+    values : float32 (n_columns, n_rows), C order, within the float16 range; overwritten
+
+    Returns
+    -------
+    float16 (n_rows, n_columns), C order
+    """
+    n_columns, n_rows = values.shape
+    bits = values.view(np.uint32)
+    rows = np.empty((n_rows, n_columns), dtype=np.uint16)
+    step = max(1, _PIECE // n_columns)
+    for first in range(0, n_rows, step):
+        piece = slice(first, first + step)
+        values[:, piece] *= np.float32(2.0**-112)  # 2⁻¹⁴ … 2¹⁵ now have exponents 1 … 30, as in float16
+        magnitude = bits[:, piece]
+        magnitude += np.uint32(1 << 12)
+        sign = magnitude >> np.uint32(16)
+        sign &= np.uint32(0x8000)
+        magnitude >>= np.uint32(13)
+        sign |= magnitude
+        rows[piece] = sign.astype(np.uint16).T  # drops the sign that is still above
+    return rows.view(np.float16)
+
+
+_PIECE = 2**16
+"""Values rounded at a time: 256 KiB of float32."""

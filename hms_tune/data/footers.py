@@ -1,0 +1,156 @@
+"""What the footer of a parquet file tells without decoding a sample: its columns and its length."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.schema import (
+    EEG_COLUMNS,
+    FRAME_SECONDS,
+    SFREQ,
+    SPECTROGRAM_COLUMNS,
+    TIME_COLUMN,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    WINDOW_SECONDS,
+    window_start,
+)
+
+if TYPE_CHECKING:
+    from hms_tune.data.signal_files import SignalFile
+
+RESTORE = "Restore the file from its source"
+"""How most mends begin."""
+
+
+def _signals(names: tuple[str, ...]) -> list[pa.Field]:
+    return [pa.field(name, pa.float32()) for name in names]
+
+
+def _spectrogram(time: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(TIME_COLUMN, time), *_signals(SPECTROGRAM_COLUMNS)])
+
+
+_USUAL = {
+    ("eeg", "train"): [pa.schema(_signals(EEG_COLUMNS))],
+    ("eeg", "test"): [pa.schema(_signals(EEG_COLUMNS))],
+    ("spectrogram", "train"): [_spectrogram(pa.int64()), _spectrogram(pa.int16())],
+    ("spectrogram", "test"): [_spectrogram(pa.int16()), _spectrogram(pa.int64())],
+}
+"""What the columns of the competition's own files are like."""
+
+
+def footer_defects(file: SignalFile, rows: int, schema: pa.Schema) -> list[Defect]:
+    """Every defect of a readable file that can be seen without decoding its signal.
+
+    Parameters
+    ----------
+    file : the file
+    rows : how many rows its footer declares
+    schema : its columns and their types
+    """
+    columns = [] if is_usual(file, schema) else _column_defects(file, schema)
+    return columns + length_defects(file, rows)
+
+
+def is_usual(file: SignalFile, schema: pa.Schema) -> bool:
+    """Whether the columns are exactly those of the competition's files; looking at each takes far longer."""
+    return any(schema.equals(usual) for usual in _USUAL[file.kind, file.split])
+
+
+def length_defects(file: SignalFile, rows: int) -> list[Defect]:
+    """Whether a file is as long as its labels ask for."""
+    if rows == 0:
+        return [file.defect(DefectKind.ROWS_MISSING, "the file has no rows", f"{RESTORE}.")]
+    return _eeg_length_defects(file, rows) if file.kind == "eeg" else _spectrogram_length_defects(file, rows)
+
+
+def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
+    names, known = list(schema.names), set(schema.names)
+    wanted = file.columns if file.kind == "eeg" else (TIME_COLUMN, *file.columns)
+    defects = []
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        what = "the column is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+        mend = f"{RESTORE}; it must hold {wanted[0]} … {wanted[-1]}."
+        defects.append(file.defect(DefectKind.COLUMN_MISSING, what, mend, missing[0]))
+    if len(known) < len(names):
+        again = next(name for name in names if names.count(name) > 1)
+        defects.append(
+            file.defect(DefectKind.COLUMN_REPEATED, "the column stands twice", f"{RESTORE}.", again)
+        )
+        return defects
+    defects += _type_defects(file, schema, known)
+    extra = [name for name in names if name not in wanted and not name.startswith("__index_level_")]
+    if extra:
+        what = "the column is not one of the competition's" + (
+            f", nor are {len(extra) - 1} more" if len(extra) > 1 else ""
+        )
+        mend = "It is ignored; remove it, unless it stands for one that is missing."
+        defects.append(file.defect(DefectKind.COLUMN_EXTRA, what, mend, extra[0]))
+    there = [name for name in wanted if name in known]
+    displaced = [name for name in names if name in wanted]
+    if there != displaced:
+        name, instead = next(pair for pair in zip(displaced, there, strict=True) if pair[0] != pair[1])
+        what = f"the column stands where {instead} should"
+        mend = "Columns are found by name; make sure that each holds what its name says."
+        defects.append(file.defect(DefectKind.COLUMN_ORDER, what, mend, name))
+    return defects
+
+
+def _type_defects(file: SignalFile, schema: pa.Schema, known: set[str]) -> list[Defect]:
+    types = {name: schema.field(name).type for name in file.columns if name in known}
+    wrong = [name for name, type_ in types.items() if not pa.types.is_floating(type_)]
+    coarse = [name for name, type_ in types.items() if name not in wrong and type_ != pa.float32()]
+    defects = []
+    for kind, names in ((DefectKind.COLUMN_TYPE, wrong), (DefectKind.COLUMN_PRECISION, coarse)):
+        if names:
+            what = f"the type is {types[names[0]]}, not float32"
+            what += f" (so in {len(names)} columns)" if len(names) > 1 else ""
+            defects.append(file.defect(kind, what, f"{RESTORE}, or convert the column to float32.", names[0]))
+    return defects
+
+
+def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
+    if rows < WINDOW_SAMPLES:
+        what = (
+            f"the EEG has {rows} rows ({rows / SFREQ:g} s), fewer than {WINDOW_SAMPLES} ({WINDOW_SECONDS} s)"
+        )
+        mend = f"{RESTORE}, or remove the rows of eeg_id {file.identifier}."
+        return [file.defect(DefectKind.EEG_TOO_SHORT, what, mend)]
+    if file.split == "test" and rows > WINDOW_SAMPLES:
+        what = f"the test EEG has {rows} rows, not {WINDOW_SAMPLES}"
+        mend = f"Its first {WINDOW_SECONDS} s are predicted; it must be sampled at {SFREQ} Hz."
+        return [file.defect(DefectKind.TEST_LENGTH, what, mend)]
+    beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
+    if not beyond:
+        return []
+    what = (
+        f"a labelled window ends at {beyond[-1] + WINDOW_SECONDS:g} s, but the EEG ends at {rows / SFREQ:g} s"
+    )
+    what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
+    mend = f"{RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
+    return [file.defect(DefectKind.WINDOW_BEYOND_EEG, what, mend)]
+
+
+def _spectrogram_length_defects(file: SignalFile, rows: int) -> list[Defect]:
+    last = file.offsets[-1]
+    if last // FRAME_SECONDS >= rows:
+        what = f"a label starts at {last:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
+        mend = f"{RESTORE}, or correct the offset."
+        return [file.defect(DefectKind.WINDOW_BEYOND_SPECTROGRAM, what, mend, TIME_COLUMN)]
+    if file.split == "test" and rows != WINDOW_FRAMES:
+        what = f"the test spectrogram has {rows} frames, not {WINDOW_FRAMES}"
+        mend = f"Its first {WINDOW_FRAMES} frames are used, with NaN where it has none."
+        return [file.defect(DefectKind.TEST_LENGTH, what, mend)]
+    cut = [offset for offset in file.offsets if offset // FRAME_SECONDS + WINDOW_FRAMES > rows]
+    if not cut:
+        return []
+    ends = (cut[-1] // FRAME_SECONDS + WINDOW_FRAMES) * FRAME_SECONDS
+    what = f"a labelled window ends at {ends:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
+    what += f" ({len(cut)} such windows)" if len(cut) > 1 else ""
+    mend = "What is missing is filled with NaN; restore the file, or correct the offset."
+    return [file.defect(DefectKind.WINDOW_CUT, what, mend, TIME_COLUMN)]

@@ -1,0 +1,133 @@
+"""What is odd about a signal that can be read: gaps, dead or drifting channels, frames out of step.
+
+Findings here are warnings. Recordings from intensive care hold all of these, and models must bear them; but
+whoever looks at a bad result wants to know of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.schema import (
+    EEG_COLUMNS,
+    FRAME_SECONDS,
+    TIME_COLUMN,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    window_start,
+)
+from hms_tune.data.signal_files import SignalFile
+
+NAN_SHARE = 0.5
+"""A channel with at least this share of NaN is named."""
+
+FLAT_MICROVOLTS = 0.5
+"""A scalp channel whose 5th and 95th percentile lie closer than this is flat."""
+
+MILLIVOLT_MICROVOLTS = 2_000.0
+"""A scalp channel whose 5th and 95th percentile lie further apart than this is not brain activity."""
+
+SCALP_CHANNELS = len(EEG_COLUMNS) - 1
+"""All channels but the last, the electrocardiogram, which is at the level of millivolts by nature."""
+
+_EVERY = 4  # percentiles of every fourth sample are those of all
+
+
+def quality_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    """Every oddity of a decoded file.
+
+    Parameters
+    ----------
+    file : the file
+    values : float32 (n_columns, n_rows) of :func:`hms_tune.data.signal_files.decode`
+    """
+    if file.kind == "eeg":
+        return _windows_of_nan(file, values[:SCALP_CHANNELS]) + _channel_defects(file, values)
+    return _time_defects(file) + _windows_of_nan(file, values)
+
+
+def nan_counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """NaN in each column, int64 (n_columns,)."""
+    return np.asarray(np.isnan(values).sum(axis=1), dtype=np.int64)
+
+
+def _windows_of_nan(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    """Labelled windows without a single number."""
+    silent_rows = np.asarray(np.isnan(values).all(axis=0))
+    if not silent_rows.any():
+        return []
+    if file.kind == "eeg":
+        length, starts = WINDOW_SAMPLES, [window_start(offset) for offset in file.offsets]
+    else:
+        length, starts = WINDOW_FRAMES, [int(offset // FRAME_SECONDS) for offset in file.offsets]
+    sound_before = np.concatenate(([0], np.cumsum(~silent_rows)))
+    ends = np.minimum(np.array(starts) + length, values.shape[1])
+    silent = sound_before[ends] == sound_before[starts]
+    if not silent.any():
+        return []
+    first, count = int(silent.argmax()), int(silent.sum())
+    what = f"the window labelled at {file.offsets[first]:g} s holds nothing but NaN"
+    what += f" ({count} such windows)" if count > 1 else ""
+    mend = (
+        f"Remove the rows of {file.kind}_id {file.identifier} whose window has no signal; it teaches nothing."
+    )
+    return [file.defect(DefectKind.WINDOW_OF_NAN, what, mend, row=starts[first])]
+
+
+def _channel_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    share = nan_counts(values) / values.shape[1]
+    span = _span(values[:SCALP_CHANNELS, ::_EVERY])
+    found = []
+    if (gone := np.flatnonzero(share >= NAN_SHARE)).size:
+        what = f"{share[gone[0]]:.0%} of the channel is NaN"
+        mend = "NaN is read as 0; a channel without signal teaches nothing."
+        found.append(_of_channels(file, DefectKind.CHANNEL_NAN, gone, what, mend))
+    if (flat := np.flatnonzero(span < FLAT_MICROVOLTS)).size:
+        what = f"the channel is flat: it spans {span[flat[0]]:.2g} µV"
+        mend = "An electrode was off, or the file is in volts; it must be in µV."
+        found.append(_of_channels(file, DefectKind.CHANNEL_FLAT, flat, what, mend))
+    if (huge := np.flatnonzero(span > MILLIVOLT_MICROVOLTS)).size:
+        what = f"the channel spans {span[huge[0]] / 1000:.1f} mV"
+        mend = "An electrode was loose, or the file is not in µV; recipes clip it."
+        found.append(_of_channels(file, DefectKind.CHANNEL_MILLIVOLT, huge, what, mend))
+    return found
+
+
+def _span(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance of the 5th from the 95th percentile of each channel, NaN aside; NaN where nothing is left."""
+    ordered = np.sort(values, axis=1)  # NaN goes last
+    last = np.count_nonzero(~np.isnan(values), axis=1) - 1
+    channels = np.arange(len(values))
+    low, high = (ordered[channels, np.rint(part * np.maximum(last, 0)).astype(int)] for part in (0.05, 0.95))
+    return np.asarray(high - low, dtype=np.float32)
+
+
+def _of_channels(
+    file: SignalFile, kind: DefectKind, channels: NDArray[np.int64], what: str, mend: str
+) -> Defect:
+    names = [EEG_COLUMNS[channel] for channel in channels]
+    if len(names) > 1:
+        what += f" (and {len(names) - 1} more: {', '.join(names[1:])})"
+    return file.defect(kind, what, mend, names[0])
+
+
+def _time_defects(file: SignalFile) -> list[Defect]:
+    """Frames are addressed by number, so their times must be 1, 3, 5, … s."""
+    column = pq.read_table(file.path, columns=[TIME_COLUMN], use_threads=False)[TIME_COLUMN]
+    mend = f"Frame n must stand at {FRAME_SECONDS}·n + 1 s; restore the file, or the labels point elsewhere."
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        what = f"the type is {column.type}, not a number of seconds"
+        return [file.defect(DefectKind.TIME_STEP, what, mend, TIME_COLUMN)]
+    times = column.to_numpy().astype(np.float64)
+    wanted = FRAME_SECONDS * np.arange(len(times)) + FRAME_SECONDS / 2
+    wrong = ~(times == wanted)
+    if not wrong.any():
+        return []
+    row, count = int(wrong.argmax()), int(wrong.sum())
+    what = f"row {row} is at {times[row]:g} s, not {wanted[row]:g} s"
+    what += f" ({count} such rows)" if count > 1 else ""
+    return [file.defect(DefectKind.TIME_STEP, what, mend, TIME_COLUMN, row)]

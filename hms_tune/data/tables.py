@@ -1,0 +1,223 @@
+"""``train.csv`` and ``test.csv``: read, and checked against the schema."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.labels import CLASSES, VOTE_COLUMNS, Split
+from hms_tune.data.schema import TABLE_COLUMNS, Column
+
+_KEYS: dict[Split, tuple[tuple[str, ...], ...]] = {
+    "train": (("eeg_id", "eeg_sub_id"), ("label_id",)),
+    "test": (("eeg_id",),),
+}
+_DOWNLOAD = "Restore the file from the competition's download."
+_WANTED = {
+    "integer": "a whole number",
+    "number": "a finite number",
+    "class": f"one of {', '.join(CLASSES)}",
+}
+
+
+def read_table(path: Path, split: Split) -> tuple[pd.DataFrame, list[Defect]]:
+    """Read and check ``train.csv`` or ``test.csv``.
+
+    Returns
+    -------
+    table : the columns of the schema alone, int64, float64 and str; empty when there are errors
+    defects : every defect of the table; without an error among them the table can be used
+    """
+    columns = TABLE_COLUMNS[split]
+    raw, defects = read_csv(path, [column.name for column in columns])
+    if errors(defects) and raw.empty:
+        return pd.DataFrame(), defects
+    if raw.empty:
+        defects.append(_defect(path, DefectKind.TABLE_EMPTY, None, "the table has no rows"))
+        return pd.DataFrame(), defects
+    checked: dict[str, pd.Series] = {}
+    for column in columns:
+        if column.name in raw.columns:
+            checked[column.name], wrong = _check_cells(raw[column.name], column)
+            defects += _wrong_cells(path, column, raw[column.name], wrong)
+    if errors(defects):
+        return pd.DataFrame(), defects
+    table = pd.DataFrame(checked)
+    defects += _duplicates(path, table, split) + _patients(path, table)
+    if split == "train":
+        defects += _negative(path, table) + _silent(path, table) + _consensus(path, table)
+    return (pd.DataFrame() if errors(defects) else table), defects
+
+
+def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]:
+    """The cells of a table as they stand, and every defect of its header.
+
+    Parameters
+    ----------
+    path : the table
+    wanted : names of the columns it must hold, in order
+
+    Returns
+    -------
+    cells : a frame with every column of the file; empty when it cannot be read
+    defects : an unreadable file, and columns that are missing, repeated, extra or out of order
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = next(csv.reader(stream), [])
+        if not header:
+            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_EMPTY, None, "the file is empty")]
+        repeated = sorted({name for name in header if header.count(name) > 1}, key=header.index)
+        if repeated:
+            what = "the column stands twice"
+            return pd.DataFrame(), [_defect(path, DefectKind.COLUMN_REPEATED, repeated[0], what)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # lines longer than the header
+            cells = pd.read_csv(
+                path,
+                low_memory=False,
+                keep_default_na=False,
+                na_values=["", "NaN", "nan", "NA"],
+                index_col=False,
+            )
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, csv.Error) as error:
+        what = f"not a CSV table: {' '.join(str(error).split())}"
+        return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
+    except OSError as error:
+        what, mend = f"cannot be read: {error.strerror}", "Check the path and its permissions."
+        return pd.DataFrame(), [Defect(DefectKind.TABLE_UNREADABLE, str(path), None, what, mend)]
+    defects = _header_defects(path, header, wanted)
+    unreadable = any(defect.kind == DefectKind.TABLE_UNREADABLE for defect in defects)
+    return (pd.DataFrame() if unreadable else cells), defects
+
+
+def _header_defects(path: Path, header: list[str], wanted: list[str]) -> list[Defect]:
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(header) == 1 and header[0].count(separator) >= len(wanted) - 1:
+            what = f"not a CSV table: cells are separated by {name}, not commas"
+            return [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
+    missing = [name for name in wanted if name not in header]
+    defects = [_defect(path, DefectKind.COLUMN_MISSING, name, "the column is missing") for name in missing]
+    for name in header:
+        if name not in wanted:
+            what = "the column is not one of the competition's" if name else "a column has no name"
+            mend = "It is ignored; remove it, unless it stands for one that is missing."
+            defects.append(Defect(DefectKind.COLUMN_EXTRA, str(path), name or None, what, mend))
+    there = [name for name in wanted if name in header]
+    displaced = [name for name in header if name in wanted]
+    if there != displaced:
+        name, instead = next(pair for pair in zip(displaced, there, strict=True) if pair[0] != pair[1])
+        what = f"the column stands where {instead} should"
+        mend = "Columns are found by name; make sure that each holds what its name says."
+        defects.append(Defect(DefectKind.COLUMN_ORDER, str(path), name, what, mend))
+    return defects
+
+
+def _check_cells(cells: pd.Series, column: Column) -> tuple[pd.Series, NDArray[np.bool_]]:
+    """The column in its proper type, and a mask of the cells that cannot have it."""
+    if column.kind == "class":
+        return cells.astype(str), ~cells.isin(CLASSES).to_numpy()
+    if pd.api.types.is_bool_dtype(cells):
+        return cells, np.ones(len(cells), dtype=bool)
+    numbers = pd.to_numeric(cells, errors="coerce")
+    values = numbers.to_numpy(np.float64)
+    wrong = ~np.isfinite(values)
+    if column.kind == "number":
+        return numbers.astype(np.float64), wrong
+    wrong |= np.floor(values) != values
+    wrong |= np.abs(values) >= 2.0**63
+    return (numbers if wrong.any() else numbers.astype(np.int64)), wrong
+
+
+def _wrong_cells(path: Path, column: Column, cells: pd.Series, wrong: NDArray[np.bool_]) -> list[Defect]:
+    if not wrong.any():
+        return []
+    cell = cells.iloc[int(wrong.argmax())]
+    wanted = _WANTED[column.kind]
+    found = "the cell is empty" if pd.isna(cell) else f"{str(cell)!r} is not {wanted}"
+    mend = f"Every cell must be {wanted}. {_DOWNLOAD}"
+    return [_in_lines(path, DefectKind.CELL_INVALID, column.name, found, wrong, mend)]
+
+
+def _duplicates(path: Path, table: pd.DataFrame, split: Split) -> list[Defect]:
+    defects = []
+    for key in _KEYS[split]:
+        again = table.duplicated(list(key)).to_numpy()
+        if again.any():
+            line = int(again.argmax())
+            value = ", ".join(f"{name} {table[name].iloc[line]}" for name in key)
+            what, mend = f"{value} stands in an earlier line too", "Remove the repeated lines."
+            defects.append(_in_lines(path, DefectKind.KEY_REPEATED, " + ".join(key), what, again, mend))
+    return defects
+
+
+def _patients(path: Path, table: pd.DataFrame) -> list[Defect]:
+    """EEGs and spectrograms of more than one patient: with them folds would share patients."""
+    defects = []
+    for kind, key, name in (
+        (DefectKind.EEG_OF_SEVERAL_PATIENTS, "eeg_id", "EEG"),
+        (DefectKind.SPECTROGRAM_OF_SEVERAL_PATIENTS, "spectrogram_id", "spectrogram"),
+    ):
+        patients = table.groupby(key)["patient_id"].nunique()
+        shared = patients[patients > 1]
+        if not shared.empty:
+            what = f"{key} {shared.index[0]} belongs to {shared.iloc[0]} patients"
+            what += f" ({len(shared)} such {name}s)" if len(shared) > 1 else ""
+            mend = f"Each {name} has one patient; otherwise folds would share patients."
+            row = int((table[key] == shared.index[0]).to_numpy().argmax()) + 2
+            defects.append(Defect(kind, str(path), "patient_id", what, mend, row))
+    return defects
+
+
+def _negative(path: Path, table: pd.DataFrame) -> list[Defect]:
+    defects = []
+    for name in (*VOTE_COLUMNS, "eeg_label_offset_seconds", "spectrogram_label_offset_seconds"):
+        negative = (table[name] < 0).to_numpy()
+        if negative.any():
+            kind = DefectKind.VOTE_NEGATIVE if name in VOTE_COLUMNS else DefectKind.OFFSET_NEGATIVE
+            what = f"{table[name].iloc[int(negative.argmax())]} is negative"
+            defects.append(_in_lines(path, kind, name, what, negative, _DOWNLOAD))
+    return defects
+
+
+def _silent(path: Path, table: pd.DataFrame) -> list[Defect]:
+    votes = table[list(VOTE_COLUMNS)]
+    silent = (votes.sum(axis=1) == 0).to_numpy() & (votes >= 0).all(axis=1).to_numpy()
+    if not silent.any():
+        return []
+    line = table.iloc[int(silent.argmax())]
+    what = f"eeg_id {line['eeg_id']}, eeg_sub_id {line['eeg_sub_id']} has zero votes"
+    column, mend = ", ".join(VOTE_COLUMNS), "Remove rows nobody voted on."
+    return [_in_lines(path, DefectKind.VOTES_ZERO, column, what, silent, mend)]
+
+
+def _consensus(path: Path, table: pd.DataFrame) -> list[Defect]:
+    votes = table[list(VOTE_COLUMNS)].to_numpy(np.int64)
+    named = table["expert_consensus"].map({name: at for at, name in enumerate(CLASSES)}).to_numpy(np.int64)
+    wrong = (votes[np.arange(len(votes)), named] < votes.max(axis=1)) & (votes >= 0).all(axis=1)
+    if not wrong.any():
+        return []
+    line = int(wrong.argmax())
+    said, most = int(named[line]), int(votes[line].argmax())
+    what = f"{CLASSES[said]} has {votes[line, said]} votes, {CLASSES[most]} has {votes[line, most]}"
+    mend = "Correct one of the two; training reads the votes alone."
+    return [_in_lines(path, DefectKind.CONSENSUS_DISAGREES, "expert_consensus", what, wrong, mend)]
+
+
+def _in_lines(
+    path: Path, kind: DefectKind, column: str, found: str, wrong: NDArray[np.bool_], mend: str
+) -> Defect:
+    """A defect of some lines, told of the first of them."""
+    line, count = int(wrong.argmax()) + 2, int(wrong.sum())
+    what = f"line {line}: {found}" + (f" ({count} such lines)" if count > 1 else "")
+    return Defect(kind, str(path), column, what, mend, line)
+
+
+def _defect(path: Path, kind: DefectKind, column: str | None, what: str) -> Defect:
+    return Defect(kind, str(path), column, what, _DOWNLOAD)

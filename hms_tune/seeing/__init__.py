@@ -1,0 +1,1 @@
+"""Pictures and pages: what a recording looks like, and what a competition folder holds."""

@@ -1,0 +1,114 @@
+"""The charts of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hms_tune.data.labels import CLASSES, HIGH_VOTES
+from hms_tune.data.summary import Labelling
+from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, GRID, INK, new_figure, quiet
+
+
+def class_shares(labelling: Labelling) -> Figure:
+    """Share of rows by consensus, and mean share of the votes, by class."""
+    figure, axes = _chart()
+    places = np.arange(len(CLASSES))
+    consensus = [labelling.consensus_shares[name] for name in CLASSES]
+    votes = [labelling.vote_shares[name] for name in CLASSES]
+    colours = [CLASS_COLOURS[name] for name in CLASSES]
+    axes.bar(places - 0.2, consensus, width=0.38, color=colours)
+    axes.bar(places + 0.2, votes, width=0.38, color=colours, alpha=0.45)
+    for place, (left, right) in enumerate(zip(consensus, votes, strict=True)):
+        axes.text(place - 0.2, left, f"{left:.0%}", ha="center", va="bottom", fontsize=8.5, color=INK)
+        axes.text(place + 0.2, right, f"{right:.0%}", ha="center", va="bottom", fontsize=8.5, color=INK)
+    axes.set_xticks(places, CLASSES)
+    _percent(axes)
+    return figure
+
+
+def votes_per_row(raters: NDArray[np.int64]) -> Figure:
+    """How many rows had how many experts; those on the high-vote scale are dark."""
+    figure, axes = _chart()
+    numbers = np.arange(1, int(raters.max(initial=1)) + 1)
+    shares = np.bincount(raters, minlength=len(numbers) + 1)[1:] / max(len(raters), 1)
+    axes.bar(numbers, shares, color=[ACCENT if number >= HIGH_VOTES else FAINT for number in numbers])
+    axes.set_xlabel(f"experts of a row; {HIGH_VOTES} or more in blue", fontsize=9.5, color=INK)
+    _percent(axes)
+    return figure
+
+
+def recording_lengths(seconds: NDArray[np.float64]) -> Figure:
+    """Lengths of the recordings."""
+    figure, axes = _chart()
+    edges = np.geomspace(max(seconds.min(), 1) * 0.98, max(seconds.max(), seconds.min() + 10) * 1.02, 33)
+    axes.hist(seconds, bins=edges.tolist(), color=ACCENT)
+    axes.set_xscale("log")
+    ticks = [tick for tick in (50, 60, 80, 100, 200, 500, 1000, 2000, 3600) if edges[0] <= tick <= edges[-1]]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_xlabel(
+        f"seconds; median {np.median(seconds):g}, longest {seconds.max():g}", fontsize=9.5, color=INK
+    )
+    axes.set_ylabel("recordings", fontsize=9.5, color=INK)
+    return figure
+
+
+def eegs_per_patient(counts: NDArray[np.int64]) -> Figure:
+    """How many recordings a patient has."""
+    figure, axes = _chart()
+    ordered = np.sort(counts)[::-1]
+    axes.fill_between(
+        np.arange(len(ordered) + 1), [*ordered, ordered[-1]], step="post", color=ACCENT, linewidth=0
+    )
+    axes.set_yscale("symlog", linthresh=1)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= ordered[0]]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(0, ordered[0] * 1.15)
+    axes.set_xlim(0, len(ordered))
+    share = ordered[: max(1, len(ordered) // 10)].sum() / ordered.sum()
+    axes.set_xlabel(
+        f"patients, most recordings first; a tenth of them have {share:.0%}", fontsize=9.5, color=INK
+    )
+    axes.set_ylabel("recordings", fontsize=9.5, color=INK)
+    return figure
+
+
+def kinds_of_agreement(kinds: Mapping[str, float]) -> Figure:
+    """How experts agree."""
+    figure, axes = _chart()
+    names = list(kinds)
+    axes.bar(names, list(kinds.values()), color=[ACCENT, ACCENT, ACCENT, FAINT], width=0.6)
+    for place, share in enumerate(kinds.values()):
+        axes.text(place, share, f"{share:.0%}", ha="center", va="bottom", fontsize=9, color=INK)
+    _percent(axes)
+    return figure
+
+
+def nan_shares(shares: Mapping[str, float]) -> Figure:
+    """NaN of each channel."""
+    figure, axes = _chart()
+    axes.bar(list(shares), [100 * share for share in shares.values()], color=ACCENT)
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.set_ylabel("% of samples", fontsize=9.5, color=INK)
+    return figure
+
+
+def _chart() -> tuple[Figure, Axes]:
+    figure = new_figure(5.4, 3.0)
+    axes = figure.add_axes((0.125, 0.185, 0.865, 0.78))
+    quiet(axes)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    axes.margins(y=0.12)
