@@ -62,6 +62,7 @@ class DefectKind(StrEnum):
     VALUE_INFINITE = "value-infinite"
     POWER_NEGATIVE = "power-negative"
     TIME_STEP = "time-step"
+    LABELLED_WINDOW_OF_NAN = "labelled-window-of-nan"
     WINDOW_OF_NAN = "window-of-nan"
     CHANNEL_NAN = "channel-nan"
     CHANNEL_FLAT = "channel-flat"

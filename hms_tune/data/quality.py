@@ -12,15 +12,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind
-from hms_tune.data.schema import (
-    EEG_COLUMNS,
-    FRAME_SECONDS,
-    TIME_COLUMN,
-    WINDOW_FRAMES,
-    WINDOW_SAMPLES,
-    window_start,
-)
+from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, TIME_COLUMN
 from hms_tune.data.signal_files import SignalFile
+from hms_tune.data.silence import SCALP_CHANNELS, windows_of_nan
 
 NAN_SHARE = 0.5
 """A channel with at least this share of NaN is named."""
@@ -30,9 +24,6 @@ FLAT_MICROVOLTS = 0.5
 
 MILLIVOLT_MICROVOLTS = 2_000.0
 """A scalp channel whose 5th and 95th percentile lie further apart than this is not brain activity."""
-
-SCALP_CHANNELS = len(EEG_COLUMNS) - 1
-"""All channels but the last, the electrocardiogram, which is at the level of millivolts by nature."""
 
 _EVERY = 4  # percentiles of every fourth sample are those of all
 
@@ -46,36 +37,15 @@ def quality_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defec
     values : float32 (n_columns, n_rows) of :func:`hms_tune.data.signal_files.decode`
     """
     if file.kind == "eeg":
-        return _windows_of_nan(file, values[:SCALP_CHANNELS]) + _channel_defects(file, values)
-    return _time_defects(file) + _windows_of_nan(file, values)
+        # in training it is an error, which reading the file has told
+        silence = [] if file.split == "train" else windows_of_nan(file, values)
+        return silence + _channel_defects(file, values)
+    return _time_defects(file) + windows_of_nan(file, values)
 
 
 def nan_counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """NaN in each column, int64 (n_columns,)."""
     return np.asarray(np.isnan(values).sum(axis=1), dtype=np.int64)
-
-
-def _windows_of_nan(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    """Labelled windows without a single number."""
-    silent_rows = np.asarray(np.isnan(values).all(axis=0))
-    if not silent_rows.any():
-        return []
-    if file.kind == "eeg":
-        length, starts = WINDOW_SAMPLES, [window_start(offset) for offset in file.offsets]
-    else:
-        length, starts = WINDOW_FRAMES, [int(offset // FRAME_SECONDS) for offset in file.offsets]
-    sound_before = np.concatenate(([0], np.cumsum(~silent_rows)))
-    ends = np.minimum(np.array(starts) + length, values.shape[1])
-    silent = sound_before[ends] == sound_before[starts]
-    if not silent.any():
-        return []
-    first, count = int(silent.argmax()), int(silent.sum())
-    what = f"the window labelled at {file.offsets[first]:g} s holds nothing but NaN"
-    what += f" ({count} such windows)" if count > 1 else ""
-    mend = (
-        f"Remove the rows of {file.kind}_id {file.identifier} whose window has no signal; it teaches nothing."
-    )
-    return [file.defect(DefectKind.WINDOW_OF_NAN, what, mend, row=starts[first])]
 
 
 def _channel_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:

@@ -22,6 +22,7 @@ from hms_tune.data.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.labels import Split
 from hms_tune.data.layout import KINDS, Competition, Kind
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.silence import windows_of_nan
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
@@ -182,6 +183,8 @@ def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect
         defects += _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
     if file.kind == "spectrogram" and low < 0:
         defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
+    if file.kind == "eeg" and file.split == "train":
+        defects += windows_of_nan(file, values)
     return defects
 
 

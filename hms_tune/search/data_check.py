@@ -9,14 +9,14 @@ import torch
 from pydantic import BaseModel
 
 from hms_tune.config.completeness import corners
+from hms_tune.config.input import InputConfig
 from hms_tune.config.ranges import resolve
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.trial import DataConfig, InputConfig
+from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
 from hms_tune.data.labels import make_labels
 from hms_tune.data.store import Store
 from hms_tune.data.windows import WindowSource
-from hms_tune.signals.image import ImageTransform
 
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -30,7 +30,7 @@ def check_data(study_file: StudyFile, store: Store) -> None:
         If a trial of the study could not start on this data.
     """
     reads_spectrograms = any(
-        ImageTransform(config).needs_spectrogram for config in _configs(study_file, "input", InputConfig)
+        config.needs_spectrogram for config in _configs(study_file, "input", InputConfig)
     )
     for config in _configs(study_file, "data", DataConfig):
         labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)

@@ -19,7 +19,7 @@ Run = Callable[..., tuple[int, str]]
 STUDY = """
 study: tiny
 data: {folds: 2, holdout: 0.0}
-input: {image: [32, 64], n_fft: 256}
+input: {eeg: {name: stft, n_fft: 256}, image: [32, 64]}
 model: {backbone: test_resnet, pretrained: false}
 training: {epochs: 1, batch_size: 4}
 budget: {trials: 1}
@@ -188,7 +188,7 @@ def test_spectrograms_that_are_not_there_are_named_before_anything_starts(
     hms_tune: Run, tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     competition_writer(tmp_path / "hms", patients=2, seconds=51, spectrograms=False)
-    study = STUDY.replace("input: {", "input: {kind: {choices: [eeg_spectrogram, both]}, ")
+    study = STUDY.replace("input: {", "input: {kaggle: {choices: [null, kaggle]}, ")
     (tmp_path / "tiny.yaml").write_text(study)
     code, _ = hms_tune("data", "prepare", "hms")
     assert code == 0

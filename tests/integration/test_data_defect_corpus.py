@@ -571,11 +571,10 @@ CORPUS = {
     ),
     "window of NaN": Spoilt(
         rewrite(EEG, columns(nan_from(1_000))),
-        K.WINDOW_OF_NAN,
+        K.LABELLED_WINDOW_OF_NAN,
         EEG,
         "the window labelled at 10 s holds nothing but NaN",
         row=2_000,
-        also=(K.CHANNEL_NAN,),
     ),
     "spectrogram of NaN": Spoilt(
         rewrite(TEST_SPECTROGRAM, columns(nan_from(0))),
@@ -690,6 +689,7 @@ def test_a_spoilt_folder_is_named_by_check_and_its_errors_by_prepare_alike(root:
 
 
 IN_THE_SIGNAL = {K.VALUE_INFINITE, K.POWER_NEGATIVE, K.TIME_STEP, K.WINDOW_OF_NAN}
+IN_THE_SIGNAL |= {K.LABELLED_WINDOW_OF_NAN}
 IN_THE_SIGNAL |= {K.CHANNEL_NAN, K.CHANNEL_FLAT, K.CHANNEL_MILLIVOLT}
 
 
@@ -712,10 +712,10 @@ def test_a_worker_refuses_a_spoilt_folder_in_the_words_of_check(
     before = sorted(root.rglob("*"))
     options = WorkerOptions(
         study_file=load_study_file(str(study)),
-        storage_url=database_url,
+        storage=database_url,
+        home=tmp_path,
         data_root=root,
         artifacts=tmp_path / "artifacts",
-        tracking_folder=tmp_path,
         device="cpu",
     )
     with pytest.raises(DataError) as refusal:

@@ -149,7 +149,11 @@ def test_words_and_numbers_are_those_of_yaml_1_2() -> None:
         ),
         ("high: 3e-3", "high: .nan", "high of training.learning_rate must be a number"),
         ("high: 3e-3", "high: 1e999", "high of training.learning_rate"),
-        ("[256, 512]", "[]", "example.yaml:3: choices of input.eeg.n_fft must be a list of at least one value"),
+        (
+            "[256, 512]",
+            "[]",
+            "example.yaml:3: choices of input.eeg.n_fft must be a list of at least one value",
+        ),
         ("[256, 512]", "[256, 300]", "input.eeg.n_fft: input should be 128, 256, 512, 1024 or 2048, got 300"),
         ("[256, 512]", "[256, 256]", "choices of input.eeg.n_fft hold 256 twice"),
         ("{choices: [256, 512]}", "{low: 128, high: 512}", "input.eeg.n_fft is no number and takes no range"),
