@@ -2,11 +2,11 @@
 
     python benchmarks/prepare.py [--eegs 2000] [--jobs 2] [--repeats 3] [--at DIR]
 
-Writes EEGs whose lengths are spread like the competition's (50 s and more, median 58 s, mean 80 s, the longest
-3,422 s; Kaggle's 17,089 files hold 378.7 h) and 0.65 spectrograms for each, as there. Then times, in turns, in
-processes of their own, from the first file to the last:
+Writes EEGs whose lengths are spread like the competition's (50 s and more, median 58 s, mean 80 s, the
+longest 3,422 s; Kaggle's 17,089 files hold 378.7 h) and 0.65 spectrograms for each, as there. Then times, in
+turns, in processes of their own, from the first file to the last:
 
-* decoding every file with pyarrow (``ParquetFile.read``) in as many processes as there are jobs, and dropping it;
+* decoding every file with pyarrow (``ParquetFile.read``) in as many processes as there are jobs;
 * ``hms_tune.data.prepare.prepare``, with as many jobs.
 
 Neither counts the start of its interpreters. Reports the median of each, their ratio, and the largest
@@ -22,6 +22,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -179,8 +180,8 @@ def report(root: Path, jobs: int, runs: dict[str, list[Measurement]], command: s
         "",
         f"`{command}`",
         "",
-        f"{eegs:,} EEGs and {len(files) - eegs:,} spectrograms, {size / 2**30:.2f} GiB of parquet; {jobs} jobs; "
-        f"median of {len(runs['decode'])}, in turns, files in the page cache.",
+        f"{eegs:,} EEGs and {len(files) - eegs:,} spectrograms, {size / 2**30:.2f} GiB of parquet; "
+        f"{jobs} jobs; median of {len(runs['decode'])}, in turns, files in the page cache.",
         "",
         "| | seconds | files/s | MiB/s of parquet | largest memory, MiB |",
         "|---|---|---|---|---|",
@@ -188,17 +189,34 @@ def report(root: Path, jobs: int, runs: dict[str, list[Measurement]], command: s
     for way, done in runs.items():
         seconds, memory = times[way], max(run.memory for run in done) / 2**20
         name = "decode with pyarrow, dropped" if way == "decode" else "`hms-tune data prepare`"
-        lines.append(
-            f"| {name} | {seconds:.1f} | {len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f} | {memory:,.0f} |"
-        )
+        rates = f"{len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f}"
+        lines.append(f"| {name} | {seconds:.1f} | {rates} | {memory:,.0f} |")
     lines += [
         "",
         f"Ratio of the medians **{times['prepare'] / times['decode']:.2f}**; of each pair "
-        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}. The times are of a shared machine; read the ratio. "
-        "Memory is that of the whole process tree without mapped files.",
+        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}. The times are of a shared machine; read the "
+        "ratio. Memory is that of the whole process tree without mapped files.",
         "",
     ]
     return "\n".join(lines)
+
+
+def compare(root: Path, n_eegs: int, jobs: int, repeats: int) -> None:
+    """Write the files unless they are there, time both ways in turns, and write the table."""
+    if not (root / "train.csv").is_file():
+        write_competition(root, n_eegs, jobs)
+    for path in root.rglob("*.parquet"):  # into the page cache
+        path.read_bytes()
+    runs: dict[str, list[Measurement]] = {way: [] for way in WAYS}
+    for _ in range(repeats):
+        for way in WAYS:
+            runs[way].append(measure(way, root, jobs))
+            sys.stderr.write(f"{way}: {runs[way][-1].seconds:.1f} s\n")
+    command = f"python benchmarks/prepare.py --eegs {n_eegs} --jobs {jobs} --repeats {repeats}"
+    text = report(root, jobs, runs, command)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -206,29 +224,16 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--eegs", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--at", type=Path, default=Path("benchmarks/work/prepare"))
-    parser.add_argument("--keep", action="store_true", help="leave the files for another run")
+    parser.add_argument("--at", type=Path, help="where to write the files; a temporary folder by default")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    root = options.at / "hms"
     if options.run:
-        sys.stdout.write(f"{WAYS[options.run](root, options.jobs)}\n")
-        return
-    if not (root / "train.csv").is_file():
-        write_competition(root, options.eegs, options.jobs)
-    for path in root.rglob("*.parquet"):  # into the page cache
-        path.read_bytes()
-    runs: dict[str, list[Measurement]] = {way: [] for way in WAYS}
-    for _ in range(options.repeats):
-        for way in WAYS:
-            runs[way].append(measure(way, root, options.jobs))
-            sys.stderr.write(f"{way}: {runs[way][-1].seconds:.1f} s\n")
-    text = report(root, options.jobs, runs, f"python benchmarks/prepare.py {' '.join(arguments)}".strip())
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
-    if not options.keep:
-        shutil.rmtree(options.at)
+        sys.stdout.write(f"{WAYS[options.run](options.at / 'hms', options.jobs)}\n")
+    elif options.at is not None:
+        compare(options.at / "hms", options.eegs, options.jobs, options.repeats)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(Path(folder) / "hms", options.eegs, options.jobs, options.repeats)
 
 
 if __name__ == "__main__":

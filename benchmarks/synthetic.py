@@ -39,7 +39,8 @@ from synthetic_measures import (
 from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
 from hms_tune.data.synthetic import FULL_SIZE, synthesize
 from hms_tune.data.synthetic.competition import train_table
-from hms_tune.data.synthetic.plan import Extent, make_plan
+from hms_tune.data.synthetic.outline import Extent
+from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.segments import make_segments
 
 RESULTS = Path(__file__).parent / "results" / "synthetic.md"

@@ -11,6 +11,7 @@ logarithm, within 0.004 (0.4 % of the power) for powers from :data:`POWER_FLOOR`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,16 +59,16 @@ def encode_eeg(values: NDArray[np.float32]) -> Signal:
 
     Parameters
     ----------
-    values : float32 (n_chans, n_times), µV, at least one second, not infinite; overwritten
+    values : float32 (n_chans, n_times), µV, at least one second, not infinite; NaN is kept
     """
     centre = centres(values, second_means(values))
-    values -= centre[:, np.newaxis]
+    rows = np.empty(values.shape[::-1], dtype=np.float16)
     clipped = 0
-    # fmin and fmax look past NaN
-    if np.fmax.reduce(values, axis=None) > FLOAT16_MAX or np.fmin.reduce(values, axis=None) < -FLOAT16_MAX:
-        clipped = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
-        np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
-    return Signal(rows_of_half(values), centre, clipped)
+    for piece, place in _pieces(values):
+        centred = piece - centre[:, np.newaxis]
+        clipped += _clip(centred)
+        rows[place] = round_to_half(centred).T
+    return Signal(rows, centre, clipped)
 
 
 def encode_power(values: NDArray[np.float32]) -> Signal:
@@ -75,11 +76,14 @@ def encode_power(values: NDArray[np.float32]) -> Signal:
 
     Parameters
     ----------
-    values : float32 (n_columns, n_frames), µV²/Hz, not infinite; overwritten
+    values : float32 (n_columns, n_frames), µV²/Hz, neither infinite nor negative; NaN is kept
     """
-    np.maximum(values, np.float32(POWER_FLOOR), out=values)  # NaN stays NaN
-    np.log(values, out=values)
-    return Signal(rows_of_half(values), np.empty(0, np.float32), 0)
+    rows = np.empty(values.shape[::-1], dtype=np.float16)
+    for piece, place in _pieces(values):
+        logarithm = np.maximum(piece, np.float32(POWER_FLOOR))  # NaN stays NaN
+        np.log(logarithm, out=logarithm)
+        rows[place] = round_to_half(logarithm).T
+    return Signal(rows, np.empty(0, np.float32), 0)
 
 
 def second_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,7 +123,9 @@ def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[
     """
     whole = np.isfinite(means)
     if whole.all():
-        return np.asarray(np.median(means, axis=1), dtype=np.float32)
+        ordered, n_seconds = np.sort(means, axis=1), means.shape[1]
+        middle: NDArray[np.float32] = ordered[:, (n_seconds - 1) // 2] + ordered[:, n_seconds // 2]
+        return middle / np.float32(2)
     return np.array(
         [
             _median(row[there] if there.any() else channel)
@@ -134,37 +140,45 @@ def _median(samples: NDArray[np.float32]) -> float:
     return float(np.median(finite)) if finite.size else 0.0
 
 
-def rows_of_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Round to nearest float16 and transpose.
+def round_to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to nearest float16.
 
     NumPy's own conversion goes value by value in software. Here a product with a power of two moves the
     exponents to where float16 has them; then half of the last place kept is added and what lies below is cut
-    off (halves go away from zero). NaN stays NaN. Piece by piece, so that it happens in the cache.
+    off (halves go away from zero). NaN stays NaN.
 
     Parameters
     ----------
-    values : float32 (n_columns, n_rows), C order, within the float16 range; overwritten
-
-    Returns
-    -------
-    float16 (n_rows, n_columns), C order
+    values : float32, C order, within the float16 range; overwritten
     """
-    n_columns, n_rows = values.shape
-    bits = values.view(np.uint32)
-    rows = np.empty((n_rows, n_columns), dtype=np.uint16)
-    step = max(1, _PIECE // n_columns)
-    for first in range(0, n_rows, step):
-        piece = slice(first, first + step)
-        values[:, piece] *= np.float32(2.0**-112)  # 2⁻¹⁴ … 2¹⁵ now have exponents 1 … 30, as in float16
-        magnitude = bits[:, piece]
-        magnitude += np.uint32(1 << 12)
-        sign = magnitude >> np.uint32(16)
-        sign &= np.uint32(0x8000)
-        magnitude >>= np.uint32(13)
-        sign |= magnitude
-        rows[piece] = sign.astype(np.uint16).T  # drops the sign that is still above
-    return rows.view(np.float16)
+    values *= np.float32(2.0**-112)  # 2⁻¹⁴ … 2¹⁵ now have exponents 1 … 30, as in float16
+    magnitude = values.view(np.uint32)
+    magnitude += np.uint32(1 << 12)
+    sign = magnitude >> np.uint32(16)
+    sign &= np.uint32(0x8000)
+    magnitude >>= np.uint32(13)
+    magnitude |= sign
+    return magnitude.astype(np.uint16).view(np.float16)  # drops the sign that is still above
 
 
 _PIECE = 2**16
-"""Values rounded at a time: 256 KiB of float32."""
+"""Values encoded at a time: 256 KiB of float32, which stay in the cache through every step."""
+
+
+def _pieces(values: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], slice]]:
+    """The columns of an array a few rows at a time, and where those rows lie."""
+    n_columns, n_rows = values.shape
+    step = max(1, _PIECE // n_columns)
+    for first in range(0, n_rows, step):
+        place = slice(first, first + step)
+        yield values[:, place], place
+
+
+def _clip(values: NDArray[np.float32]) -> int:
+    """Bring values into the float16 range; returns how many were outside."""
+    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)  # both look past NaN
+    if low >= -FLOAT16_MAX and high <= FLOAT16_MAX:
+        return 0
+    outside = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
+    np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
+    return outside

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -79,6 +79,9 @@ class Written:
         return (self.key, self.size, self.mtime_ns) == (source.key, source.size, source.mtime_ns)
 
 
+_FIELDS = tuple(field.name for field in fields(Written))
+
+
 def read_journal(path: Path) -> Iterator[Written]:
     """The files an earlier run finished, in their order, up to the first line that makes no sense."""
     if not path.is_file():
@@ -91,13 +94,13 @@ def read_journal(path: Path) -> Iterator[Written]:
 
 def append(stream: TextIO, written: Written) -> None:
     """Add one finished file; it survives the process from here on."""
-    stream.write(json.dumps(asdict(written)) + "\n")
+    stream.write(json.dumps({name: getattr(written, name) for name in _FIELDS}) + "\n")
     stream.flush()
 
 
 def _parse(line: str) -> Written | None:
     try:
-        fields: dict[str, Any] = json.loads(line)
-        return Written(**(fields | {"centre": tuple(fields["centre"])}))
+        entry: dict[str, Any] = json.loads(line)
+        return Written(**(entry | {"centre": tuple(entry["centre"])}))
     except (ValueError, TypeError, KeyError):
         return None

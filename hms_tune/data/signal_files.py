@@ -177,11 +177,10 @@ def _values(table: pa.Table, file: SignalFile) -> NDArray[np.float32]:
 
 
 def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
-    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)  # both look past NaN
     defects = []
-    if np.isinf(low) or np.isinf(high):
+    if not np.isfinite(values.sum()):  # so it is with NaN, too
         defects += _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
-    if file.kind == "spectrogram" and low < 0:
+    if file.kind == "spectrogram" and np.fmin.reduce(values, axis=None) < 0:
         defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
     if file.kind == "eeg" and file.split == "train":
         defects += windows_of_nan(file, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import CLASSES, HIGH_VOTES
 from hms_tune.data.summary import Labelling
 from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, GRID, INK, new_figure, quiet
+
+_PATIENT_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 201)
 
 
 def class_shares(labelling: Labelling) -> Figure:
@@ -51,7 +54,9 @@ def recording_lengths(seconds: NDArray[np.float64]) -> Figure:
     ticks = [tick for tick in (50, 60, 80, 100, 200, 500, 1000, 2000, 3600) if edges[0] <= tick <= edges[-1]]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_yscale("symlog", linthresh=10)
+    if len(seconds) > 1000:  # the tail of few long recordings would not be seen
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel(
         f"seconds; median {np.median(seconds):g}, longest {seconds.max():g}", fontsize=9.5, color=INK
     )
@@ -60,23 +65,20 @@ def recording_lengths(seconds: NDArray[np.float64]) -> Figure:
 
 
 def eegs_per_patient(counts: NDArray[np.int64]) -> Figure:
-    """How many recordings a patient has."""
+    """How many patients have how many recordings."""
     figure, axes = _chart()
-    ordered = np.sort(counts)[::-1]
-    axes.fill_between(
-        np.arange(len(ordered) + 1), [*ordered, ordered[-1]], step="post", color=ACCENT, linewidth=0
-    )
-    axes.set_yscale("symlog", linthresh=1)
-    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= ordered[0]]
-    axes.set_yticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_ylim(0, ordered[0] * 1.15)
-    axes.set_xlim(0, len(ordered))
-    share = ordered[: max(1, len(ordered) // 10)].sum() / ordered.sum()
+    edges = [edge for edge in _PATIENT_EDGES if edge <= counts.max()] + [int(counts.max()) + 1]
+    patients, _ = np.histogram(counts, bins=edges)
+    names = [f"{low}–{high - 1}" if high - 1 > low else f"{low}" for low, high in pairwise(edges)]
+    axes.bar(names, patients, color=ACCENT, width=0.8)
+    for place, number in enumerate(patients):
+        axes.text(place, number, f"{number:,}", ha="center", va="bottom", fontsize=8.5, color=INK)
+    axes.margins(y=0.12)
+    tenth = np.sort(counts)[::-1][: max(1, len(counts) // 10)].sum() / counts.sum()
     axes.set_xlabel(
-        f"patients, most recordings first; a tenth of them have {share:.0%}", fontsize=9.5, color=INK
+        f"recordings of a patient; a tenth of the patients have {tenth:.0%}", fontsize=9.5, color=INK
     )
-    axes.set_ylabel("recordings", fontsize=9.5, color=INK)
+    axes.set_ylabel("patients", fontsize=9.5, color=INK)
     return figure
 
 

@@ -167,8 +167,10 @@ def _quality(found: Survey) -> list[str]:
     cards = [
         _chart(f"NaN in {split}", "by channel", charts.nan_shares(summary.nan_shares))
         for split, summary in found.report.summary.items()
-        if summary.nan_shares is not None
+        if summary.nan_shares is not None and any(summary.nan_shares.values())
     ]
+    if not cards and not found.report.quick:
+        parts.append("<p>No sample is NaN.</p>")
     return [*parts, f'<div class="grid">{"".join(cards)}</div>']
 
 

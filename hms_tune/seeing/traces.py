@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt, spectrogram
 from scipy.signal.windows import dpss
 
+from hms_tune.data.quality import FLAT_MICROVOLTS, MILLIVOLT_MICROVOLTS
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, WINDOW_SAMPLES
 from hms_tune.seeing.example import Example
 from hms_tune.signals.montage import CHAINS
@@ -21,7 +22,6 @@ SENSITIVITIES = (10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 """Distances between two lines, µV, of which the one that suits the window is taken."""
 
 _SETTLING_SECONDS = 10
-_OFF_MICROVOLTS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def sensitivity(traces: list[Trace]) -> int:
     scalp = np.stack([trace.values for trace in traces if trace.chain != "EKG"])
     with np.errstate(all="ignore"):
         spans = np.array([_span(values) for values in scalp])
-    typical = float(np.median(spans[spans > _OFF_MICROVOLTS])) if (spans > _OFF_MICROVOLTS).any() else 10.0
+    typical = float(np.median(spans[spans > FLAT_MICROVOLTS])) if (spans > FLAT_MICROVOLTS).any() else 10.0
     return next((step for step in SENSITIVITIES if step >= 0.8 * typical), SENSITIVITIES[-1])
 
 
@@ -112,7 +112,15 @@ def _trace(name: str, chain: str, values: NDArray[np.float64], window: slice) ->
     filtered[absent] = np.nan
     shown = filtered[window]
     span = _span(shown)
-    remark = "" if chain == "EKG" else "flat" if span < _OFF_MICROVOLTS else "mV" if span > 1000 else ""
+    remark = (
+        ""
+        if chain == "EKG"
+        else "flat"
+        if span < FLAT_MICROVOLTS
+        else "mV"
+        if span > MILLIVOLT_MICROVOLTS
+        else ""
+    )
     return Trace(name, chain, shown, remark)
 
 

@@ -8,7 +8,7 @@ from hms_tune.data.encoding import (
     centres,
     encode_eeg,
     encode_power,
-    rows_of_half,
+    round_to_half,
     second_means,
 )
 
@@ -16,7 +16,7 @@ from hms_tune.data.encoding import (
 def test_every_float16_is_kept_as_it_is() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]
-    rounded = rows_of_half(every.astype(np.float32)[None, :])[:, 0]
+    rounded = round_to_half(every.astype(np.float32))
     assert rounded.view(np.uint16).tolist() == every.view(np.uint16).tolist()
 
 
@@ -26,7 +26,7 @@ def test_any_float32_in_range_is_rounded_within_the_documented_bound() -> None:
     values = values[np.abs(values) <= FLOAT16_MAX]
     assert len(values) > 500_000
     exact = values.astype(np.float64)
-    rounded = rows_of_half(values.copy()[None, :])[:, 0].astype(np.float64)
+    rounded = round_to_half(values.copy()).astype(np.float64)
     bound = np.maximum(RELATIVE_ERROR * np.abs(exact), ABSOLUTE_ERROR * 1.001)
     assert (np.abs(rounded - exact) <= bound).all()
 
@@ -35,13 +35,13 @@ def test_any_float32_in_range_is_rounded_within_the_documented_bound() -> None:
 def test_rounding_agrees_with_numpy_but_for_halves(scale: float) -> None:
     values = np.random.default_rng(1).normal(0, scale, (20, 70_000)).astype(np.float32)
     values = np.clip(values, -FLOAT16_MAX, FLOAT16_MAX)
-    rounded = rows_of_half(values.copy()).T
+    rounded = round_to_half(values.copy())
     assert rounded.shape == values.shape
     assert np.mean(rounded == values.astype(np.float16)) > 0.999
 
 
 def test_nan_stays_nan_and_zero_zero() -> None:
-    rounded = rows_of_half(np.float32([[np.nan, 0.0, -0.0, 1.5, -np.nan]]))[:, 0]
+    rounded = round_to_half(np.float32([np.nan, 0.0, -0.0, 1.5, -np.nan]))
     assert np.isnan(rounded[[0, 4]]).all()
     assert rounded[1:4].tolist() == [0.0, 0.0, 1.5]
 

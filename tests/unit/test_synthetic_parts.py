@@ -13,8 +13,9 @@ from scipy.signal.windows import dpss
 from hms_tune.data.schema import SPECTROGRAM_COLUMNS, WINDOW_SECONDS
 from hms_tune.data.synthetic.head import ELECTRODES, direction, head, mirrored
 from hms_tune.data.synthetic.ordinary import render_other
+from hms_tune.data.synthetic.outline import Extent, Plan
 from hms_tune.data.synthetic.patterns import PatternTraits, render_pattern
-from hms_tune.data.synthetic.plan import Extent, Plan, make_plan
+from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.raters import (
     GPD,
     GRDA,

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from hms_tune.data.synthetic.plan import Extent, Plan, Surroundings, make_plan
+from hms_tune.data.synthetic.outline import Extent, Plan, Surroundings
+from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.spectrogram import bipolar_matrix
 from hms_tune.data.synthetic.stretch import recording_samples, render
 

@@ -18,7 +18,8 @@ from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
 from hms_tune.data.layout import SPLITS, Competition
 from hms_tune.data.parallel import available_cores, unordered
 from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, SPECTROGRAM_COLUMNS, TIME_COLUMN
-from hms_tune.data.synthetic.plan import Extent, Plan, Stretch, make_plan
+from hms_tune.data.synthetic.outline import Extent, Plan, Stretch
+from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.stretch import recording_samples, render, spectrogram_frames
 from hms_tune.errors import DataError, UsageError
 

@@ -16,18 +16,19 @@ from numpy.typing import NDArray
 
 from hms_tune.data.labels import Split
 from hms_tune.data.schema import WINDOW_SECONDS
-from hms_tune.data.synthetic.raters import (
-    N_CLASSES,
-    OTHER,
-    SEIZURE,
-    Campaign,
-    RaterPool,
-    draw_campaign,
-    drifted,
+from hms_tune.data.synthetic.episodes import episodes_of, gaps_of
+from hms_tune.data.synthetic.outline import (
+    IDS,
+    PATIENT,
+    RATERS,
+    Extent,
+    Plan,
+    Recording,
+    Stretch,
+    Window,
+    stream,
 )
-
-# Streams of random numbers: a key's first number says what it is for, so that no two ever meet.
-IDS, RATERS, PATIENT, PERSON, SIGNAL, SEGMENT = range(6)
+from hms_tune.data.synthetic.raters import N_CLASSES, Campaign, RaterPool, draw_campaign, drifted
 
 _SAME_STATE = 0.92  # how often an EEG shows its patient's usual state
 _CHANGES = 0.19  # of EEGs with several windows: about a tenth of all EEGs change their votes
@@ -38,111 +39,6 @@ _STRETCH_TAIL = 2.5  # P(a stretch holds k EEGs) falls as k to this power: mean 
 
 # Chance that a window is labelled at each possible offset (every 2 s), by leading class: rows per EEG.
 _LABEL_DENSITY = (0.18, 0.31, 0.78, 1.0, 0.85, 0.13)
-_EEG_GAP, _STRETCH_GAP = 0.03, 0.22  # chances of a gap; 0.12 % of EEG cells and 2.4 % of frames in the end
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Seconds of a spectrogram window before and after the start of the EEG window in its middle."""
-
-    before: int = 275
-    after: int = 325
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A labelled window; ``offset`` is its start in the recording, seconds."""
-
-    label_id: int
-    offset: int
-    votes: NDArray[np.int64]
-    mixture: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """An EEG file: a cut of its stretch from ``start``, ``length`` seconds long."""
-
-    eeg_id: int
-    start: int
-    length: int
-    windows: tuple[Window, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Episode:
-    """A time in a stretch, in seconds, over which the latent mixture stays the same."""
-
-    start: float
-    stop: float
-    mixture: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Continuous EEG of one patient.
-
-    Attributes
-    ----------
-    spectrogram_id, patient_id : int
-    patient, number : place of the patient, and of the stretch within the patient; they seed the signal
-    split : which half of the competition it belongs to
-    duration : seconds, even
-    surroundings : of each window, what its spectrogram window covers
-    recordings : in time order
-    episodes : in time order, not overlapping; between them there is background alone
-    gaps : (start, stop) in seconds: nothing was recorded
-    """
-
-    spectrogram_id: int
-    patient_id: int
-    patient: int
-    number: int
-    split: Split
-    duration: int
-    surroundings: Surroundings
-    recordings: tuple[Recording, ...]
-    episodes: tuple[Episode, ...]
-    gaps: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A whole competition on paper."""
-
-    seed: int
-    raters: RaterPool
-    stretches: tuple[Stretch, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How large a competition is.
-
-    Attributes
-    ----------
-    patients, test_patients : people in each half; nobody is in both
-    max_recordings : most EEGs of one patient
-    max_seconds : longest EEG
-    max_stretch_recordings : most EEGs of one spectrogram
-    surroundings : what a spectrogram window covers
-    """
-
-    patients: int
-    test_patients: int
-    max_recordings: int = 12
-    max_seconds: int = 180
-    max_stretch_recordings: int = 40
-    surroundings: Surroundings = Surroundings()
-
-
-FULL_SIZE = {"max_recordings": 270, "max_seconds": 3422}
-"""Bounds of an :class:`Extent` as the real competition has them."""
-
-
-def stream(seed: int, *key: int) -> np.random.Generator:
-    """The random numbers of one purpose, the same whoever draws them and when."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def make_plan(extent: Extent, seed: int) -> Plan:
@@ -237,8 +133,8 @@ class _PatientPlan:
             duration=duration,
             surroundings=around,
             recordings=tuple(recordings),
-            episodes=_episodes(recordings, duration, self._rng),
-            gaps=_gaps(recordings, duration, self._rng),
+            episodes=episodes_of(recordings, duration, self._rng),
+            gaps=gaps_of(recordings, duration, self._rng),
         )
 
     def _recording(self, start: int) -> Recording:
@@ -297,55 +193,3 @@ class _State:
 
 def _skewed(median: float, spread: float, rng: np.random.Generator) -> int:
     return int(np.round(rng.lognormal(np.log(median), spread)))
-
-
-def _episodes(recordings: list[Recording], duration: int, rng: np.random.Generator) -> tuple[Episode, ...]:
-    """What the brain does over a stretch: each labelled state, reaching out to the next or until it ends."""
-    states: list[tuple[float, float, NDArray[np.float64]]] = []
-    for recording in recordings:
-        for window in recording.windows:
-            centre = recording.start + window.offset + WINDOW_SECONDS / 2
-            if states and states[-1][2] is window.mixture:
-                states[-1] = (states[-1][0], centre, window.mixture)
-            else:
-                states.append((centre, centre, window.mixture))
-    episodes: list[Episode] = []
-    for number, (first, last, mixture) in enumerate(states):
-        floor = (states[number - 1][1] + first) / 2 if number else 0.0
-        ceiling = (last + states[number + 1][0]) / 2 if number + 1 < len(states) else float(duration)
-        start, stop = episode_around(first, last, mixture, rng)
-        episodes.append(Episode(max(floor, start), min(ceiling, stop), mixture))
-    return tuple(episodes)
-
-
-def episode_around(
-    first: float, last: float, mixture: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[float, float]:
-    """When a state began and ended that was seen from second ``first`` to ``last``.
-
-    Seizures end within a minute; other patterns last for minutes.
-    """
-    if mixture[SEIZURE] >= max(0.3, mixture[:OTHER].max()):
-        before, after = rng.uniform(8, 35), rng.uniform(10, 40)
-    else:
-        before, after = rng.lognormal(np.log(220), 1.0, 2) + 8
-    return float(first - before), float(last + after)
-
-
-def _gaps(
-    recordings: list[Recording], duration: int, rng: np.random.Generator
-) -> tuple[tuple[float, float], ...]:
-    """Times without data: short ones within a recording, long ones outside all of them."""
-    gaps = []
-    for recording in recordings:
-        if rng.random() < _EEG_GAP:
-            start = recording.start + rng.uniform(0, recording.length - 5)
-            gaps.append((start, start + rng.uniform(0.5, 5)))
-    if rng.random() < _STRETCH_GAP:
-        room_before, room_after = recordings[0].start, duration - recordings[-1].start - recordings[-1].length
-        before = rng.random() < room_before / (room_before + room_after)
-        low, high = (0, recordings[0].start) if before else (duration - room_after, duration)
-        length = min(rng.exponential(75), high - low)
-        start = rng.uniform(low, high - length)
-        gaps.append((start, start + length))
-    return tuple(gaps)

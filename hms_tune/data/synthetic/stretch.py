@@ -12,8 +12,8 @@ from hms_tune.data.synthetic.artefacts import Artefacts, add_artefacts
 from hms_tune.data.synthetic.background import Background, render_background
 from hms_tune.data.synthetic.head import head
 from hms_tune.data.synthetic.ordinary import ictal_muscle, render_other
+from hms_tune.data.synthetic.outline import PERSON, SIGNAL, Stretch, stream
 from hms_tune.data.synthetic.patterns import PatternTraits, render_pattern, strengths
-from hms_tune.data.synthetic.plan import PERSON, SIGNAL, Stretch, stream
 from hms_tune.data.synthetic.raters import OTHER, SEIZURE
 from hms_tune.data.synthetic.spectrogram import WINDOW_SECONDS, chain_spectrogram
 
