@@ -24,7 +24,7 @@ from hms_tune.training.events import CrossValidationEnded, Event
 STUDY = """
 study: {name}
 data: {{folds: 2, holdout: 0.2}}
-input: {{image: [32, 64], n_fft: 256}}
+input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 64]}}
 model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.0, high: 0.5}}}}
 training: {{epochs: 1, batch_size: 8}}
 """
