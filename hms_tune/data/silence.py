@@ -47,5 +47,5 @@ def windows_of_nan(file: SignalFile, values: NDArray[np.float32]) -> list[Defect
 
 
 def _is_silent(window: NDArray[np.float32]) -> bool:
-    """Whether a window (not beyond the file) is all NaN: one column tells nearly always, and spares the others."""
+    """Whether a window within the file is all NaN; one column tells nearly always, and spares the others."""
     return window.size > 0 and bool(np.isnan(window[0]).all()) and bool(np.isnan(window).all())
