@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from hms_tune.data.agreement import split_defects, submission_defects
 from hms_tune.data.defects import Defect, DefectKind, errors
 from hms_tune.data.labels import Split
-from hms_tune.data.layout import SPLITS, Competition, structure_defects
+from hms_tune.data.layout import SPLITS, Competition, SignalFile, structure_defects
 from hms_tune.data.parallel import available_cores, unordered
 from hms_tune.data.quality import nan_counts, quality_defects
 from hms_tune.data.signal_files import (
-    SignalFile,
     check_footer,
     decode,
     list_signal_files,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pyarrow as pa
 
 from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.layout import SignalFile
 from hms_tune.data.schema import (
     EEG_COLUMNS,
     FRAME_SECONDS,
@@ -18,9 +17,6 @@ from hms_tune.data.schema import (
     WINDOW_SECONDS,
     window_start,
 )
-
-if TYPE_CHECKING:
-    from hms_tune.data.signal_files import SignalFile
 
 RESTORE = "Restore the file from its source"
 """How most mends begin."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from hms_tune.data.signal_files import SignalFile
+from hms_tune.data.layout import SignalFile
 
 Key = tuple[str, str, int]
 

@@ -7,8 +7,6 @@ stops at the first bad one.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,42 +18,10 @@ from hms_tune.data.defects import Defect, DefectKind, errors
 from hms_tune.data.encoding import Signal, encode_eeg, encode_power
 from hms_tune.data.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.labels import Split
-from hms_tune.data.layout import KINDS, Competition, Kind
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.layout import KINDS, Competition, Kind, SignalFile
 from hms_tune.data.silence import windows_of_nan
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
-
-
-@dataclass(frozen=True, slots=True)
-class SignalFile:
-    """One parquet file that a table names.
-
-    Parameters
-    ----------
-    kind : ``eeg`` or ``spectrogram``
-    split : which half of the competition
-    identifier : ``eeg_id`` or ``spectrogram_id``
-    path : where it lies
-    offsets : starts of the labelled windows in it, seconds, ascending
-    """
-
-    kind: Kind
-    split: Split
-    identifier: int
-    path: Path
-    offsets: tuple[float, ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The signal columns of this kind of file, in order."""
-        return EEG_COLUMNS if self.kind == "eeg" else SPECTROGRAM_COLUMNS
-
-    def defect(
-        self, kind: DefectKind, what: str, mend: str, column: str | None = None, row: int | None = None
-    ) -> Defect:
-        """A defect of this file."""
-        return Defect(kind, str(self.path), column, what, mend, row)
 
 
 def list_signal_files(competition: Competition, split: Split, table: pd.DataFrame) -> list[SignalFile]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.layout import SignalFile
 from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, WINDOW_FRAMES, WINDOW_SAMPLES, window_start
-
-if TYPE_CHECKING:
-    from hms_tune.data.signal_files import SignalFile
 
 SCALP_CHANNELS = len(EEG_COLUMNS) - 1
 """All channels but the last, the electrocardiogram, which is at the level of millivolts by nature."""

@@ -15,9 +15,9 @@ from hms_tune.data import writing
 from hms_tune.data.encoding import ABSOLUTE_ERROR, RELATIVE_ERROR
 from hms_tune.data.journal import Source
 from hms_tune.data.labels import make_labels
+from hms_tune.data.layout import SignalFile
 from hms_tune.data.prepare import bytes_needed, prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
-from hms_tune.data.signal_files import SignalFile
 from hms_tune.data.store import Manifest, Store, store_path, test_rows
 from hms_tune.errors import DataError, StoreError
 
