@@ -1,7 +1,8 @@
 """What experts call "other": slow or suppressed background, movement, muscle, electrodes, stray sharp waves.
 
 An episode of class Other has several of these, so that a window without a pattern is not a window without
-events; a window that is half Other has them at half strength.
+events; a window that is half Other has them at half strength. Those that are not brain also come by
+themselves, whatever the brain does, so that an artefact alone says little about the class.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hms_tune.data.synthetic.waveforms import Discharge, cycle_phase, runs
 
 Field = NDArray[np.float64]
 _MOST = 3  # events of one episode
+_SECONDS_BETWEEN_ARTEFACTS = 50
 
 
 def render_other(
@@ -36,6 +38,17 @@ def render_other(
     if rng.random() < 0.3:
         eeg -= np.float32(strength * rng.uniform(0.3, 0.8)) * background  # suppressed
     return eeg
+
+
+def add_stray_artefacts(eeg: NDArray[np.float32], head: Head, rng: np.random.Generator) -> None:
+    """Add to ``eeg`` (19, n_times), µV, in place, what comes for 5–60 s at any time in any state."""
+    n_times = eeg.shape[1]
+    for _ in range(rng.poisson(n_times / SFREQ / _SECONDS_BETWEEN_ARTEFACTS)):
+        length = min(int(rng.uniform(5, 60) * SFREQ), n_times)
+        start = int(rng.integers(0, n_times - length + 1))
+        event = _ARTEFACTS[int(rng.integers(len(_ARTEFACTS)))]
+        part = rng.lognormal(-0.4, 0.5) * event(head, length, rng)
+        eeg[:, start : start + length] += part.astype(np.float32)
 
 
 def ictal_muscle(strength: float, head: Head, n_times: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -72,11 +85,16 @@ def _awake(head: Head, n_times: int, rng: np.random.Generator) -> Field:
     back = head.patch(direction(180, 65), 30)
     phase = cycle_phase(rng.uniform(7.5, 11), 0.06, n_times, rng)
     alpha = np.sin(2 * np.pi * phase) * runs(n_times, rng.uniform(0.4, 0.9), rng) * rng.uniform(10, 30)
+    return back[:, None] * alpha + _blinks(head, n_times, rng)
+
+
+def _blinks(head: Head, n_times: int, rng: np.random.Generator) -> Field:
+    """Eyes that blink every few seconds."""
     eyes = 1 / np.linalg.norm(head.electrodes - 1.15 * direction(0, 95), axis=1) ** 2
     t = np.arange(int(0.5 * SFREQ)) / SFREQ
     train = (rng.random(n_times) < rng.uniform(0.1, 0.6) / SFREQ) * rng.uniform(40, 160, n_times)
     blinks = oaconvolve(train, np.exp(-0.5 * ((t - 0.2) / 0.08) ** 2))[:n_times]
-    return np.asarray(back[:, None] * alpha + (eyes / eyes.max())[:, None] * blinks)
+    return np.asarray((eyes / eyes.max())[:, None] * blinks)
 
 
 def _movement(head: Head, n_times: int, rng: np.random.Generator) -> Field:
@@ -157,3 +175,4 @@ _EVENTS: tuple[Callable[[Head, int, np.random.Generator], Field], ...] = (
     _mains,
 )  # fmt: skip
 _WEIGHTS = np.array([0.20, 0.13, 0.16, 0.19, 0.08, 0.06, 0.07, 0.06, 0.05])
+_ARTEFACTS = (_movement, _muscle, _muscle, _blinks, _electrode_pops, _pulse, _mains)

@@ -148,7 +148,7 @@ def render_pattern(
     eeg = fields @ courses
     scale = traits.amplitude * strength**0.7 / _peak_to_peak(eeg, pattern, traits.side)
     if pattern != SEIZURE:
-        scale = scale * _fade(n_times)
+        scale = scale * _fade(n_times, rng.uniform(2, 20))
     return np.asarray(eeg * scale, dtype=np.float32)
 
 
@@ -238,9 +238,9 @@ def _waxing(n_times: int, spread: float, rng: np.random.Generator) -> NDArray[np
     return np.asarray(np.exp(wander(n_times, 4.0, spread, rng) + wander(n_times, 0.7, 0.15, rng)))
 
 
-def _fade(n_times: int) -> NDArray[np.float64]:
-    """Two seconds of onset and of end."""
-    ramp = min(2 * SFREQ, n_times // 2)
+def _fade(n_times: int, seconds: float) -> NDArray[np.float64]:
+    """A gradual onset, and an end likewise."""
+    ramp = min(int(seconds * SFREQ), n_times // 2)
     position = np.minimum(np.arange(n_times), np.arange(n_times)[::-1]) / max(ramp, 1)
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * np.minimum(position, 1)))
 

@@ -11,7 +11,7 @@ from hms_tune.data.schema import FRAME_SECONDS, SFREQ
 from hms_tune.data.synthetic.artefacts import Artefacts, add_artefacts
 from hms_tune.data.synthetic.background import Background, render_background
 from hms_tune.data.synthetic.head import head
-from hms_tune.data.synthetic.ordinary import ictal_muscle, render_other
+from hms_tune.data.synthetic.ordinary import add_stray_artefacts, ictal_muscle, render_other
 from hms_tune.data.synthetic.outline import PERSON, SIGNAL, Stretch, stream
 from hms_tune.data.synthetic.patterns import PatternTraits, render_pattern, strengths
 from hms_tune.data.synthetic.raters import OTHER, SEIZURE
@@ -70,6 +70,7 @@ def render(stretch: Stretch, *, seed: int, signal: float) -> RenderedStretch:
     eeg = render_background(person.background.varied(background_rng), head(), n_times, background_rng)
     if signal > 0:
         _add_patterns(eeg, stretch, person, signal, pattern_rng)
+    add_stray_artefacts(eeg, head(), artefact_rng)
     ekg = add_artefacts(eeg, person.artefacts, head(), artefact_rng)
     return RenderedStretch(np.concatenate([eeg, ekg[None]]), _MARGIN)
 
