@@ -31,8 +31,9 @@ from hms_tune.data.synthetic.outline import (
 from hms_tune.data.synthetic.raters import N_CLASSES, Campaign, RaterPool, draw_campaign, drifted
 
 _SAME_STATE = 0.92  # how often an EEG shows its patient's usual state
-_CHANGES = 0.19  # of EEGs with several windows: about a tenth of all EEGs change their votes
+_CHANGES = 0.23  # of EEGs with several windows: about a tenth of all EEGs change their votes
 _MEAN_CHANGES = 3.2  # of those that do
+_LABELLED_SECONDS = 10  # in the middle of a window, which is what experts judge
 _EEGS_PER_PATIENT = (3.0, 1.46)  # median, and spread of the logarithm: median 3, mean 8.8
 _SECONDS_BEYOND_WINDOW = (8.0, 1.62)  # likewise: median length 58 s, mean 80 s
 _STRETCH_TAIL = 2.5  # P(a stretch holds k EEGs) falls as k to this power: mean 1.5, now and then dozens
@@ -150,7 +151,11 @@ class _PatientPlan:
         return Recording(self._identifiers.new("eeg"), start, length, self._windows(offsets, state))
 
     def _windows(self, offsets: list[int], state: _State) -> tuple[Window, ...]:
-        """Windows of one recording: the same panel and votes for all, unless the brain changes in between."""
+        """Windows of one recording: the same panel and votes for all, unless the brain changes in between.
+
+        Another state needs time: where the seconds that experts judge would overlap those of the state before
+        it, the brain only drifts, and the panel votes again.
+        """
         rng = self._rng
         changes: set[int] = set()
         if len(offsets) > 1 and rng.random() < _CHANGES:
@@ -159,9 +164,12 @@ class _PatientPlan:
             changes = set(widest[: rng.geometric(1 / _MEAN_CHANGES)].tolist())
         n_votes = state.campaign.draw_vote_count(rng)
         windows: list[Window] = []
+        since = 0
         for number, offset in enumerate(offsets):
-            if number in changes:
-                state = _State.draw(rng, state.campaign)
+            if number in changes and offset - since >= _LABELLED_SECONDS:
+                state, since = _State.draw(rng, state.campaign), offset
+            elif number in changes:
+                state = _State(state.campaign, drifted(state.mixture, rng))
             if number == 0 or number in changes:
                 votes = self._raters.votes(state.mixture, n_votes, rng)
             windows.append(Window(self._identifiers.new("label"), offset, votes, state.mixture))
