@@ -1,10 +1,11 @@
 """What waiting threads cost a training process on a machine that something else uses too.
 
-OpenMP's threads spin while they wait for each other, unless OMP_WAIT_POLICY is PASSIVE. Run on any machine:
+GNU OpenMP's threads spin for GOMP_SPINCOUNT turns while they wait for each other, and sleep then; its own
+default is long. Run on any machine:
 
     python benchmarks/shared_machine.py
 
-trains timm's test_resnet on random 32×64 images for a few seconds with either policy, alone and beside as
+trains timm's test_resnet on random 32×64 images for a few seconds with each count, alone and beside as
 many busy processes as there are cores, in alternation, and prints medians of images per second.
 """
 
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 
-POLICIES = ("ACTIVE", "PASSIVE")
+SPINCOUNTS = {"default": None, "2000, the commands' own": "2000", "0": "0"}
 
 
 def measure(seconds: float) -> float:
@@ -45,9 +46,11 @@ def measure(seconds: float) -> float:
     return 16 * steps / (time.perf_counter() - start)
 
 
-def run(policy: str, seconds: float) -> float:
-    """Measure in a process of its own: the policy is read when torch is loaded."""
-    environment = os.environ | {"OMP_WAIT_POLICY": policy}
+def run(spincount: str | None, seconds: float) -> float:
+    """Measure in a process of its own: the count is read when torch is loaded."""
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    if spincount is not None:
+        environment["GOMP_SPINCOUNT"] = spincount
     command = [sys.executable, __file__, "--measure", "--seconds", str(seconds)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout)
@@ -64,20 +67,21 @@ def main() -> None:
         sys.stdout.write(f"{measure(arguments.seconds)}\n")
         return
     cores = os.cpu_count() or 1
-    sys.stdout.write(f"| beside | {' | '.join(POLICIES)} | ratio |\n|---|---|---|---|\n")
+    sys.stdout.write(f"| beside | {' | '.join(SPINCOUNTS)} |\n|---|---|---|---|\n")
     for busy in (0, cores):
         others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
         try:
-            figures: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+            figures: dict[str, list[float]] = {name: [] for name in SPINCOUNTS}
             for _ in range(arguments.repeats):
-                for policy in POLICIES:
-                    figures[policy].append(run(policy, arguments.seconds))
+                for name, spincount in SPINCOUNTS.items():
+                    figures[name].append(run(spincount, arguments.seconds))
         finally:
             for other in others:
                 other.kill()
-        active, passive = (statistics.median(figures[policy]) for policy in POLICIES)
+        medians = [statistics.median(each) for each in figures.values()]
         beside = f"{busy} busy processes" if busy else "nothing"
-        sys.stdout.write(f"| {beside} | {active:.0f} | {passive:.0f} | {passive / active:.2f} |\n")
+        cells = [f"{median:.0f} ({median / medians[0]:.2f})" for median in medians]
+        sys.stdout.write(f"| {beside} | {' | '.join(cells)} |\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # Read when torch is loaded, here and in the processes that tests start: all of them share the cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

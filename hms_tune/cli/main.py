@@ -85,9 +85,10 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line. An error that is the user's to mend is one line, without a traceback."""
-    # Read when torch is loaded, here and in the slots. Threads that spin while they wait for each other bring
-    # a machine that others use too almost to a standstill (benchmarks/shared_machine.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is loaded, here and in the slots. Threads that spin long while they wait for each other
+    # bring a machine that others use too almost to a standstill (docs/decisions/0011).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         app(prog_name="hms-tune")
     except HmsTuneError as error:
