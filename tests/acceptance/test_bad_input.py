@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-
-from hms_tune.cli.main import main
 
 Run = Callable[..., tuple[int, str]]
 
@@ -25,28 +20,6 @@ training: {epochs: 1, batch_size: 4}
 budget: {trials: 1}
 tracking: {wandb: {mode: off}}
 """
-
-
-@pytest.fixture
-def hms_tune(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Run]:
-    """Run a command in ``tmp_path``; returns its exit code and what it said on standard error."""
-    for name in [name for name in os.environ if name.startswith("HMS_TUNE")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HMS_TUNE_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["hms-tune", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), capfd.readouterr().err
-
-    yield run
-    root.handlers[:], root.level = handlers, level
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
