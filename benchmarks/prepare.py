@@ -27,7 +27,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.schema import CLASSES, EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 
 LONGEST_SECONDS = 3422
 SPECTROGRAMS_PER_EEG = 11_138 / 17_089
@@ -119,25 +117,37 @@ def prepare_all(root: Path, jobs: int) -> float:
 WAYS: dict[str, Callable[[Path, int], float]] = {"decode": decode_all, "prepare": prepare_all}
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One run: its seconds, and the largest memory of its process tree in bytes."""
-
-    seconds: float
-    memory: int
-
-
-def measure(way: str, root: Path, jobs: int) -> Measurement:
-    """Run one way in a process of its own and watch the memory of its tree."""
-    shutil.rmtree(root.with_name("store"), ignore_errors=True)
-    command = [sys.executable, __file__, "--run", way, "--at", str(root.parent), "--jobs", str(jobs)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        peak = _Peak(process.pid)
+def measure(way: str, root: Path, jobs: int) -> float:
+    """Seconds that one way takes in a process of its own."""
+    with _run(way, root, jobs) as process:
         output, _ = process.communicate()
-        memory = peak.stop()
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return Measurement(float(output), memory)
+        raise SystemExit(f"{way} failed")
+    return float(output)
+
+
+def largest_memory(way: str, root: Path, jobs: int) -> int:
+    """The largest memory of one way's process tree, bytes; a run of its own, for the watching slows it."""
+    with _run(way, root, jobs) as process:
+        peak = _Peak(process.pid)
+        process.communicate()
+        return peak.stop()
+
+
+def _run(way: str, root: Path, jobs: int) -> subprocess.Popen[str]:
+    shutil.rmtree(root.with_name("store"), ignore_errors=True)
+    _claim_memory(root)
+    command = [sys.executable, __file__, "--run", way, "--at", str(root.parent), "--jobs", str(jobs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _claim_memory(root: Path) -> None:
+    """Touch as much memory as a run needs, so that a virtual machine has it at hand.
+
+    Such a machine may hand its free memory back, and getting it again can cost ten times as much as writing
+    into it; without this, the run that is unlucky pays for that.
+    """
+    np.ones(sum(path.stat().st_size for path in root.rglob("*.parquet")), dtype=np.uint8)
 
 
 class _Peak:
@@ -168,13 +178,13 @@ def _tree_memory(pid: int) -> int:
     return own * 1024 + sum(_tree_memory(int(child)) for child in children)
 
 
-def report(root: Path, jobs: int, runs: dict[str, list[Measurement]], command: str) -> str:
+def report(root: Path, jobs: int, runs: dict[str, list[float]], memory: dict[str, int], command: str) -> str:
     """The table, in Markdown."""
     files = [path for folder in ("eegs", "spectrograms") for path in (root / f"train_{folder}").iterdir()]
     size = sum(path.stat().st_size for path in files)
     eegs = len(os.listdir(root / "train_eegs"))
-    times = {way: statistics.median(run.seconds for run in done) for way, done in runs.items()}
-    ratios = sorted(b.seconds / a.seconds for a, b in zip(runs["decode"], runs["prepare"], strict=True))
+    times = {way: statistics.median(done) for way, done in runs.items()}
+    ratios = sorted(b / a for a, b in zip(runs["decode"], runs["prepare"], strict=True))
     lines = [
         "# Preparing against merely decoding",
         "",
@@ -186,11 +196,10 @@ def report(root: Path, jobs: int, runs: dict[str, list[Measurement]], command: s
         "| | seconds | files/s | MiB/s of parquet | largest memory, MiB |",
         "|---|---|---|---|---|",
     ]
-    for way, done in runs.items():
-        seconds, memory = times[way], max(run.memory for run in done) / 2**20
+    for way, seconds in times.items():
         name = "decode with pyarrow, dropped" if way == "decode" else "`hms-tune data prepare`"
         rates = f"{len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f}"
-        lines.append(f"| {name} | {seconds:.1f} | {rates} | {memory:,.0f} |")
+        lines.append(f"| {name} | {seconds:.1f} | {rates} | {memory[way] / 2**20:,.0f} |")
     lines += [
         "",
         f"Ratio of the medians **{times['prepare'] / times['decode']:.2f}**; of each pair "
@@ -207,13 +216,14 @@ def compare(root: Path, n_eegs: int, jobs: int, repeats: int) -> None:
         write_competition(root, n_eegs, jobs)
     for path in root.rglob("*.parquet"):  # into the page cache
         path.read_bytes()
-    runs: dict[str, list[Measurement]] = {way: [] for way in WAYS}
+    runs: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way in WAYS:
             runs[way].append(measure(way, root, jobs))
-            sys.stderr.write(f"{way}: {runs[way][-1].seconds:.1f} s\n")
+            sys.stderr.write(f"{way}: {runs[way][-1]:.1f} s\n")
     command = f"python benchmarks/prepare.py --eegs {n_eegs} --jobs {jobs} --repeats {repeats}"
-    text = report(root, jobs, runs, command)
+    memory = {way: largest_memory(way, root, jobs) for way in WAYS}
+    text = report(root, jobs, runs, memory, command)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text, encoding="utf-8")
     sys.stdout.write(text)

@@ -36,7 +36,7 @@ from synthetic_measures import (
     shares_of,
 )
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
+from hms_tune.data.schema import CLASSES, VOTE_COLUMNS
 from hms_tune.data.synthetic import FULL_SIZE, synthesize
 from hms_tune.data.synthetic.competition import train_table
 from hms_tune.data.synthetic.outline import Extent

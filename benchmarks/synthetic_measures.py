@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt, welch
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
+from hms_tune.data.schema import CLASSES, VOTE_COLUMNS
 from hms_tune.data.synthetic.spectrogram import bipolar_matrix
 from hms_tune.training.metrics import kl_divergence
 

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hms_tune.data.labels import CLASSES
-from hms_tune.data.schema import EEG_COLUMNS
+from hms_tune.data.schema import CLASSES, EEG_COLUMNS
 from hms_tune.data.synthetic.segments import make_segments
 from hms_tune.signals.filters import ZeroPhaseFilter
 from hms_tune.signals.montage import ANODES, CATHODES, CHAINS, PAIRS, SFREQ

@@ -10,8 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.schema import CLASSES, EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 
 
 def write_competition(

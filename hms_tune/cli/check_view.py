@@ -11,7 +11,8 @@ from rich.text import Text
 
 from hms_tune.data.check import Report
 from hms_tune.data.defects import Defect
-from hms_tune.data.labels import CLASSES, HIGH_VOTES, Split
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.data.schema import CLASSES, Split
 from hms_tune.data.summary import Labelling, Summary
 
 MOST_OF_A_KIND = 20

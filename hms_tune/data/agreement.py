@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind
-from hms_tune.data.labels import VOTE_COLUMNS
+from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.data.tables import read_csv
 
 SUBMISSION_COLUMNS = ("eeg_id", *VOTE_COLUMNS)

@@ -11,6 +11,7 @@ logarithm, within 0.004 (0.4 % of the power) for powers from :data:`POWER_FLOOR`
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.data.schema import SFREQ
+from hms_tune.data.scratch import scratch
 
 POWER_FLOOR = 1e-6
 """Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""
@@ -61,26 +63,30 @@ def encode_eeg(values: NDArray[np.float32]) -> Signal:
     ----------
     values : float32 (n_chans, n_times), µV, at least one second, not infinite; NaN is kept
     """
+    n_chans, n_times = values.shape
     centre = centres(values, second_means(values))
-    rows = np.empty(values.shape[::-1], dtype=np.float16)
+    rows = np.empty((n_times, n_chans), dtype=np.float16)
     clipped = 0
-    for piece, place in _pieces(values):
-        centred = piece - centre[:, np.newaxis]
+    for place in _pieces(n_times, n_chans):
+        piece = values[:, place]
+        centred = np.subtract(piece, centre[:, np.newaxis], out=scratch("piece", *piece.shape))
         clipped += _clip(centred)
         rows[place] = round_to_half(centred).T
     return Signal(rows, centre, clipped)
 
 
 def encode_power(values: NDArray[np.float32]) -> Signal:
-    """Round the natural logarithm of spectrogram power to float16.
+    """Round the natural logarithm of spectrogram power to float16; NaN stays NaN.
 
     Parameters
     ----------
     values : float32 (n_columns, n_frames), µV²/Hz, neither infinite nor negative; NaN is kept
     """
-    rows = np.empty(values.shape[::-1], dtype=np.float16)
-    for piece, place in _pieces(values):
-        logarithm = np.maximum(piece, np.float32(POWER_FLOOR))  # NaN stays NaN
+    n_columns, n_frames = values.shape
+    rows = np.empty((n_frames, n_columns), dtype=np.float16)
+    for place in _pieces(n_frames, n_columns):
+        piece = values[:, place]
+        logarithm = np.maximum(piece, np.float32(POWER_FLOOR), out=scratch("piece", *piece.shape))
         np.log(logarithm, out=logarithm)
         rows[place] = round_to_half(logarithm).T
     return Signal(rows, np.empty(0, np.float32), 0)
@@ -99,10 +105,11 @@ def second_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     n_chans, n_times = values.shape
     whole = n_times // SFREQ * SFREQ
-    means: NDArray[np.float32] = values[:, :whole].reshape(n_chans, -1, SFREQ).mean(axis=2)
-    if whole == n_times:
-        return means
-    return np.concatenate([means, values[:, -SFREQ:].mean(axis=1, keepdims=True)], axis=1)
+    ones = np.ones(SFREQ, dtype=np.float32)  # a product with these is several times as fast as a sum
+    sums: NDArray[np.float32] = values[:, :whole].reshape(n_chans, -1, SFREQ) @ ones
+    if whole < n_times:
+        sums = np.column_stack([sums, values[:, -SFREQ:] @ ones])
+    return sums / np.float32(SFREQ)
 
 
 def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -149,29 +156,33 @@ def round_to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
     Parameters
     ----------
-    values : float32, C order, within the float16 range; overwritten
+    values : float32, last axis contiguous, within the float16 range; overwritten
+
+    Returns
+    -------
+    float16 of the same shape, a view of the memory of ``values``
     """
     values *= np.float32(2.0**-112)  # 2⁻¹⁴ … 2¹⁵ now have exponents 1 … 30, as in float16
     magnitude = values.view(np.uint32)
     magnitude += np.uint32(1 << 12)
-    sign = magnitude >> np.uint32(16)
+    sign = np.right_shift(magnitude, np.uint32(16), out=scratch("sign", *values.shape).view(np.uint32))
     sign &= np.uint32(0x8000)
     magnitude >>= np.uint32(13)
-    magnitude |= sign
-    return magnitude.astype(np.uint16).view(np.float16)  # drops the sign that is still above
+    magnitude |= sign  # the lower half of each is the result; above it the sign remains
+    return values.view(np.float16)[..., _LOWER_HALF]
 
+
+_LOWER_HALF = slice(sys.byteorder == "big", None, 2)
 
 _PIECE = 2**16
 """Values encoded at a time: 256 KiB of float32, which stay in the cache through every step."""
 
 
-def _pieces(values: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], slice]]:
-    """The columns of an array a few rows at a time, and where those rows lie."""
-    n_columns, n_rows = values.shape
+def _pieces(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Which rows to encode at a time."""
     step = max(1, _PIECE // n_columns)
     for first in range(0, n_rows, step):
-        place = slice(first, first + step)
-        yield values[:, place], place
+        yield slice(first, first + step)
 
 
 def _clip(values: NDArray[np.float32]) -> int:

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.data.folds import HELD_OUT
-from hms_tune.data.labels import CLASSES, HIGH_VOTES, Labels
+from hms_tune.data.labels import HIGH_VOTES, Labels
+from hms_tune.data.schema import CLASSES
 from hms_tune.errors import DataError
 
 

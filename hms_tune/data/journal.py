@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
-from hms_tune.data.layout import SignalFile
+from hms_tune.data.schema import Kind, Split
+from hms_tune.data.signal_file import SignalFile
 
-Key = tuple[str, str, int]
+Key = tuple[Kind, Split, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Written:
     centre : taken off each EEG channel, µV, exact as float32; empty for a spectrogram
     """
 
-    kind: str
-    split: str
+    kind: Kind
+    split: Split
     identifier: int
     size: int
     mtime_ns: int

@@ -13,19 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hms_tune.data.schema import VOTE_COLUMNS, Split
 from hms_tune.errors import DataError
-
-CLASSES = ("Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other")
-"""The six patterns, in the order of every vote, target and probability array."""
-
-VOTE_COLUMNS = ("seizure_vote", "lpd_vote", "gpd_vote", "lrda_vote", "grda_vote", "other_vote")
-"""Columns of ``train.csv`` and of a submission, in the order of :data:`CLASSES`."""
 
 HIGH_VOTES = 10
 """A row with at least this many votes is on the high-vote scale, the one the leaderboard follows."""
 
 Rows = Literal["eeg", "vote_vector", "row"]
-Split = Literal["train", "test"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,51 +14,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from hms_tune.data.defects import Defect, DefectKind, refuse
-from hms_tune.data.labels import Split
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.schema import KINDS, SPLITS, Kind, Split
 from hms_tune.data.tables import read_table
 
-Kind = Literal["eeg", "spectrogram"]
-
-SPLITS: tuple[Split, ...] = ("train", "test")
-KINDS: tuple[Kind, ...] = ("eeg", "spectrogram")
 _GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
-
-
-@dataclass(frozen=True, slots=True)
-class SignalFile:
-    """One parquet file that a table names.
-
-    Parameters
-    ----------
-    kind : ``eeg`` or ``spectrogram``
-    split : which half of the competition
-    identifier : ``eeg_id`` or ``spectrogram_id``
-    path : where it lies
-    offsets : starts of the labelled windows in it, seconds, ascending
-    """
-
-    kind: Kind
-    split: Split
-    identifier: int
-    path: Path
-    offsets: tuple[float, ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The signal columns of this kind of file, in order."""
-        return EEG_COLUMNS if self.kind == "eeg" else SPECTROGRAM_COLUMNS
-
-    def defect(
-        self, kind: DefectKind, what: str, mend: str, column: str | None = None, row: int | None = None
-    ) -> Defect:
-        """A defect of this file."""
-        return Defect(kind, str(self.path), column, what, mend, row)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ threads start at once, share memory, and die with the process that a `kill -9` h
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -46,44 +45,4 @@ def unordered(
                     yield running.pop(future), future.result()
         finally:
             for future in running:
-                future.cancel()
-
-
-def ordered(
-    work: Callable[[Task], Result],
-    tasks: Iterable[Task],
-    *,
-    jobs: int,
-    cost: Callable[[Task], int],
-    budget: int,
-) -> Iterator[Result]:
-    """Yield the results in the order of the tasks, as they become ready.
-
-    A task begins only while the costs of all that are under way or not yet consumed stay within the budget
-    (one task may always be), and while there are at most ``16 * jobs`` of them. When the consumer stops or a
-    task raises, tasks not yet begun never begin.
-
-    Parameters
-    ----------
-    work : called in ``jobs`` threads
-    tasks : consumed as far ahead as the budget allows
-    cost : what a task takes from the budget
-    budget : the most that may be taken at once
-    """
-    under_way: deque[tuple[Future[Result], int]] = deque()
-    taken = 0
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            for task in tasks:
-                price = cost(task)
-                while under_way and (taken + price > budget or len(under_way) >= 16 * jobs):
-                    future, returned = under_way.popleft()
-                    yield future.result()
-                    taken -= returned
-                under_way.append((pool.submit(work, task), price))
-                taken += price
-            while under_way:
-                yield under_way.popleft()[0].result()
-        finally:
-            for future, _ in under_way:
                 future.cancel()

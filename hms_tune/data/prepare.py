@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hms_tune.data.decoding import check_footer
 from hms_tune.data.defects import refuse
 from hms_tune.data.journal import Source, Written
-from hms_tune.data.labels import Split
-from hms_tune.data.layout import KINDS, SPLITS, Competition
+from hms_tune.data.layout import Competition
 from hms_tune.data.locking import exclusive
 from hms_tune.data.parallel import available_cores
-from hms_tune.data.schema import TEST_COLUMNS, TRAIN_COLUMNS, Column
+from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
 from hms_tune.data.shelf import Shelf, index_of
-from hms_tune.data.signal_files import check_footer, list_signal_files, missing_files
-from hms_tune.data.store import ARRAYS, FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
+from hms_tune.data.signal_files import list_signal_files, missing_files
+from hms_tune.data.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
 from hms_tune.data.writing import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind
-from hms_tune.data.layout import SignalFile
 from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, TIME_COLUMN
+from hms_tune.data.signal_file import SignalFile
 from hms_tune.data.silence import SCALP_CHANNELS, windows_of_nan
 
 NAN_SHARE = 0.5

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
-from hms_tune.data.labels import VOTE_COLUMNS, Split
+Split = Literal["train", "test"]
+Kind = Literal["eeg", "spectrogram"]
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+KINDS: tuple[Kind, ...] = ("eeg", "spectrogram")
+
+CLASSES = ("Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other")
+"""The six patterns, in the order of every vote, target and probability array."""
+
+VOTE_COLUMNS = ("seizure_vote", "lpd_vote", "gpd_vote", "lrda_vote", "grda_vote", "other_vote")
+"""Columns of ``train.csv`` and of a submission, in the order of :data:`CLASSES`."""
 
 SFREQ = 200
 """Sampling rate of every EEG, Hz."""
@@ -47,6 +57,12 @@ SPECTROGRAM_COLUMNS = tuple(_column(region, hertz) for region in REGIONS for her
 """Power columns of a spectrogram file, µV²/Hz, float32; a ``time`` column in seconds stands before them."""
 
 TIME_COLUMN = "time"
+
+ARRAYS: dict[Kind, tuple[str, int]] = {
+    "eeg": ("eeg.f16", len(EEG_COLUMNS)),
+    "spectrogram": ("spectrogram.f16", len(SPECTROGRAM_COLUMNS)),
+}
+"""File name and number of columns of the array of each kind in a store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hms_tune.data.journal import Key, Source, Written
-from hms_tune.data.layout import Kind
-from hms_tune.data.schema import EEG_COLUMNS
+from hms_tune.data.schema import EEG_COLUMNS, Kind
 from hms_tune.data.store import Store
 
 _CENTRES = [f"centre_{channel}" for channel in EEG_COLUMNS]

@@ -32,14 +32,11 @@ from numpy.typing import NDArray
 
 from hms_tune.data.encoding import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.data.labels import Labels
-from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS
+from hms_tune.data.schema import ARRAYS, EEG_COLUMNS, SFREQ, Kind
 from hms_tune.errors import StoreError
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-ARRAYS = {"eeg": ("eeg.f16", len(EEG_COLUMNS)), "spectrogram": ("spectrogram.f16", len(SPECTROGRAM_COLUMNS))}
-"""File name and number of columns of each array."""
-
 INDEXES = {"eeg": "recordings.parquet", "spectrogram": "spectrograms.parquet"}
 
 
@@ -203,7 +200,7 @@ def test_rows(store: Store) -> Labels:
 test_rows.__test__ = False  # type: ignore[attr-defined]  # its name looks like a test's to pytest
 
 
-def _map(folder: Path, kind: str, n_rows: int) -> NDArray[np.float16]:
+def _map(folder: Path, kind: Kind, n_rows: int) -> NDArray[np.float16]:
     name, n_columns = ARRAYS[kind]
     size, wanted = (folder / name).stat().st_size, n_rows * n_columns * 2
     if size != wanted:

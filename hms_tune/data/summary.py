@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import CLASSES, HIGH_VOTES, VOTE_COLUMNS
-from hms_tune.data.schema import EEG_COLUMNS, SFREQ
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.data.schema import CLASSES, EEG_COLUMNS, SFREQ, VOTE_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind, errors
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS, Split
-from hms_tune.data.schema import TABLE_COLUMNS, Column
+from hms_tune.data.schema import CLASSES, TABLE_COLUMNS, VOTE_COLUMNS, Column, Split
 
 _KEYS: dict[Split, tuple[tuple[str, ...], ...]] = {
     "train": (("eeg_id", "eeg_sub_id"), ("label_id",)),

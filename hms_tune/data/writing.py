@@ -1,27 +1,25 @@
 """Signal files into the arrays of a store, one after another in a fixed order.
 
-Threads decode ahead; the arrays only ever grow. So an interrupted run leaves a sound beginning, and the next
+Scribes decode ahead; the arrays only ever grow. So an interrupted run leaves a sound beginning, and the next
 one goes on where it ends.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from hms_tune.data.defects import errors, refuse
-from hms_tune.data.encoding import Signal
+from hms_tune.data.defects import errors
 from hms_tune.data.footers import length_defects
 from hms_tune.data.journal import Source, Written, append, read_journal
-from hms_tune.data.parallel import ordered
+from hms_tune.data.schema import ARRAYS, Kind
+from hms_tune.data.scribe import Order, Scribe, ScribeProcess, Writer, open_array, read_slice, row_bytes
 from hms_tune.data.shelf import Shelf
-from hms_tune.data.signal_files import read_signal
-from hms_tune.data.store import ARRAYS
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""
@@ -29,15 +27,17 @@ Progress = Callable[[int, int], None]
 DECODED_AHEAD = 96 * 2**20
 """Bytes of files being decoded or waiting for their turn; decoding takes up to seven times that in memory."""
 
+_AT_ONCE, _AT_ONCE_BYTES = 16, 4 * 2**20
+"""Files, and bytes of files, handed to a scribe at once; each handing over costs as much as some 50 kB."""
+
+WORTH_PROCESSES = 128 * 2**20
+"""Bytes of files from which on scribes get processes of their own.
+
+Decoding many small columns holds the interpreter's lock for much of its time, so that threads wait for each
+other; starting a process takes as long as decoding some 60 MiB.
+"""
+
 JOURNAL = "journal.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """The content of one file on its way into its array."""
-
-    content: memoryview
-    written: Written
 
 
 def write_signals(
@@ -69,116 +69,154 @@ def write_signals(
     OSError
         If the disk is full or fails.
     """
-    with ExitStack() as stack:
-        arrays = {kind: _open(partial / name, stack) for kind, (name, _) in ARRAYS.items()}
-        shelves = {
-            kind: _open(shelf.folder / name, stack, writable=False)
-            for kind, (name, _) in ARRAYS.items()
-            if shelf is not None
+    with ExitStack() as files:
+        arrays = {
+            kind: open_array(partial / name, files, writable=True) for kind, (name, _) in ARRAYS.items()
         }
         done = _sound_beginning(partial / JOURNAL, sources, arrays)
         next_row = dict.fromkeys(ARRAYS, 0)
         for written in done:
             next_row[written.kind] = written.start + written.rows
         for kind, handle in arrays.items():
-            os.ftruncate(handle, next_row[kind] * _row_bytes(kind))
-        stream = stack.enter_context(_rewritten(partial / JOURNAL, done))
-
-        def fetch(source: Source) -> _Slice:
-            if shelf is not None and shelf.has(source):
-                shelved = _copy(shelves[source.file.kind], source, shelf.written[source.key])
-                if shelved is not None:
-                    return shelved
-            return _decode(source)
-
-        slices = ordered(
-            fetch, sources[len(done) :], jobs=jobs, cost=lambda source: source.size, budget=DECODED_AHEAD
-        )
-        for piece in slices:
-            written = replace(piece.written, start=next_row[piece.written.kind])
-            _write_at(arrays[written.kind], piece.content, written.start * _row_bytes(written.kind))
-            append(stream, written)
-            next_row[written.kind] += written.rows
-            done.append(written)
-            if progress is not None:
-                progress(len(done), len(sources))
+            os.ftruncate(handle, next_row[kind] * row_bytes(kind))
+        stream = files.enter_context(_rewritten(partial / JOURNAL, done))
+        line = _Line(sources[len(done) :], next_row)
+        with _scribes(partial, shelf, line, jobs):
+            for written in line.finished():
+                append(stream, written)
+                done.append(written)
+                if progress is not None:
+                    progress(len(done), len(sources))
         for handle in arrays.values():
             os.fsync(handle)
     return done
 
 
-def _sound_beginning(journal: Path, sources: Sequence[Source], arrays: Mapping[str, int]) -> list[Written]:
+class _Line:
+    """Who decodes which files, and where they go: in order, so far ahead as memory allows.
+
+    Parameters
+    ----------
+    sources : the files, in the order in which they shall lie
+    next_row : the row of each array at which the first of them begins
+    """
+
+    def __init__(self, sources: Sequence[Source], next_row: Mapping[Kind, int]) -> None:
+        self.sources = sources
+        self._next_row = dict(next_row)
+        self._changed = threading.Condition()
+        self._n_begun = 0  # files handed out
+        self._ahead = 0  # bytes of files handed out and not yet written
+        self._decoded: dict[int, tuple[Writer, Written]] = {}  # files whose place is not known yet
+        self._n_placed = 0
+        self._placed: dict[Writer, dict[int, Written]] = {}  # places of which the scribe does not know yet
+        self._written: dict[int, Written] = {}
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def work(self, scribe: Writer) -> None:
+        """Keep one scribe busy until all files are written; called in a thread of its own."""
+        try:
+            while (order := self._next_order(scribe)) is not None:
+                files, places = order
+                starts = {number: written.start for number, written in places.items()}
+                told = scribe.carry_out(Order(starts, files))
+                self._record(scribe, places, told)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever takes the files
+            with self._changed:
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    def finished(self) -> Iterator[Written]:
+        """Every file that lies in its array, in order, as soon as all before it do."""
+        number = 0
+        while number < len(self.sources):
+            with self._changed:
+                while number not in self._written:
+                    if self._error is not None:
+                        raise self._error
+                    self._changed.wait()
+                ready = []
+                while number in self._written:
+                    ready.append(self._written.pop(number))
+                    number += 1
+            yield from ready
+
+    def close(self) -> None:
+        """Hand out nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next_order(self, scribe: Writer) -> tuple[dict[int, Source], dict[int, Written]] | None:
+        with self._changed:
+            while not (self._closed or self._error):
+                files, places = self._next_files(), self._placed.pop(scribe, {})
+                if files or places:
+                    return files, places
+                if self._n_placed == len(self.sources):
+                    return None
+                self._changed.wait()
+        return None
+
+    def _next_files(self) -> dict[int, Source]:
+        files: dict[int, Source] = {}
+        size = 0
+        for number in range(self._n_begun, min(self._n_begun + _AT_ONCE, len(self.sources))):
+            more = self.sources[number].size
+            too_much = size + more > _AT_ONCE_BYTES if files else self._ahead + more > DECODED_AHEAD
+            if self._ahead and too_much:
+                break
+            files[number] = self.sources[number]
+            size += more
+            self._ahead += more
+        self._n_begun += len(files)
+        return files
+
+    def _record(self, scribe: Writer, places: Mapping[int, Written], told: Mapping[int, Written]) -> None:
+        with self._changed:
+            self._written.update(places)
+            self._ahead -= sum(self.sources[number].size for number in places)
+            self._decoded.update((number, (scribe, written)) for number, written in told.items())
+            while self._n_placed in self._decoded:
+                owner, written = self._decoded.pop(self._n_placed)
+                place = replace(written, start=self._next_row[written.kind])
+                self._next_row[written.kind] += written.rows
+                self._placed.setdefault(owner, {})[self._n_placed] = place
+                self._n_placed += 1
+            self._changed.notify_all()
+
+
+@contextmanager
+def _scribes(partial: Path, shelf: Shelf | None, line: _Line, jobs: int) -> Iterator[None]:
+    """Scribes at work on a line of files, until the block ends."""
+    size = sum(source.size for source in line.sources)
+    kind = ScribeProcess if jobs > 1 and size >= WORTH_PROCESSES else Scribe
+    with ExitStack() as stack:
+        for _ in range(min(jobs, len(line.sources))):
+            scribe = kind(partial, shelf)
+            stack.callback(scribe.close)
+            thread = threading.Thread(target=line.work, args=(scribe,), daemon=True)
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(line.close)
+        yield
+
+
+def _sound_beginning(journal: Path, sources: Sequence[Source], arrays: Mapping[Kind, int]) -> list[Written]:
     """What an earlier run wrote of these files, as far as files and slices are still the same."""
     sound: list[Written] = []
     next_row = dict.fromkeys(ARRAYS, 0)
     for source, written in zip(sources, read_journal(journal), strict=False):
         if not written.is_of(source) or written.start != next_row[written.kind]:
             break
-        if _read_slice(arrays[written.kind], written) is None or errors(
+        if read_slice(arrays[written.kind], written) is None or errors(
             length_defects(source.file, written.rows)
         ):
             break
         next_row[written.kind] += written.rows
         sound.append(written)
     return sound
-
-
-def _copy(handle: int, source: Source, written: Written) -> _Slice | None:
-    """An unchanged file's slice of an older store; None if it is damaged."""
-    refuse(length_defects(source.file, written.rows))  # its labels may have changed
-    content = _read_slice(handle, written)
-    return None if content is None else _Slice(content, written)
-
-
-def _decode(source: Source) -> _Slice:
-    signal, defects = read_signal(source.file)
-    refuse(defects)
-    return _Slice(signal.buffer, _entry(source, signal))
-
-
-def _entry(source: Source, signal: Signal) -> Written:
-    return Written(
-        kind=source.file.kind,
-        split=source.file.split,
-        identifier=source.file.identifier,
-        size=source.size,
-        mtime_ns=source.mtime_ns,
-        start=0,  # known when its turn comes
-        rows=len(signal.values),
-        checksum=zlib.crc32(signal.buffer),
-        clipped=signal.clipped,
-        centre=tuple(signal.centre.tolist()),
-    )
-
-
-def _row_bytes(kind: str) -> int:
-    return 2 * ARRAYS[kind][1]
-
-
-def _open(path: Path, stack: ExitStack, *, writable: bool = True) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY, 0o644)
-    stack.callback(os.close, handle)
-    return handle
-
-
-def _read_slice(handle: int, written: Written) -> memoryview | None:
-    """The bytes of a slice, or None if they are not what was written."""
-    wanted = written.rows * _row_bytes(written.kind)
-    content = bytearray(wanted)
-    view, offset = memoryview(content), written.start * _row_bytes(written.kind)
-    while view:
-        count = os.preadv(handle, [view], offset)
-        if count == 0:
-            return None
-        view, offset = view[count:], offset + count
-    return memoryview(content) if zlib.crc32(content) == written.checksum else None
-
-
-def _write_at(handle: int, content: memoryview, offset: int) -> None:
-    """Write all of it; unlike a store through a mapping, a full disk is an error here and not a crash."""
-    while content:
-        count = os.pwrite(handle, content, offset)
-        content, offset = content[count:], offset + count
 
 
 def _rewritten(journal: Path, done: Sequence[Written]) -> TextIO:

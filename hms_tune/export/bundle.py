@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from hms_tune import __version__
 from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.labels import CLASSES
+from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.signals import eeg_windows, spectrogram_windows
 from hms_tune.models.network import build_network

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.labels import CLASSES, HIGH_VOTES
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.data.schema import CLASSES
 from hms_tune.export.onnx import OnnxCheck
 from hms_tune.export.scores import Scores
 

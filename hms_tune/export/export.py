@@ -16,7 +16,7 @@ import torch
 
 from hms_tune import __version__
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.labels import CLASSES
+from hms_tune.data.schema import CLASSES
 from hms_tune.data.store import Store
 from hms_tune.errors import BundleError, TrainingError, UsageError
 from hms_tune.export.bundle import load_network, seal_bundle

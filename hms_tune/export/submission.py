@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import VOTE_COLUMNS
+from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.errors import BundleError, UsageError
 
 ROW_SUM_TOLERANCE = 1e-6

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import CLASSES, HIGH_VOTES
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.data.schema import CLASSES
 from hms_tune.data.summary import Labelling
 from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, GRID, INK, new_figure, quiet
 

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import CLASSES
-from hms_tune.data.schema import FREQUENCIES, REGIONS, SFREQ, WINDOW_SECONDS
+from hms_tune.data.schema import CLASSES, FREQUENCIES, REGIONS, SFREQ, WINDOW_SECONDS
 from hms_tune.seeing.example import LABELLED_SECONDS
 from hms_tune.seeing.style import CHAIN_COLOURS, CLASS_COLOURS, FAINT, GRID, INK, MARK, quiet
 from hms_tune.seeing.traces import Trace

@@ -9,11 +9,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hms_tune.data.decoding import check_footer, decode
 from hms_tune.data.defects import errors, refuse
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS, Split
-from hms_tune.data.layout import Competition, SignalFile
-from hms_tune.data.schema import FRAME_SECONDS, SFREQ, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
-from hms_tune.data.signal_files import check_footer, decode
+from hms_tune.data.layout import Competition
+from hms_tune.data.schema import (
+    CLASSES,
+    FRAME_SECONDS,
+    SFREQ,
+    VOTE_COLUMNS,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    WINDOW_SECONDS,
+    Split,
+)
+from hms_tune.data.signal_file import SignalFile
 from hms_tune.errors import DataError
 
 LABELLED_SECONDS = (20.0, 30.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import CLASSES
+from hms_tune.data.schema import CLASSES
 
 IDEALIZED_SHARE = 0.8
 """More than this share of the votes for one class."""

@@ -6,7 +6,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
-from hms_tune.data.labels import CLASSES
+from hms_tune.data.schema import CLASSES
 from hms_tune.seeing.style import CLASS_COLOURS
 
 _STYLE = """

@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hms_tune.data.defects import Defect
-from hms_tune.data.labels import CLASSES
 from hms_tune.data.layout import Competition
+from hms_tune.data.schema import CLASSES
 from hms_tune.seeing import charts
 from hms_tune.seeing.example import load_rows
 from hms_tune.seeing.notes import FIRST_LOOKS, KINDS

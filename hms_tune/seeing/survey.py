@@ -11,11 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.check import Report, check_folder
+from hms_tune.data.decoding import check_footer
 from hms_tune.data.defects import refuse
-from hms_tune.data.labels import CLASSES, HIGH_VOTES, VOTE_COLUMNS, Split
+from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.layout import Competition
-from hms_tune.data.schema import SFREQ
-from hms_tune.data.signal_files import check_footer, list_signal_files
+from hms_tune.data.schema import CLASSES, SFREQ, VOTE_COLUMNS, Split
+from hms_tune.data.signal_files import list_signal_files
 from hms_tune.seeing.kinds import kinds_of, leading_class
 
 SHOWN_KINDS = ("idealized", "proto", "edge")

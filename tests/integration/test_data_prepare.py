@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hms_tune.data import writing
+from hms_tune.data import scribe
 from hms_tune.data.encoding import ABSOLUTE_ERROR, RELATIVE_ERROR
 from hms_tune.data.journal import Source
 from hms_tune.data.labels import make_labels
-from hms_tune.data.layout import SignalFile
 from hms_tune.data.prepare import bytes_needed, prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.signal_file import SignalFile
 from hms_tune.data.store import Manifest, Store, store_path, test_rows
 from hms_tune.errors import DataError, StoreError
 
@@ -142,9 +142,9 @@ def test_a_killed_run_is_continued_to_the_same_bytes(
 
 
 def _counting_decodes(decoded: list[int], root: Path, target: Path) -> Store:
-    original = writing.read_signal
+    original = scribe.read_signal
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "read_signal", lambda file: decoded.append(1) or original(file))
+        patch.setattr(scribe, "read_signal", lambda file: decoded.append(1) or original(file))
         return prepare(root, store=target, jobs=1)
 
 
@@ -390,7 +390,7 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_leaves_nothing(
     def full(handle: int, content: bytes, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing.os, "pwrite", full)
+    monkeypatch.setattr(scribe.os, "pwrite", full)
     with pytest.raises(
         StoreError, match=r"cannot be written: No space left on device\. Name a writable place"
     ):

@@ -16,9 +16,8 @@ import torch
 
 import hms_tune
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.labels import VOTE_COLUMNS
 from hms_tune.data.prepare import prepare
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
+from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store import Store
 from hms_tune.errors import BundleError, DataError, SignalError, UsageError
 from hms_tune.export.bundle import file_digest, load_bundle

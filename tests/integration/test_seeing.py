@@ -13,8 +13,7 @@ from matplotlib import image
 from typer.testing import CliRunner, Result
 
 from hms_tune.cli.data import app
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
-from hms_tune.data.schema import EEG_COLUMNS
+from hms_tune.data.schema import CLASSES, EEG_COLUMNS, VOTE_COLUMNS
 from hms_tune.errors import DataError
 from hms_tune.seeing.example import load_example
 from hms_tune.seeing.style import png

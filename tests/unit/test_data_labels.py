@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS, Labels, make_labels
+from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.schema import CLASSES, VOTE_COLUMNS
 from hms_tune.errors import DataError
 
 

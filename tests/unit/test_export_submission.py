@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hms_tune.data.labels import VOTE_COLUMNS
+from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.errors import BundleError, UsageError
 from hms_tune.export.submission import submission_table, write_submission
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hms_tune.data.labels import CLASSES
+from hms_tune.data.schema import CLASSES
 from hms_tune.seeing.kinds import kinds_of, leading_class
 
 

@@ -14,10 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from hms_tune.data.labels import CLASSES, VOTE_COLUMNS
-from hms_tune.data.layout import SPLITS, Competition
+from hms_tune.data.layout import Competition
 from hms_tune.data.parallel import available_cores, unordered
-from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, SPECTROGRAM_COLUMNS, TIME_COLUMN
+from hms_tune.data.schema import (
+    CLASSES,
+    EEG_COLUMNS,
+    FRAME_SECONDS,
+    SPECTROGRAM_COLUMNS,
+    SPLITS,
+    TIME_COLUMN,
+    VOTE_COLUMNS,
+)
 from hms_tune.data.synthetic.outline import Extent, Plan, Stretch
 from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.stretch import recording_samples, render, spectrogram_frames

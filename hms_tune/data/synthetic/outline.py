@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import Split
+from hms_tune.data.schema import Split
 from hms_tune.data.synthetic.raters import RaterPool
 
 # Streams of random numbers: a key's first number says what it is for, so that no two ever meet.

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.labels import Split
-from hms_tune.data.schema import WINDOW_SECONDS
+from hms_tune.data.schema import WINDOW_SECONDS, Split
 from hms_tune.data.synthetic.episodes import episodes_of, gaps_of
 from hms_tune.data.synthetic.outline import (
     IDS,

@@ -1,0 +1,142 @@
+"""What a signal file holds: its footer, its values, and every defect of either.
+
+``data check`` and ``data prepare`` ask the same questions here; the first collects every answer, the second
+stops at the first bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.encoding import Signal, encode_eeg, encode_power
+from hms_tune.data.footers import RESTORE, footer_defects, is_usual
+from hms_tune.data.scratch import scratch
+from hms_tune.data.signal_file import SignalFile
+from hms_tune.data.silence import windows_of_nan
+
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError)
+
+
+def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
+    """Number of rows, and every defect that can be seen without decoding the signal."""
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            return parquet.metadata.num_rows, footer_defects(file, parquet)
+    except _READ_ERRORS as error:
+        return 0, [_unreadable(file, error)]
+
+
+def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
+    """A file in the form of the store, with every defect of its footer and of its content.
+
+    The file is opened once; see :mod:`hms_tune.data.encoding` for the form.
+    """
+    try:
+        with _opened(file) as parquet:
+            defects = footer_defects(file, parquet)
+            if errors(defects):
+                return _nothing(file), defects
+            values = _values(parquet, file, reuse=True)
+    except _READ_ERRORS as error:
+        return _nothing(file), [_unreadable(file, error)]
+    defects += _value_defects(file, values)
+    if errors(defects):
+        return _nothing(file), defects
+    return (encode_power(values) if file.kind == "spectrogram" else encode_eeg(values)), defects
+
+
+def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
+    """The signal as a file with a sound footer has it, and every value in it that cannot be.
+
+    Returns
+    -------
+    values : float32 (n_columns, n_rows), C order, µV or µV²/Hz, nulls as NaN; empty if the file is unreadable
+    defects : errors of the content; none when the values can be used
+    """
+    try:
+        with _opened(file) as parquet:
+            values = _values(parquet, file)
+    except _READ_ERRORS as error:
+        return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
+    return values, _value_defects(file, values)
+
+
+class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no types
+    """A file whose columns are flat: opening one does without a map of its nested columns.
+
+    pyarrow builds that map column by column in Python, and uses it only where columns are named.
+    """
+
+    def _build_nested_paths(self) -> dict[str, list[int]]:
+        return {}
+
+
+@contextmanager
+def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
+    with pa.OSFile(str(file.path)) as stream:
+        content = stream.read_buffer()
+    with _FlatParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
+        yield parquet
+
+
+def _values(parquet: pq.ParquetFile, file: SignalFile, *, reuse: bool = False) -> NDArray[np.float32]:
+    """The signal columns as float32 (n_columns, n_rows), nulls as NaN; with ``reuse``, until the next call.
+
+    All columns are read: naming 400 of them takes longer than reading one that is not needed.
+    """
+    table = parquet.read(use_threads=False)
+    if not is_usual(file, parquet):
+        table = table.select(file.columns)
+    elif file.kind == "spectrogram":
+        table = table.remove_column(0)  # the time; much faster than naming the 400 others
+    elif all(column.num_chunks == 1 and not column.null_count for column in table.columns):
+        columns = [column.chunk(0).to_numpy() for column in table.columns]
+        out = scratch("values", len(columns), table.num_rows) if reuse else None
+        return np.stack(columns, out=out)  # several times as fast as the general way below
+    batches = table.to_batches()
+    batch = batches[0] if len(batches) == 1 else table.combine_chunks().to_batches()[0]
+    tensor = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
+    return np.ascontiguousarray(tensor.T, dtype=np.float32)
+
+
+def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:
+    lowest, highest = values.min(), values.max()  # NaN where there is any
+    if np.isfinite(lowest) and np.isfinite(highest) and (file.kind == "eeg" or lowest >= 0):
+        return []
+    defects = _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file)
+    if file.kind == "spectrogram":
+        defects += _values_that_are(values < 0, DefectKind.POWER_NEGATIVE, file)
+    elif file.split == "train":
+        defects += windows_of_nan(file, values)
+    return defects
+
+
+def _values_that_are(wrong: NDArray[np.bool_], kind: DefectKind, file: SignalFile) -> list[Defect]:
+    columns = np.flatnonzero(wrong.any(axis=1))
+    if not columns.size:
+        return []
+    row = int(wrong[columns[0]].argmax())
+    what = f"row {row} is {'infinite' if kind == DefectKind.VALUE_INFINITE else 'a negative power'}"
+    what += f" (so in {columns.size} columns)" if columns.size > 1 else ""
+    return [file.defect(kind, what, f"{RESTORE}, or write NaN there.", file.columns[columns[0]], row)]
+
+
+def _nothing(file: SignalFile) -> Signal:
+    return Signal(np.empty((0, len(file.columns)), np.float16), np.empty(0, np.float32), 0)
+
+
+def _unreadable(file: SignalFile, error: Exception) -> Defect:
+    if isinstance(error, FileNotFoundError):
+        return file.defect(DefectKind.FILE_MISSING, "the file is missing", f"{RESTORE}.")
+    if file.path.is_file() and file.path.stat().st_size == 0:
+        return file.defect(DefectKind.FILE_EMPTY, "the file is empty, 0 bytes", f"{RESTORE}.")
+    reason = "it is a folder" if file.path.is_dir() else " ".join(str(error).split())[:160]
+    what, mend = f"not a readable parquet file: {reason}", f"{RESTORE}; it may be cut short."
+    return file.defect(DefectKind.FILE_UNREADABLE, what, mend)
