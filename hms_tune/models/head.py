@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hms_tune.config.trial import ModelConfig
+from hms_tune.models.dropping import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -122,7 +123,7 @@ class Head(nn.Sequential):
             layers.append(nn.Linear(width, config.hidden))
         layers += [
             ACTIVATIONS[config.activation](),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden or width, n_classes),
         ]
         super().__init__(*layers)

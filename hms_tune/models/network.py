@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
 from hms_tune.models.backbone import make_backbone, traits
+from hms_tune.models.dropping import replace_drop_paths
 from hms_tune.models.head import FeatureMap, Head
 from hms_tune.models.layers import check_depth, divide, freeze, frozen_count
 from hms_tune.models.pretrained import load_weights, with_published_weights
@@ -137,6 +138,8 @@ def build_network(
         backbone = make_backbone(config.backbone, **arguments)
         if config.pretrained:
             load_weights(backbone, Path(config.pretrained))
+    if config.drop_path:
+        replace_drop_paths(backbone, config.drop_path)
     groups = divide(backbone)
     frozen = freeze(backbone, groups[: frozen_count(config, len(groups))])
     width: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features

@@ -47,6 +47,13 @@ class Augmentation:
         of_eeg = config.window_shift_seconds or config.channel_drop or config.band_pass or config.noise_uv
         return bool(config.left_right_swap or (self._eeg and of_eeg) or (self._polarity and config.sign_flip))
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether an image to learn from can differ from the clean one at all."""
+        config = self.config
+        masks = config.time_mask or config.frequency_mask
+        return bool(self.touches_signals or masks or config.mixup_alpha or config.cutmix_alpha)
+
     def shifts(self, n: int, generator: torch.Generator, sfreq: float = SFREQ) -> Tensor | None:
         """Draw by how much each EEG window moves within its recording.
 

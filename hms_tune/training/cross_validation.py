@@ -110,7 +110,8 @@ class CrossValidation:
     def _run_fold(self, fold: int, folds: int, data: TrialData, progress: _Progress) -> Iterator[Event]:
         training = self.config.training
         train_rows, validation_rows = data.fold_rows(fold)
-        state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=train_rows)
+        learner = self.workspace.learners.lend(self.config)
+        state = FoldTraining(self.config, data, learner, fold=fold, train_rows=train_rows)
         best = BestEpoch(training.early_stopping)
         epoch: int | None = 0
         if progress.fold_state is not None and progress.best_state is not None:

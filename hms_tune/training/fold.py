@@ -8,16 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import NonFiniteLossError
-from hms_tune.models.losses import make_loss
-from hms_tune.models.network import Network, build_network
-from hms_tune.training.device import autocast
 from hms_tune.training.inference import predict_probabilities
-from hms_tune.training.optimizers import make_optimizer, set_learning_rate
+from hms_tune.training.learner import Learner
 from hms_tune.training.randomness import counter_generator, counter_seed
 from hms_tune.training.schedules import make_schedule
 from hms_tune.training.stages import Stage, learning_targets, learning_weights, make_stages
@@ -34,13 +30,13 @@ class TrainedEpoch:
 
 
 class FoldTraining:
-    """One network and everything that changes as it learns.
+    """One fold of one trial: what it learns from, in which order, at which rates.
 
     Parameters
     ----------
     config : the trial
     data : its rows and images
-    device : where it computes
+    learner : the network that learns; it belongs to this fold until another begins
     fold : names the fold's random numbers
     train_rows : int64 array, rows to learn from
     """
@@ -49,7 +45,7 @@ class FoldTraining:
         self,
         config: TrialConfig,
         data: TrialData,
-        device: torch.device,
+        learner: Learner,
         *,
         fold: int,
         train_rows: NDArray[np.int64],
@@ -58,40 +54,20 @@ class FoldTraining:
         self.stages = make_stages(training, data.labels, train_rows, where=f"fold {fold}")
         self.config = config
         self.fold = fold
+        self.learner = learner
         self._data = data
-        self._device = device
-        self._updates = 0
-        self._targets = torch.from_numpy(learning_targets(training, data.labels)).to(device)
+        self._device = learner.device
+        self._targets = torch.from_numpy(learning_targets(training, data.labels)).to(self._device)
         weights = learning_weights(training, data.labels, train_rows)
-        self._weights = None if weights is None else torch.from_numpy(weights).to(device)
-        torch.manual_seed(counter_seed(training.seed, "weights", fold))
-        network = build_network(config.model, channels=config.input.channels, image=config.input.image)
-        self.network: Network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups = self.network.parameter_groups(
-            learning_rate=training.learning_rate,
-            weight_decay=training.weight_decay,
-            backbone_lr_ratio=training.backbone_lr_ratio,
-            layer_decay=training.layer_decay,
-        )
-        self._optimizer = make_optimizer(training.optimizer, groups, device)
+        self._weights = None if weights is None else torch.from_numpy(weights).to(self._device)
+        steps = sum(stage.epochs * stage.steps_per_epoch for stage in self.stages)
+        learner.expect(steps * config.data.trained_folds)
+        self._token = learner.begin(fold)
+        self._features = self._frozen_features()
         self._schedules = [
             make_schedule(training.scheduler, epochs=stage.epochs, steps_per_epoch=stage.steps_per_epoch)
             for stage in self.stages
         ]
-        self._loss = make_loss(training.loss, training.label_smoothing)
-        self._average = (
-            ModelEmaV3(self.network, decay=training.ema_decay, use_warmup=True)
-            if training.ema_decay is not None
-            else None
-        )
-
-    @property
-    def judged_network(self) -> nn.Module:
-        """The network that is validated and kept: the moving average where there is one."""
-        if self._average is None:
-            return self.network
-        average: nn.Module = self._average.module
-        return average
 
     def stage_of(self, epoch: int) -> Stage:
         """The stage that an epoch belongs to."""
@@ -103,28 +79,36 @@ class FoldTraining:
         Raises
         ------
         NonFiniteLossError
-            On the CPU before the step that would spoil the weights, on a GPU at the end of the epoch,
-            where asking does not hold up the device.
+            On the CPU at once, on a GPU at the end of the epoch, where asking does not hold up the device.
         """
-        self.network.train()
-        stage = self.stage_of(epoch)
+        if self.learner.fold is not self._token:
+            raise RuntimeError(f"the network of fold {self.fold} has been lent to another fold since")
+        learner, stage = self.learner, self.stage_of(epoch)
+        learner.network.train()
         schedule = self._schedules[stage.number]
         first_step = (epoch - stage.first_epoch) * stage.steps_per_epoch
+        factors = [
+            stage.learning_rate_ratio * schedule.factor(first_step + step)
+            for step in range(stage.steps_per_epoch)
+        ]
+        learner.updater.plan(factors)
         total = torch.zeros((), device=self._device)
-        learning_rate = 0.0
         for step, rows in enumerate(self._batches(stage, epoch)):
-            factor = stage.learning_rate_ratio * schedule.factor(first_step + step)
-            learning_rate = set_learning_rate(self._optimizer, factor)
+            learner.updater.set_step(step)
             total += self._train_step(stage, epoch, step, rows)
         loss = float(total) / stage.steps_per_epoch
         self._refuse_non_finite(loss, epoch)
-        return TrainedEpoch(loss, learning_rate, stage.steps_per_epoch * stage.batch_size)
+        rate = learner.updater.learning_rate(factors[-1])
+        return TrainedEpoch(loss, rate, stage.steps_per_epoch * stage.batch_size)
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class probabilities of rows, float32 ``(n_rows, 6)``."""
+        network = self.learner.judged_network
+        features = self._features
+        parts = self.learner.parts(network) if features is not None else None
         return predict_probabilities(
-            [self.judged_network],
-            self._data.images.clean,
+            [network if parts is None else parts[1]],
+            self._data.images.clean if features is None else lambda some: _rows_of(features, some),
             torch.from_numpy(rows),
             training=self.config.training,
             device=self._device,
@@ -139,29 +123,20 @@ class FoldTraining:
 
         The random numbers are counters and need no keeping.
         """
-        return {
-            "network": _on_cpu(self.network.state_dict()),
-            "average": _on_cpu(self._average.module.state_dict()) if self._average is not None else None,
-            "optimizer": _on_cpu(self._optimizer.state_dict()),
-            "schedules": [schedule.state_dict() for schedule in self._schedules],
-            "updates": self._updates,
-        }
+        state: dict[str, Any] = _on_cpu(self.learner.state_dict())
+        return state | {"schedules": [schedule.state_dict() for schedule in self._schedules]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.network.load_state_dict(state["network"])
-        if self._average is not None:
-            self._average.module.load_state_dict(state["average"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state)
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
-        self._updates = state["updates"]
 
     def judged_weights(self) -> dict[str, Tensor]:
         """A copy, on the CPU, of the weights that are validated."""
         return {
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in self.judged_network.state_dict().items()
+            for name, tensor in self.learner.judged_network.state_dict().items()
         }
 
     def _batches(self, stage: Stage, epoch: int) -> list[Tensor]:
@@ -169,26 +144,32 @@ class FoldTraining:
         order = stage.rows[torch.randperm(len(stage.rows), generator=generator)]
         return list(order.split(stage.batch_size))[: stage.steps_per_epoch]
 
+    def _frozen_features(self) -> tuple[Tensor, ...] | None:
+        """What the frozen prefix makes of every row; None where there is no such prefix or images vary."""
+        parts = None if self._data.images.vary else self.learner.parts(self.learner.network)
+        if parts is None:
+            return None
+        return self.learner.features.get(self.config, self.fold, parts[0], self._data, self._device)
+
     def _train_step(self, stage: Stage, epoch: int, step: int, rows: Tensor) -> Tensor:
         training = self.config.training
         counters = (self.fold, epoch, step)
         generator = counter_generator(training.seed, "augmentation", *counters)
         torch.manual_seed(counter_seed(training.seed, "regularization", *counters))
-        images, targets, weights = self._augmented(stage, rows, generator)
-        with autocast(self._device, training.precision):
-            logits = self.network(images.contiguous(memory_format=torch.channels_last))
-        loss = self._loss(logits.float(), targets, weights)
+        if self._features is None:
+            images, targets, weights = self._augmented(stage, rows, generator)
+            images = images.contiguous(memory_format=torch.channels_last)
+            loss = self.learner.learn((images,), targets, weights)
+        else:
+            inputs = _rows_of(self._features, rows)
+            on_device = rows.to(self._device)
+            weights = None if self._weights is None or stage.number else self._weights[on_device]
+            parts = self.learner.parts(self.learner.network)
+            rest = None if parts is None else parts[1]
+            loss = self.learner.learn(inputs, self._targets[on_device], weights, through=rest)
         if self._device.type == "cpu":
             self._refuse_non_finite(loss.item(), epoch)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if training.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), training.grad_clip)
-        self._optimizer.step()
-        if self._average is not None:
-            self._average.update(self.network, step=self._updates)
-        self._updates += 1
-        return loss.detach()
+        return loss
 
     def _augmented(
         self, stage: Stage, rows: Tensor, generator: torch.Generator
@@ -212,6 +193,15 @@ class FoldTraining:
                 where=f"fold {self.fold}, epoch {epoch}",
                 mend="Lower training.learning_rate or set training.grad_clip",
             )
+
+
+def _rows_of(features: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
+    return tuple(
+        feature[rows.to(feature.device)].contiguous(memory_format=torch.channels_last)
+        if feature.ndim == 4
+        else feature[rows.to(feature.device)]
+        for feature in features
+    )
 
 
 def _on_cpu(tree: Any) -> Any:

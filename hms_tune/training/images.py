@@ -46,7 +46,10 @@ class ImageCache:
 
 
 class RowImages:
-    """Images of the rows of a trial, with or without augmentation."""
+    """Images of the rows of a trial, with or without augmentation.
+
+    ``key`` tells its clean images from any others.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,19 @@ class RowImages:
         transform: ImageTransform,
         augmentation: Augmentation,
         cached: Tensor | None = None,
+        *,
+        key: str = "",
     ) -> None:
+        self.key = key
         self._source = source
         self._transform = transform
         self._augmentation = augmentation
         self._cached = cached
+
+    @property
+    def vary(self) -> bool:
+        """Whether augmentation makes an image of a row differ from epoch to epoch."""
+        return self._augmentation.changes_anything
 
     def clean(self, rows: Tensor) -> Tensor:
         """Images as they are predicted from: float32 ``(n_rows, channels, height, width)``."""

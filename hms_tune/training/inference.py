@@ -17,7 +17,7 @@ from hms_tune.training.device import autocast
 @torch.no_grad()
 def predict_probabilities(
     networks: Sequence[nn.Module],
-    images_of: Callable[[Tensor], Tensor],
+    inputs_of: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     rows: Tensor,
     *,
     training: TrainingConfig,
@@ -30,7 +30,7 @@ def predict_probabilities(
     Parameters
     ----------
     networks : networks on ``device``; their training mode is restored
-    images_of : rows to images, such as :meth:`hms_tune.training.images.RowImages.clean`
+    inputs_of : rows to images, such as :meth:`hms_tune.training.images.RowImages.clean`, or to several inputs
     rows : int64 tensor, shape (n_rows,)
     training : its loss says what logits mean, its precision how they are computed
     batch_size : rows at once; ``training.test_batch_size`` by default
@@ -46,9 +46,10 @@ def predict_probabilities(
     parts: list[Tensor] = []
     done = 0
     for batch in rows.split(batch_size or training.test_batch_size):
-        images = images_of(batch).contiguous(memory_format=torch.channels_last)
+        given = inputs_of(batch)
+        inputs = given if isinstance(given, tuple) else (given.contiguous(memory_format=torch.channels_last),)
         with autocast(device, training.precision):
-            logits = [network(images) for network in networks]
+            logits = [network(*inputs) for network in networks]
         parts.append(torch.stack([probabilities(each.float(), training.loss) for each in logits]).mean(dim=0))
         done += len(batch)
         if progress is not None:

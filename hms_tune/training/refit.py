@@ -68,7 +68,8 @@ class Refit:
         data = self.workspace.trial_data(self.config)
         fold = self.config.data.folds * self.config.data.fold_repeats
         rows = np.arange(len(data.labels), dtype=np.int64)
-        state = FoldTraining(self.config, data, self.workspace.device, fold=fold, train_rows=rows)
+        learner = self.workspace.learners.lend(self.config)
+        state = FoldTraining(self.config, data, learner, fold=fold, train_rows=rows)
         checkpoints = self.directory / "full"
         saved = read_newest_checkpoint(checkpoints)
         identity = [self.config.hash, self.workspace.store.manifest.digest]

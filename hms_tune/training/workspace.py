@@ -18,7 +18,9 @@ from hms_tune.data.windows import WindowSource
 from hms_tune.errors import DataError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
+from hms_tune.training.acceleration import AccelerationSettings
 from hms_tune.training.images import ImageCache, RowImages
+from hms_tune.training.learner import Learners
 from hms_tune.training.metrics import kl_divergence
 
 
@@ -83,9 +85,12 @@ class Judged:
 class Workspace:
     """A store on a device, and what trials derived from it that the next trial can use again."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
+    def __init__(
+        self, store: Store, device: torch.device, acceleration: AccelerationSettings | None = None
+    ) -> None:
         self.store = store
         self.device = device
+        self.learners = Learners(device, acceleration)
         self._rows_key: str | None = None
         self._labels: Labels | None = None
         self._source: WindowSource | None = None
@@ -101,6 +106,7 @@ class Workspace:
             transform,
             Augmentation(config.augmentation, config.input),
             self._cache.get(key, source, transform, len(labels)),
+            key=key,
         )
         shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
         folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed)

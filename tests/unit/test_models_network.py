@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hms_tune.config.trial import ModelConfig
+from hms_tune.models.dropping import Dropout
 from hms_tune.models.head import GeneralizedMean
 from hms_tune.models.layers import layer_groups
 from hms_tune.models.network import Network, build_network
@@ -71,15 +72,15 @@ def test_the_activation_acts_on_the_hidden_layer_or_else_on_the_pooled_features(
     activation: str, kind: type[nn.Module]
 ) -> None:
     with_hidden = make(activation=activation, hidden=32, dropout=0.25).head
-    assert [type(layer) for layer in with_hidden][1:] == [nn.Linear, kind, nn.Dropout, nn.Linear]
-    assert (with_hidden[1].out_features, with_hidden[3].p, with_hidden[4].in_features) == (32, 0.25, 32)
+    assert [type(layer) for layer in with_hidden][1:] == [nn.Linear, kind, Dropout, nn.Linear]
+    assert (with_hidden[1].out_features, with_hidden[3].rate, with_hidden[4].in_features) == (32, 0.25, 32)
     without = make(activation=activation).head
-    assert [type(layer) for layer in without][1:] == [kind, nn.Dropout, nn.Linear]
+    assert [type(layer) for layer in without][1:] == [kind, Dropout, nn.Linear]
 
 
 def test_stochastic_depth_reaches_the_backbone() -> None:
     network = make(backbone="test_efficientnet", drop_path=0.5).train()
-    rates = [module.drop_prob for module in network.modules() if type(module).__name__ == "DropPath"]
+    rates = [float(module.rate) for module in network.modules() if type(module).__name__ == "DropPath"]
     assert rates
     assert 0 < max(rates) <= 0.5
 

@@ -1,0 +1,283 @@
+"""How the step of a network is run: plainly, as a captured CUDA graph, or compiled; what measures fastest.
+
+A small network on a fast GPU waits for its kernels to be launched: some hundred a step (with gradients and
+update), each a few microseconds. A CUDA graph launches all of them at once. Compiling fuses them as well, but
+costs up to a minute for each shape, so it is tried only where the steps to come can earn that back.
+
+On the CPU steps run plainly unless something else is asked for: there a resumed trial must equal an
+undisturbed one bit for bit, and what is fastest today need not be so tomorrow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from hms_tune.errors import UsageError
+
+Acceleration = Literal["auto", "plain", "graphs", "compiled"]
+Batch = tuple[Tensor | None, ...]
+"""Targets, weights and inputs of a step; None where there are no weights."""
+
+Step = Callable[[nn.Module, Batch], Tensor]
+"""Takes one step through a network or a compiled form of it; returns the loss."""
+
+COMPILE_SECONDS = 60.0
+"""What compiling costs where none has been timed yet: 34–87 s with cold caches, of a small backbone."""
+
+HOPED_GAIN = 0.2
+"""Share of a step that compiling may save; it is tried where so much of all steps to come pays for it."""
+
+WORTH = 0.97
+"""A faster way is taken where it needs at most this share of the time."""
+
+_WARM_UP, _TIMED = 3, 10
+
+_logger = logging.getLogger(__name__)
+
+
+def parse_acceleration(text: str) -> Acceleration:
+    """Raises UsageError for a name that is none."""
+    if text not in get_args(Acceleration):
+        raise UsageError(f"unknown acceleration {text!r}", mend=f"Use {', '.join(get_args(Acceleration))}")
+    return cast(Acceleration, text)
+
+
+@dataclass(frozen=True, slots=True)
+class AccelerationSettings:
+    """What a slot was asked, and where it keeps what it found out.
+
+    ``memory`` : JSON file of the times measured on this machine; None: nothing is kept
+    ``trials_to_come`` : about how many trials this slot still runs; compiling must pay within them
+    """
+
+    wanted: Acceleration = "auto"
+    memory: Path | None = None
+    trials_to_come: int = 1
+
+
+class Accelerator:
+    """Runs the step of one learner.
+
+    Parameters
+    ----------
+    settings : what was asked
+    device : where it runs
+    name : what the step is made of, for the record of times
+    """
+
+    def __init__(self, settings: AccelerationSettings, device: torch.device, *, name: str) -> None:
+        self._settings = settings
+        self._device = device
+        self._name = name
+        self._steps_of_trial = 0
+        self._compiled: dict[nn.Module, nn.Module] = {}
+        self._ways: dict[tuple[nn.Module, str], Callable[[Batch], Tensor]] = {}
+
+    def expect(self, steps: int) -> None:
+        """Hear about how many steps a trial takes; compiling must pay within those of the trials to come."""
+        self._steps_of_trial = steps
+
+    def __call__(
+        self,
+        step: Step,
+        network: nn.Module,
+        batch: Batch,
+        unchanged: Callable[[], AbstractContextManager[None]],
+    ) -> Tensor:
+        """Take one step.
+
+        Parameters
+        ----------
+        step : the step
+        network : what it runs through
+        batch : what it learns from
+        unchanged : a context that puts everything back as it was; steps are tried in it
+
+        Returns
+        -------
+        the loss; a later step may overwrite it
+        """
+        key = (network, _describe(batch))
+        if key not in self._ways:
+            self._ways[key] = self._choose(step, network, batch, unchanged)
+        return self._ways[key](batch)
+
+    def _choose(
+        self,
+        step: Step,
+        network: nn.Module,
+        batch: Batch,
+        unchanged: Callable[[], AbstractContextManager[None]],
+    ) -> Callable[[Batch], Tensor]:
+        def plain(some: Batch) -> Tensor:
+            return step(network, some)
+
+        wanted = self._settings.wanted
+        if wanted == "plain" or (wanted in ("auto", "graphs") and self._device.type != "cuda"):
+            return plain
+        times = _Times(self._settings.memory, f"{_device_name(self._device)} {self._name} {_describe(batch)}")
+        ways: dict[Acceleration, Callable[[Batch], Tensor]] = {"plain": plain}
+        with unchanged():
+            if wanted != "auto":
+                return self._made(wanted, step, network, batch) or plain
+            known = times.fastest()
+            if known is not None:
+                return plain if known == "plain" else self._made(known, step, network, batch) or plain
+            times.add("plain", self._timed(plain, batch))
+            others: tuple[Acceleration, ...] = ("graphs", "compiled")
+            for way in others:
+                if way == "compiled" and not compiling_pays(
+                    times.best, self._steps_of_trial * self._settings.trials_to_come
+                ):
+                    continue
+                made = self._made(way, step, network, batch)
+                if made is not None:
+                    ways[way] = made
+                    times.add(way, self._timed(made, batch))
+        chosen = times.fastest() or "plain"
+        times.keep()
+        _logger.info("Steps run %s: %s", chosen, times)
+        return ways[chosen]
+
+    def _made(
+        self, way: Acceleration, step: Step, network: nn.Module, batch: Batch
+    ) -> Callable[[Batch], Tensor] | None:
+        """A way of taking the step, ready to run; None where it cannot be made."""
+        try:
+            through = network
+            if way == "compiled":
+                if network not in self._compiled:
+                    self._compiled[network] = cast(nn.Module, torch.compile(network))
+                through = self._compiled[network]
+
+            def taken(some: Batch) -> Tensor:
+                return step(through, some)
+
+            if self._device.type == "cuda":
+                return CapturedStep(taken, batch)
+            taken(batch)
+        except RuntimeError as error:
+            _logger.warning("Steps run plainly, for they cannot run %s: %s", way, str(error).splitlines()[0])
+            return None
+        return taken
+
+    def _timed(self, way: Callable[[Batch], Tensor], batch: Batch) -> float:
+        """Seconds of a step."""
+        for _ in range(_WARM_UP):
+            way(batch)
+        _synchronize(self._device)
+        start = time.perf_counter()
+        for _ in range(_TIMED):
+            way(batch)
+        _synchronize(self._device)
+        return (time.perf_counter() - start) / _TIMED
+
+
+class CapturedStep:
+    """A step as a CUDA graph: one launch for all of its kernels.
+
+    Parameters
+    ----------
+    step : takes the step; whatever it allocates belongs to the graph, and it must not wait for the device
+    batch : an example; batches to come have its shapes
+    """
+
+    def __init__(self, step: Callable[[Batch], Tensor], batch: Batch) -> None:
+        self._batch = tuple(None if tensor is None else tensor.clone() for tensor in batch)
+        device = next(tensor.device for tensor in self._batch if tensor is not None)
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):  # what is set up at first use must not be captured
+            for _ in range(_WARM_UP):
+                step(self._batch)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = step(self._batch)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        for mine, given in zip(self._batch, batch, strict=True):
+            if mine is not None and given is not None:
+                mine.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._loss
+
+
+def compiling_pays(step_seconds: float, steps_to_come: int) -> bool:
+    """Whether a gain of :data:`HOPED_GAIN` over all steps to come pays for compiling."""
+    return HOPED_GAIN * step_seconds * steps_to_come > COMPILE_SECONDS
+
+
+class _Times:
+    """Seconds of a step run in different ways, kept from one process to the next."""
+
+    def __init__(self, path: Path | None, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._seconds: dict[str, float] = _read(path).get(name, {})
+
+    @property
+    def best(self) -> float:
+        return min(self._seconds.values())
+
+    def add(self, way: str, seconds: float) -> None:
+        self._seconds[way] = seconds
+
+    def fastest(self) -> Acceleration | None:
+        """The way to take; None while none is known. A way must be clearly faster than what is simpler."""
+        chosen: str | None = None
+        for way in ("plain", "graphs", "compiled"):
+            if way in self._seconds and (
+                chosen is None or self._seconds[way] <= WORTH * self._seconds[chosen]
+            ):
+                chosen = way
+        return cast("Acceleration | None", chosen)
+
+    def keep(self) -> None:
+        """Write them down; a machine that cannot keep them measures again next time."""
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._path.with_suffix(f".{os.getpid()}")
+            text = json.dumps(_read(self._path) | {self._name: self._seconds}, indent=1)
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self._path)
+        except OSError as error:
+            _logger.warning("%s cannot be written: %s", self._path, error.strerror or error)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{way} {1e3 * seconds:.2f} ms" for way, seconds in self._seconds.items())
+
+
+def _read(path: Path | None) -> dict[str, dict[str, float]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _describe(batch: Batch) -> str:
+    return " ".join("none" if tensor is None else "x".join(map(str, tensor.shape)) for tensor in batch)
+
+
+def _device_name(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name} torch {torch.__version__}"
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,224 @@
+"""A network and its optimizer as one step: batch in, loss out, weights changed.
+
+A learner holds nothing of a fold but the numbers in its tensors, so that one serves all folds of a trial and
+all trials of the same shape, and its step can be captured once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.models.losses import make_loss
+from hms_tune.models.network import Network
+from hms_tune.models.prefix import FrozenPrefix, TrainedRest, cut
+from hms_tune.training.acceleration import AccelerationSettings, Accelerator, Batch
+from hms_tune.training.device import autocast
+from hms_tune.training.features import FeatureCache
+from hms_tune.training.networks import Networks, architecture_key, put_weights
+from hms_tune.training.optimizers import Updater
+
+
+def learner_key(config: TrialConfig) -> str:
+    """What a learner is made from; trials of equal keys differ in numbers that can be changed in place."""
+    training = config.training
+    fixed = {
+        "optimizer": training.optimizer.model_dump(mode="json"),
+        "loss": training.loss,
+        "label_smoothing": training.label_smoothing,
+        "grad_clip": training.grad_clip,
+        "average": training.ema_decay is not None,
+        "precision": training.precision,
+    }
+    return json.dumps([architecture_key(config), fixed], sort_keys=True)
+
+
+class Learner:
+    """One step of learning, and everything that it changes.
+
+    Parameters
+    ----------
+    config : the trial
+    networks : lends the network
+    features : keeps what the frozen prefix makes of the rows
+    acceleration : how steps may be run
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        networks: Networks,
+        features: FeatureCache,
+        acceleration: AccelerationSettings,
+    ) -> None:
+        self.features = features
+        self.device = networks.device
+        self.network: Network = networks.lend(config)
+        self.updater = Updater(config.training.optimizer, self._groups(config), self.device)
+        self.fold: object = None
+        self._config = config
+        self._networks = networks
+        self._average = ModelEmaV3(self.network, use_warmup=True) if config.training.ema_decay else None
+        self._loss = make_loss(config.training.loss, config.training.label_smoothing)
+        self._parts: dict[nn.Module, tuple[FrozenPrefix, TrainedRest] | None] = {}
+        self._accelerator = Accelerator(acceleration, self.device, name=learner_key(config))
+        self._updates = 0
+
+    @property
+    def judged_network(self) -> Network:
+        """The network that is validated and kept: the moving average where there is one."""
+        if self._average is None:
+            return self.network
+        average: Network = self._average.module
+        return average
+
+    def adopt(self, config: TrialConfig) -> bool:
+        """Serve another trial of the same key; False where its parameters are grouped otherwise."""
+        network = self._networks.lend(config)
+        groups = self._groups(config)
+        if network is not self.network or not self.updater.fits(groups):
+            return False
+        self.updater.set_peaks(groups)
+        self._config = config
+        return True
+
+    def begin(self, fold: int) -> object:
+        """Start a fold: its first weights, no moments, no average.
+
+        Returns
+        -------
+        a token; while it is :attr:`fold`, nobody else has begun another fold
+        """
+        self.fold = object()
+        self._networks.start(self._config, fold, self.network)
+        self.updater.reset()
+        self._updates = 0
+        if self._average is not None:
+            self._average.decay = self._config.training.ema_decay or 0.0
+            put_weights(self._average.module, self.network.state_dict())
+        return self.fold
+
+    def parts(self, network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
+        """The frozen prefix of the network, or of its average, and what follows it; None without one."""
+        if network not in self._parts:
+            self._parts[network] = cut(network)
+        return self._parts[network]
+
+    def expect(self, steps: int) -> None:
+        """Hear about how many steps a trial takes."""
+        self._accelerator.expect(steps)
+
+    def learn(
+        self,
+        inputs: tuple[Tensor, ...],
+        targets: Tensor,
+        weights: Tensor | None,
+        *,
+        through: nn.Module | None = None,
+    ) -> Tensor:
+        """Take one step with the rates in force.
+
+        Parameters
+        ----------
+        inputs : images, float (batch, channels, height, width), alone; or what ``through`` takes
+        targets : float tensor, shape (batch, n_classes)
+        weights : float tensor, shape (batch,), or None
+        through : the network where it is None, or what follows its frozen prefix
+
+        Returns
+        -------
+        the loss, on the device; it may change with the next step
+        """
+        loss = self._accelerator(
+            self._step, through or self.network, (targets, weights, *inputs), self._unchanged
+        )
+        if self._average is not None:
+            self._average.update(self.network, step=self._updates)
+        self._updates += 1
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that steps change, where it is."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self._average.module.state_dict() if self._average is not None else None,
+            "optimizer": self.updater.state_dict(),
+            "updates": self._updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, in place."""
+        put_weights(self.network, state["network"])
+        if self._average is not None:
+            put_weights(self._average.module, state["average"])
+        self.updater.load_state_dict(state["optimizer"])
+        self._updates = state["updates"]
+
+    def _step(self, model: nn.Module, batch: Batch) -> Tensor:
+        training = self._config.training
+        targets, weights, *inputs = batch
+        assert targets is not None
+        self.updater.zero_grad()
+        with autocast(self.device, training.precision):
+            logits = model(*inputs)
+        loss = self._loss(logits.float(), targets, weights)
+        loss.backward()
+        if training.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), training.grad_clip)
+        self.updater.step()
+        return loss.detach()
+
+    def _groups(self, config: TrialConfig) -> list[dict[str, Any]]:
+        training = config.training
+        return self.network.parameter_groups(
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            backbone_lr_ratio=training.backbone_lr_ratio,
+            layer_decay=training.layer_decay,
+        )
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Steps in here leave no trace: neither in what is learnt nor in the random numbers."""
+        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        moments = [{key: each.clone() for key, each in state.items()} for state in self.updater.state_dict()]
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            yield
+        put_weights(self.network, weights)
+        if moments:
+            self.updater.load_state_dict(moments)
+        else:
+            self.updater.reset()
+
+
+class Learners:
+    """The learner of a slot; the next trial has it again if only numbers differ.
+
+    Parameters
+    ----------
+    device : where it computes
+    acceleration : how its steps may be run
+    """
+
+    def __init__(self, device: torch.device, acceleration: AccelerationSettings | None = None) -> None:
+        self.acceleration = acceleration or AccelerationSettings()
+        self._networks = Networks(device)
+        self._features = FeatureCache()
+        self._key: str | None = None
+        self._learner: Learner | None = None
+
+    def lend(self, config: TrialConfig) -> Learner:
+        """The learner for a trial; whoever had it before has it no more."""
+        key = learner_key(config)
+        if self._learner is None or key != self._key or not self._learner.adopt(config):
+            self._learner = None  # its memory, before another takes as much
+            self._learner = Learner(config, self._networks, self._features, self.acceleration)
+            self._key = key
+        return self._learner
