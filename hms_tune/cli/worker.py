@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hms_tune.cli.options import StorageOption, artifacts_folder, data_root
 from hms_tune.cli.progress import progress_bar
+from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
 
@@ -33,6 +34,14 @@ def worker(
     slots_per_device: Annotated[
         int, typer.Option("--slots-per-device", min=1, help="Trials at once on each device.")
     ] = 1,
+    acceleration: Annotated[
+        str,
+        typer.Option(
+            "--acceleration",
+            envvar="HMS_TUNE_ACCELERATION",
+            help="auto (whatever measures fastest on a GPU), plain, graphs or compiled.",
+        ),
+    ] = "auto",
     max_trials: Annotated[
         int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
     ] = None,
@@ -59,6 +68,7 @@ def worker(
         device=device,
         slots_per_device=slots_per_device,
         max_trials=max_trials,
+        acceleration=parse_acceleration(acceleration),
         lease_s=settings.lease_seconds,
     )
     Worker(

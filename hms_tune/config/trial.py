@@ -191,6 +191,9 @@ Schedule = Annotated[
 ]
 
 
+Precision = Literal["auto", "float32", "tf32", "bfloat16"]
+
+
 class TrainingConfig(Section):
     """How one fold is trained."""
 
@@ -238,8 +241,10 @@ class TrainingConfig(Section):
         description="Decay of the moving average of weights that is validated; null: none.",
     )
     early_stopping: EarlyStopping | None = Field(None, description="When a fold ends early; null: never.")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 autocast where the device computes in it, float32 elsewhere."
+    precision: Precision = Field(
+        "auto",
+        description="auto: bfloat16 autocast where the device computes in it, float32 elsewhere; "
+        "tf32: float32 with products rounded to 10 bits on GPUs.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every random draw of the trial derives from it.")
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 
+from hms_tune.config.acceleration import Acceleration, AccelerationSettings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError
@@ -37,6 +38,7 @@ class SlotPlan:
     artifacts: Path
     tracking_folder: Path
     device: str
+    acceleration: Acceleration
     threads: int | None
     worker_id: str
     slot: str
@@ -109,7 +111,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         torch.set_num_threads(plan.threads)
     study_file = StudyFile.from_json(plan.study_json)
     device = resolve_device(plan.device)
-    workspace = Workspace(prepare(plan.data_root), device)
+    workspace = Workspace(prepare(plan.data_root), device, _acceleration(plan, study_file))
     storage = open_storage(plan.storage_url)
     observers: list[Observer] = [teller, *_trackers(study_file, plan.tracking_folder)]
 
@@ -131,6 +133,14 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         for observer in observers:
             observer.close()
         storage.close()
+
+
+def _acceleration(plan: SlotPlan, study_file: StudyFile) -> AccelerationSettings:
+    """How steps may be run; what is compiled is kept for the next slot."""
+    home = plan.tracking_folder
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "compiled"))
+    trials = study_file.budget.trials or 100
+    return AccelerationSettings(plan.acceleration, home / "steps.json", trials_to_come=trials)
 
 
 def _trackers(study_file: StudyFile, folder: Path) -> list[Observer]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 import hms_tune
+from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.errors import HmsTuneError, TrainingError
@@ -67,6 +68,7 @@ class WorkerOptions:
     device: str = "auto"
     slots_per_device: int = 1
     max_trials: int | None = None
+    acceleration: Acceleration = "auto"
     lease_s: float = 180.0
 
 
@@ -176,6 +178,7 @@ class Worker:
             artifacts=options.artifacts,
             tracking_folder=options.home,
             device=device,
+            acceleration=options.acceleration,
             threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,
             slot=slot,

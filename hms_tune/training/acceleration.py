@@ -16,16 +16,14 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from hms_tune.errors import UsageError
+from hms_tune.config.acceleration import Acceleration, AccelerationSettings
 
-Acceleration = Literal["auto", "plain", "graphs", "compiled"]
 Batch = tuple[Tensor | None, ...]
 """Targets, weights and inputs of a step; None where there are no weights."""
 
@@ -44,26 +42,6 @@ WORTH = 0.97
 _WARM_UP, _TIMED = 3, 10
 
 _logger = logging.getLogger(__name__)
-
-
-def parse_acceleration(text: str) -> Acceleration:
-    """Raises UsageError for a name that is none."""
-    if text not in get_args(Acceleration):
-        raise UsageError(f"unknown acceleration {text!r}", mend=f"Use {', '.join(get_args(Acceleration))}")
-    return cast(Acceleration, text)
-
-
-@dataclass(frozen=True, slots=True)
-class AccelerationSettings:
-    """What a slot was asked, and where it keeps what it found out.
-
-    ``memory`` : JSON file of the times measured on this machine; None: nothing is kept
-    ``trials_to_come`` : about how many trials this slot still runs; compiling must pay within them
-    """
-
-    wanted: Acceleration = "auto"
-    memory: Path | None = None
-    trials_to_come: int = 1
 
 
 class Accelerator:
@@ -126,7 +104,7 @@ class Accelerator:
         wanted = self._settings.wanted
         if wanted == "plain" or (wanted in ("auto", "graphs") and self._device.type != "cuda"):
             return plain
-        times = _Times(self._settings.memory, f"{_device_name(self._device)} {self._name} {_describe(batch)}")
+        times = _Times(self._settings.times, f"{_device_name(self._device)} {self._name} {_describe(batch)}")
         ways: dict[Acceleration, Callable[[Batch], Tensor]] = {"plain": plain}
         with unchanged():
             if wanted != "auto":

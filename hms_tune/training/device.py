@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 
+from hms_tune.config.trial import Precision
 from hms_tune.errors import UsageError
 
 
@@ -39,9 +39,14 @@ def resolve_device(text: str = "auto") -> torch.device:
     return device
 
 
-def autocast(
-    device: torch.device, precision: Literal["auto", "float32", "bfloat16"]
-) -> AbstractContextManager[object]:
+def prepare_device(device: torch.device, precision: Precision) -> None:
+    """Let a GPU choose its fastest kernels, and round products to TF32 only where that is asked for."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """A context that computes in bfloat16 where asked, or where ``auto`` finds hardware made for it."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bfloat16" or (precision == "auto" and native):

@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.losses import make_loss
 from hms_tune.models.network import Network
 from hms_tune.models.prefix import FrozenPrefix, TrainedRest, cut
-from hms_tune.training.acceleration import AccelerationSettings, Accelerator, Batch
-from hms_tune.training.device import autocast
+from hms_tune.training.acceleration import Accelerator, Batch
+from hms_tune.training.average import MovingAverage
+from hms_tune.training.device import autocast, prepare_device
 from hms_tune.training.features import FeatureCache
 from hms_tune.training.networks import Networks, architecture_key, put_weights
 from hms_tune.training.optimizers import Updater
@@ -60,12 +61,13 @@ class Learner:
     ) -> None:
         self.features = features
         self.device = networks.device
+        prepare_device(self.device, config.training.precision)
         self.network: Network = networks.lend(config)
         self.updater = Updater(config.training.optimizer, self._groups(config), self.device)
         self.fold: object = None
         self._config = config
         self._networks = networks
-        self._average = ModelEmaV3(self.network, use_warmup=True) if config.training.ema_decay else None
+        self._average = MovingAverage(self.network, decay) if (decay := config.training.ema_decay) else None
         self._loss = make_loss(config.training.loss, config.training.label_smoothing)
         self._parts: dict[nn.Module, tuple[FrozenPrefix, TrainedRest] | None] = {}
         self._accelerator = Accelerator(acceleration, self.device, name=learner_key(config))
@@ -74,10 +76,7 @@ class Learner:
     @property
     def judged_network(self) -> Network:
         """The network that is validated and kept: the moving average where there is one."""
-        if self._average is None:
-            return self.network
-        average: Network = self._average.module
-        return average
+        return self.network if self._average is None else self._average.network
 
     def adopt(self, config: TrialConfig) -> bool:
         """Serve another trial of the same key; False where its parameters are grouped otherwise."""
@@ -102,7 +101,7 @@ class Learner:
         self._updates = 0
         if self._average is not None:
             self._average.decay = self._config.training.ema_decay or 0.0
-            put_weights(self._average.module, self.network.state_dict())
+            self._average.reset()
         return self.fold
 
     def parts(self, network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
@@ -140,7 +139,7 @@ class Learner:
             self._step, through or self.network, (targets, weights, *inputs), self._unchanged
         )
         if self._average is not None:
-            self._average.update(self.network, step=self._updates)
+            self._average.update(self._updates)
         self._updates += 1
         return loss
 
@@ -148,7 +147,7 @@ class Learner:
         """Everything that steps change, where it is."""
         return {
             "network": self.network.state_dict(),
-            "average": self._average.module.state_dict() if self._average is not None else None,
+            "average": self._average.network.state_dict() if self._average is not None else None,
             "optimizer": self.updater.state_dict(),
             "updates": self._updates,
         }
@@ -157,7 +156,7 @@ class Learner:
         """Go on from :meth:`state_dict`, in place."""
         put_weights(self.network, state["network"])
         if self._average is not None:
-            put_weights(self._average.module, state["average"])
+            put_weights(self._average.network, state["average"])
         self.updater.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import DataConfig, TrialConfig
 from hms_tune.data.folds import HELD_OUT, assign_folds
 from hms_tune.data.labels import HIGH_VOTES, Labels, make_labels
@@ -18,7 +19,6 @@ from hms_tune.data.windows import WindowSource
 from hms_tune.errors import DataError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.acceleration import AccelerationSettings
 from hms_tune.training.images import ImageCache, RowImages
 from hms_tune.training.learner import Learners
 from hms_tune.training.metrics import kl_divergence
