@@ -7,6 +7,7 @@ longest 3,422 s; Kaggle's 17,089 files hold 378.7 h) and 0.65 spectrograms for e
 turns, in processes of their own, from the first file to the last:
 
 * decoding every file with pyarrow (``ParquetFile.read``) in as many processes as there are jobs;
+* the same, each process then writing two bytes for every value into a file: the least a store must write;
 * ``hms_tune.data.prepare.prepare``, with as many jobs.
 
 Neither counts the start of its interpreters. Reports the median of each, their ratio, and the largest
@@ -90,14 +91,31 @@ def _write_part(root: Path, eegs: np.ndarray, seconds: np.ndarray, frames: list[
 
 def decode_all(root: Path, jobs: int) -> float:
     """Seconds to decode every file, started workers given."""
+    return _in_processes(_decode, root, jobs)
+
+
+def decode_and_write_all(root: Path, jobs: int) -> float:
+    """Seconds to decode every file and write as many bytes as a store has, started workers given."""
+    root.with_name("store").mkdir(exist_ok=True)
+    return _in_processes(_decode_and_write, root, jobs)
+
+
+def _in_processes(work: Callable[[str], int], root: Path, jobs: int) -> float:
     paths = [
         str(path) for folder in ("eegs", "spectrograms") for path in (root / f"train_{folder}").iterdir()
     ]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(time.sleep, [0.5] * jobs))  # every worker is there
         began = time.perf_counter()
-        list(pool.map(_decode, paths, chunksize=8))
+        list(pool.map(work, paths, chunksize=8))
         return time.perf_counter() - began
+
+
+def _decode_and_write(path: str) -> int:
+    with pq.ParquetFile(path) as parquet:
+        table = parquet.read(use_threads=False)
+    with (Path(path).parents[2] / "store" / f"written-{os.getpid()}").open("ab") as stream:
+        return stream.write(bytes(2 * table.num_rows * table.num_columns))
 
 
 def _decode(path: str) -> int:
@@ -114,7 +132,16 @@ def prepare_all(root: Path, jobs: int) -> float:
     return time.perf_counter() - began
 
 
-WAYS: dict[str, Callable[[Path, int], float]] = {"decode": decode_all, "prepare": prepare_all}
+WAYS: dict[str, Callable[[Path, int], float]] = {
+    "decode": decode_all,
+    "decode-and-write": decode_and_write_all,
+    "prepare": prepare_all,
+}
+_NAMES = {
+    "decode": "decode with pyarrow, dropped",
+    "decode-and-write": "the same, and two bytes written for each value",
+    "prepare": "`hms-tune data prepare`",
+}
 
 
 def measure(way: str, root: Path, jobs: int) -> float:
@@ -197,13 +224,13 @@ def report(root: Path, jobs: int, runs: dict[str, list[float]], memory: dict[str
         "|---|---|---|---|---|",
     ]
     for way, seconds in times.items():
-        name = "decode with pyarrow, dropped" if way == "decode" else "`hms-tune data prepare`"
         rates = f"{len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f}"
-        lines.append(f"| {name} | {seconds:.1f} | {rates} | {memory[way] / 2**20:,.0f} |")
+        lines.append(f"| {_NAMES[way]} | {seconds:.1f} | {rates} | {memory[way] / 2**20:,.0f} |")
     lines += [
         "",
-        f"Ratio of the medians **{times['prepare'] / times['decode']:.2f}**; of each pair "
-        f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}. The times are of a shared machine; read the "
+        f"Preparing takes **{times['prepare'] / times['decode']:.2f}** times as long as decoding (of each "
+        f"pair {', '.join(f'{ratio:.2f}' for ratio in ratios)}); writing alone makes that "
+        f"{times['decode-and-write'] / times['decode']:.2f}. The times are of a shared machine; read the "
         "ratio. Memory is that of the whole process tree without mapped files.",
         "",
     ]
