@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hms_tune.data.gather import Gather, Kind, MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.labels import Labels
 from hms_tune.data.schema import FRAME_SECONDS, SFREQ, WINDOW_FRAMES, WINDOW_SAMPLES
 from hms_tune.data.store import Store
 from hms_tune.errors import DataError
 
-Kind = Literal["eeg", "spectrogram"]
-
 RESIDENT_SHARE = 0.6
-"""A store array moves to a GPU if it takes at most this share of the memory that is free there."""
+"""Where nobody has planned, an array moves to a GPU if it takes at most this share of what is free there."""
+
+Wanted = tuple[Tensor, Tensor | None]
+"""Rows of labels, and the shifts of their windows."""
+
+_LENGTH: dict[Kind, int] = {"eeg": WINDOW_SAMPLES, "spectrogram": WINDOW_FRAMES}
 
 
 class WindowSource:
     """The windows of some labels, gathered a batch at a time without touching single items.
 
+    Where a row's window begins, and whether its file ends before the window does, is found once, here. On a
+    GPU that holds the signals a batch is then index arithmetic and a gather there: as long as rows and
+    shifts are on it too, the host neither copies nor waits. On a GPU that does not, batches are gathered on
+    the host, and rows belong on the CPU.
+
     Parameters
     ----------
     store : where the signals are
     labels : which windows; ``index`` in the methods below counts its rows
-    device : where batches go. On a GPU the signals are copied there once and shared by every source of the
-        same store; those that do not fit are gathered on the host into pinned memory
+    device : where batches go
+    resident : which signals are copied to the device once, to be shared by every source of the same store
+        there; the others are streamed from the memory map. None: those that take at most 0.6 of the free
+        memory. The CPU always reads the memory map
 
     Raises
     ------
@@ -38,10 +48,18 @@ class WindowSource:
         If an EEG of the labels is not in the store.
     """
 
-    def __init__(self, store: Store, labels: Labels, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: Store,
+        labels: Labels,
+        device: torch.device,
+        *,
+        resident: Collection[Kind] | None = None,
+    ) -> None:
         self.labels = labels
         self.device = device
         self._store = store
+        self._resident = resident
         start, length, absent = _locate(store.recordings, labels.eeg_id, labels.split)
         if absent.size:
             raise DataError(
@@ -50,19 +68,28 @@ class WindowSource:
                 mend=f"Run `hms-tune data prepare {store.root}`.",
             )
         offset = np.rint(labels.eeg_offset_seconds * SFREQ).astype(np.int64)
-        self._eeg_first = torch.from_numpy(start)
-        self._eeg_last = torch.from_numpy(start + length - WINDOW_SAMPLES)
-        self._eeg_start = torch.from_numpy(start + offset).clamp(self._eeg_first, self._eeg_last)
+        first, last = torch.from_numpy(start), torch.from_numpy(start + length - WINDOW_SAMPLES)
+        self._eeg_bounds = _Table(
+            torch.stack([torch.from_numpy(start + offset).clamp(first, last), first, last])
+        )
         start, length, self.without_spectrogram = _locate(
             store.spectrograms, labels.spectrogram_id, labels.split
         )
         frame = np.floor(labels.spectrogram_offset_seconds / FRAME_SECONDS).astype(np.int64)
-        self._frames_left = torch.from_numpy(length - frame)
-        self._frame_start = torch.from_numpy(start + frame)
-        self._gathers: dict[Kind, _Gather] = {}
+        self._frames = _Table(torch.from_numpy(np.stack([start + frame, length - frame])))
+        self._some_end_early = bool((length - frame < WINDOW_FRAMES).any())
+        self._gathers: dict[Kind, Gather] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def place(self, resident: Collection[Kind]) -> None:
+        """Choose anew which signals live on the device; those that no longer do give their memory back."""
+        if self._resident is not None and set(resident) == set(self._resident):
+            return
+        self._resident = resident
+        self._gathers.clear()
+        _drop_residents(self._store, self.device, keep=resident)
 
     def eeg(self, index: Tensor, shift: Tensor | None = None) -> Tensor:
         """EEG of some rows.
@@ -76,12 +103,10 @@ class WindowSource:
         -------
         float32 (batch, 20, 10000), µV around each recording's channel centres, 0 where the file has NaN
         """
-        index = index.cpu()
-        start = self._eeg_start[index]
-        if shift is not None:
-            start = (start + shift.cpu()).clamp(self._eeg_first[index], self._eeg_last[index])
-        windows = self._gather("eeg")(start)
-        return windows.transpose(1, 2).contiguous().float().nan_to_num_(nan=0.0)
+        gather = self._gather("eeg")
+        windows = gather(self._eeg_start(index, shift, gather.rows_live_on))
+        # NaN goes while numbers are still half as wide.
+        return windows.transpose(1, 2).contiguous().nan_to_num_(nan=0.0).float()
 
     def spectrogram(self, index: Tensor) -> Tensor:
         """Ten-minute spectrograms of some rows.
@@ -100,14 +125,33 @@ class WindowSource:
             If a spectrogram of the labels is not in the store.
         """
         self.require_spectrograms()
-        index = index.cpu()
-        windows = self._gather("spectrogram")(self._frame_start[index])
-        spectrogram = windows.transpose(1, 2).contiguous().float()
-        left = self._frames_left[index]
-        if bool((left < WINDOW_FRAMES).any()):
-            ended = torch.arange(WINDOW_FRAMES) >= left[:, None]
-            spectrogram.masked_fill_(ended[:, None, :].to(self.device), torch.nan)
-        return spectrogram
+        gather = self._gather("spectrogram")
+        start, left = self._frames.at(index, gather.rows_live_on)
+        spectrogram = gather(start).transpose(1, 2).contiguous()
+        if self._some_end_early:
+            left = left.to(self.device, non_blocking=True)
+            ended = torch.arange(WINDOW_FRAMES, device=self.device) >= left[:, None]
+            spectrogram.masked_fill_(ended[:, None, :], torch.nan)
+        return spectrogram.float()
+
+    def announce(self, batches: Callable[[], Iterable[Wanted]], kinds: Iterable[Kind]) -> None:
+        """Say which batches will be asked for next, in order, so that streamed ones can be gathered ahead.
+
+        What is given never depends on it.
+
+        Parameters
+        ----------
+        batches : makes the sequence of rows and shifts, a batch at a time as they are gathered
+        kinds : what will be asked for
+        """
+        for kind in kinds:
+            gather = self._gather(kind)
+            if not isinstance(gather, StreamedGather):
+                continue
+            if kind == "eeg":
+                gather.announce(self._eeg_start(*wanted, gather.rows_live_on) for wanted in batches())
+            else:
+                gather.announce(self._frames.at(rows, gather.rows_live_on)[0] for rows, _ in batches())
 
     def require_spectrograms(self) -> None:
         """Refuse labels whose spectrograms are not all in the store.
@@ -124,83 +168,62 @@ class WindowSource:
                 mend="Add the files and prepare again, or set input.kaggle: null.",
             )
 
-    def _gather(self, kind: Kind) -> _Gather:
+    def _eeg_start(self, index: Tensor, shift: Tensor | None, device: torch.device) -> Tensor:
+        start, first, last = self._eeg_bounds.at(index, device).unbind()
+        if shift is None:
+            return start
+        return (start + shift.to(device, non_blocking=True)).clamp(first, last)
+
+    def _gather(self, kind: Kind) -> Gather:
         if kind not in self._gathers:
-            array = self._store.eeg if kind == "eeg" else self._store.spectrogram
-            length = WINDOW_SAMPLES if kind == "eeg" else WINDOW_FRAMES
-            resident = _resident(self._store, kind, array, self.device)
-            self._gathers[kind] = _Gather(array, resident, length, self.device)
+            self._gathers[kind] = self._make_gather(kind)
         return self._gathers[kind]
 
-
-class _Gather:
-    """Equally long slices of one array of the store: float16 (batch, length, n_columns) on the device."""
-
-    def __init__(
-        self, array: NDArray[np.float16], resident: Tensor | None, length: int, device: torch.device
-    ) -> None:
-        self._device = device
-        self._length = length
-        self._n_rows, n_columns = array.shape
-        # Every window that could begin at any row, as one overlapping view: indexing it copies whole windows.
-        # A window that would run over the end of the array begins earlier and is put right afterwards.
-        self._n_starts = max(self._n_rows - length + 1, 0)
-        self._resident: Tensor | None = None
-        if self._n_starts == 0:  # shorter than one window altogether
-            padding = np.full((length - self._n_rows, n_columns), np.nan, dtype=np.float16)
-            array, self._n_starts, resident = np.concatenate([array, padding]), 1, None
-        if resident is not None:
-            self._resident = resident.as_strided(
-                (self._n_starts, length, n_columns), (n_columns, n_columns, 1)
-            )
-        row, item = array.strides
-        self._view = as_strided(array, (self._n_starts, length, n_columns), (row, row, item), writeable=False)
-
-    def __call__(self, start: Tensor) -> Tensor:
-        begin = start.clamp(max=self._n_starts - 1)
-        windows = self._windows(begin)
-        late = start - begin
-        if bool(late.any()):
-            row = (torch.arange(self._length) + late[:, None]).clamp(max=self._length - 1).to(self._device)
-            windows = windows.gather(1, row[:, :, None].expand_as(windows))
-        return windows
-
-    def _windows(self, begin: Tensor) -> Tensor:
-        if self._resident is not None:
-            return self._resident[begin.to(self._device, non_blocking=True)]
-        windows = torch.from_numpy(self._view[begin.numpy()])
-        if self._device.type == "cuda":
-            return windows.pin_memory().to(self._device, non_blocking=True)
-        return windows.to(self._device)
+    def _make_gather(self, kind: Kind) -> Gather:
+        array = self._store.eeg if kind == "eeg" else self._store.spectrogram
+        length = _LENGTH[kind]
+        if self.device.type != "cuda":
+            return MappedGather(array, length)
+        if kind in self._resident if self._resident is not None else _fits(array, self.device):
+            return ResidentGather(_resident(self._store, kind, array, self.device), length)
+        return StreamedGather(array, length, self.device)
 
 
-_residents: dict[tuple[str, str], dict[Kind, Tensor]] = {}
+class _Table:
+    """Numbers of every row of the labels, int64 (n_numbers, n_rows), on each device that asked for them."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._on = {numbers.device: numbers}
+
+    def at(self, rows: Tensor, device: torch.device) -> Tensor:
+        """The numbers of some rows: int64 (n_numbers, batch)."""
+        if device not in self._on:
+            self._on[device] = next(iter(self._on.values())).to(device)
+        return self._on[device][:, rows.to(device, non_blocking=True)]
+
+
+_residents: dict[tuple[torch.device, str, Kind], Tensor] = {}
 """Signals on GPUs, by device and store digest; one store for each device."""
 
 
-def _resident(store: Store, kind: Kind, array: NDArray[np.float16], device: torch.device) -> Tensor | None:
-    """The whole array on the GPU, or None when the device is not one or has no room."""
-    if device.type != "cuda" or array.size == 0:
-        return None
-    key = (str(device), store.manifest.digest)
-    for other in [name for name in _residents if name[0] == key[0] and name != key]:
+def _resident(store: Store, kind: Kind, array: NDArray[np.float16], device: torch.device) -> Tensor:
+    """The whole array on the device, copied there once for all sources of the store."""
+    key = (device, store.manifest.digest, kind)
+    for other in [name for name in _residents if name[0] == device and name[1] != store.manifest.digest]:
         del _residents[other]
-    signals = _residents.setdefault(key, {})
-    if kind not in signals:
-        free, _ = torch.cuda.mem_get_info(device)
-        if array.nbytes > RESIDENT_SHARE * free:
-            return None
-        signals[kind] = _upload(array, device)
-    return signals[kind]
+    if key not in _residents:
+        _residents[key] = upload(array, _LENGTH[kind], device)
+    return _residents[key]
 
 
-def _upload(array: NDArray[np.float16], device: torch.device) -> Tensor:
-    """Copy in pieces, so that the host never holds the whole array."""
-    resident = torch.empty(array.shape, dtype=torch.float16, device=device)
-    step = max(1, 2**28 // array.strides[0])
-    for first in range(0, len(array), step):
-        resident[first : first + step] = torch.from_numpy(np.array(array[first : first + step]))
-    return resident
+def _drop_residents(store: Store, device: torch.device, *, keep: Collection[Kind]) -> None:
+    for key in [key for key in _residents if key[:2] == (device, store.manifest.digest)]:
+        if key[2] not in keep:
+            del _residents[key]
+
+
+def _fits(array: NDArray[np.float16], device: torch.device) -> bool:
+    return array.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _locate(

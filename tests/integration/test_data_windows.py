@@ -6,11 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hms_tune.data.gather import MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.labels import Labels, make_labels
 from hms_tune.data.prepare import prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
 from hms_tune.data.store import Store, test_rows
-from hms_tune.data.windows import WindowSource, _Gather
+from hms_tune.data.windows import WindowSource
 from hms_tune.errors import DataError
 
 DEVICES = [
@@ -111,13 +112,43 @@ def test_a_store_with_one_short_spectrogram_is_padded_too(
     assert window[:, 100:].isnan().all()
 
 
-def test_a_resident_copy_gives_what_the_memory_map_gives(store: Store) -> None:
-    start = torch.tensor([0, 3, 2_000, len(store.spectrogram) - 120])
-    cpu = torch.device("cpu")
-    resident = torch.from_numpy(np.array(store.spectrogram))
-    mapped, copied = (_Gather(store.spectrogram, copy, 300, cpu)(start) for copy in (None, resident))
-    torch.testing.assert_close(copied, mapped, equal_nan=True, rtol=0, atol=0)
-    torch.testing.assert_close(mapped[2], resident[2_000:2_300], equal_nan=True, rtol=0, atol=0)
+@pytest.mark.parametrize("array", ["eeg", "spectrogram"])
+def test_resident_streamed_and_mapped_windows_are_the_same(store: Store, array: str) -> None:
+    rows: np.ndarray = getattr(store, array)
+    length, cpu = (10_000 if array == "eeg" else 300), torch.device("cpu")
+    start = torch.tensor([0, 3, 2_000, len(rows) - 120, len(rows) + 5])
+    mapped = MappedGather(rows, length)(start)
+    resident = ResidentGather(upload(rows, length, cpu), length)(start)
+    streamed = StreamedGather(rows, length, cpu)(start)
+    for other in (resident, streamed):
+        torch.testing.assert_close(other, mapped, equal_nan=True, rtol=0, atol=0)
+    np.testing.assert_array_equal(mapped[2].numpy(), rows[2_000 : 2_000 + length])
+    np.testing.assert_array_equal(mapped[3, :120].numpy(), rows[-120:])
+    assert mapped[3, 120:].isnan().all()
+    assert mapped[4].isnan().all()
+
+
+def test_an_array_shorter_than_one_window_is_filled_up() -> None:
+    rows = np.arange(8, dtype=np.float16).reshape(4, 2)
+    for gather in (MappedGather(rows, 6), ResidentGather(upload(rows, 6, torch.device("cpu")), 6)):
+        window = gather(torch.tensor([1]))[0]
+        assert window[:3].tolist() == [[2, 3], [4, 5], [6, 7]]
+        assert window[3:].isnan().all()
+
+
+def test_announced_batches_are_gathered_ahead_and_others_on_the_spot(store: Store) -> None:
+    gather = StreamedGather(store.spectrogram, 300, torch.device("cpu"))
+    wanted = [torch.tensor([first, first + 1]) for first in range(0, 100, 10)]
+    expected = [MappedGather(store.spectrogram, 300)(start) for start in wanted]
+    gather.announce(iter(wanted))
+    for start, windows in zip(wanted, expected, strict=True):
+        assert torch.equal(gather(start).nan_to_num(), windows.nan_to_num())
+    assert gather.ahead_of_time == 10
+    gather.announce(iter(wanted))
+    other = torch.tensor([7])  # not what was announced: given all the same, and the rest is forgotten
+    assert torch.equal(gather(other).nan_to_num(), MappedGather(store.spectrogram, 300)(other).nan_to_num())
+    assert torch.equal(gather(wanted[0]).nan_to_num(), expected[0].nan_to_num())
+    assert gather.ahead_of_time == 10
 
 
 def test_test_rows_come_in_the_order_of_the_table(store: Store) -> None:
