@@ -14,6 +14,7 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   └── PretrainedError        pretrained weights out of reach
     ├── TrainingError              a trial that cannot go on
     │   ├── NonFiniteLossError     the loss became NaN or infinite
+    │   ├── MemoryPlanError        the device has no room for the trial
     │   └── CheckpointError        a checkpoint that is damaged or does not belong
     ├── StorageError               the database
     │   ├── LeaseLostError         another worker owns this trial now
@@ -103,6 +104,26 @@ class TrainingError(HmsTuneError):
 
 class NonFiniteLossError(TrainingError):
     """The loss became NaN or infinite; the optimizer step that would spread it was not taken."""
+
+
+class MemoryPlanError(TrainingError):
+    """The device has no room for the trial; nothing was allocated.
+
+    Parameters
+    ----------
+    excess : by what share the bytes needed exceed those there are; above 0
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | PathLike[str] | None = None,
+        mend: str | None = None,
+        excess: float = 1.0,
+    ) -> None:
+        super().__init__(what, where=where, mend=mend)
+        self.excess = excess
 
 
 class CheckpointError(TrainingError):

@@ -216,6 +216,11 @@ def _resident(store: Store, kind: Kind, array: NDArray[np.float16], device: torc
     return _residents[key]
 
 
+def resident_bytes(device: torch.device) -> int:
+    """Bytes that signals take on a device."""
+    return sum(signals.nbytes for (where, _, _), signals in _residents.items() if where == device)
+
+
 def _drop_residents(store: Store, device: torch.device, *, keep: Collection[Kind]) -> None:
     for key in [key for key in _residents if key[:2] == (device, store.manifest.digest)]:
         if key[2] not in keep:

@@ -46,9 +46,14 @@ def prepare_device(device: torch.device, precision: Precision) -> None:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A context that computes in bfloat16 where asked, or where ``auto`` finds hardware made for it."""
+def computes_in_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether a precision means bfloat16 on a device: where asked, or ``auto`` on hardware made for it."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bfloat16" or (precision == "auto" and native):
+    return precision == "bfloat16" or (precision == "auto" and native)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """A context that computes in bfloat16 where the precision means it."""
+    if computes_in_bfloat16(device, precision):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()

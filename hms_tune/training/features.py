@@ -11,7 +11,8 @@ from torch import Tensor
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.prefix import FrozenPrefix
 from hms_tune.training.device import autocast
-from hms_tune.training.images import RowImages, free_memory
+from hms_tune.training.free_memory import read_memory
+from hms_tune.training.images import RowImages
 
 if TYPE_CHECKING:
     from hms_tune.training.workspace import TrialData
@@ -55,7 +56,7 @@ class FeatureCache:
         if parts is None:
             return None
         needed = sum(part[0].numel() * part.element_size() for part in parts) * n_rows
-        if needed > _CACHED_SHARE * free_memory(device):
+        if needed > _CACHED_SHARE * read_memory(device).free:
             return None
         features = tuple(
             torch.empty((n_rows, *part.shape[1:]), dtype=part.dtype, device=device) for part in parts

@@ -77,8 +77,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = 0
-        self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
@@ -144,7 +144,8 @@ def transform_bytes_per_sample(config: InputConfig) -> int:
     transform = ImageTransform(config)
 
     def needed(count: int) -> int:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), LiveBytes() as live:
+        live = LiveBytes()
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), live:
             eeg = torch.empty(count, *EEG_SHAPE) if config.needs_eeg else None
             spectrogram = torch.empty(count, *SPECTROGRAM_SHAPE) if config.needs_spectrogram else None
             transform(eeg, spectrogram)
@@ -191,7 +192,7 @@ def _counted(model: ModelConfig, channels: int, image: tuple[int, int], half: bo
 
 
 def _count(network: Network, channels: int, image: tuple[int, int], half: bool) -> _Counted:
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     weights = sum(_bytes(tensor) for tensor in (*network.parameters(), *network.buffers()))
     trained = sum(_bytes(parameter) for parameter in network.parameters() if parameter.requires_grad)
     cast = weights // 2 if half else 0
@@ -238,7 +239,8 @@ def count_step(network: nn.Module, images: Tensor) -> StepBytes:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         logits = network(images)
         saved = live.now
         loss = functional.kl_div(logits.float().log_softmax(dim=1), targets, reduction="batchmean")
@@ -250,7 +252,8 @@ def count_step(network: nn.Module, images: Tensor) -> StepBytes:
 @torch.no_grad()
 def _count_prediction(network: nn.Module, images: Tensor) -> int:
     network.eval()
-    with LiveBytes() as live:
+    live = LiveBytes()
+    with live:
         network(images)
     return live.peak
 

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from hms_tune.data.windows import WindowSource
+from hms_tune.data.gather import Kind
+from hms_tune.data.windows import Wanted, WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-
-_CACHED_SHARE = 0.25
-"""Largest share of the device's free memory that a cache of images may take."""
-
-_CHUNK = 64
-
-
-class ImageCache:
-    """The un-augmented image of every row, made once for each input configuration.
-
-    A slot keeps one cache over all its trials: as long as the input settings stay the same, the next trial
-    finds its images ready. Only the newest setting is kept.
-    """
-
-    def __init__(self) -> None:
-        self._key: str | None = None
-        self._images: Tensor | None = None
-
-    def get(self, key: str, source: WindowSource, transform: ImageTransform, n_rows: int) -> Tensor | None:
-        """Images of all rows, float32 ``(n_rows, channels, height, width)``; None where they do not fit."""
-        if key == self._key:
-            return self._images
-        self._key, self._images = None, None
-        first = make_images(source, transform, torch.arange(min(1, n_rows)))
-        needed = first.element_size() * first[0].numel() * n_rows if n_rows else 0
-        if needed > _CACHED_SHARE * free_memory(source.device):
-            return None
-        images = torch.empty((n_rows, *first.shape[1:]), dtype=first.dtype, device=source.device)
-        for rows in torch.arange(n_rows).split(_CHUNK):
-            images[rows[0] : rows[-1] + 1] = make_images(source, transform, rows)
-        self._key, self._images = key, images
-        return images
+from hms_tune.training.image_cache import CachedImages
 
 
 class RowImages:
     """Images of the rows of a trial, with or without augmentation.
 
-    ``key`` tells its clean images from any others.
+    Attributes
+    ----------
+    key : tells clean images from any others
+    cached : the images of all rows, where there was room for them
     """
 
     def __init__(
@@ -56,26 +28,36 @@ class RowImages:
         source: WindowSource,
         transform: ImageTransform,
         augmentation: Augmentation,
-        cached: Tensor | None = None,
+        cached: CachedImages | None = None,
         *,
         key: str = "",
     ) -> None:
         self.key = key
+        self.cached = cached
         self._source = source
         self._transform = transform
         self._augmentation = augmentation
-        self._cached = cached
+
+    def clean(self, rows: Tensor) -> Tensor:
+        """Images as they are predicted from: float32 ``(n_rows, channels, height, width)``."""
+        if self.cached is not None:
+            return self.cached.take(rows)
+        return make_images(self._source, self._transform, rows)
 
     @property
     def vary(self) -> bool:
         """Whether augmentation makes an image of a row differ from epoch to epoch."""
         return self._augmentation.changes_anything
 
-    def clean(self, rows: Tensor) -> Tensor:
-        """Images as they are predicted from: float32 ``(n_rows, channels, height, width)``."""
-        if self._cached is not None:
-            return self._cached[rows.to(self._cached.device)]
-        return make_images(self._source, self._transform, rows)
+    @property
+    def device(self) -> torch.device:
+        """Where images come to lie."""
+        return self._source.device
+
+    def signals(self, rows: Tensor) -> dict[str, Tensor]:
+        """What images of rows are made from: ``eeg`` and ``spectrogram``, of those that are needed."""
+        read = {"eeg": self._source.eeg, "spectrogram": self._source.spectrogram}
+        return {kind: read[kind](rows) for kind in needed_kinds(self._transform)}
 
     def augmented(self, rows: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images to learn from, with their targets, which mixup changes too."""
@@ -84,6 +66,32 @@ class RowImages:
         else:
             images = self.clean(rows)
         return self._augmentation.images(images, targets, generator)
+
+    def announce(
+        self, batches: Sequence[Tensor], generator_of: Callable[[int], torch.Generator] | None = None
+    ) -> None:
+        """Say which batches come next, in order, so that signals can be read ahead of them.
+
+        Only where signals are streamed does it do anything, and what is given never depends on it.
+
+        Parameters
+        ----------
+        batches : rows of each batch, on the CPU
+        generator_of : the generator, as new, that :meth:`augmented` will be given for a batch, by its place
+            in the sequence; None: the batches will be asked of :meth:`clean`
+        """
+        learning = generator_of is not None and self._augmentation.touches_signals
+        if self.cached is not None and not learning:
+            return
+        make = generator_of if learning else None
+
+        def wanted() -> Iterable[Wanted]:
+            for place, rows in enumerate(batches):
+                # The shifts are what a batch draws first.
+                shift = None if make is None else self._augmentation.shifts(len(rows), make(place))
+                yield rows, shift
+
+        self._source.announce(wanted, needed_kinds(self._transform))
 
     def _from_varied_signals(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         transform = self._transform
@@ -94,6 +102,16 @@ class RowImages:
         return images
 
 
+def needed_kinds(transform: ImageTransform) -> tuple[Kind, ...]:
+    """The signals that images are made from."""
+    kinds: list[Kind] = []
+    if transform.needs_eeg:
+        kinds.append("eeg")
+    if transform.needs_spectrogram:
+        kinds.append("spectrogram")
+    return tuple(kinds)
+
+
 @torch.no_grad()
 def make_images(source: WindowSource, transform: ImageTransform, rows: Tensor) -> Tensor:
     """Images of rows, straight from the store: float32 ``(n_rows, channels, height, width)``."""
@@ -101,20 +119,3 @@ def make_images(source: WindowSource, transform: ImageTransform, rows: Tensor) -
     spectrogram = source.spectrogram(rows) if transform.needs_spectrogram else None
     images: Tensor = transform(eeg, spectrogram)
     return images
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in _lines(meminfo):
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 2 * 1024**3
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open() as file:
-        yield from file

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +17,19 @@ from hms_tune.config.trial import DataConfig, TrialConfig
 from hms_tune.data.folds import HELD_OUT, assign_folds
 from hms_tune.data.labels import HIGH_VOTES, Labels, make_labels
 from hms_tune.data.store import Store
-from hms_tune.data.windows import WindowSource
+from hms_tune.data.windows import WindowSource, resident_bytes
 from hms_tune.errors import DataError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.images import ImageCache, RowImages
+from hms_tune.training.free_memory import MemoryReader, read_memory
+from hms_tune.training.image_cache import CachedImages, ImageCache
+from hms_tune.training.images import RowImages, make_images
 from hms_tune.training.learner import Learners
+from hms_tune.training.memory import MemoryPlan, plan_memory
 from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.probe import Calibration
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +91,140 @@ class Judged:
 
 
 class Workspace:
-    """A store on a device, and what trials derived from it that the next trial can use again."""
+    """A store on a device, and what trials derived from it that the next trial can use again.
+
+    Parameters
+    ----------
+    store : the prepared competition folder
+    device : where trials compute
+    acceleration : how steps may be run
+    share : of the device's memory that this process may plan with; below 1 where several slots share it
+    calibration : what real steps took on this device; remembered in this process alone by default
+    memory : asks the device for its free memory
+    """
 
     def __init__(
-        self, store: Store, device: torch.device, acceleration: AccelerationSettings | None = None
+        self,
+        store: Store,
+        device: torch.device,
+        acceleration: AccelerationSettings | None = None,
+        *,
+        share: float = 1.0,
+        calibration: Calibration | None = None,
+        memory: MemoryReader = read_memory,
     ) -> None:
         self.store = store
         self.device = device
         self.learners = Learners(device, acceleration)
+        self._share = share
+        self._calibration = calibration or Calibration()
+        self._memory = memory
         self._rows_key: str | None = None
         self._labels: Labels | None = None
         self._source: WindowSource | None = None
         self._cache = ImageCache()
+        self._said: tuple[object, ...] | None = None
+
+    def plan(self, config: TrialConfig) -> MemoryPlan:
+        """What a trial would hold on the device, and whether it fits. Nothing is allocated for it.
+
+        On a GPU, the first trial of a backbone, image size and precision takes a small real step. Networks
+        and features that earlier trials left give way where there is no room beside them.
+        """
+        plan = self._plan(config)
+        if not plan.fits:
+            self._forget_learners()
+            plan = self._plan(config)
+        return plan
 
     def trial_data(self, config: TrialConfig) -> TrialData:
-        """Rows, folds and images for a trial configuration."""
+        """Rows, folds and images for a trial configuration.
+
+        Raises
+        ------
+        MemoryPlanError
+            If the trial does not fit on the device; nothing was allocated.
+        """
+        plan = self.plan(config)
+        plan.require()
+        self._say(plan)
         labels, source = self._rows(config.data)
         transform = ImageTransform(config.input).to(self.device)
-        key = json.dumps([self._rows_key, config.input.model_dump(mode="json")], sort_keys=True)
         images = RowImages(
             source,
             transform,
             Augmentation(config.augmentation, config.input),
-            self._cache.get(key, source, transform, len(labels)),
-            key=key,
+            self._images(plan, config, source, transform),
+            key=self._key(config),
         )
         shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
         folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed)
         return TrialData(labels, folds, images, config.data.judged_on)
+
+    def _plan(self, config: TrialConfig) -> MemoryPlan:
+        labels, _ = self._rows(config.data)
+
+        def planned(ratio: float) -> MemoryPlan:
+            return plan_memory(
+                config,
+                self.device,
+                available=self._available(),
+                signal_bytes={"eeg": self.store.eeg.nbytes, "spectrogram": self.store.spectrogram.nbytes},
+                n_rows=len(labels),
+                kept=self._cache.form(self._key(config)),
+                ratio=ratio,
+            )
+
+        plan = planned(1.0)
+        if not plan.fits:  # even the small step that would be measured might not
+            return plan
+        ratio = self._calibration.ratio(config, self.device)
+        return plan if ratio == 1.0 else planned(ratio)
+
+    def _available(self) -> int:
+        """What is free, and what of our own the next trial uses again or replaces."""
+        memory = self._memory(self.device)
+        ours = self._cache.nbytes
+        if self.device.type == "cuda":
+            ours += resident_bytes(self.device)
+            ours += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return min(memory.free + ours, int(self._share * memory.total))
+
+    def _forget_learners(self) -> None:
+        self.learners = Learners(self.device, self.learners.acceleration)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _images(
+        self, plan: MemoryPlan, config: TrialConfig, source: WindowSource, transform: ImageTransform
+    ) -> CachedImages | None:
+        """Do as the plan says: signals and images move in, and what they replace goes first."""
+        key = self._key(config)
+        self._cache.shrink(plan.images.most, spare=key)
+        source.place(plan.resident)
+        if plan.images.form is None:
+            return None
+        height, width = config.input.image
+        return self._cache.get(
+            key,
+            lambda rows: make_images(source, transform, rows),
+            n_rows=len(source),
+            shape=(config.input.channels, height, width),
+            form=plan.images.form,
+            device=self.device,
+            most=plan.images.most,
+        )
+
+    def _key(self, config: TrialConfig) -> str:
+        """Names the images of the current rows under a trial's input settings."""
+        return json.dumps([self._rows_key, config.input.model_dump(mode="json")], sort_keys=True)
+
+    def _say(self, plan: MemoryPlan) -> None:
+        """Log a plan that differs from the last one."""
+        if plan.choices != self._said:
+            self._said = plan.choices
+            _logger.info("%s", plan)
 
     def _rows(self, config: DataConfig) -> tuple[Labels, WindowSource]:
         key = f"{config.rows}:{config.min_votes}"

@@ -217,7 +217,7 @@ def test_images_are_the_same_whether_or_not_they_were_cached(store: Store) -> No
     workspace = Workspace(store, torch.device("cpu"))
     images = workspace.trial_data(config).images
     cached = images.clean(torch.tensor([3, 1]))
-    images._cached = None
+    images.cached = None
     torch.testing.assert_close(images.clean(torch.tensor([3, 1])), cached, rtol=1e-5, atol=1e-5)
 
 

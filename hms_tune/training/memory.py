@@ -1,0 +1,294 @@
+"""The memory plan: before a trial starts, what it will hold where, and whether it fits.
+
+What it cannot do without comes first: the network with gradients, optimizer state and moving average, the
+working memory of a training or validation step, and a reserve. What is left is shared between signals and
+cached images, that first which each step of this trial reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.gather import AHEAD, Kind
+from hms_tune.errors import MemoryPlanError
+from hms_tune.signals.augmentation import Augmentation
+from hms_tune.training.device import computes_in_bfloat16
+from hms_tune.training.footprint import (
+    EEG_SHAPE,
+    SPECTROGRAM_SHAPE,
+    Footprint,
+    footprint,
+    transform_bytes_per_sample,
+)
+from hms_tune.training.image_cache import BYTES, Form, harmless_forms
+
+Placement = Literal["resident", "streamed", "mapped"]
+"""On the device; copied to it a batch at a time; read from the memory map by the CPU."""
+
+RESERVED_SHARE = 0.05
+"""Share of the memory that is left alone: fragments, and what other processes begin to need."""
+
+WORKSPACES = 512 * 2**20
+"""Bytes that a GPU's libraries take for themselves."""
+
+CACHED_SHARE = {"cpu": 0.25, "cuda": 0.8}
+"""Largest share of what is left that images may take. The CPU's memory is other programs' too, and holds the
+pages of the store."""
+
+IMAGE_COPIES = 3
+"""A batch of images as they are read, as they are varied, and in the layout that convolutions want."""
+
+LARGEST_BATCH = 4096
+
+_WINDOW_BYTES: dict[Kind, int] = {
+    "eeg": 2 * EEG_SHAPE[0] * EEG_SHAPE[1],
+    "spectrogram": 2 * SPECTROGRAM_SHAPE[0] * SPECTROGRAM_SHAPE[1],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """One array of the store: its bytes, where it lives, and why."""
+
+    kind: Kind
+    nbytes: int
+    placement: Placement
+    why: str
+
+    @property
+    def held(self) -> int:
+        """Bytes of the device that it takes."""
+        return self.nbytes if self.placement == "resident" else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The cached images of all rows: their bytes and form, or None, and why. ``most`` is for all settings."""
+
+    nbytes: int
+    form: Form | None
+    most: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What one trial holds on its device, bytes.
+
+    Attributes
+    ----------
+    device : its name
+    available : what this process may hold, with what it holds already
+    network : weights, gradients, optimizer state and moving average
+    step : the most that a training or validation step needs besides, at ``batch_size``
+    reserve : left alone
+    signals, images : what is resident, streamed or cached, and why; nothing is where the trial does not fit
+    batch_size : the trial's
+    largest_batch_size : the largest that fits; 0: none does
+    """
+
+    device: str
+    available: int
+    network: int
+    step: int
+    reserve: int
+    signals: tuple[Signals, ...]
+    images: Images
+    batch_size: int
+    largest_batch_size: int
+
+    @property
+    def required(self) -> int:
+        """Bytes without which the trial cannot run."""
+        return self.network + self.step + self.reserve
+
+    @property
+    def fits(self) -> bool:
+        """Whether the trial can run."""
+        return self.required <= self.available
+
+    @property
+    def resident(self) -> frozenset[Kind]:
+        """The signals that live on the device."""
+        return frozenset(signals.kind for signals in self.signals if signals.placement == "resident")
+
+    @property
+    def choices(self) -> tuple[object, ...]:
+        """What was decided, without what free memory happens to be."""
+        placed = tuple((signals.kind, signals.placement) for signals in self.signals)
+        return (self.batch_size, self.network, self.step, placed, self.images.form)
+
+    def require(self) -> None:
+        """Refuse a trial that does not fit.
+
+        Raises
+        ------
+        MemoryPlanError
+            With how much is needed, how much there is, and the largest batch size that fits.
+        """
+        if self.fits:
+            return
+        largest = self.largest_batch_size
+        raise MemoryPlanError(
+            f"batch size {self.batch_size} needs {readable(self.required)} and {readable(self.available)} "
+            f"are there: {readable(self.network)} for the network, {readable(self.step)} for a step, "
+            f"{readable(self.reserve)} in reserve",
+            where=self.device,
+            mend=f"The largest batch size that fits is {largest}"
+            if largest
+            else "No batch size fits; use a smaller backbone, image or test_batch_size, or a larger device",
+            excess=self.required / max(1, self.available) - 1.0,
+        )
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} required",
+            f"  network  {readable(self.network)}: weights, gradients, optimizer state, moving average",
+            f"  step     {readable(self.step)} at batch size {self.batch_size}; the largest that fits is "
+            f"{self.largest_batch_size}",
+            f"  reserve  {readable(self.reserve)}",
+        ]
+        lines += [
+            f"  {signals.kind}: {readable(signals.nbytes)}, {signals.placement}: {signals.why}"
+            for signals in self.signals
+        ]
+        kept = f"{readable(self.images.nbytes)} as {self.images.form}" if self.images.form else "not cached"
+        lines.append(f"  images: {kept}: {self.images.why}")
+        return "\n".join(lines)
+
+
+def plan_memory(
+    config: TrialConfig,
+    device: torch.device,
+    *,
+    available: int,
+    signal_bytes: Mapping[Kind, int],
+    n_rows: int,
+    kept: Form | None = None,
+    ratio: float = 1.0,
+) -> MemoryPlan:
+    """Plan a trial's memory. Nothing is allocated.
+
+    Parameters
+    ----------
+    config : the trial
+    device : where it runs
+    available : bytes this process may hold there, with what it holds already
+    signal_bytes : size of each array of the store
+    n_rows : rows of the labels
+    kept : the form in which this trial's images are cached already. They stay as they are while they fit, so
+        that free memory, which comes and goes, does not change what trials see
+    ratio : how much more a step takes on this device than was counted (:mod:`~hms_tune.training.probe`)
+    """
+    counted = footprint(config, half=computes_in_bfloat16(device, config.training.precision))
+    reserve = round(RESERVED_SHARE * available) + (WORKSPACES if device.type == "cuda" else 0)
+    step = _step_bytes(config, counted, ratio)
+    left = available - reserve - counted.network - step(config.training.batch_size)
+    signals, images = _share(config, device, max(0, left), signal_bytes, n_rows, kept)
+    return MemoryPlan(
+        device=str(device),
+        available=available,
+        network=counted.network,
+        step=step(config.training.batch_size),
+        reserve=reserve,
+        signals=signals,
+        images=images,
+        batch_size=config.training.batch_size,
+        largest_batch_size=_largest(step, available - reserve - counted.network),
+    )
+
+
+def _step_bytes(config: TrialConfig, counted: Footprint, ratio: float) -> Callable[[int], int]:
+    """Working memory by batch size: images are made first, then learnt or predicted from."""
+    height, width = config.input.image
+    image = 4 * config.input.channels * height * width
+    varied = 2 if Augmentation(config.augmentation, config.input).touches_signals else 0
+    streamed = AHEAD * sum(_WINDOW_BYTES[kind] for kind in _needed(config))
+    eeg_copies = varied * 4 * EEG_SHAPE[0] * EEG_SHAPE[1] if config.input.needs_eeg else 0
+    making = transform_bytes_per_sample(config.input) + eeg_copies + streamed + image
+    learning = round(ratio * counted.step_per_sample) + IMAGE_COPIES * image
+    predicting = counted.predict_per_sample + IMAGE_COPIES * image
+    fixed = round(ratio * counted.step_fixed)
+    validation = max(making, predicting) * config.training.test_batch_size
+
+    def step(batch_size: int) -> int:
+        return max(making * batch_size, fixed + learning * batch_size, validation)
+
+    return step
+
+
+def _largest(step: Callable[[int], int], room: int) -> int:
+    """The largest batch size whose step fits, found by halving; 0: none."""
+    fitting, beyond = 0, LARGEST_BATCH + 1
+    while beyond - fitting > 1:
+        middle = (fitting + beyond) // 2
+        fitting, beyond = (middle, beyond) if step(middle) <= room else (fitting, middle)
+    return fitting
+
+
+def _needed(config: TrialConfig) -> tuple[Kind, ...]:
+    needs: dict[Kind, bool] = {"eeg": config.input.needs_eeg, "spectrogram": config.input.needs_spectrogram}
+    return tuple(kind for kind, needed in needs.items() if needed)
+
+
+def _share(
+    config: TrialConfig,
+    device: torch.device,
+    left: int,
+    signal_bytes: Mapping[Kind, int],
+    n_rows: int,
+    kept: Form | None,
+) -> tuple[tuple[Signals, ...], Images]:
+    """Share what is left between signals and images."""
+    if Augmentation(config.augmentation, config.input).touches_signals:
+        signals = _place(
+            config, device, left, signal_bytes, "each batch is varied before its images are made"
+        )
+        images = _cache(config, device, left - sum(each.held for each in signals), n_rows, kept)
+        return signals, images
+    images = _cache(config, device, left, n_rows, kept)
+    why = "images are made from them once" if images.form else "images are made anew in each epoch"
+    signals = _place(config, device, left - images.nbytes, signal_bytes, why)
+    return signals, replace(images, most=min(images.most, left - sum(each.held for each in signals)))
+
+
+def _place(
+    config: TrialConfig, device: torch.device, left: int, signal_bytes: Mapping[Kind, int], why: str
+) -> tuple[Signals, ...]:
+    placed = []
+    for kind in _needed(config):
+        nbytes = signal_bytes[kind]
+        if device.type != "cuda":
+            placed.append(Signals(kind, nbytes, "mapped", "the CPU reads the store where it lies"))
+        elif nbytes <= left:
+            placed.append(Signals(kind, nbytes, "resident", why))
+            left -= nbytes
+        else:
+            placed.append(Signals(kind, nbytes, "streamed", f"{readable(max(0, left))} are left for them"))
+    return tuple(placed)
+
+
+def _cache(config: TrialConfig, device: torch.device, left: int, n_rows: int, kept: Form | None) -> Images:
+    most = int(CACHED_SHARE[device.type] * max(0, left))
+    height, width = config.input.image
+    if kept is not None and (nbytes := n_rows * height * width * BYTES[kept]) <= left:
+        return Images(nbytes, kept, max(most, nbytes), "as an earlier trial left them")
+    for form in harmless_forms(config.input):
+        nbytes = n_rows * height * width * BYTES[form]
+        if nbytes <= most:
+            exact = "bit for bit as they are made" if form == "float32" else "no wider form fits"
+            return Images(nbytes, form, most, exact)
+    return Images(0, None, most, f"{readable(most)} are there for them")
+
+
+def readable(nbytes: int) -> str:
+    """A number of bytes for people."""
+    if nbytes >= 2**30:
+        return f"{nbytes / 2**30:.1f} GiB"
+    return f"{nbytes / 2**20:.1f} MiB"

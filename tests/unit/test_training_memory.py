@@ -1,0 +1,259 @@
+"""What a trial's memory is counted as, and what is planned from it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.errors import MemoryPlanError
+from hms_tune.models.network import Network, build_network
+from hms_tune.training.footprint import Footprint, LiveBytes, count_step, footprint
+from hms_tune.training.free_memory import _of_the_container, read_memory
+from hms_tune.training.memory import MemoryPlan, plan_memory
+from hms_tune.training.probe import Calibration
+
+IMAGE = (64, 128)
+BATCH = 6
+CPU = torch.device("cpu")
+MIB = 2**20
+
+
+def config(
+    backbone: str = "test_resnet", *, frozen: int = 0, pooling: str = "avg", **parts: object
+) -> TrialConfig:
+    model = {"backbone": backbone, "pretrained": False, "frozen_layers": frozen, "pooling": pooling}
+    return TrialConfig.model_validate({"model": model, "input": {"image": IMAGE}} | parts)
+
+
+def real_network(model: ModelConfig) -> tuple[Network, torch.Tensor]:
+    network = build_network(model, channels=1, image=IMAGE).to(memory_format=torch.channels_last)
+    images = torch.randn(BATCH, 1, *IMAGE).contiguous(memory_format=torch.channels_last)
+    return network.train(), images
+
+
+def really_saved(network: nn.Module, images: torch.Tensor, *, half: bool) -> int:
+    """Bytes that a forward pass keeps for the backward pass: each storage once, no weights, no images."""
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers(), images)
+    }
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    precision = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), precision:
+        kept = network(images)
+    total = sum(size for size, _ in saved.values())
+    del kept
+    return total
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+def test_saved_bytes_are_those_of_a_real_forward_pass_within_half_a_percent(
+    backbone: str, frozen: int
+) -> None:
+    trial = config(backbone, frozen=frozen)
+    counted = footprint(trial, half=False).saved_per_sample
+    real = really_saved(*real_network(trial.model), half=False) / BATCH
+    # What does not grow with the batch (statistics of batch normalization) is in the real bytes alone.
+    assert counted == pytest.approx(real, rel=0.005)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+def test_saved_bytes_under_bfloat16_are_those_of_autocast_within_five_percent(backbone: str) -> None:
+    trial = config(backbone)
+    counted = footprint(trial, half=True)
+    network, images = real_network(trial.model)
+    casts = sum(
+        2 * each.weight.numel() for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)
+    )
+    real = really_saved(network, images, half=True) - casts
+    assert counted.saved_per_sample == pytest.approx(real / BATCH, rel=0.05)
+    assert counted.step_fixed >= casts
+
+
+@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+def test_the_most_alive_in_a_step_is_that_of_a_real_step(backbone: str) -> None:
+    trial = config(backbone)
+    counted = footprint(trial, half=False)
+    real = count_step(*real_network(trial.model))
+    assert counted.step_fixed + BATCH * counted.step_per_sample == pytest.approx(real.peak, rel=0.02)
+
+
+def test_learnt_pooling_is_counted_too() -> None:
+    plain, learnt = (footprint(config(pooling=pooling), half=False) for pooling in ("avg", "gem"))
+    assert learnt.weights == plain.weights + 4
+    assert learnt.saved_per_sample > plain.saved_per_sample
+
+
+@pytest.mark.parametrize(
+    ("training", "moments", "averages"),
+    [
+        ({"optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False}}, 0, 0),
+        ({"optimizer": "sgd"}, 1, 0),
+        ({"optimizer": "adamw", "ema_decay": 0.9}, 2, 1),
+    ],
+)
+def test_optimizer_and_average_are_what_torch_keeps(
+    training: dict[str, object], moments: int, averages: int
+) -> None:
+    counted = footprint(config(training=training), half=False)
+    network, _ = real_network(config().model)
+    trained = sum(parameter.nbytes for parameter in network.parameters())
+    whole = trained + sum(buffer.nbytes for buffer in network.buffers())
+    assert counted == Footprint(
+        weights=whole,
+        gradients=trained,
+        optimizer=moments * trained,
+        average=averages * whole,
+        saved_per_sample=counted.saved_per_sample,
+        step_per_sample=counted.step_per_sample,
+        step_fixed=counted.step_fixed,
+        predict_per_sample=counted.predict_per_sample,
+    )
+
+
+def test_frozen_layers_keep_nothing_for_the_backward_pass() -> None:
+    whole, part = (footprint(config("resnet18d", frozen=frozen), half=False) for frozen in (0, 4))
+    assert part.gradients < whole.gradients
+    assert part.saved_per_sample < 0.5 * whole.saved_per_sample
+
+
+def test_counting_leaves_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    footprint(config("test_convnext"), half=False)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_bytes_alive_are_counted_once_and_until_they_go() -> None:
+    live = LiveBytes()
+    with live:
+        first = torch.zeros(100)
+        view = first[10:]
+        second = first + 1.0
+        del first, second
+        assert (live.now, live.peak) == (400, 800)
+        del view
+    assert live.now == 0
+
+
+def plan(
+    available: int, trial: TrialConfig | None = None, *, device: str = "cpu", rows: int = 1000, **more: object
+) -> MemoryPlan:
+    return plan_memory(
+        trial or config(),
+        torch.device(device),
+        available=available,
+        signal_bytes={"eeg": 300 * MIB, "spectrogram": 100 * MIB},
+        n_rows=rows,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_images_take_the_widest_form_that_fits_and_keep_it() -> None:
+    whole = 1000 * IMAGE[0] * IMAGE[1]
+    required = plan(2**40).network + plan(2**40).step
+    forms = [plan(round((required + 4 * whole * part) / 0.95) + 4096).images.form for part in (4, 2, 1, 0.5)]
+    assert forms == ["float32", "float16", "int8", None]
+    tight = round((required + 4.5 * whole) / 0.95)
+    assert plan(tight).images.form == "int8"
+    assert plan(tight, kept="float32").images.form == "float32"
+
+
+def test_raw_traces_are_never_kept_in_eight_bits() -> None:
+    raw = config(input={"eeg": {"name": "raw"}, "kaggle": None, "image": IMAGE})
+    whole = 1000 * IMAGE[0] * IMAGE[1]
+    required = plan(2**40, raw).network + plan(2**40, raw).step
+    assert plan(round((required + 4 * whole) / 0.95) + 4096, raw).images.form is None
+
+
+def test_a_gpu_keeps_first_what_every_step_reads() -> None:
+    both = {"kaggle": {}, "image": IMAGE}
+    steady = config(input=both)
+    varied = config(input=both, augmentation={"left_right_swap": 0.5})
+    ample = plan(2**40, varied, device="cuda")
+    room = ample.network + ample.step
+    memory = round((room + 512 * MIB + 400 * MIB + 10 * MIB) / 0.95)
+    still, moving = (
+        plan(memory, steady, device="cuda", rows=10_000),
+        plan(memory, varied, device="cuda", rows=10_000),
+    )
+    assert (still.images.form, still.resident) == ("float32", {"spectrogram"})
+    assert (moving.images.form, moving.resident) == (None, {"eeg", "spectrogram"})
+    assert [signals.placement for signals in still.signals] == ["streamed", "resident"]
+    assert {signals.placement for signals in plan(memory).signals} == {"mapped"}
+
+
+def test_a_trial_that_cannot_fit_is_refused_with_the_largest_batch_that_can() -> None:
+    room = plan(2**40)
+    small = config(training={"batch_size": 64, "test_batch_size": 16})
+    tight = plan(round(1.1 * (room.network + plan(2**40, small).step / 4)), small)
+    assert not tight.fits
+    assert 1 <= tight.largest_batch_size < 64
+    with pytest.raises(
+        MemoryPlanError, match=f"largest batch size that fits is {tight.largest_batch_size}"
+    ) as error:
+        tight.require()
+    assert error.value.excess > 0
+    fitting = small.model_copy(
+        update={"training": small.training.model_copy(update={"batch_size": tight.largest_batch_size})}
+    )
+    assert plan(tight.available, fitting).fits
+    beyond = fitting.model_copy(
+        update={"training": fitting.training.model_copy(update={"batch_size": tight.largest_batch_size + 1})}
+    )
+    assert not plan(tight.available, beyond).fits
+    with pytest.raises(MemoryPlanError, match="No batch size fits"):
+        plan(MIB).require()
+
+
+def test_a_plan_reads_as_sentences() -> None:
+    lines = str(plan(2**40)).splitlines()
+    assert lines[0].startswith("memory on cpu: ")
+    assert "largest that fits is 4096" in lines[2]
+    assert lines[4] == "  eeg: 300.0 MiB, mapped: the CPU reads the store where it lies"
+    assert lines[-1] == "  images: 31.2 MiB as float32: bit for bit as they are made"
+
+
+def test_a_measured_ratio_is_remembered_beside_those_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "memory.json"
+    Calibration(path).remember("a", 1.25)
+    Calibration(path).remember("b", 1.5)
+    assert json.loads(path.read_text()) == {"a": 1.25, "b": 1.5}
+    path.write_text("{ damaged")
+    Calibration(path).remember("c", 2.0)
+    assert json.loads(path.read_text()) == {"c": 2.0}
+    assert Calibration(path).ratio(config(), CPU) == 1.0
+
+
+def test_a_ratio_enlarges_the_step_alone() -> None:
+    usual, more = plan(2**40), plan(2**40, ratio=50.0)
+    assert more.network == usual.network
+    assert more.step > usual.step
+    assert more.largest_batch_size <= usual.largest_batch_size
+
+
+def test_a_containers_limit_is_read_without_its_page_cache(tmp_path: Path) -> None:
+    assert _of_the_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("800\n")
+    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\nactive_file 100\n")
+    memory = _of_the_container(tmp_path)
+    assert memory is not None
+    assert (memory.free, memory.total) == (500, 1000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _of_the_container(tmp_path) is None
+    assert 0 < read_memory(CPU).free <= read_memory(CPU).total
