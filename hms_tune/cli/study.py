@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,13 +22,22 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or t
 @app.command("check")
 def check_command(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A study file's path, or its study's name.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="ROOT", help="A prepared competition folder: plan a trial's memory on it."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="Where trials would run: auto, cpu or cuda:0.")
+    ] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Check a study file and show what it searches."""
 
     from hms_tune.cli.study_check import check
 
-    check(file, as_json)
+    check(file, as_json, data=data, device=device)
 
 
 @app.command("list")

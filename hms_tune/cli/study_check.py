@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json as json_format
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -14,29 +17,54 @@ from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.search.check import StudyCheck, check_study, trial_limit
 from hms_tune.search.space import describe_label
 
+if TYPE_CHECKING:
+    from hms_tune.training.memory import MemoryPlan
+
 PAGE_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 
 
-def check(file: str, json: bool = False) -> None:
+def check(file: str, json: bool = False, *, data: Path | None = None, device: str = "auto") -> None:
     """Check a study file and show what it searches.
 
     Parameters
     ----------
     file : the study's name, or the path of a study file
     json : print JSON
+    data : a prepared competition folder, to plan the memory of a trial with the smallest batch
+    device : where trials would run
 
     Raises
     ------
     ConfigError, UnknownStudyError
         If the file cannot be used.
+    DataError, MemoryPlanError
+        If the data cannot serve it, or no batch size fits on the device.
     """
     study_file = load_study_file(file)
     result = check_study(study_file)
+    plan = None if data is None else _plan(study_file, data, device)
     if json:
-        typer.echo(json_format.dumps(_as_json(study_file, result), indent=2))
-    else:
-        _print(study_file, result)
+        as_json = _as_json(study_file, result)
+        if plan is not None:
+            as_json["memory"] = asdict(plan)
+        typer.echo(json_format.dumps(as_json, indent=2))
+        return
+    _print(study_file, result)
+    if plan is not None:
+        typer.echo(str(plan))
+
+
+def _plan(study_file: StudyFile, data: Path, device: str) -> MemoryPlan:
+    from hms_tune.data.store import Store
+    from hms_tune.search.data_check import check_data
+    from hms_tune.search.memory_check import check_memory
+    from hms_tune.training.device import resolve_device
+    from hms_tune.training.workspace import Workspace
+
+    store = Store.open(data)
+    check_data(study_file, store)
+    return check_memory(study_file, Workspace(store, resolve_device(device)).plan)
 
 
 def _as_json(study_file: StudyFile, result: StudyCheck) -> dict[str, object]:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.ranges import Group
 from hms_tune.config.study_sections import SearchConfig
+from hms_tune.search.feasibility import is_declined
 from hms_tune.search.listed import GridSampler, QmcSampler
 from hms_tune.search.randomness import CountedRandomSampler, derived_seed
 
@@ -82,7 +83,8 @@ class StartupSampler(BaseSampler):
 
     def _current(self, study: optuna.Study) -> BaseSampler:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
-        finished = len(study.get_trials(deepcopy=False, states=states))
+        trials = study.get_trials(deepcopy=False, states=states)
+        finished = sum(not is_declined(trial) for trial in trials)
         return self._start if finished < self._startup_trials else self._model
 
     def reseed_rng(self) -> None:

@@ -27,12 +27,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, func, select, update
 
 from hms_tune.errors import UnknownStudyError
+from hms_tune.search.feasibility import is_declined, mark_infeasible
 from hms_tune.search.turns import FIXED_PARAMS, STANDS_IN_FOR
 from hms_tune.service.leases import Lease, hold
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now
 
-Ending = Literal["complete", "pruned", "failed", "handed_back", "lost"]
+Ending = Literal["complete", "pruned", "failed", "declined", "handed_back", "lost"]
+"""``declined``: the device has no room for what was drawn, and another draw takes its place."""
 
 LEASE_ATTRIBUTE = "lease"
 LINEAGE_ATTRIBUTE = "lineage"
@@ -61,12 +63,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How an attempt ended. ``reason`` is one line; ``attributes`` become Optuna user attributes."""
+    """How an attempt ended.
+
+    ``reason`` is one line; ``attributes`` become Optuna user attributes. ``excess`` is by what share it
+    needed more memory than there is; 0 where that is not why it ended.
+    """
 
     ending: Ending
     value: float | None = None
     reason: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    excess: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.ending == "complete") != (self.value is not None):
@@ -224,7 +231,14 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
         attributes[REASON_ATTRIBUTE] = result.reason
     for key, value in attributes.items():
         storage.optuna.set_trial_user_attr(attempt.trial_id, key, value)
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+    if result.excess > 0.0:
+        mark_infeasible(attempt.trial, result.excess)
+    # Samplers hear nothing of failed trials; of pruned ones that violate a constraint they do.
+    states = {
+        "complete": TrialState.COMPLETE,
+        "pruned": TrialState.PRUNED,
+        "declined": TrialState.PRUNED,
+    }
     state = states.get(result.ending, TrialState.FAIL)
     study.tell(attempt.trial, result.value, state=state)
 
@@ -235,7 +249,7 @@ def result_of(frozen: FrozenTrial) -> Result:
     if frozen.state == TrialState.COMPLETE:
         return Result("complete", value=frozen.value)
     if frozen.state == TrialState.PRUNED:
-        return Result("pruned", reason=reason)
+        return Result("declined" if is_declined(frozen) else "pruned", reason=reason)
     ending = frozen.user_attrs.get(ENDING_ATTRIBUTE)
     if ending in ("handed_back", "lost"):
         return Result(ending, reason=reason)

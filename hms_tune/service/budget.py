@@ -1,6 +1,7 @@
 """Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
 
 One lineage is one unit: a trial that loses its worker, or is handed back, goes on and is not counted again.
+A draw that was declined for want of memory is none: another takes its place.
 All claims of a study pass through the row lock on its ``studies`` row, so any number of workers start exactly
 as many trials as the budget holds.
 """
@@ -150,7 +151,9 @@ def _waiting(connection: Connection, study_id: int) -> int | None:
 
 def _started(connection: Connection, study_id: int) -> int:
     return connection.execute(
-        select(func.count()).select_from(lineages).where(lineages.c.study_id == study_id)
+        select(func.count())
+        .select_from(lineages)
+        .where(lineages.c.study_id == study_id, lineages.c.outcome.is_distinct_from("declined"))
     ).scalar_one()
 
 

@@ -25,10 +25,18 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import HmsTuneError, LeaseLostError, NonFiniteLossError, StorageError, TrainingError
+from hms_tune.errors import (
+    HmsTuneError,
+    LeaseLostError,
+    MemoryPlanError,
+    NonFiniteLossError,
+    StorageError,
+    TrainingError,
+)
+from hms_tune.search.feasibility import MOST_DECLINED
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, ask, release, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.service.outages import passes, through_outages
@@ -47,15 +55,27 @@ MOST_FAILURES = 3
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 """Runs a trial configuration, with checkpoints in a directory."""
 
+Admit = Callable[[TrialConfig], None]
+"""Raises :class:`~hms_tune.errors.MemoryPlanError` where the device has no room for a configuration."""
+
+
+def _admit_all(_config: TrialConfig) -> None:
+    """There is room for everything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The study as a slot needs it: Optuna's object, its configurations and its reports."""
+    """The study as a slot needs it: Optuna's object, its configurations and its reports.
+
+    ``redraws``: whether another draw can take the place of one that is declined. In a grid, whose cells have
+    one turn each, it cannot: there such a cell has failed.
+    """
 
     study: optuna.Study
     study_id: int
     suggest: Callable[[optuna.Trial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
+    redraws: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,7 @@ class Slot:
     Parameters
     ----------
     train : how a configuration is evaluated; tests put a fake here
+    admit : refuses a configuration that the device has no room for, before anybody hears of the trial
     """
 
     def __init__(
@@ -109,6 +130,7 @@ class Slot:
         *,
         train: Train,
         artifacts: Artifacts,
+        admit: Admit = _admit_all,
         observers: Sequence[Observer] = (),
         stop: Stop | None = None,
         settings: SlotSettings | None = None,
@@ -117,11 +139,13 @@ class Slot:
         self.search = search
         self.holder = holder
         self.train = train
+        self.admit = admit
         self.artifacts = artifacts
         self.observers = observers
         self.stop = stop or Stop()
         self.settings = settings or SlotSettings()
         self._failures: list[str] = []
+        self._declined = 0
         self._said: Refusal | None = None
 
     def run(self) -> int:
@@ -131,6 +155,8 @@ class Slot:
         ------
         TrainingError
             After three failed trials in a row.
+        MemoryPlanError
+            After twenty declined draws in a row.
         StorageError
             If the database stayed away.
         """
@@ -182,6 +208,7 @@ class Slot:
             except LeaseLostError as error:
                 _logger.warning("%s", error)
                 return False
+        self._count_declined(result)
         if result.ending == "failed":
             self._count_failure(result)
         elif result.ending in ("complete", "pruned"):
@@ -214,8 +241,7 @@ class Slot:
         except LeaseLostError as error:
             self._tell_observers(story, "handed_back", error.what)
             raise
-        outcome: Outcome = "handed_back" if result.ending == "lost" else result.ending
-        self._tell_observers(story, outcome, result.reason)
+        self._tell_observers(story, _OUTCOMES[result.ending], result.reason)
         if result.ending in ("complete", "pruned", "failed"):
             through_outages(self._tidy)
         return result
@@ -223,7 +249,9 @@ class Slot:
     def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: _Story) -> Result:
         try:
             config = self.search.suggest(attempt.trial)
-            story.trial = self._describe(attempt, config)
+            described = self._describe(attempt, config)
+            self.admit(config)
+            story.trial = described
             for observer in self.observers:
                 observer.trial_started(story.trial)
             return self._train_through(attempt, story.trial, keeper, story)
@@ -231,6 +259,10 @@ class Slot:
             raise
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
+        except MemoryPlanError as error:
+            ending: Ending = "declined" if self.search.redraws else "failed"
+            attributes = {"cause": "hyperparameters"}
+            return Result(ending, reason=str(error), attributes=attributes, excess=max(error.excess, 1e-9))
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
             keeper.desired(fresh_s=0.0)
@@ -297,6 +329,20 @@ class Slot:
         for observer in self.observers:
             observer.trial_ended(story.trial, outcome, value, None if outcome == "complete" else reason)
 
+    def _count_declined(self, result: Result) -> None:
+        if result.excess == 0.0:
+            self._declined = 0
+            return
+        self._declined += 1
+        if result.ending == "declined":
+            _logger.info("Slot %s declined a draw: %s", self.holder.slot, result.reason)
+        if self._declined >= MOST_DECLINED:
+            raise MemoryPlanError(
+                f"{MOST_DECLINED} draws in a row did not fit; the last: {result.reason}",
+                where=f"study {self.search.study.study_name}",
+                mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
+            )
+
     def _count_failure(self, result: Result) -> None:
         if result.attributes.get("cause") == "hyperparameters":
             return
@@ -326,6 +372,16 @@ class Slot:
         except ValueError:  # none is complete
             best = None
         self.artifacts.remove([row.first_number for row in ended if row.last_trial_id != best])
+
+
+_OUTCOMES: dict[Ending, Outcome] = {
+    "complete": "complete",
+    "pruned": "pruned",
+    "failed": "failed",
+    "declined": "failed",  # only of a trial that had begun: of others nobody has heard
+    "handed_back": "handed_back",
+    "lost": "handed_back",
+}
 
 
 def _resumable(event: Event) -> bool:

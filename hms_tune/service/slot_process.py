@@ -38,6 +38,7 @@ class SlotPlan:
     artifacts: Path
     tracking_folder: Path
     device: str
+    memory_share: float
     acceleration: Acceleration
     threads: int | None
     worker_id: str
@@ -96,6 +97,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from optuna.exceptions import ExperimentalWarning
 
     from hms_tune.data.prepare import prepare
+    from hms_tune.search.memory_check import check_memory
     from hms_tune.service.artifacts import Artifacts
     from hms_tune.service.leases import Holder
     from hms_tune.service.machine import this_process
@@ -104,6 +106,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.service.study import join_search
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.device import resolve_device
+    from hms_tune.training.probe import Calibration
     from hms_tune.training.workspace import Workspace
 
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -111,12 +114,22 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         torch.set_num_threads(plan.threads)
     study_file = StudyFile.from_json(plan.study_json)
     device = resolve_device(plan.device)
-    workspace = Workspace(prepare(plan.data_root), device, _acceleration(plan, study_file))
+    workspace = Workspace(
+        prepare(plan.data_root),
+        device,
+        _acceleration(plan, study_file),
+        share=plan.memory_share,
+        calibration=Calibration(plan.tracking_folder / "memory.json"),
+    )
+    check_memory(study_file, workspace.plan)
     storage = open_storage(plan.storage_url)
     observers: list[Observer] = [teller, *_trackers(study_file, plan.tracking_folder)]
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         return CrossValidation(config, workspace, device, directory=directory).run()
+
+    def admit(config: TrialConfig) -> None:
+        workspace.plan(config).require()
 
     try:
         Slot(
@@ -124,6 +137,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
             join_search(storage, study_file),
             Holder(plan.worker_id, plan.slot, this_process()),
             train=train,
+            admit=admit,
             artifacts=Artifacts(plan.artifacts, study_file.study),
             observers=observers,
             stop=stop,

@@ -17,13 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Row, delete, func, select, update
 
 from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.search.feasibility import is_declined
 from hms_tune.search.space import params_from_config
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.leases import DesiredState
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, studies, workers
 
-STATES = ("complete", "pruned", "failed", "running", "waiting")
+STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")
 _NAMES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -31,6 +32,8 @@ _NAMES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+
+_UNITS = ("complete", "pruned", "failed", "claimed", "waiting")
 
 ABSENT_S = 45.0
 """A worker not seen for this long is shown as silent."""
@@ -124,8 +127,12 @@ class TrialSummary:
 
 def count_states(trials: list[FrozenTrial]) -> dict[str, int]:
     """How many trials are in each state; every state is named."""
-    counted = Counter(_NAMES[trial.state] for trial in trials)
+    counted = Counter(_name(trial) for trial in trials)
     return {state: counted[state] for state in STATES}
+
+
+def _name(trial: FrozenTrial) -> str:
+    return "declined" if is_declined(trial) else _NAMES[trial.state]
 
 
 def list_studies(storage: Storage) -> list[StudySummary]:
@@ -200,7 +207,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         study=name,
         state=row.state if row is not None else "running",
         trials=count_states(trials),
-        units={kind: units.get(kind, 0) for kind in ("complete", "pruned", "failed", "claimed", "waiting")},
+        units={kind: units.get(kind, 0) for kind in _UNITS},
         budget_trials=budget,
         budget_hours=row.budget_hours if row is not None else None,
         best=_best(trials),
@@ -347,7 +354,7 @@ def _summary(trial: FrozenTrial) -> TrialSummary:
     attributes = trial.user_attrs
     return TrialSummary(
         number=trial.number,
-        state=_NAMES[trial.state],
+        state=_name(trial),
         value=trial.value,
         params=trial.params,
         lineage=attributes.get("lineage"),

@@ -42,6 +42,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         study_id=study_id,
         suggest=lambda trial: suggest(study_file.space, trial),
         reporter=reporter,
+        redraws=study_file.search.sampler != "grid",
     )
 
 

@@ -178,6 +178,7 @@ class Worker:
             artifacts=options.artifacts,
             tracking_folder=options.home,
             device=device,
+            memory_share=1.0 / sum(other == device for _, other in devices),
             acceleration=options.acceleration,
             threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,

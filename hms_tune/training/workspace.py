@@ -123,6 +123,7 @@ class Workspace:
         self._labels: Labels | None = None
         self._source: WindowSource | None = None
         self._cache = ImageCache()
+        self._lent = False
         self._said: tuple[object, ...] | None = None
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
@@ -132,7 +133,7 @@ class Workspace:
         and features that earlier trials left give way where there is no room beside them.
         """
         plan = self._plan(config)
-        if not plan.fits:
+        if not plan.fits and self._lent:
             self._forget_learners()
             plan = self._plan(config)
         return plan
@@ -147,6 +148,7 @@ class Workspace:
         """
         plan = self.plan(config)
         plan.require()
+        self._lent = True
         self._say(plan)
         labels, source = self._rows(config.data)
         transform = ImageTransform(config.input).to(self.device)
@@ -191,6 +193,7 @@ class Workspace:
         return min(memory.free + ours, int(self._share * memory.total))
 
     def _forget_learners(self) -> None:
+        self._lent = False
         self.learners = Learners(self.device, self.learners.acceleration)
         gc.collect()
         if self.device.type == "cuda":

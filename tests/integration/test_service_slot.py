@@ -218,7 +218,14 @@ def test_three_slots_share_one_budget(
     with ThreadPoolExecutor(3) as pool:
         assert sum(pool.map(work, range(3))) == 9
     current = status(storage, study_name)
-    assert current.trials == {"complete": 9, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert current.trials == {
+        "complete": 9,
+        "pruned": 0,
+        "failed": 0,
+        "declined": 0,
+        "running": 0,
+        "waiting": 0,
+    }
     assert current.units["complete"] == 9
     values = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
     assert len(set(values)) == 9

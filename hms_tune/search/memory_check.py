@@ -1,0 +1,85 @@
+"""Whether a device has room for any trial of a study, before its first trial starts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from hms_tune.config.completeness import corners
+from hms_tune.config.input import InputConfig
+from hms_tune.config.ranges import Node, keep_only, resolve
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import ModelConfig, TrainingConfig, TrialConfig
+from hms_tune.errors import MemoryPlanError
+from hms_tune.training.memory import MemoryPlan, readable
+
+MOST_TRIED = 64
+"""Combinations of model, input and training that are planned at most."""
+
+_MODEL_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers", "pooling", "hidden"})
+_TRAINING_KEYS = frozenset({"batch_size", "test_batch_size", "optimizer", "ema_decay", "precision"})
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def check_memory(study_file: StudyFile, plan: Callable[[TrialConfig], MemoryPlan]) -> MemoryPlan:
+    """Find a configuration that fits: of every model and input, the one with the smallest batch.
+
+    Parameters
+    ----------
+    study_file : the study
+    plan : plans a configuration on the device
+
+    Returns
+    -------
+    The plan of the first one that fits
+
+    Raises
+    ------
+    MemoryPlanError
+        If none fits, with the plan that came nearest.
+    """
+    nearest: MemoryPlan | None = None
+    for config in itertools.islice(smallest_configs(study_file), MOST_TRIED):
+        planned = plan(config)
+        if planned.fits:
+            return planned
+        if nearest is None or planned.required - planned.available < nearest.required - nearest.available:
+            nearest = planned
+    assert nearest is not None
+    raise MemoryPlanError(
+        f"no batch size of the study fits: the least that it may draw, {nearest.batch_size}, needs "
+        f"{readable(nearest.required)} on {nearest.device}, and {readable(nearest.available)} are there",
+        where=study_file.source,
+        mend=f"Let training.batch_size go down to {nearest.largest_batch_size}"
+        if nearest.largest_batch_size
+        else "Search smaller backbones or images, lower training.test_batch_size, or use a larger device",
+        excess=nearest.required / max(1, nearest.available) - 1.0,
+    )
+
+
+def smallest_configs(study_file: StudyFile) -> Iterator[TrialConfig]:
+    """Trial configurations with the least batch sizes, small images and many frozen layers first."""
+    entries = study_file.space.entries
+    training = min(
+        _ends(keep_only(entries["training"], _TRAINING_KEYS), "training", TrainingConfig),
+        key=lambda each: (each.batch_size, each.test_batch_size, each.ema_decay is not None),
+    )
+    models = _ends(keep_only(entries["model"], _MODEL_KEYS), "model", ModelConfig)
+    models.sort(key=lambda each: -(each.frozen_layers or 0))
+    inputs = _ends(entries["input"], "input", InputConfig)
+    inputs.sort(key=lambda each: each.image[0] * each.image[1] * each.channels)
+    shapes = {(each.image, each.channels): each for each in reversed(inputs)}
+    for view, model in itertools.product(reversed(shapes.values()), dict.fromkeys(models)):
+        yield TrialConfig(input=view, model=model, training=training)
+
+
+def _ends(node: Node, name: str, section: type[Section]) -> list[Section]:
+    """A section's configurations at the ends of its ranges and in all its branches."""
+    return [
+        section.model_validate(resolve(node, lambda key, _, given=assignment: given[key], name))  # type: ignore[misc]
+        for assignment in corners(node, name)
+    ]

@@ -1,0 +1,184 @@
+"""Draws that a device has no room for, against a real PostgreSQL and a real store; the memory is a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.prepare import prepare
+from hms_tune.data.store import Store
+from hms_tune.errors import MemoryPlanError
+from hms_tune.search.feasibility import MOST_DECLINED
+from hms_tune.search.memory_check import check_memory, smallest_configs
+from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.leases import Holder
+from hms_tune.service.machine import this_process
+from hms_tune.service.slot import Slot, SlotSettings
+from hms_tune.service.storage import Storage
+from hms_tune.service.studies import show_trials, status
+from hms_tune.service.study import join_search
+from hms_tune.tracking.observer import TrialInfo
+from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
+from hms_tune.training.free_memory import DeviceMemory
+from hms_tune.training.workspace import Workspace
+
+MIB = 2**20
+
+STUDY = """
+study: {name}
+data: {{folds: 2, holdout: 0}}
+input: {{image: [32, 64]}}
+training: {{epochs: 1, test_batch_size: 4, batch_size: {batch}}}
+model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.0, high: 0.5}}}}
+search: {{sampler: {sampler}, pruner: none}}
+budget: {{trials: {trials}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
+    return prepare(competition_writer(tmp_path_factory.mktemp("declined") / "hms", patients=4), jobs=1)
+
+
+def study_file(
+    name: str, batch: str = "{choices: [8, 512]}", *, sampler: str = "random", trials: int = 5
+) -> StudyFile:
+    text = STUDY.format(name=name, batch=batch, sampler=sampler, trials=trials)
+    if sampler == "grid":
+        text = text.replace("{low: 0.0, high: 0.5}", "0.0")
+    if sampler == "tpe":
+        text = text.replace("sampler: tpe", "sampler: tpe, startup_trials: 4")
+    return StudyFile.parse(text, "test")
+
+
+def tiny(store: Store, free: int = 50 * MIB) -> Workspace:
+    """A workspace whose device has room for a batch of 8 and not for one of 512."""
+    return Workspace(store, torch.device("cpu"), memory=lambda _: DeviceMemory(free, 2**40))
+
+
+def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
+    nothing, floats = np.zeros(0, dtype=np.int64), np.zeros((0, 6), dtype=np.float32)
+    kl = 1.0 + config.model.dropout
+    yield CrossValidationEnded(
+        kl=kl,
+        kl_all_rows=kl,
+        kl_high_vote=kl,
+        fold_kl=(kl, kl),
+        best_epochs=(0, 0),
+        out_of_fold=OutOfFold(
+            row=nothing,
+            eeg_id=nothing,
+            patient_id=nothing,
+            fold=nothing,
+            probabilities=floats,
+            targets=floats,
+            total_votes=nothing,
+        ),
+    )
+
+
+class Listener:
+    """Counts the trials it hears of."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+
+    def trial_started(self, trial: TrialInfo) -> None:
+        self.started.append(trial.number)
+
+    def event(self, trial: TrialInfo, event: Event) -> None: ...
+
+    def trial_ended(
+        self, trial: TrialInfo, outcome: str, value: float | None, reason: str | None
+    ) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def run(
+    storage: Storage, file: StudyFile, workspace: Workspace, folder: Path, listener: Listener | None = None
+) -> int:
+    def admit(config: TrialConfig) -> None:
+        workspace.plan(config).require()
+
+    return Slot(
+        storage,
+        join_search(storage, file),
+        Holder("worker", "cpu", this_process()),
+        train=train,
+        admit=admit,
+        artifacts=Artifacts(folder, file.study),
+        observers=[listener or Listener()],
+        settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
+    ).run()
+
+
+def test_draws_that_do_not_fit_are_declined_and_others_take_their_place(
+    storage: Storage, study_name: str, store: Store, tmp_path: Path
+) -> None:
+    listener = Listener()
+    assert run(storage, study_file(study_name), tiny(store), tmp_path, listener) == 5
+    current = status(storage, study_name)
+    declined = [trial for trial in show_trials(storage, study_name) if trial.state == "declined"]
+    assert current.units["complete"] == 5
+    assert current.trials["complete"] == 5
+    assert (current.trials["declined"], current.trials["failed"]) == (len(declined), 0)
+    assert declined
+    assert {trial.params["training.batch_size"] for trial in declined} == {512}
+    assert not {trial.number for trial in declined} & set(listener.started)
+    assert declined[0].attributes["cause"] == "hyperparameters"
+    assert "largest batch size that fits is" in (declined[0].reason or "")
+
+
+def test_a_declined_draw_violates_a_constraint_that_the_sampler_reads(
+    storage: Storage, study_name: str, store: Store, tmp_path: Path
+) -> None:
+    run(storage, study_file(study_name, sampler="tpe", trials=6), tiny(store), tmp_path)
+    study = optuna.load_study(study_name=study_name, storage=storage.optuna)
+    declined = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    assert declined
+    for trial in declined:
+        assert trial.constraints["memory"] > 0
+        assert trial.params["training.batch_size"] == 512
+
+
+def test_a_cell_of_a_grid_that_does_not_fit_has_had_its_turn(
+    storage: Storage, study_name: str, store: Store, tmp_path: Path
+) -> None:
+    file = study_file(study_name, "{choices: [4, 512, 8, 1024, 256, 128, 2048]}", sampler="grid", trials=50)
+    run(storage, file, tiny(store), tmp_path)
+    current = status(storage, study_name)
+    fitting = current.trials["complete"]
+    assert fitting >= 2
+    assert current.trials["failed"] == 7 - fitting >= 4  # more than the failures in a row that end a worker
+    assert current.trials["declined"] == 0
+
+
+def test_a_slot_gives_up_when_nothing_it_draws_fits(
+    storage: Storage, study_name: str, store: Store, tmp_path: Path
+) -> None:
+    with pytest.raises(MemoryPlanError, match=f"{MOST_DECLINED} draws in a row did not fit"):
+        run(storage, study_file(study_name), tiny(store, 10 * MIB), tmp_path)
+    current = status(storage, study_name)
+    assert current.trials["declined"] == MOST_DECLINED
+    assert sum(current.units.values()) == 0
+
+
+def test_a_study_of_which_nothing_fits_is_refused_before_it_starts(store: Store) -> None:
+    file = study_file("any")
+    assert [config.training.batch_size for config in smallest_configs(file)] == [8]
+    assert check_memory(file, tiny(store).plan).batch_size == 8
+    with pytest.raises(MemoryPlanError, match="no batch size of the study fits") as error:
+        check_memory(file, tiny(store, 10 * MIB).plan)
+    assert "use a larger device" in (error.value.mend or "")
+    large = study_file("any", "{choices: [512, 1024]}")
+    with pytest.raises(MemoryPlanError, match=r"Let training\.batch_size go down to"):
+        check_memory(large, tiny(store).plan)
