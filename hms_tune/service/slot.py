@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import logging
 import math
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -33,13 +31,13 @@ from hms_tune.errors import (
     StorageError,
     TrainingError,
 )
-from hms_tune.search.feasibility import MOST_DECLINED
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, ask, release, tell
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.service.outages import passes, through_outages
+from hms_tune.service.outcomes import OUTCOMES, Story, Streaks, attributes_of, declined, failure
 from hms_tune.service.recovery import recover
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
@@ -48,9 +46,6 @@ from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
 
 _logger = logging.getLogger(__name__)
-
-MOST_FAILURES = 3
-"""After this many failed trials in a row something other than the hyperparameters is wrong."""
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 """Runs a trial configuration, with checkpoints in a directory."""
@@ -93,26 +88,6 @@ class SlotSettings:
     worker_most: int | None = None
 
 
-@dataclass(slots=True)
-class _Story:
-    """What a running trial has told so far."""
-
-    trial: TrialInfo | None = None
-    last: EpochEnded | None = None
-    ended: CrossValidationEnded | None = None
-    seconds: float = 0.0
-
-    def add(self, event: Event) -> None:
-        match event:
-            case EpochEnded():
-                self.last = event
-                self.seconds += event.seconds
-            case CrossValidationEnded():
-                self.ended = event
-            case _:
-                pass
-
-
 class Slot:
     """Runs trials until there are none left, or it is asked to stop.
 
@@ -144,8 +119,7 @@ class Slot:
         self.observers = observers
         self.stop = stop or Stop()
         self.settings = settings or SlotSettings()
-        self._failures: list[str] = []
-        self._declined = 0
+        self._streaks = Streaks(search.study.study_name, holder.slot)
         self._said: Refusal | None = None
 
     def run(self) -> int:
@@ -208,11 +182,7 @@ class Slot:
             except LeaseLostError as error:
                 _logger.warning("%s", error)
                 return False
-        self._count_declined(result)
-        if result.ending == "failed":
-            self._count_failure(result)
-        elif result.ending in ("complete", "pruned"):
-            self._failures.clear()
+        self._streaks.count(result)
         return result.ending in ("complete", "pruned", "failed")
 
     def _ask(self, lease: Lease) -> Attempt:
@@ -234,19 +204,19 @@ class Slot:
 
     def _run_attempt(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
         """Run an attempt from its values to its result, with observers told of both."""
-        story = _Story()
+        story = Story()
         try:
             result = self._result(attempt, keeper, story)
             result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
         except LeaseLostError as error:
             self._tell_observers(story, "handed_back", error.what)
             raise
-        self._tell_observers(story, _OUTCOMES[result.ending], result.reason)
+        self._tell_observers(story, OUTCOMES[result.ending], result.reason)
         if result.ending in ("complete", "pruned", "failed"):
             through_outages(self._tidy)
         return result
 
-    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: _Story) -> Result:
+    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: Story) -> Result:
         try:
             config = self.search.suggest(attempt.trial)
             described = self._describe(attempt, config)
@@ -260,9 +230,7 @@ class Slot:
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
         except MemoryPlanError as error:
-            ending: Ending = "declined" if self.search.redraws else "failed"
-            attributes = {"cause": "hyperparameters"}
-            return Result(ending, reason=str(error), attributes=attributes, excess=max(error.excess, 1e-9))
+            return declined(error, redraws=self.search.redraws)
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
             keeper.desired(fresh_s=0.0)
@@ -271,7 +239,7 @@ class Slot:
         except Exception as error:  # the boundary at which whatever a trial raises becomes its result
             if _is_of_the_storage(error):
                 raise
-            return _failure(error, story.trial)
+            return failure(error, story.trial)
 
     def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
         """Write what the trial is into Optuna, and say it to the observers."""
@@ -291,9 +259,7 @@ class Slot:
             slot=self.holder.slot,
         )
 
-    def _train_through(
-        self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: _Story
-    ) -> Result:
+    def _train_through(self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: Story) -> Result:
         reporter = self.search.reporter(attempt.trial)
         directory = self.artifacts.checkpoints(attempt.lineage)
         directory.mkdir(parents=True, exist_ok=True)
@@ -309,7 +275,7 @@ class Slot:
             if isinstance(event, CrossValidationEnded):
                 break
             if reporter.observe(event):
-                return Result("pruned", reason="pruned", attributes=_attributes(story))
+                return Result("pruned", reason="pruned", attributes=attributes_of(story))
             wanted = keeper.desired(fresh_s=self.settings.look_s)
             keeper.check()
             if wanted != "running":
@@ -320,39 +286,14 @@ class Slot:
             raise TrainingError("the trial ended without a result")
         if not math.isfinite(story.ended.kl):
             raise NonFiniteLossError(f"the trial's KL is {story.ended.kl}")
-        return Result("complete", value=story.ended.kl, attributes=_attributes(story))
+        return Result("complete", value=story.ended.kl, attributes=attributes_of(story))
 
-    def _tell_observers(self, story: _Story, outcome: Outcome, reason: str | None) -> None:
+    def _tell_observers(self, story: Story, outcome: Outcome, reason: str | None) -> None:
         if story.trial is None:
             return
         value = story.ended.kl if story.ended else story.last.estimate if story.last else None
         for observer in self.observers:
             observer.trial_ended(story.trial, outcome, value, None if outcome == "complete" else reason)
-
-    def _count_declined(self, result: Result) -> None:
-        if result.excess == 0.0:
-            self._declined = 0
-            return
-        self._declined += 1
-        if result.ending == "declined":
-            _logger.info("Slot %s declined a draw: %s", self.holder.slot, result.reason)
-        if self._declined >= MOST_DECLINED:
-            raise MemoryPlanError(
-                f"{MOST_DECLINED} draws in a row did not fit; the last: {result.reason}",
-                where=f"study {self.search.study.study_name}",
-                mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
-            )
-
-    def _count_failure(self, result: Result) -> None:
-        if result.attributes.get("cause") == "hyperparameters":
-            return
-        self._failures.append(result.reason or "unknown")
-        if len(self._failures) >= MOST_FAILURES:
-            raise TrainingError(
-                f"{MOST_FAILURES} trials in a row failed; the last: {self._failures[-1]}",
-                where=f"study {self.search.study.study_name}",
-                mend="hms-tune study show NAME --trial N prints the traceback",
-            )
 
     def _tidy(self) -> None:
         """Remove the checkpoints of every trial that has ended, save the best one's."""
@@ -374,48 +315,9 @@ class Slot:
         self.artifacts.remove([row.first_number for row in ended if row.last_trial_id != best])
 
 
-_OUTCOMES: dict[Ending, Outcome] = {
-    "complete": "complete",
-    "pruned": "pruned",
-    "failed": "failed",
-    "declined": "failed",  # only of a trial that had begun: of others nobody has heard
-    "handed_back": "handed_back",
-    "lost": "handed_back",
-}
-
-
 def _resumable(event: Event) -> bool:
     """Stopping right after an epoch, before its checkpoint, would throw the epoch away."""
     return isinstance(event, CheckpointWritten) or not isinstance(event, EpochEnded) or event.replayed
-
-
-def _attributes(story: _Story) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"seconds": round(story.seconds, 3)}
-    if (ended := story.ended) is not None:
-        attributes |= {
-            "kl_all_rows": ended.kl_all_rows,
-            "kl_high_vote": None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
-            "fold_kl": list(ended.fold_kl),
-            "best_epochs": list(ended.best_epochs),
-        }
-    return attributes
-
-
-def _failure(error: Exception, trial: TrialInfo | None) -> Result:
-    """A failed trial's reason in one line, its traceback beside it, and whether its values are to blame."""
-    attributes: dict[str, Any] = {"traceback": "".join(traceback.format_exception(error))[-8000:]}
-    lines = str(error).strip().splitlines()
-    reason = (
-        str(error)
-        if isinstance(error, HmsTuneError)
-        else f"{type(error).__name__}: {lines[0] if lines else ''}"
-    )
-    if type(error).__name__ == "OutOfMemoryError" and trial is not None:
-        reason = f"out of device memory at batch size {trial.config.training.batch_size}"
-        attributes["cause"] = "hyperparameters"
-    elif isinstance(error, NonFiniteLossError):
-        attributes["cause"] = "hyperparameters"
-    return Result("failed", reason=reason, attributes=attributes)
 
 
 def _is_of_the_storage(error: Exception) -> bool:

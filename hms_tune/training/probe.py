@@ -47,7 +47,10 @@ class Calibration:
         if key not in self._ratios:
             self._ratios |= self._read()
         if key not in self._ratios:
-            self.remember(key, max(LEAST_RATIO, measure(config, device)))
+            try:
+                self.remember(key, max(LEAST_RATIO, measure(config, device)))
+            except torch.OutOfMemoryError:  # what is free went meanwhile; the next trial tries again
+                return LEAST_RATIO
         return self._ratios[key]
 
     def remember(self, key: str, ratio: float) -> None:

@@ -128,6 +128,35 @@ def test_resident_streamed_and_mapped_windows_are_the_same(store: Store, array: 
     assert mapped[4].isnan().all()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_resident_windows_are_gathered_without_waiting_for_the_gpu(store: Store, labels: Labels) -> None:
+    device = torch.device("cuda", 0)
+    source = WindowSource(store, labels, device, resident=("eeg", "spectrogram"))
+    rows, shift = torch.tensor([3, 0, 7], device=device), torch.tensor([5, -900, 0], device=device)
+    expected = WindowSource(store, labels, torch.device("cpu"))
+    source.eeg(rows, shift)  # the first call copies the store
+    source.spectrogram(rows)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        eeg, spectrogram = source.eeg(rows, shift), source.spectrogram(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(eeg.cpu(), expected.eeg(rows.cpu(), shift.cpu()))
+    torch.testing.assert_close(spectrogram.cpu(), expected.spectrogram(rows.cpu()), equal_nan=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_streamed_windows_arrive_on_the_gpu_as_they_are_on_the_host(store: Store, labels: Labels) -> None:
+    device = torch.device("cuda", 0)
+    source = WindowSource(store, labels, device, resident=())
+    batches = [torch.arange(first, first + 3) for first in range(0, 9, 3)]
+    expected = WindowSource(store, labels, torch.device("cpu"))
+    source.announce(lambda: ((rows, None) for rows in batches), ("eeg", "spectrogram"))
+    for rows in batches:
+        assert torch.equal(source.eeg(rows).cpu(), expected.eeg(rows))
+        torch.testing.assert_close(source.spectrogram(rows).cpu(), expected.spectrogram(rows), equal_nan=True)
+
+
 def test_an_array_shorter_than_one_window_is_filled_up() -> None:
     rows = np.arange(8, dtype=np.float16).reshape(4, 2)
     for gather in (MappedGather(rows, 6), ResidentGather(upload(rows, 6, torch.device("cpu")), 6)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from hms_tune.cli.study_check import check
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.prepare import prepare
@@ -182,3 +184,18 @@ def test_a_study_of_which_nothing_fits_is_refused_before_it_starts(store: Store)
     large = study_file("any", "{choices: [512, 1024]}")
     with pytest.raises(MemoryPlanError, match=r"Let training\.batch_size go down to"):
         check_memory(large, tiny(store).plan)
+
+
+def test_study_check_plans_the_smallest_trial_on_a_prepared_folder(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "memory.yaml"
+    path.write_text(
+        STUDY.format(name="memory", batch="{choices: [8, 512]}", sampler="random", trials=5), encoding="utf-8"
+    )
+    check(str(path), data=store.root, device="cpu")
+    assert "memory on cpu" in capsys.readouterr().out
+    check(str(path), json=True, data=store.root, device="cpu")
+    planned = json.loads(capsys.readouterr().out)["memory"]
+    assert planned["batch_size"] == 8
+    assert planned["signals"][0]["placement"] == "mapped"

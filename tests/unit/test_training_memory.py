@@ -257,3 +257,12 @@ def test_a_containers_limit_is_read_without_its_page_cache(tmp_path: Path) -> No
     (tmp_path / "memory.max").write_text("max\n")
     assert _of_the_container(tmp_path) is None
     assert 0 < read_memory(CPU).free <= read_memory(CPU).total
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_step_on_a_gpu_takes_about_what_was_counted(tmp_path: Path) -> None:
+    trial = config("resnet18d", training={"precision": "float32"})
+    calibration = Calibration(tmp_path / "memory.json")
+    ratio = calibration.ratio(trial, torch.device("cuda", 0))
+    assert 1.0 <= ratio < 3.0
+    assert list(json.loads((tmp_path / "memory.json").read_text()).values()) == [ratio]
