@@ -48,7 +48,7 @@ def study_text(size: Size, name: str, trials: int, seed: int) -> str:
     """The study file of ours; the notebook draws the same parameters."""
     return f"""
 study: {name}
-data: {{folds: {size.folds}, train_folds: {size.train_folds}, holdout: 0.0}}
+data: {{folds: {size.folds}, train_folds: {size.train_folds}, holdout: 0.0, rows: row}}
 input: {{eeg: {{name: stft, n_fft: 512}}, image: [{size.image[0]}, {size.image[1]}]}}
 model:
   backbone: {{choices: [{", ".join(size.backbones)}]}}
@@ -176,8 +176,9 @@ class OurArm:
         self.size, self.seed, self.home, self.rounds = size, seed, home, 0
         self.storage = open_storage(start_embedded(home / "postgres"))
         self.workspace = Workspace(prepare(root), device)
-        self.data = 0.0
+        self.data = self.checkpoints = 0.0
         self._time_data()
+        self._time_checkpoints()
 
     def _time_data(self) -> None:
         """Time the calls that get images; on a GPU that is the host's share, for the device works apart."""
@@ -204,6 +205,20 @@ class OurArm:
         for name in ("clean", "augmented"):
             if hasattr(RowImages, name):
                 timed(RowImages, name)
+
+    def _time_checkpoints(self) -> None:
+        from hms_tune.training import cross_validation
+
+        write = cross_validation.write_checkpoint
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return write(*arguments, **named)
+            finally:
+                self.checkpoints += time.perf_counter() - began
+
+        cross_validation.write_checkpoint = timed
 
     def run(self, chosen: list[dict[str, Any]]) -> Round:
         """Run some configurations as a study of their own."""
@@ -242,7 +257,7 @@ class OurArm:
             artifacts=Artifacts(self.home / "artifacts", name),
             observers=[told],
         )
-        self.data, compiled = 0.0, compile_seconds()
+        self.data, self.checkpoints, compiled = 0.0, 0.0, compile_seconds()
         cpu, began = cpu_seconds(), time.perf_counter()
         slot.run()
         seconds = time.perf_counter() - began
@@ -252,7 +267,7 @@ class OurArm:
             told.images,
             kl,
             self.data,
-            seconds - inside,
+            seconds - inside + self.checkpoints,
             compile_seconds() - compiled,
             cpu_seconds() - cpu,
         )
