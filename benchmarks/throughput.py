@@ -187,8 +187,8 @@ def run(cells: list[Cell], ladder: tuple[Ways, ...], minutes: float, seconds: fl
     rows = [row_of(cell, ways, done[cell, ways], done[cell, ladder[0]].step) for cell, ways in todo]
     kind = "float32 (TF32)" if device.type == "cuda" else "float32"
     head = (
-        f"Measured peaks: {peaks.float32 / 1e12:.2f} TFLOP/s in {kind}, {peaks.bfloat16 / 1e12:.2f} in bfloat16; "
-        f"copying {peaks.copy / 1e9:.0f} GB/s."
+        f"Measured peaks: {peaks.float32 / 1e12:.2f} TFLOP/s in {kind}, {peaks.bfloat16 / 1e12:.2f} in "
+        f"bfloat16; copying {peaks.copy / 1e9:.0f} GB/s."
     )
     return [head, "", *table(HEADER, rows)]
 
