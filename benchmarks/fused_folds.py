@@ -69,7 +69,7 @@ def in_processes(task: Task, seconds: float, repeats: int) -> list[float]:
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(FOLDS), context.Queue()
     processes = [
-        context.Process(target=_one_fold, args=(task, fold, seconds, repeats, barrier, answers))
+        context.Process(target=_one_fold, args=(task, fold, seconds, repeats, barrier, answers), daemon=True)
         for fold in range(FOLDS)
     ]
     for process in processes:

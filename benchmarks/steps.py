@@ -68,6 +68,7 @@ class Training:
     def __init__(self, cell: Cell, ways: Ways, device: torch.device) -> None:
         torch.manual_seed(0)
         self.ways, self.device = ways, device
+        torch.backends.cudnn.benchmark = ways.channels_last
         layout = torch.channels_last if ways.channels_last else torch.contiguous_format
         self.network = make_network(cell.backbone, cell.image, ways.frozen_share).to(device)
         self.network = self.network.to(memory_format=layout)

@@ -33,7 +33,7 @@ from steps import Cell, Training, Ways, synchronize, tf32, work_of_step
 
 _PLAIN = Ways("float32 throughout")
 _TF32 = replace(_PLAIN, name="+ TF32", tf32=True)
-_LAST = replace(_TF32, name="+ channels_last", channels_last=True)
+_LAST = replace(_TF32, name="+ channels_last, cuDNN search", channels_last=True)
 _BF16 = replace(_LAST, name="+ bfloat16 autocast", bfloat16=True)
 _FUSED = replace(_BF16, name="+ fused optimizer", fused=True)
 _GRAPHS = replace(_FUSED, name="+ CUDA graph", acceleration="graphs")

@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 from machine import GPUWatch, cores, device_name, median, show, table, write_result
 from scipy import stats
-from trial_arms import Round, Size, draw, serve
+from trial_arms import Round, serve
+from trial_task import Size, draw
 
 ARMS = ("A", "A+", "ours", "ours, seed 1")
 

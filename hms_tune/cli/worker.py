@@ -72,7 +72,7 @@ def worker(
         data_root=root,
         artifacts=artifacts_folder(settings),
         device=device,
-        slots_per_device=_slots(slots_per_device),
+        slots_per_device=parse_slots(slots_per_device),
         max_trials=max_trials,
         acceleration=parse_acceleration(acceleration),
         lease_s=settings.lease_seconds,
@@ -84,7 +84,8 @@ def worker(
     ).run()
 
 
-def _slots(text: str) -> int | Literal["auto"]:
+def parse_slots(text: str) -> int | Literal["auto"]:
+    """Raises UsageError for what is neither a number of slots nor ``auto``."""
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) < 1:

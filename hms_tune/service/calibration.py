@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, TrainingError
 
@@ -66,10 +67,11 @@ class Work:
     middle: TrialConfig
     largest: TrialConfig
     store_digest: str
+    acceleration: Acceleration = "auto"
 
     def key(self, device_name: str) -> str:
         """The name under which a result is kept."""
-        shape = [_shape(self.middle), _shape(self.largest), self.store_digest]
+        shape = [_shape(self.middle), _shape(self.largest), self.store_digest, self.acceleration]
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:12]
         return f"{device_name}, torch {torch.__version__}, work {digest}"
 

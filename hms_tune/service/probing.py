@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -17,14 +18,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hms_tune.config.acceleration import Acceleration, AccelerationSettings
+from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
-from hms_tune.service.calibration import Measured, NoRoomError
-from hms_tune.service.devices import cpu_threads
+from hms_tune.search.typical import largest_config, middle_config
+from hms_tune.service.calibration import Measured, NoRoomError, Work, slots_that_pay
+from hms_tune.service.devices import cpu_threads, most_slots
 
 PATIENCE_S = 600.0
 """A probe that is silent for longer is taken to be stuck."""
+
+_logger = logging.getLogger(__name__)
 
 _COMMON_START_S = 0.3
 _CPU_BATCHES = 4
@@ -33,12 +39,13 @@ _CPU_BATCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class ProbePlan:
-    """What a probe trains. ``seconds``: how long at each start."""
+    """What a probe trains, and how. ``seconds``: how long at each start."""
 
     middle: TrialConfig
     largest: TrialConfig
     data_root: Path
     device: str
+    acceleration: Acceleration = "auto"
     seconds: float = 6.0
 
 
@@ -126,6 +133,32 @@ class DeviceProbes:
         self._probes.append(_Probe(process, ours))
 
 
+def probed_slots(
+    space: Group,
+    store: Store,
+    data_root: Path,
+    devices: Sequence[str],
+    *,
+    acceleration: Acceleration,
+    memory: Path,
+) -> dict[str, int]:
+    """How many slots each device should have for a study, measured or remembered.
+
+    Parameters
+    ----------
+    space : the study's
+    devices : their names, such as ``cuda:0``
+    memory : JSON file of what was measured before; devices of one name share an entry
+    """
+    work = Work(middle_config(space), largest_config(space), store.manifest.digest, acceleration)
+    found = {}
+    for device in devices:
+        _logger.info("Measuring how many slots pay on %s", device)
+        plan = ProbePlan(work.middle, work.largest, data_root, device, acceleration)
+        found[device] = slots_that_pay(DeviceProbes(plan), work, most=most_slots(), memory=memory)
+    return found
+
+
 def probe_main(plan: ProbePlan, pipe: Connection) -> None:
     """The process: tells the device's name, gets ready when asked, and trains whenever a start is set."""
     import torch
@@ -159,10 +192,10 @@ def _serve(plan: ProbePlan, pipe: Connection) -> None:
         torch.set_num_threads(cpu_threads(1))
     if first and not on_cpu:
         batch = plan.largest.training.batch_size
-        _until_epoch(_training(plan.largest, _some_rows(store, plan.largest, 3 * batch), device))
+        _until_epoch(_training(plan.largest, _some_rows(store, plan.largest, 3 * batch), device, plan))
     if on_cpu:
         store = _some_rows(store, plan.middle, _CPU_BATCHES * plan.middle.training.batch_size)
-    training = _training(plan.middle, store, device)
+    training = _training(plan.middle, store, device, plan)
     _until_epoch(training)  # whatever is made at first use is made now
     pipe.send(("ready", None))
     while True:
@@ -179,12 +212,17 @@ def _serve(plan: ProbePlan, pipe: Connection) -> None:
         pipe.send(("done", (images, spent, _memory_share(device))))
 
 
-def _training(config: TrialConfig, store: Store, device: Any) -> Iterator[Any]:
-    """Events of cross-validation after cross-validation, without an end."""
+def _training(config: TrialConfig, store: Store, device: Any, plan: ProbePlan) -> Iterator[Any]:
+    """Events of cross-validation after cross-validation, without an end.
+
+    Where steps are to be run in the fastest way, CUDA graphs stand for it: compiling would take longer than
+    all the rest.
+    """
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.workspace import Workspace
 
-    workspace = Workspace(store, device)
+    wanted: Acceleration = "graphs" if plan.acceleration == "auto" else plan.acceleration
+    workspace = Workspace(store, device, AccelerationSettings(wanted))
     while True:
         yield from CrossValidation(_endless(config, store), workspace, device).run()
 

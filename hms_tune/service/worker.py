@@ -30,7 +30,7 @@ from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.service.addresses import parse_address
-from hms_tune.service.devices import cpu_threads, device_names, most_slots, slot_devices
+from hms_tune.service.devices import cpu_threads, device_names, slot_devices
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
@@ -132,30 +132,12 @@ class Worker:
                 with self.progress() as told:
                     store = prepare(options.data_root, progress=told)
                 check_data(options.study_file, store)
-                wanted = self._slots_that_pay(store) if slots == "auto" else slots
+                wanted = _slots_that_pay(options, store) if slots == "auto" else slots
                 self._work(slot_devices(options.device, wanted))
         finally:
             self.observer.close()
         if self._errors:
             raise self._errors[0]
-
-    def _slots_that_pay(self, store: Store) -> dict[str, int]:
-        """Measure, or look up, how many slots each device takes."""
-        from hms_tune.search.typical import largest_config, middle_config
-        from hms_tune.service.calibration import Work, slots_that_pay
-        from hms_tune.service.probing import DeviceProbes, ProbePlan
-
-        options = self.options
-        space = options.study_file.space
-        work = Work(middle_config(space), largest_config(space), store.manifest.digest)
-        found = {}
-        for device in device_names(options.device):
-            _logger.info("Measuring how many slots pay on %s", device)
-            probes = DeviceProbes(ProbePlan(work.middle, work.largest, options.data_root, device))
-            found[device] = slots_that_pay(
-                probes, work, most=most_slots(), memory=options.home / "slots.json"
-            )
-        return found
 
     def _work(self, devices: Sequence[tuple[str, str]]) -> None:
         """Join the study and run its trials. Nothing is written to the database before the data is good."""
@@ -291,6 +273,20 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._ask_to_stop()
+
+
+def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:
+    """Measure, or look up, how many slots each device takes."""
+    from hms_tune.service.probing import probed_slots  # brings timm along
+
+    return probed_slots(
+        options.study_file.space,
+        store,
+        options.data_root,
+        device_names(options.device),
+        acceleration=options.acceleration,
+        memory=options.home / "slots.json",
+    )
 
 
 class _Stopped(BaseException):

@@ -9,9 +9,10 @@ from typing import Self
 
 import pytest
 
+from hms_tune.cli.worker import parse_slots
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import TrainingError
+from hms_tune.errors import TrainingError, UsageError
 from hms_tune.search.typical import largest_config, middle_config
 from hms_tune.service.calibration import Measured, NoRoomError, Work, fill, slots_that_pay
 
@@ -124,3 +125,14 @@ training:
     assert largest.input.image == (64, 128)
     assert (largest.model.backbone, largest.model.frozen_layers) == ("resnet50", 0)
     assert largest.training.batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "slots"), [("auto", "auto"), ("3", 3), ("0", None), ("-1", None), ("many", None)]
+)
+def test_slots_are_a_number_or_auto(text: str, slots: int | str | None) -> None:
+    if slots is not None:
+        assert parse_slots(text) == slots
+        return
+    with pytest.raises(UsageError, match="no number of slots"):
+        parse_slots(text)
