@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from hms_tune.cli.progress import progress_bar
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
+from hms_tune.errors import UsageError
 
 
 def worker(
@@ -32,8 +33,13 @@ def worker(
         str, typer.Option("--device", help="auto (every GPU, else the CPU), cpu, or cuda:0,cuda:1.")
     ] = "auto",
     slots_per_device: Annotated[
-        int, typer.Option("--slots-per-device", min=1, help="Trials at once on each device.")
-    ] = 1,
+        str,
+        typer.Option(
+            "--slots-per-device",
+            metavar="K|auto",
+            help="Trials at once on each device; auto measures how many pay.",
+        ),
+    ] = "1",
     acceleration: Annotated[
         str,
         typer.Option(
@@ -66,7 +72,7 @@ def worker(
         data_root=root,
         artifacts=artifacts_folder(settings),
         device=device,
-        slots_per_device=slots_per_device,
+        slots_per_device=parse_slots(slots_per_device),
         max_trials=max_trials,
         acceleration=parse_acceleration(acceleration),
         lease_s=settings.lease_seconds,
@@ -76,6 +82,17 @@ def worker(
         ConsoleObserver(console),
         progress=lambda: progress_bar("preparing", "files", console),
     ).run()
+
+
+def parse_slots(text: str) -> int | Literal["auto"]:
+    """Raises UsageError for what is neither a number of slots nor ``auto``."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(
+            f'"{text}" is no number of slots', where="--slots-per-device", mend="Give 1, 2, … or auto"
+        )
+    return int(text)
 
 
 def log_to(console: Console) -> None:

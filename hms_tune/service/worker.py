@@ -21,14 +21,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import hms_tune
 from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
+from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.service.addresses import parse_address
-from hms_tune.service.devices import cpu_threads, slot_devices
+from hms_tune.service.devices import cpu_threads, device_names, slot_devices
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
@@ -57,7 +59,8 @@ class WorkerOptions:
     """What ``hms-tune worker`` was asked.
 
     ``storage`` is the database's address; None: the embedded server under ``home``, where tracking keeps its
-    files too. ``device`` is auto, cpu, or devices separated by commas.
+    files too. ``device`` is auto, cpu, or devices separated by commas. ``slots_per_device`` is a number, or
+    auto: as many as measurably pay.
     """
 
     study_file: StudyFile
@@ -66,7 +69,7 @@ class WorkerOptions:
     data_root: Path
     artifacts: Path
     device: str = "auto"
-    slots_per_device: int = 1
+    slots_per_device: int | Literal["auto"] = 1
     max_trials: int | None = None
     acceleration: Acceleration = "auto"
     lease_s: float = 180.0
@@ -122,13 +125,15 @@ class Worker:
         if options.storage:
             parse_address(options.storage)
         check_study(options.study_file)
-        devices = slot_devices(options.device, options.slots_per_device)
+        slots = options.slots_per_device
+        slot_devices(options.device, 1 if slots == "auto" else slots)  # wrong ones are refused first
         try:
             with self._signals_answered():
                 with self.progress() as told:
                     store = prepare(options.data_root, progress=told)
                 check_data(options.study_file, store)
-                self._work(devices)
+                wanted = _slots_that_pay(options, store) if slots == "auto" else slots
+                self._work(slot_devices(options.device, wanted))
         finally:
             self.observer.close()
         if self._errors:
@@ -269,6 +274,20 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._ask_to_stop()
+
+
+def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:
+    """Measure, or look up, how many slots each device takes."""
+    from hms_tune.service.probing import probed_slots  # brings timm along
+
+    return probed_slots(
+        options.study_file.space,
+        store,
+        options.data_root,
+        device_names(options.device),
+        acceleration=options.acceleration,
+        memory=options.home / "slots.json",
+    )
 
 
 class _Stopped(BaseException):

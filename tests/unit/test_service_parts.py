@@ -19,7 +19,7 @@ from hms_tune.errors import DataError, StorageError, UsageError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.attempts import Result
 from hms_tune.service.dashboard import check_host, is_loopback
-from hms_tune.service.devices import cpu_threads, slot_devices
+from hms_tune.service.devices import cpu_threads, slot_devices, usable_cores
 from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.outages import as_storage_error, passes, through_outages
@@ -126,12 +126,33 @@ def test_the_cpu_is_one_slot_or_several() -> None:
             slot_devices(device, slots)
 
 
+def test_each_device_has_slots_of_its_own_number() -> None:
+    assert slot_devices("cpu", {"cpu": 2}) == (("cpu-0", "cpu"), ("cpu-1", "cpu"))
+
+
 def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    cores = len(os.sched_getaffinity(0))
-    assert [cpu_threads(1), cpu_threads(10_000)] == [cores, 1]
+    assert [cpu_threads(1), cpu_threads(10_000)] == [usable_cores(), 1]
+    assert usable_cores() <= len(os.sched_getaffinity(0))
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert cpu_threads(1) == 3
+
+
+def test_hardware_threads_of_a_core_count_once_and_a_container_counts_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2, 3, 4, 5, 6, 7})
+    for number in range(8):
+        folder = tmp_path / f"devices/system/cpu/cpu{number}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{number % 4},{number % 4 + 4}\n")
+    assert usable_cores(tmp_path) == 4
+    share = tmp_path / "fs/cgroup/cpu.max"
+    share.parent.mkdir(parents=True)
+    for text, cores in (("max 100000", 4), ("250000 100000", 3), ("20000 100000", 1), ("900000 100000", 4)):
+        share.write_text(text)
+        assert usable_cores(tmp_path) == cores
+    assert usable_cores(tmp_path / "nothing there") == 8
 
 
 @pytest.mark.parametrize(
