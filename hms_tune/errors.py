@@ -14,6 +14,7 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   └── PretrainedError        pretrained weights out of reach
     ├── TrainingError              a trial that cannot go on
     │   ├── NonFiniteLossError     the loss became NaN or infinite
+    │   ├── RankLostError          a process of a trial on several devices is gone
     │   └── CheckpointError        a checkpoint that is damaged or does not belong
     ├── StorageError               the database
     │   ├── LeaseLostError         another worker owns this trial now
@@ -103,6 +104,10 @@ class TrainingError(HmsTuneError):
 
 class NonFiniteLossError(TrainingError):
     """The loss became NaN or infinite; the optimizer step that would spread it was not taken."""
+
+
+class RankLostError(TrainingError):
+    """One of the processes that train a trial together is gone or silent; the others cannot go on."""
 
 
 class CheckpointError(TrainingError):

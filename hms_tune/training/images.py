@@ -11,6 +11,7 @@ from torch import Tensor
 from hms_tune.data.windows import WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
+from hms_tune.training.ranks import ALONE, Ranks
 
 _CACHED_SHARE = 0.25
 """Largest share of the device's free memory that a cache of images may take."""
@@ -59,12 +60,14 @@ class RowImages:
         cached: Tensor | None = None,
         *,
         key: str = "",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.key = key
         self._source = source
         self._transform = transform
         self._augmentation = augmentation
         self._cached = cached
+        self._ranks = ranks
 
     @property
     def vary(self) -> bool:
@@ -90,8 +93,10 @@ class RowImages:
         shift = self._augmentation.shifts(len(rows), generator)
         eeg = self._source.eeg(rows, shift) if transform.needs_eeg else None
         spectrogram = self._source.spectrogram(rows) if transform.needs_spectrogram else None
-        images: Tensor = transform(*self._augmentation.signals(eeg, spectrogram, generator))
-        return images
+        eeg, spectrogram = self._augmentation.signals(eeg, spectrogram, generator)
+        mine = self._ranks.share(len(rows)).rows
+        images: Tensor = transform(*(None if each is None else each[mine] for each in (eeg, spectrogram)))
+        return self._ranks.gather_rows(images, len(rows))
 
 
 @torch.no_grad()

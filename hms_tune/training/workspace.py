@@ -22,6 +22,7 @@ from hms_tune.signals.image import ImageTransform
 from hms_tune.training.images import ImageCache, RowImages
 from hms_tune.training.learner import Learners
 from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,17 @@ class Workspace:
     """A store on a device, and what trials derived from it that the next trial can use again."""
 
     def __init__(
-        self, store: Store, device: torch.device, acceleration: AccelerationSettings | None = None
+        self,
+        store: Store,
+        device: torch.device,
+        acceleration: AccelerationSettings | None = None,
+        *,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.store = store
         self.device = device
-        self.learners = Learners(device, acceleration)
+        self.ranks = ranks
+        self.learners = Learners(device, acceleration, ranks)
         self._rows_key: str | None = None
         self._labels: Labels | None = None
         self._source: WindowSource | None = None
@@ -107,6 +114,7 @@ class Workspace:
             Augmentation(config.augmentation, config.input),
             self._cache.get(key, source, transform, len(labels)),
             key=key,
+            ranks=self.ranks,
         )
         shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
         folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed)
