@@ -167,7 +167,7 @@ class RankGroup:
             dist.destroy_process_group()
 
     def _look(self, key: str, *, patience_s: float) -> str | None:
-        """A word once it is there; None when it does not come. Waits in Python, where signals are answered."""
+        """A word once it is there, or None. It waits in Python, where signals are answered."""
         deadline = time.monotonic() + patience_s
         pause = 0.001
         try:

@@ -97,7 +97,7 @@ def second_rank(port: int, store_path: Path, script: Script) -> None:
     if script.fault:
         FoldTraining._train_step = faulty  # type: ignore[method-assign]
     group = join(RankPlace(1, 2, port), CPU, timeout_s=TIMEOUT_S)
-    workspace = Workspace(Store.open(store_path), CPU, group.ranks)
+    workspace = Workspace(Store.open(store_path), CPU, ranks=group.ranks)
 
     def start(request: TrialRequest) -> CrossValidation:
         return CrossValidation(
@@ -130,7 +130,7 @@ def pair(store: Store, script: Script = Script()) -> Iterator[Pair]:
     second.start()
     group = join(RankPlace(0, 2, meeting.port), CPU, timeout_s=TIMEOUT_S)
     try:
-        yield Pair(group, Workspace(store, CPU, group.ranks), second)
+        yield Pair(group, Workspace(store, CPU, ranks=group.ranks), second)
         dismiss(group)
         second.join(30)
     finally:
