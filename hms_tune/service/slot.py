@@ -25,7 +25,14 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import HmsTuneError, LeaseLostError, NonFiniteLossError, StorageError, TrainingError
+from hms_tune.errors import (
+    HmsTuneError,
+    LeaseLostError,
+    NonFiniteLossError,
+    RankLostError,
+    StorageError,
+    TrainingError,
+)
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
@@ -122,6 +129,7 @@ class Slot:
         self.stop = stop or Stop()
         self.settings = settings or SlotSettings()
         self._failures: list[str] = []
+        self._lost: RankLostError | None = None
         self._said: Refusal | None = None
 
     def run(self) -> int:
@@ -133,6 +141,8 @@ class Slot:
             After three failed trials in a row.
         StorageError
             If the database stayed away.
+        RankLostError
+            After a trial was handed back because another of its ranks is gone.
         """
         ended = 0
         while not self.stop.requested:
@@ -144,6 +154,8 @@ class Slot:
                 continue
             self._said = None
             ended += self._run_lease(claimed)
+            if self._lost is not None:
+                raise self._lost
         return ended
 
     def _recover(self) -> None:
@@ -229,6 +241,9 @@ class Slot:
             return self._train_through(attempt, story.trial, keeper, story)
         except LeaseLostError:
             raise
+        except RankLostError as error:
+            self._lost = error
+            return Result("lost", reason=str(error))
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
         except UpdateFinishedTrialError:
