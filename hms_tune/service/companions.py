@@ -10,11 +10,13 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from torch.distributed import Store  # type: ignore[attr-defined]
+
 from hms_tune.errors import HmsTuneError
 from hms_tune.service.messages import LogLine, SlotFailed
 from hms_tune.service.rank_process import rank_main
 from hms_tune.service.slot_process import SlotPlan
-from hms_tune.training.rank_group import RankPlace, host_store
+from hms_tune.training.rank_group import RankPlace, host_store, tell_of_loss
 
 GRACE_S = 20.0
 """How long a slot has to hand its trial back after one of its ranks died. Between CPUs it notices at once;
@@ -30,6 +32,7 @@ class Companions:
     ----------
     plan : the slot's
     places : each rank's place and its device
+    store : where they meet, if this process hosts it; the others are told there of one that dies
 
     Attributes
     ----------
@@ -37,10 +40,13 @@ class Companions:
     failed : whether a rank ended otherwise than dismissed
     """
 
-    def __init__(self, plan: SlotPlan, places: Sequence[tuple[RankPlace, str]]) -> None:
+    def __init__(
+        self, plan: SlotPlan, places: Sequence[tuple[RankPlace, str]], store: Store | None = None
+    ) -> None:
         self.error: HmsTuneError | None = None
         self.failed = False
         self._slot = plan.slot
+        self._store = store
         self._leader: SpawnProcess | None = None
         self._ending = threading.Event()
         self._ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
@@ -102,6 +108,8 @@ class Companions:
             return
         self.failed = True
         _logger.warning("Rank %d of slot %s died (exit status %s)", rank, self._slot, process.exitcode)
+        if self._store is not None:
+            tell_of_loss(self._store, f"rank {rank} of slot {self._slot} is gone")
         leader = self._leader
         if leader is not None and not wait([leader.sentinel], GRACE_S):
             with suppress(OSError):
@@ -117,8 +125,8 @@ class LocalRanks:
     """
 
     def __init__(self, plan: SlotPlan) -> None:
-        self._store = host_store()
-        size, port = 1 + len(plan.companions), self._store.port
+        store = host_store()
+        size, port = 1 + len(plan.companions), store.port
         self.first = RankPlace(0, size, port)
         self.others = Companions(
             plan,

@@ -25,6 +25,8 @@ from torch.distributed import (  # type: ignore[attr-defined]
 from hms_tune.errors import RankLostError, UsageError
 from hms_tune.training.ranks import RANK_TIMEOUT_S, ProcessRanks
 
+_WORDS, _LOST = "words", "lost"
+
 _LONGEST_PAUSE_S = 0.1
 """Between two looks for a word that has been long in coming."""
 
@@ -68,6 +70,11 @@ def host_store() -> TCPStore:
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
+def tell_of_loss(store: Store, word: str) -> None:
+    """Let ranks that wait for a word know that none will come; for whoever hosts the store and sees one die."""
+    PrefixStore(_WORDS, store).set(_LOST, word)
+
+
 def join(place: RankPlace, device: torch.device, *, timeout_s: float = RANK_TIMEOUT_S) -> RankGroup:
     """Meet the other ranks.
 
@@ -105,7 +112,7 @@ def join(place: RankPlace, device: torch.device, *, timeout_s: float = RANK_TIME
             f"rank {place.rank} of {place.size} could not meet the others ({lines[0] if lines else error})",
             mend="Start all ranks together; between machines, open the ports and set GLOO_SOCKET_IFNAME",
         ) from error
-    return RankGroup(ProcessRanks(device, timeout_s=timeout_s), PrefixStore("words", store))
+    return RankGroup(ProcessRanks(device, timeout_s=timeout_s), PrefixStore(_WORDS, store))
 
 
 class RankGroup:
@@ -167,11 +174,19 @@ class RankGroup:
             dist.destroy_process_group()
 
     def _look(self, key: str, *, patience_s: float) -> str | None:
-        """A word once it is there, or None. It waits in Python, where signals are answered."""
+        """A word once it is there, or None. It waits in Python, where signals are answered.
+
+        Raises
+        ------
+        RankLostError
+            If a rank was seen to die, or the store is gone.
+        """
         deadline = time.monotonic() + patience_s
         pause = 0.001
         try:
             while not self._store.check([key]):
+                if self._store.check([_LOST]):
+                    raise RankLostError(str(self._store.get(_LOST).decode()))
                 if time.monotonic() > deadline:
                     return None
                 time.sleep(pause)

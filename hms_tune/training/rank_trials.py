@@ -142,6 +142,6 @@ def _expect_success(reports: dict[int, str]) -> None:
 def _with_reasons(error: RankLostError, group: RankGroup) -> RankLostError:
     """Add what the others said before they left."""
     said: list[str] = []
-    with suppress(RankLostError):
+    with suppress(RankLostError):  # a supervisor may have said so too
         said = group.last_words()
     return RankLostError("; ".join([error.what, *said]), mend=error.mend)

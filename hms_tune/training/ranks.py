@@ -254,9 +254,11 @@ class ProcessRanks(Ranks):
         try:
             yield
         except RuntimeError as error:
-            lines = str(error).strip().splitlines()
+            text = str(error).lower()
+            silent = "timeout" in text or "timed out" in text
+            how = f"did not answer in {self.timeout.total_seconds():.0f} s" if silent else "is gone"
             raise RankLostError(
-                f"rank {self.rank} of {self.size} waits in vain for another ({lines[0] if lines else error})",
+                f"rank {self.rank} of {self.size} waits in vain: another one {how}",
                 mend="Look at that rank's log; the trial goes on from its last checkpoint",
             ) from error
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
@@ -25,6 +29,7 @@ from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, DataError, RankLostError, TrainingError, UsageError
 from hms_tune.service.devices import slot_groups
+from hms_tune.service.storage import Storage
 from hms_tune.training import rank_trials
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
@@ -34,6 +39,8 @@ from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, 
 from hms_tune.training.ranks import Ranks
 from hms_tune.training.workspace import Workspace
 
+CONTEXT = multiprocessing.get_context("forkserver")  # processes that need not load torch again
+CONTEXT.set_forkserver_preload(["hms_tune.training.rank_trials"])
 CPU = torch.device("cpu")
 TIMEOUT_S = 60.0
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
@@ -122,7 +129,7 @@ class Pair:
 
     group: RankGroup
     workspace: Workspace
-    second: SpawnProcess
+    second: ForkServerProcess
 
     def run(self, config: TrialConfig, directory: Path | None = None) -> Iterator[Event]:
         trial = CrossValidation(
@@ -134,8 +141,7 @@ class Pair:
 @contextmanager
 def pair(store: Store) -> Iterator[Pair]:
     meeting: TCPStore = host_store()
-    context = multiprocessing.get_context("spawn")
-    second = context.Process(target=second_rank, args=(meeting.port, store.path, Script()), daemon=True)
+    second = CONTEXT.Process(target=second_rank, args=(meeting.port, store.path, Script()), daemon=True)
     second.start()
     group = join(RankPlace(0, 2, meeting.port), CPU, timeout_s=TIMEOUT_S)
     try:
@@ -289,17 +295,19 @@ def first_rank(port: int, store_path: Path, config: str, directory: Path, pipe: 
 
 @pytest.mark.parametrize(
     ("fault", "said", "exitcode"),
-    [("killed", "waits in vain", -signal.SIGKILL), ("alone", "rank 1: MemoryError: no room on this rank", 1)],
+    [
+        ("killed", "waits in vain: another one is gone", -signal.SIGKILL),
+        ("alone", "rank 1: MemoryError: no room on this rank", 1),
+    ],
 )
 def test_a_rank_that_is_lost_ends_the_other_with_an_error(
     store: Store, tmp_path: Path, fault: str, said: str, exitcode: int
 ) -> None:
     meeting: TCPStore = host_store()
-    context = multiprocessing.get_context("spawn")
-    heard, telling = context.Pipe(duplex=False)
+    heard, telling = CONTEXT.Pipe(duplex=False)
     config = make_config(batch_size=3).canonical_json()
-    first = context.Process(target=first_rank, args=(meeting.port, store.path, config, tmp_path, telling))
-    second = context.Process(target=second_rank, args=(meeting.port, store.path, Script(fault)))
+    first = CONTEXT.Process(target=first_rank, args=(meeting.port, store.path, config, tmp_path, telling))
+    second = CONTEXT.Process(target=second_rank, args=(meeting.port, store.path, Script(fault)))
     first.start()
     second.start()
     first.join(TIMEOUT_S)
@@ -332,3 +340,49 @@ def test_devices_are_grouped_into_slots(monkeypatch: pytest.MonkeyPatch) -> None
         slot_groups("auto", 1, 3)
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert slot_groups("auto", 1, 1, place=RankPlace(7, 8)) == (("cuda3+rank7of8", ("cuda:3",)),)
+
+
+STUDY = """
+study: {name}
+data: {{folds: 2, holdout: 0.0}}
+input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
+model: {{backbone: test_resnet, pretrained: false}}
+training: {{epochs: 12, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
+search: {{sampler: random, pruner: none, seed: 3}}
+budget: {{trials: 1}}
+tracking: {{wandb: {{mode: off}}}}
+"""
+
+
+def children(pid: int) -> list[int]:
+    """The slot's processes, in the order of their start: further ranks, then the first."""
+    started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in started if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def test_a_worker_of_two_ranks_completes_its_study_although_one_is_killed(
+    store: Store, storage: Storage, database_url: str, study_name: str, tmp_path: Path
+) -> None:
+    study_file = tmp_path / "ranks.yaml"
+    study_file.write_text(STUDY.format(name=study_name))
+    options = {"--study": study_file, "--data": store.root, "--storage": database_url, "--device": "cpu"}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "hms_tune", "worker", "--ranks-per-trial", "2"]
+        + [str(part) for option in options.items() for part in option],
+        env=os.environ | {"HMS_TUNE_HOME": str(tmp_path / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stderr is not None
+    for line in worker.stderr:
+        if "epoch 2/" in line:
+            break
+    os.kill(children(worker.pid)[0], signal.SIGKILL)
+    said = worker.communicate(timeout=TIMEOUT_S)[1]
+    assert worker.returncode == 0, said
+    assert "Rank 1 of slot cpu+1 died" in said
+    lost, complete = optuna.load_study(study_name=study_name, storage=storage.optuna).get_trials()
+    assert lost.state == TrialState.FAIL
+    assert "another one is gone" in lost.user_attrs["reason"]
+    assert complete.state == TrialState.COMPLETE
+    assert complete.params == lost.params
