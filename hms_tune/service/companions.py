@@ -128,7 +128,5 @@ class LocalRanks:
         store = host_store()
         size, port = 1 + len(plan.companions), store.port
         self.first = RankPlace(0, size, port)
-        self.others = Companions(
-            plan,
-            [(RankPlace(rank, size, port), device) for rank, device in enumerate(plan.companions, start=1)],
-        )
+        places = [(RankPlace(rank, size, port), name) for rank, name in enumerate(plan.companions, start=1)]
+        self.others = Companions(plan, places, store)

@@ -71,7 +71,7 @@ def host_store() -> TCPStore:
 
 
 def tell_of_loss(store: Store, word: str) -> None:
-    """Let ranks that wait for a word know that none will come; for whoever hosts the store and sees one die."""
+    """Let ranks that wait for a word know that none comes; for who hosts the store and sees one die."""
     PrefixStore(_WORDS, store).set(_LOST, word)
 
 
