@@ -15,6 +15,7 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     ├── TrainingError              a trial that cannot go on
     │   ├── NonFiniteLossError     the loss became NaN or infinite
     │   ├── MemoryPlanError        the device has no room for the trial
+    │   ├── RankLostError          a process of a trial on several devices is gone
     │   └── CheckpointError        a checkpoint that is damaged or does not belong
     ├── StorageError               the database
     │   ├── LeaseLostError         another worker owns this trial now
@@ -124,6 +125,10 @@ class MemoryPlanError(TrainingError):
     ) -> None:
         super().__init__(what, where=where, mend=mend)
         self.excess = excess
+
+
+class RankLostError(TrainingError):
+    """One of the processes that train a trial together is gone or silent; the others cannot go on."""
 
 
 class CheckpointError(TrainingError):

@@ -48,6 +48,12 @@ def worker(
             help="auto (whatever measures fastest on a GPU), plain, graphs or compiled.",
         ),
     ] = "auto",
+    ranks_per_trial: Annotated[
+        int,
+        typer.Option(
+            "--ranks-per-trial", min=1, help="Devices that train one trial together (docs/parallel.md)."
+        ),
+    ] = 1,
     max_trials: Annotated[
         int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
     ] = None,
@@ -73,6 +79,7 @@ def worker(
         artifacts=artifacts_folder(settings),
         device=device,
         slots_per_device=parse_slots(slots_per_device),
+        ranks_per_trial=ranks_per_trial,
         max_trials=max_trials,
         acceleration=parse_acceleration(acceleration),
         lease_s=settings.lease_seconds,

@@ -28,6 +28,7 @@ from hms_tune.errors import (
     LeaseLostError,
     MemoryPlanError,
     NonFiniteLossError,
+    RankLostError,
     StorageError,
     TrainingError,
 )
@@ -120,6 +121,7 @@ class Slot:
         self.stop = stop or Stop()
         self.settings = settings or SlotSettings()
         self._streaks = Streaks(search.study.study_name, holder.slot)
+        self._lost: RankLostError | None = None
         self._said: Refusal | None = None
 
     def run(self) -> int:
@@ -133,6 +135,8 @@ class Slot:
             After twenty declined draws in a row.
         StorageError
             If the database stayed away.
+        RankLostError
+            After a trial was handed back because another of its ranks is gone.
         """
         ended = 0
         while not self.stop.requested:
@@ -144,6 +148,8 @@ class Slot:
                 continue
             self._said = None
             ended += self._run_lease(claimed)
+            if self._lost is not None:
+                raise self._lost
         return ended
 
     def _recover(self) -> None:
@@ -227,6 +233,9 @@ class Slot:
             return self._train_through(attempt, story.trial, keeper, story)
         except LeaseLostError:
             raise
+        except RankLostError as error:
+            self._lost = error
+            return Result("lost", reason=str(error))
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
         except MemoryPlanError as error:

@@ -17,12 +17,13 @@ from types import FrameType
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import HmsTuneError
+from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.stopping import GRACE_S, Stop
 from hms_tune.tracking.observer import Observer
 from hms_tune.training.events import Event
+from hms_tune.training.rank_group import RankPlace
 
 ORPHAN_S = 20.0
 """A slot without its supervisor hands its trial back, and is gone after this many seconds at the latest."""
@@ -30,7 +31,11 @@ ORPHAN_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class SlotPlan:
-    """All a slot process needs; it crosses to the process over a pipe, so the password stays out of sight."""
+    """All a slot process needs; it crosses to the process over a pipe, so the password stays out of sight.
+
+    ``companions`` are the devices of further ranks that the supervisor starts beside it; ``ranks`` says which
+    rank the process is, where it is one of several.
+    """
 
     study_json: str
     storage_url: str = field(repr=False)
@@ -44,6 +49,8 @@ class SlotPlan:
     worker_id: str
     slot: str
     settings: SlotSettings
+    companions: tuple[str, ...] = ()
+    ranks: RankPlace | None = None
 
 
 def slot_main(plan: SlotPlan, pipe: Connection) -> None:
@@ -56,6 +63,9 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
     status = 0
     try:
         _run(plan, stop, teller)
+    except RankLostError as error:  # a new start mends it
+        logging.getLogger(__name__).warning("Slot %s: %s", plan.slot, error)
+        status = 1
     except HmsTuneError as error:
         teller.send(SlotFailed(error))
         status = 1
@@ -107,6 +117,9 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.device import resolve_device
     from hms_tune.training.probe import Calibration
+    from hms_tune.training.rank_group import join
+    from hms_tune.training.rank_trials import dismiss, lead_trial
+    from hms_tune.training.ranks import ALONE
     from hms_tune.training.workspace import Workspace
 
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
@@ -114,10 +127,13 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         torch.set_num_threads(plan.threads)
     study_file = StudyFile.from_json(plan.study_json)
     device = resolve_device(plan.device)
+    store = prepare(plan.data_root)
+    group = None if plan.ranks is None else join(plan.ranks, device)
     workspace = Workspace(
-        prepare(plan.data_root),
+        store,
         device,
         _acceleration(plan, study_file),
+        ranks=ALONE if group is None else group.ranks,
         share=plan.memory_share,
         calibration=Calibration(plan.tracking_folder / "memory.json"),
     )
@@ -126,7 +142,8 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     observers: list[Observer] = [teller, *_trackers(study_file, plan.tracking_folder)]
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
-        return CrossValidation(config, workspace, device, directory=directory).run()
+        trial = CrossValidation(config, workspace, device, directory=directory)
+        return trial.run() if group is None else lead_trial(group, trial)
 
     def admit(config: TrialConfig) -> None:
         workspace.plan(config).require()
@@ -144,6 +161,8 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
             settings=plan.settings,
         ).run()
     finally:
+        if group is not None:
+            dismiss(group)
         for observer in observers:
             observer.close()
         storage.close()

@@ -6,9 +6,12 @@ step itself is cut: the trial continues elsewhere from the epoch before, whose c
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1 is what SLURM sends before the end
 
 GRACE_S = 8.0
 """How long a step may go on after a request to stop."""

@@ -14,9 +14,9 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -28,20 +28,22 @@ from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
-from hms_tune.errors import HmsTuneError, TrainingError
+from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
 from hms_tune.service.addresses import parse_address
-from hms_tune.service.devices import cpu_threads, device_names, slot_devices
+from hms_tune.service.companions import Companions, LocalRanks
+from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, slot_groups
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan, slot_main
+from hms_tune.service.stopping import STOP_SIGNALS
 from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
 from hms_tune.tracking.observer import Observer
+from hms_tune.training.rank_group import RankPlace, place_from_environment
 
 _logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1 is what SLURM sends before the end
 MOST_RESTARTS = 4
 QUICK_S = 600.0
 """A slot that ran longer than this before it died starts with a clean record."""
@@ -59,8 +61,8 @@ class WorkerOptions:
     """What ``hms-tune worker`` was asked.
 
     ``storage`` is the database's address; None: the embedded server under ``home``, where tracking keeps its
-    files too. ``device`` is auto, cpu, or devices separated by commas. ``slots_per_device`` is a number, or
-    auto: as many as measurably pay.
+    files too. ``device`` is auto, cpu, or devices separated by commas; ``ranks_per_trial`` of them train one
+    trial together. ``slots_per_device`` is a number, or auto: as many as measurably pay.
     """
 
     study_file: StudyFile
@@ -70,6 +72,7 @@ class WorkerOptions:
     artifacts: Path
     device: str = "auto"
     slots_per_device: int | Literal["auto"] = 1
+    ranks_per_trial: int = 1
     max_trials: int | None = None
     acceleration: Acceleration = "auto"
     lease_s: float = 180.0
@@ -82,6 +85,7 @@ class _SlotProcess:
     pipe: Connection
     started: float
     deaths: int = 0
+    ranks: LocalRanks | None = None
 
 
 class Worker:
@@ -106,6 +110,8 @@ class Worker:
         self.worker_id = uuid.uuid4().hex[:12]
         self._storage_url = ""
         self._slots: dict[str, _SlotProcess] = {}
+        self._place = place_from_environment()
+        self._followed: Companions | None = None
         self._signals = 0
         self._said = False
         self._errors: list[HmsTuneError] = []
@@ -125,21 +131,42 @@ class Worker:
         if options.storage:
             parse_address(options.storage)
         check_study(options.study_file)
-        slots = options.slots_per_device
-        slot_devices(options.device, 1 if slots == "auto" else slots)  # wrong ones are refused first
+        slots = 1 if options.slots_per_device == "auto" else options.slots_per_device
+        devices = self._groups(slots)  # wrong ones are refused first
         try:
             with self._signals_answered():
                 with self.progress() as told:
                     store = prepare(options.data_root, progress=told)
+                if self._place is not None and self._place.rank > 0:
+                    self._follow(self._place, devices)
+                    return
                 check_data(options.study_file, store)
-                wanted = _slots_that_pay(options, store) if slots == "auto" else slots
-                self._work(slot_devices(options.device, wanted))
+                if options.slots_per_device == "auto" and options.ranks_per_trial == 1 and not self._place:
+                    devices = self._groups(_slots_that_pay(options, store))
+                self._work(devices)
         finally:
             self.observer.close()
         if self._errors:
             raise self._errors[0]
 
-    def _work(self, devices: Sequence[tuple[str, str]]) -> None:
+    def _groups(self, slots_per_device: int | Mapping[str, int]) -> tuple[SlotDevices, ...]:
+        options = self.options
+        return slot_groups(options.device, slots_per_device, options.ranks_per_trial, place=self._place)
+
+    def _follow(self, place: RankPlace, devices: Sequence[SlotDevices]) -> None:
+        """Be a further rank of a trial whose first rank another worker owns."""
+        ((slot, (device,)),) = devices
+        self._followed = Companions(self._plan(slot, (device,), devices), [(place, device)])
+        self._followed.wait()
+        if self._followed.error is not None:
+            raise self._followed.error
+        if self._followed.failed and not self._signals:
+            raise RankLostError(
+                f"rank {place.rank} ended before its trial did",
+                mend="Read this log and the first rank's; torchrun --max-restarts starts all anew",
+            )
+
+    def _work(self, devices: Sequence[SlotDevices]) -> None:
         """Join the study and run its trials. Nothing is written to the database before the data is good."""
         address = resolve_address(self.options.storage, home=self.options.home)
         self._storage_url = address.render_as_string(hide_password=False)
@@ -150,17 +177,17 @@ class Worker:
                 worker_id=self.worker_id,
                 study_id=search.study_id,
                 version=hms_tune.__version__,
-                devices=tuple(device for _, device in devices),
+                devices=tuple(device for _, group in devices for device in group),
             )
             with announce(storage, presence):
                 self._supervise(devices)
         finally:
             storage.close()
 
-    def _supervise(self, devices: Sequence[tuple[str, str]]) -> None:
-        for slot, device in devices:
+    def _supervise(self, devices: Sequence[SlotDevices]) -> None:
+        for slot, group in devices:
             if not self._signals:
-                self._start(self._plan(slot, device, devices))
+                self._start(self._plan(slot, group, devices))
         while self._slots:
             pipes = {slot.pipe: slot for slot in self._slots.values()}
             for pipe in wait(list(pipes)):
@@ -173,8 +200,9 @@ class Worker:
             self._said = True
             _logger.info("Stopping: trials are handed back; a second signal ends at once")
 
-    def _plan(self, slot: str, device: str, devices: Sequence[tuple[str, str]]) -> SlotPlan:
-        on_cpu = sum(1 for _, other in devices if other == "cpu")
+    def _plan(self, slot: str, group: tuple[str, ...], devices: Sequence[SlotDevices]) -> SlotPlan:
+        device, *companions = group
+        on_cpu = sum(each.count("cpu") for _, each in devices)
         options = self.options
         return SlotPlan(
             study_json=options.study_file.to_json(),
@@ -183,23 +211,29 @@ class Worker:
             artifacts=options.artifacts,
             tracking_folder=options.home,
             device=device,
-            memory_share=1.0 / sum(other == device for _, other in devices),
+            memory_share=1.0 / sum(each.count(device) for _, each in devices),
             acceleration=options.acceleration,
             threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,
             slot=slot,
             settings=SlotSettings(lease_s=options.lease_s, worker_most=options.max_trials),
+            companions=tuple(companions),
+            ranks=self._place,
         )
 
     def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
         context = multiprocessing.get_context("spawn")
+        ranks = LocalRanks(plan) if plan.companions else None
+        told = plan if ranks is None else replace(plan, ranks=ranks.first)
         ours, theirs = context.Pipe(duplex=True)
         process = context.Process(
-            target=slot_main, args=(plan, theirs), name=f"slot-{plan.slot}", daemon=True
+            target=slot_main, args=(told, theirs), name=f"slot-{plan.slot}", daemon=True
         )
         process.start()
         theirs.close()
-        self._slots[plan.slot] = _SlotProcess(plan, process, ours, time.monotonic(), deaths)
+        if ranks is not None:
+            ranks.others.watch(process)
+        self._slots[plan.slot] = _SlotProcess(plan, process, ours, time.monotonic(), deaths, ranks)
 
     def _hear(self, slot: _SlotProcess) -> None:
         """Take one message of a slot, or its end."""
@@ -224,12 +258,25 @@ class Worker:
     def _ended(self, slot: _SlotProcess) -> None:
         slot.process.join()
         slot.pipe.close()
+        if slot.ranks is not None:
+            slot.ranks.others.kill()
+            slot.ranks.others.wait()
+            if slot.ranks.others.error is not None and not self._signals:
+                self._errors.append(slot.ranks.others.error)
+                self._ask_to_stop()
         del self._slots[slot.plan.slot]
         code = slot.process.exitcode
         if code == 0 or self._signals or self._errors:
             return
         deaths = 1 if time.monotonic() - slot.started > QUICK_S else slot.deaths + 1
         died = f"slot {slot.plan.slot} died ({_describe(code)})"
+        if slot.plan.ranks is not None:
+            self._errors.append(
+                RankLostError(
+                    f"{died}, and its ranks with it", mend="torchrun --max-restarts starts all anew"
+                )
+            )
+            return
         if deaths > MOST_RESTARTS:
             self._errors.append(
                 TrainingError(
@@ -269,8 +316,12 @@ class Worker:
         if self._signals > 1:
             for slot in self._slots.values():
                 slot.process.kill()
+                if slot.ranks is not None:
+                    slot.ranks.others.kill()
+            if self._followed is not None:
+                self._followed.kill()
             os._exit(128 + number)
-        if not self._slots:
+        if not self._slots and self._followed is None:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._ask_to_stop()

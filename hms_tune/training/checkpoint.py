@@ -26,6 +26,11 @@ _KEPT = 2
 _log = logging.getLogger(__name__)
 
 
+def checkpoint_path(directory: Path, number: int) -> Path:
+    """Where checkpoint ``number`` lies."""
+    return directory / f"checkpoint-{number:06d}.pt"
+
+
 def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Path:
     """Write ``state`` as checkpoint ``number`` and remove the ones no longer needed.
 
@@ -37,7 +42,7 @@ def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Pat
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getbuffer()
-    path = directory / f"checkpoint-{number:06d}.pt"
+    path = checkpoint_path(directory, number)
     partial = path.with_suffix(".partial")
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, NonFiniteLossError
-from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.checkpoint import checkpoint_path, read_newest_checkpoint, write_checkpoint
 from hms_tune.training.device import resolve_device
 from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
@@ -32,7 +32,7 @@ from hms_tune.training.events import (
 from hms_tune.training.fold import FoldTraining
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.weights import fold_weights_path, write_weights
-from hms_tune.training.workspace import TrialData, Workspace
+from hms_tune.training.workspace import Judged, TrialData, Workspace
 
 _RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded)}
 """Events that a resumed trial yields again."""
@@ -66,6 +66,9 @@ class CrossValidation:
 
     Notes
     -----
+    Where the workspace belongs to one of several ranks, every rank runs the same trial and sees the same
+    events; the first alone reads and writes files.
+
     On the CPU a resumed trial's weights, predictions and events equal those of an undisturbed one bit for
     bit (with the same number of threads). Nothing is learnt about who listens: the caller may stop
     iterating at any event.
@@ -135,9 +138,11 @@ class CrossValidation:
             progress.story.append(ended)
             yield ended
             if self.directory is not None:
-                progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
                 number = fold * training.total_epochs + epoch
-                path = write_checkpoint(self.directory, number, self._packed(progress))
+                path = checkpoint_path(self.directory, number)
+                if self.workspace.ranks.first:
+                    progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
+                    path = write_checkpoint(self.directory, number, self._packed(progress))
                 yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
             epoch = _next_epoch(epoch, state, best)
 
@@ -165,6 +170,7 @@ class CrossValidation:
         trained = state.train_epoch(epoch)
         predictions = state.predict(validation_rows)
         judged = data.judge(validation_rows, predictions)
+        judged = Judged(*self.workspace.ranks.agreed(judged.kl, judged.all_rows, judged.high_vote))
         if not np.isfinite(judged.kl):
             raise NonFiniteLossError(
                 f"the validation KL became {judged.kl}",
@@ -174,7 +180,7 @@ class CrossValidation:
         state.epoch_validated(epoch, judged.kl)
         if best.observe(epoch, judged.kl):
             progress.predictions[state.fold] = predictions
-            if self.keep_weights:
+            if self.keep_weights and self.workspace.ranks.first:
                 progress.best_weights = state.judged_weights()
         scores = [done.kl for done in progress.folds_done] + [best.kl]
         return EpochEnded(
@@ -206,14 +212,16 @@ class CrossValidation:
         }
 
     def _resumed(self, data: TrialData) -> _Progress:
-        state = read_newest_checkpoint(self.directory) if self.directory is not None else None
+        if (directory := self.directory) is None:
+            return _Progress()
+        state = self.workspace.ranks.from_first(lambda: read_newest_checkpoint(directory))
         if state is None:
             return _Progress()
         expected = (self.config.hash, self.workspace.store.manifest.digest)
         if (state["config"], state["store"]) != expected:
             raise CheckpointError(
                 "the checkpoint belongs to another trial or another data set",
-                where=self.directory,
+                where=directory,
                 mend="Use another directory, or remove the checkpoints in this one",
             )
         story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]

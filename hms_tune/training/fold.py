@@ -57,6 +57,7 @@ class FoldTraining:
         self.learner = learner
         self._data = data
         self._device = learner.device
+        self._ranks = learner.ranks
         self._targets = torch.from_numpy(learning_targets(training, data.labels)).to(self._device)
         weights = learning_weights(training, data.labels, train_rows)
         self._weights = None if weights is None else torch.from_numpy(weights).to(self._device)
@@ -96,7 +97,7 @@ class FoldTraining:
         for step, rows in enumerate(self._batches(stage, epoch)):
             learner.updater.set_step(step)
             total += self._train_step(stage, epoch, step, rows)
-        loss = float(total) / stage.steps_per_epoch
+        loss = float(self._ranks.sum(total)) / stage.steps_per_epoch
         self._refuse_non_finite(loss, epoch)
         rate = learner.updater.learning_rate(factors[-1])
         return TrainedEpoch(loss, rate, stage.steps_per_epoch * stage.batch_size)
@@ -106,13 +107,14 @@ class FoldTraining:
         network = self.learner.judged_network
         features = self._features
         parts = self.learner.parts(network) if features is not None else None
-        return predict_probabilities(
+        probabilities = predict_probabilities(
             [network if parts is None else parts[1]],
             self._data.images.clean if features is None else lambda some: _rows_of(features, some),
-            torch.from_numpy(rows),
+            torch.from_numpy(rows)[self._ranks.share(len(rows)).rows],
             training=self.config.training,
             device=self._device,
         )
+        return self._ranks.gather_rows(torch.from_numpy(probabilities), len(rows)).numpy()
 
     def epoch_validated(self, epoch: int, kl: float) -> None:
         """Let the schedule hear how the epoch did."""
@@ -156,11 +158,14 @@ class FoldTraining:
         counters = (self.fold, epoch, step)
         generator = counter_generator(training.seed, "augmentation", *counters)
         torch.manual_seed(counter_seed(training.seed, "regularization", *counters))
+        mine = self._ranks.begin_batch(len(rows))
         if self._features is None:
             images, targets, weights = self._augmented(stage, rows, generator)
-            images = images.contiguous(memory_format=torch.channels_last)
-            loss = self.learner.learn((images,), targets, weights)
+            images = images[mine].contiguous(memory_format=torch.channels_last)
+            weights = None if weights is None else weights[mine]
+            loss = self.learner.learn((images,), targets[mine], weights)
         else:
+            rows = rows[mine]
             inputs = _rows_of(self._features, rows)
             on_device = rows.to(self._device)
             weights = None if self._weights is None or stage.number else self._weights[on_device]
@@ -168,7 +173,7 @@ class FoldTraining:
             rest = None if parts is None else parts[1]
             loss = self.learner.learn(inputs, self._targets[on_device], weights, through=rest)
         if self._device.type == "cpu":
-            self._refuse_non_finite(loss.item(), epoch)
+            self._refuse_non_finite(self._ranks.sum(loss).item(), epoch)
         return loss
 
     def _augmented(

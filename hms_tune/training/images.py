@@ -12,6 +12,7 @@ from hms_tune.data.windows import Wanted, WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.image_cache import CachedImages
+from hms_tune.training.ranks import ALONE, Ranks
 
 
 class RowImages:
@@ -31,12 +32,14 @@ class RowImages:
         cached: CachedImages | None = None,
         *,
         key: str = "",
+        ranks: Ranks = ALONE,
     ) -> None:
         self.key = key
         self.cached = cached
         self._source = source
         self._transform = transform
         self._augmentation = augmentation
+        self._ranks = ranks
 
     def clean(self, rows: Tensor) -> Tensor:
         """Images as they are predicted from: float32 ``(n_rows, channels, height, width)``."""
@@ -98,8 +101,10 @@ class RowImages:
         shift = self._augmentation.shifts(len(rows), generator)
         eeg = self._source.eeg(rows, shift) if transform.needs_eeg else None
         spectrogram = self._source.spectrogram(rows) if transform.needs_spectrogram else None
-        images: Tensor = transform(*self._augmentation.signals(eeg, spectrogram, generator))
-        return images
+        eeg, spectrogram = self._augmentation.signals(eeg, spectrogram, generator)
+        mine = self._ranks.share(len(rows)).rows
+        images: Tensor = transform(*(None if each is None else each[mine] for each in (eeg, spectrogram)))
+        return self._ranks.gather_rows(images, len(rows))
 
 
 def needed_kinds(transform: ImageTransform) -> tuple[Kind, ...]:

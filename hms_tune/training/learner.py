@@ -25,6 +25,7 @@ from hms_tune.training.device import autocast, prepare_device
 from hms_tune.training.features import FeatureCache
 from hms_tune.training.networks import Networks, architecture_key, put_weights
 from hms_tune.training.optimizers import Updater
+from hms_tune.training.ranks import ALONE, Ranks
 
 
 def learner_key(config: TrialConfig) -> str:
@@ -61,6 +62,7 @@ class Learner:
     ) -> None:
         self.features = features
         self.device = networks.device
+        self.ranks = networks.ranks
         prepare_device(self.device, config.training.precision)
         self.network: Network = networks.lend(config)
         self.updater = Updater(config.training.optimizer, self._groups(config), self.device)
@@ -133,7 +135,7 @@ class Learner:
 
         Returns
         -------
-        the loss, on the device; it may change with the next step
+        the loss, on the device, or this rank's part of it; it may change with the next step
         """
         loss = self._accelerator(
             self._step, through or self.network, (targets, weights, *inputs), self._unchanged
@@ -167,8 +169,9 @@ class Learner:
         self.updater.zero_grad()
         with autocast(self.device, training.precision):
             logits = model(*inputs)
-        loss = self._loss(logits.float(), targets, weights)
+        loss = self.ranks.part_of_mean(self._loss(logits.float(), targets, weights))
         loss.backward()
+        self.ranks.sum_gradients(self.network)
         if training.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), training.grad_clip)
         self.updater.step()
@@ -203,12 +206,19 @@ class Learners:
     Parameters
     ----------
     device : where it computes
-    acceleration : how its steps may be run
+    acceleration : how its steps may be run; several ranks run them plainly, for they meet within a step
+    ranks : the processes that share its batches
     """
 
-    def __init__(self, device: torch.device, acceleration: AccelerationSettings | None = None) -> None:
-        self.acceleration = acceleration or AccelerationSettings()
-        self._networks = Networks(device)
+    def __init__(
+        self,
+        device: torch.device,
+        acceleration: AccelerationSettings | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        together = AccelerationSettings("plain") if ranks.size > 1 else None
+        self.acceleration = together or acceleration or AccelerationSettings()
+        self._networks = Networks(device, ranks)
         self._features = FeatureCache()
         self._key: str | None = None
         self._learner: Learner | None = None

@@ -16,6 +16,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.models.dropping import set_drop_rates
 from hms_tune.models.network import Network, build_network
 from hms_tune.training.randomness import counter_seed
+from hms_tune.training.ranks import ALONE, Ranks
 
 _KEPT_NETWORKS = 2
 _KEPT_STARTS = 12
@@ -39,10 +40,16 @@ class Networks:
     """Networks on a device, lent to one fold after another.
 
     A network that is lent again belongs to its new borrower alone.
+
+    Parameters
+    ----------
+    device : where they are
+    ranks : the processes whose networks start alike
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.device = device
+        self.ranks = ranks
         self._networks: OrderedDict[str, Network] = OrderedDict()
         self._starts: OrderedDict[tuple[str, int, int], dict[str, Tensor]] = OrderedDict()
 
@@ -52,7 +59,9 @@ class Networks:
         if key not in self._networks:
             network = build_for_fold(config, 0)
             self._keep_start((key, config.training.seed, 0), network)
-            self._networks[key] = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.ranks.share_layers(network)
+            self._networks[key] = network
             while len(self._networks) > _KEPT_NETWORKS:
                 self._networks.popitem(last=False)
         self._networks.move_to_end(key)
@@ -67,6 +76,7 @@ class Networks:
             self._keep_start(key, build_for_fold(config, fold))
         self._starts.move_to_end(key)
         put_weights(network, self._starts[key])
+        self.ranks.share_weights(network)
 
     def _keep_start(self, key: tuple[str, int, int], network: nn.Module) -> None:
         self._starts[key] = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -28,6 +28,7 @@ from hms_tune.training.learner import Learners
 from hms_tune.training.memory import MemoryPlan, plan_memory
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.probe import Calibration
+from hms_tune.training.ranks import ALONE, Ranks
 
 _logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Workspace:
     store : the prepared competition folder
     device : where trials compute
     acceleration : how steps may be run
+    ranks : the processes that train a trial together
     share : of the device's memory that this process may plan with; below 1 where several slots share it
     calibration : what real steps took on this device; remembered in this process alone by default
     memory : asks the device for its free memory
@@ -109,13 +111,15 @@ class Workspace:
         device: torch.device,
         acceleration: AccelerationSettings | None = None,
         *,
+        ranks: Ranks = ALONE,
         share: float = 1.0,
         calibration: Calibration | None = None,
         memory: MemoryReader = read_memory,
     ) -> None:
         self.store = store
         self.device = device
-        self.learners = Learners(device, acceleration)
+        self.ranks = ranks
+        self.learners = Learners(device, acceleration, ranks)
         self._share = share
         self._calibration = calibration or Calibration()
         self._memory = memory
@@ -158,6 +162,7 @@ class Workspace:
             Augmentation(config.augmentation, config.input),
             self._images(plan, config, source, transform),
             key=self._key(config),
+            ranks=self.ranks,
         )
         shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
         folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed)
@@ -194,7 +199,7 @@ class Workspace:
 
     def _forget_learners(self) -> None:
         self._lent = False
-        self.learners = Learners(self.device, self.learners.acceleration)
+        self.learners = Learners(self.device, self.learners.acceleration, self.ranks)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
