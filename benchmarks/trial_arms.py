@@ -153,7 +153,7 @@ class OurArm:
 
         self._inside = False
         timed(self.workspace, "trial_data")
-        for name in ("clean", "augmented"):
+        for name in ("clean", "augmented", "signals"):
             if hasattr(RowImages, name):
                 timed(RowImages, name)
 
