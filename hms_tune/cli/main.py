@@ -28,7 +28,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Show the whole product on this machine, from synthetic data to a submission."),
     "data": ("data", "app", "Download, check, synthesize and prepare a competition folder."),
-    "study": ("study", "app", "Check, list, show, pause, resume, stop, fill and delete studies."),
+    "study": ("study", "app", "Check, list, show, steer and delete studies."),
     "model": ("model", "app", "Backbones and their layers."),
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
     "status": ("status", "status", "Show how a study stands."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from hms_tune.errors import UsageError
 from hms_tune.training.device import resolve_device
@@ -36,6 +37,11 @@ def slot_devices(device: str, slots_per_device: int) -> tuple[tuple[str, str], .
         for name in devices
         for slot in range(slots_per_device)
     )
+
+
+def gpu_share(device: str, devices: Sequence[str]) -> float:
+    """How much of a GPU each slot on a device has, of a worker with these; none on the CPU."""
+    return 1.0 / max(1, devices.count(device)) if device.startswith("cuda") else 0.0
 
 
 def cpu_threads(slots: int) -> int:

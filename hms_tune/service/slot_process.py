@@ -43,6 +43,7 @@ class SlotPlan:
     worker_id: str
     slot: str
     settings: SlotSettings
+    gpus: float = 0.0
 
 
 def slot_main(plan: SlotPlan, pipe: Connection) -> None:
@@ -122,7 +123,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         Slot(
             storage,
             join_search(storage, study_file),
-            Holder(plan.worker_id, plan.slot, this_process()),
+            Holder(plan.worker_id, plan.slot, this_process(), plan.gpus),
             train=train,
             artifacts=Artifacts(plan.artifacts, study_file.study),
             observers=observers,

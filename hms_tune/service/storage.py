@@ -17,7 +17,6 @@ from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateSchema
 
 from hms_tune.errors import StorageError
 from hms_tune.service import tables
@@ -162,8 +161,7 @@ def _prepare(connect: functools.partial[psycopg2.extensions.connection]) -> None
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
         models.BaseModel.metadata.create_all(connection)
-        connection.execute(CreateSchema(tables.SCHEMA, if_not_exists=True))
-        tables.metadata.create_all(connection)
+        tables.create_missing(connection)
     with engine.begin() as connection:
         # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})

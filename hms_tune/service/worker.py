@@ -28,7 +28,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.service.addresses import parse_address
-from hms_tune.service.devices import cpu_threads, slot_devices
+from hms_tune.service.devices import cpu_threads, gpu_share, slot_devices
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
@@ -183,6 +183,7 @@ class Worker:
             worker_id=self.worker_id,
             slot=slot,
             settings=SlotSettings(lease_s=options.lease_s, worker_most=options.max_trials),
+            gpus=gpu_share(device, [other for _, other in devices]),
         )
 
     def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
