@@ -117,12 +117,27 @@ def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage)
     done = run(
         home, "study", "enqueue", "smoke", "--params", "model.dropout=0.1", "training.learning_rate=1e-3"
     )
-    assert done.stdout == "trial 2 waits for a slot\n"
-    waiting = optuna.load_study(study_name="smoke", storage=storage.optuna).trials[2]
-    assert waiting.system_attrs["fixed_params"] == {"model.dropout": 0.1, "training.learning_rate": 0.001}
+    assert done.stdout == "smoke: model.dropout=0.1  training.learning_rate=0.001 is tried next\n"
+    given = '{"training.learning_rate": 0.002}'
+    done = run(home, "study", "enqueue", "smoke", "--params", given)
+    assert done.stdout == "smoke: training.learning_rate=0.002 is tried after 1 that wait\n"
+    enqueued = json.loads(run(home, "status", "--study", "smoke", "--json").stdout)["enqueued"]
+    assert enqueued == [
+        {"model.dropout": 0.1, "training.learning_rate": 0.001},
+        {"training.learning_rate": 0.002},
+    ]
     refused = run(home, "study", "enqueue", "smoke", "--params", "model.dropout=7", code=2)
     assert "model.dropout cannot be 7" in error_of(refused)
     assert "KEY=VALUE" in error_of(run(home, "study", "enqueue", "smoke", "--params", "dropout", code=2))
+    assert "this is no JSON" in error_of(run(home, "study", "enqueue", "smoke", "--params", "{x}", code=2))
+    wrong = run(home, "study", "enqueue", "smoke", "--params", '{"model.dropuot": 0.1}', code=2)
+    assert "model.dropout" in error_of(wrong)
+
+
+def test_what_cannot_be_stopped_or_drained_is_one_line(home: Path, storage: Storage) -> None:
+    assert "no worker ran a trial 1" in error_of(run(home, "study", "stop-trial", "smoke", "1", code=2))
+    drained = run(home, "study", "drain", "smoke", "--worker", "gpu-7", code=2)
+    assert "no worker is at it" in error_of(drained)
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:

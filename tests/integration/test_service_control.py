@@ -255,7 +255,7 @@ def test_draining_names_the_workers_there_are(storage: Storage, study: optuna.St
     ):
         with pytest.raises(UsageError, match='several workers begin with "abc": abc-1, abc-2'):
             drain(storage, study.study_name, "abc")
-        with pytest.raises(UsageError, match='no worker and no host "abd-1" is at it; nearest.* abc-1'):
+        with pytest.raises(UsageError, match=r'no worker and no host "abd-1" is at it; nearest.* abc-1'):
             drain(storage, study.study_name, "abd-1")
         assert len(drain(storage, study.study_name, ME.host)) == 2
 
