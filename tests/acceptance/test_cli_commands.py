@@ -165,7 +165,7 @@ def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: St
             "sqlite://",
         ),
         (("worker", "--study", str(STUDIES / "smoke.yaml"), "--data", "x", "--device", "cuda:99"), "cuda:99"),
-        (("dashboard", "--host", "0.0.0.0"), "no authentication"),
+        (("dashboard", "--host", "0.0.0.0"), "there is no password"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -18,8 +18,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from hms_tune.errors import DataError, StorageError, UsageError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.attempts import Result
-from hms_tune.service.dashboard import check_host, is_loopback
+from hms_tune.service.dashboard import check_exposure
 from hms_tune.service.devices import cpu_threads, slot_devices
+from hms_tune.service.gatekeeper import is_loopback
 from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.outages import as_storage_error, passes, through_outages
@@ -145,13 +146,14 @@ def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ("x.y", False),
     ],
 )
-def test_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
+def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+    check_exposure(host, "a password")
     if loopback:
-        check_host(host)
+        check_exposure(host, None)
     else:
         with pytest.raises(UsageError, match="ssh -L"):
-            check_host(host)
+            check_exposure(host, None)
 
 
 def test_checkpoints_of_a_lineage_have_one_folder(tmp_path: Path) -> None:
