@@ -11,6 +11,7 @@ import typer
 from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened, study_name
 from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -209,5 +210,7 @@ def delete(
     root = artifacts_folder(Settings.from_environment())
     with opened(storage) as database:
         control.delete_study(database, study)
-    shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
+    # Studies of other tools have no checkpoints, and may have names that lead out of the folder.
+    if STUDY_NAME.fullmatch(study):
+        shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
     typer.echo(f"{study}: deleted")
