@@ -20,7 +20,12 @@ import pytest
 
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
+from hms_tune.service.attempts import Result, ask, tell
+from hms_tune.service.budget import claim
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.leases import Holder, Lease
+from hms_tune.service.machine import this_process
+from hms_tune.service.presence import Presence, announce
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import open_search
 
@@ -138,6 +143,25 @@ def test_what_cannot_be_stopped_or_drained_is_one_line(home: Path, storage: Stor
     assert "no worker ran a trial 1" in error_of(run(home, "study", "stop-trial", "smoke", "1", code=2))
     drained = run(home, "study", "drain", "smoke", "--worker", "gpu-7", code=2)
     assert "no worker is at it" in error_of(drained)
+
+
+def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: Storage) -> None:
+    study = optuna.load_study(study_name="smoke", storage=storage.optuna)
+    holder = Holder("worker-7", "cpu", this_process(), gpus=2.0)
+    lease = claim(storage, study._study_id, holder, lease_s=600.0)
+    assert isinstance(lease, Lease)
+    attempt = ask(storage, study, lease)
+    with announce(storage, Presence("worker-7", study._study_id, "1", ("cpu",))):
+        done = run(home, "study", "stop-trial", "smoke", str(attempt.number))
+        assert done.stdout == f"smoke: trial {attempt.number} ends within an epoch\n"
+        done = run(home, "study", "drain", "smoke", "--worker", "worker-7", "--now")
+        assert done.stdout.startswith("smoke: worker worker-7 on ")
+        shown = run(home, "status", "--study", "smoke").stdout
+    assert f"trial {attempt.number}, stopping" in shown
+    assert ", leaving" in shown
+    assert "of 12 trials" in shown
+    assert "GPU-hours used" in shown
+    tell(storage, study, attempt, Result("failed", reason="over"))
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
