@@ -35,11 +35,10 @@ from hms_tune.service.outages import passes, through_outages
 from hms_tune.service.recovery import recover
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
-from hms_tune.service.story import Story, resumable
 from hms_tune.service.tables import lineages
 from hms_tune.service.wishes import wished
 from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
-from hms_tune.training.events import CrossValidationEnded, Event
+from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +72,26 @@ class SlotSettings:
     poll_s: float = 2.0
     look_s: float = 2.0
     worker_most: int | None = None
+
+
+@dataclass(slots=True)
+class _Story:
+    """What a running trial has told so far."""
+
+    trial: TrialInfo | None = None
+    last: EpochEnded | None = None
+    ended: CrossValidationEnded | None = None
+    seconds: float = 0.0
+
+    def add(self, event: Event) -> None:
+        match event:
+            case EpochEnded():
+                self.last = event
+                self.seconds += event.seconds
+            case CrossValidationEnded():
+                self.ended = event
+            case _:
+                pass
 
 
 class Slot:
@@ -189,7 +208,7 @@ class Slot:
 
     def _run_attempt(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
         """Run an attempt from its values to its result, with observers told of both."""
-        story = Story()
+        story = _Story()
         try:
             result = self._result(attempt, keeper, story)
             result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
@@ -202,7 +221,7 @@ class Slot:
             through_outages(self._tidy)
         return result
 
-    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: Story) -> Result:
+    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: _Story) -> Result:
         try:
             config = self.search.suggest(attempt.trial)
             story.trial = self._describe(attempt, config)
@@ -243,7 +262,9 @@ class Slot:
             slot=self.holder.slot,
         )
 
-    def _train_through(self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: Story) -> Result:
+    def _train_through(
+        self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: _Story
+    ) -> Result:
         reporter = self.search.reporter(attempt.trial)
         directory = self.artifacts.checkpoints(attempt.lineage)
         directory.mkdir(parents=True, exist_ok=True)
@@ -259,20 +280,20 @@ class Slot:
             if isinstance(event, CrossValidationEnded):
                 break
             if reporter.observe(event):
-                return Result("pruned", reason="pruned", attributes=story.attributes())
+                return Result("pruned", reason="pruned", attributes=_attributes(story))
             wanted = keeper.desired(fresh_s=self.settings.look_s)
             keeper.check()
             if wanted != "running":
                 return wished(wanted)
-            if self.stop.requested and resumable(event):
+            if self.stop.requested and _resumable(event):
                 return Result("handed_back", reason="handed back: the worker was asked to stop")
         if story.ended is None:
             raise TrainingError("the trial ended without a result")
         if not math.isfinite(story.ended.kl):
             raise NonFiniteLossError(f"the trial's KL is {story.ended.kl}")
-        return Result("complete", value=story.ended.kl, attributes=story.attributes())
+        return Result("complete", value=story.ended.kl, attributes=_attributes(story))
 
-    def _tell_observers(self, story: Story, outcome: Outcome, reason: str | None) -> None:
+    def _tell_observers(self, story: _Story, outcome: Outcome, reason: str | None) -> None:
         if story.trial is None:
             return
         value = story.ended.kl if story.ended else story.last.estimate if story.last else None
@@ -308,6 +329,23 @@ class Slot:
         except ValueError:  # none is complete
             best = None
         self.artifacts.remove([row.first_number for row in ended if row.last_trial_id != best])
+
+
+def _resumable(event: Event) -> bool:
+    """Stopping right after an epoch, before its checkpoint, would throw the epoch away."""
+    return isinstance(event, CheckpointWritten) or not isinstance(event, EpochEnded) or event.replayed
+
+
+def _attributes(story: _Story) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"seconds": round(story.seconds, 3)}
+    if (ended := story.ended) is not None:
+        attributes |= {
+            "kl_all_rows": ended.kl_all_rows,
+            "kl_high_vote": None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
+            "fold_kl": list(ended.fold_kl),
+            "best_epochs": list(ended.best_epochs),
+        }
+    return attributes
 
 
 def _failure(error: Exception, trial: TrialInfo | None) -> Result:
