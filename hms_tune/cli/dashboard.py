@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from contextlib import suppress
 from typing import Annotated
@@ -15,19 +16,32 @@ from hms_tune.config.settings import Settings
 def dashboard(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     host: Annotated[
-        str, typer.Option("--host", help="Address; only this machine's own is allowed.")
+        str, typer.Option("--host", help="Address; others than this machine's own take a password.")
     ] = "127.0.0.1",
+    password: Annotated[
+        str | None,
+        typer.Option(
+            "--password",
+            help="Asked of everyone, with any user name; else HMS_TUNE_DASHBOARD_PASSWORD.",
+            show_default=False,
+        ),
+    ] = None,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Let notes, artifacts and studies be changed and deleted.")
+    ] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Serve optuna-dashboard on the studies, until Ctrl-C."""
-    from hms_tune.service.dashboard import check_host, serve_dashboard
+    """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine."""
+    from hms_tune.service.dashboard import check_exposure, dashboard_app, serve_dashboard
 
-    check_host(host)
+    settings = Settings.from_environment()
+    password = password or settings.dashboard_password
+    check_exposure(host, password)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with opened(storage) as database, suppress(KeyboardInterrupt):
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with opened(storage, read_only=not writable) as database, suppress(KeyboardInterrupt):
         serve_dashboard(
-            database,
-            artifacts_folder(Settings.from_environment()),
+            dashboard_app(database, artifacts_folder(settings), password=password, writable=writable),
             host=host,
             port=port,
             started=lambda address: typer.echo(f"Dashboard: {address}"),

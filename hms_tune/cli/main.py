@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import hms_tune
+from hms_tune.cli.concealing import conceal_passwords
 from hms_tune.errors import HmsTuneError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "demo", "Show the whole product on this machine, from synthetic data to a submission."),
     "data": ("data", "app", "Download, check, synthesize and prepare a competition folder."),
-    "study": ("study", "app", "Check, list, show, pause, resume, stop, fill and delete studies."),
+    "study": ("study", "app", "Check, list, show, steer and delete studies."),
     "model": ("model", "app", "Backbones and their layers."),
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
     "status": ("status", "status", "Show how a study stands."),
@@ -85,6 +86,7 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line. An error that is the user's to mend is one line, without a traceback."""
+    conceal_passwords()
     # Read when torch is loaded, here and in the slots. Threads that spin long while they wait for each other
     # bring a machine that others use too almost to a standstill (docs/decisions/0011).
     if "OMP_WAIT_POLICY" not in os.environ:

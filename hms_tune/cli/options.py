@@ -69,12 +69,18 @@ def artifacts_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def opened(storage: str | None) -> Iterator[Storage]:
+def opened(storage: str | None, *, read_only: bool = False) -> Iterator[Storage]:
     """The database a command works on."""
     from hms_tune.service.storage import open_storage, resolve_address
 
     settings = Settings.from_environment()
-    database = open_storage(resolve_address(storage or settings.storage, home=settings.home))
+    address = resolve_address(storage or settings.storage, home=settings.home)
+    if read_only:
+        from hms_tune.service.reading import open_read_only
+
+        database = open_read_only(address)
+    else:
+        database = open_storage(address)
     try:
         yield database
     finally:

@@ -18,7 +18,7 @@ from hms_tune.tracking.console import duration
 
 if TYPE_CHECKING:
     from hms_tune.service.doctor import Check
-    from hms_tune.service.studies import StudyStatus, StudySummary, TrialSummary
+    from hms_tune.service.summaries import StudyStatus, StudySummary, TrialSummary
 
 
 def as_json(value: Any) -> str:
@@ -49,11 +49,8 @@ def out() -> Console:
 def status_view(status: StudyStatus) -> RenderableType:
     """A study at one moment."""
     facts = Table.grid(padding=(0, 2))
-    budget = "no limit" if status.budget_trials is None else f"{status.budget_trials} trials"
-    if status.budget_hours is not None:
-        budget += f", {status.budget_hours:g} h"
     facts.add_row("study", Text(f"{status.study} ({status.state})"))
-    facts.add_row("budget", budget)
+    facts.add_row("budget", budget_text(status))
     facts.add_row("trials", counts(status.trials))
     if status.best is None:
         facts.add_row("best", "none yet")
@@ -68,12 +65,28 @@ def status_view(status: StudyStatus) -> RenderableType:
     if status.per_hour is not None:
         left = "" if status.left_s is None else f", {duration(status.left_s)} left at that speed"
         facts.add_row("speed", f"{status.per_hour:.1f} trials/h{left}")
+    for number, params in enumerate(status.enqueued):
+        facts.add_row("enqueued" if number == 0 else "", Text(params_text(params)))
     parts: list[RenderableType] = [facts]
     if status.running:
         parts.append(running_table(status))
     if status.workers:
         parts.append(worker_table(status))
     return Group(*parts)
+
+
+def budget_text(status: StudyStatus) -> str:
+    """What is used of each part of the budget: ``12 of 100 trials, 1.5 of 24 h, 0.75 GPU-hours``."""
+    taken = sum(status.units.values())
+    parts = [
+        (f"{taken}", status.budget_trials, "trials"),
+        (f"{status.hours or 0.0:.1f}", status.budget_hours, "h"),
+        (f"{status.gpu_hours:.2f}", status.budget_gpu_hours, "GPU-hours"),
+    ]
+    shown = [f"{used} of {limit:g} {unit}" for used, limit, unit in parts if limit is not None]
+    if status.budget_gpu_hours is None and status.gpu_hours > 0:
+        shown.append(f"{status.gpu_hours:.2f} GPU-hours used")
+    return ", ".join(shown) or "no limit"
 
 
 def running_table(status: StudyStatus) -> Table:
@@ -83,6 +96,8 @@ def running_table(status: StudyStatus) -> Table:
         name = "starting" if trial.number is None else f"trial {trial.number}"
         if trial.number is not None and trial.lineage != trial.number:
             name += f" (goes on from {trial.lineage})"
+        if trial.wanted == "stop":
+            name += ", stopping"
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
         table.add_row(name, trial.slot, trial.host, trial.started_at.strftime("%Y-%m-%d %H:%M:%S UTC"), left)
     return table
@@ -93,6 +108,7 @@ def worker_table(status: StudyStatus) -> Table:
     table = _table("worker", "host", "pid", "slots", "devices", "version", "seen")
     for worker in status.workers:
         seen = f"{worker.seen_s_ago:.0f} s ago" + (" (silent)" if worker.state == "silent" else "")
+        seen += {"work": "", "finish": ", finishing to leave", "leave": ", leaving"}[worker.wanted]
         cells = (
             worker.worker_id,
             worker.host,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened, study_name
 from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
 
-app = typer.Typer(
-    no_args_is_help=True, help="Check, list, show, pause, resume, stop, fill and delete studies."
-)
+if TYPE_CHECKING:
+    from hms_tune.service.leases import DesiredState
+
+app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]
 
 
@@ -95,19 +98,51 @@ def stop(name: Name, storage: StorageOption = None) -> None:
     _set_state(name, storage, "stopped")
 
 
-def _set_state(name: str, storage: str | None, state: str) -> None:
-    from hms_tune.service import studies
+def _set_state(name: str, storage: str | None, state: DesiredState) -> None:
+    from hms_tune.service import control
 
     study = study_name(name)
     with opened(storage) as database:
-        match state:
-            case "paused":
-                studies.set_state(database, study, "paused")
-            case "stopped":
-                studies.set_state(database, study, "stopped")
-            case _:
-                studies.set_state(database, study, "running")
+        control.set_state(database, study, state)
     typer.echo(f"{study}: {state}")
+
+
+@app.command("stop-trial")
+def stop_trial(
+    name: Name,
+    number: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of the trial.")],
+    storage: StorageOption = None,
+) -> None:
+    """End one trial for good, within an epoch. It counts as failed; the sampler learns nothing from it."""
+    from hms_tune.service import control
+
+    study = study_name(name)
+    with opened(storage) as database:
+        state = control.stop_trial(database, study, number)
+    typer.echo(f"{study}: trial {number} " + ("has ended" if state == "stopped" else "ends within an epoch"))
+
+
+@app.command()
+def drain(
+    name: Name,
+    worker: Annotated[
+        str,
+        typer.Option("--worker", metavar="ID|HOST", help="A worker's id, or a host: all its workers."),
+    ],
+    at_once: Annotated[
+        bool, typer.Option("--now", help="Hand its trials back within an epoch; they continue elsewhere.")
+    ] = False,
+    storage: StorageOption = None,
+) -> None:
+    """Let a worker finish the trials it runs, and leave."""
+    from hms_tune.service import control
+
+    study = study_name(name)
+    with opened(storage) as database:
+        told = control.drain(database, study, worker, at_once=at_once)
+    how = "hands its trials back and leaves" if at_once else "finishes its trials and leaves"
+    for each in told:
+        typer.echo(f"{study}: worker {each.worker_id} on {each.host} {how}")
 
 
 @app.command()
@@ -118,26 +153,51 @@ def enqueue(
     ] = None,
     params: Annotated[
         list[str] | None,
-        typer.Option("--params", metavar="KEY=VALUE", help="A parameter's value, such as model.dropout=0.1."),
+        typer.Option(
+            "--params",
+            metavar="JSON|KEY=VALUE",
+            help="Values to try, such as '{\"model.dropout\": 0.1}' or model.dropout=0.1.",
+        ),
     ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Leave values for the next free slot to try. What is not given, the sampler draws."""
-    from hms_tune.service import studies
+    from hms_tune.service.enqueueing import enqueue
 
     given: dict[str, str] = {}
     for text in [*(params or []), *(values or [])]:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(
-                f"{text!r} is not KEY=VALUE", where="--params", mend="For example model.dropout=0.1"
-            )
-        given[key.strip()] = value
+        given |= parse_params(text)
     if not given:
         raise UsageError("nothing to try", where="--params", mend="For example --params model.dropout=0.1")
+    study = study_name(name)
     with opened(storage) as database:
-        number = studies.enqueue(database, study_name(name), given)
-    typer.echo(f"trial {number} waits for a slot")
+        taken, before = enqueue(database, study, given)
+    place = "next" if before == 0 else f"after {before} that wait"
+    typer.echo(f"{study}: {render.params_text(taken)} is tried {place}")
+
+
+def parse_params(text: str) -> dict[str, str]:
+    """Values to enqueue, from a JSON object or from ``KEY=VALUE``; each as a study file would have it.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise UsageError(
+                f"this is no JSON: {error}",
+                where="--params",
+                mend="For example '{\"model.dropout\": 0.1}', in single quotes",
+            ) from None
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"{text!r} is not KEY=VALUE", where="--params", mend="For example model.dropout=0.1")
+    return {key.strip(): value}
 
 
 @app.command()
@@ -147,7 +207,7 @@ def delete(
     storage: StorageOption = None,
 ) -> None:
     """Delete a study with its trials and checkpoints."""
-    from hms_tune.service import studies
+    from hms_tune.service import control
     from hms_tune.service.artifacts import Artifacts
 
     study = study_name(name)
@@ -159,6 +219,8 @@ def delete(
         )
     root = artifacts_folder(Settings.from_environment())
     with opened(storage) as database:
-        studies.delete_study(database, study)
-    shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
+        control.delete_study(database, study)
+    # Studies of other tools have no checkpoints, and may have names that lead out of the folder.
+    if STUDY_NAME.fullmatch(study):
+        shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
     typer.echo(f"{study}: deleted")

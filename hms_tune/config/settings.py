@@ -27,6 +27,8 @@ class Settings:
     studies : further folder of study files (``HMS_TUNE_STUDIES``)
     data : competition folder, unless a study file or a command names one (``HMS_TUNE_DATA``)
     artifacts : folder or ``s3://`` address shared by the fleet (``HMS_TUNE_ARTIFACTS``); None: under ``home``
+    dashboard_password : asked of whoever opens the dashboard (``HMS_TUNE_DASHBOARD_PASSWORD``); None: nobody
+        is asked. Kept out of ``repr``.
     lease_seconds : how long a silent worker keeps its trial (``HMS_TUNE_LEASE_SECONDS``)
     """
 
@@ -35,6 +37,7 @@ class Settings:
     studies: Path | None = None
     data: Path | None = None
     artifacts: str | None = None
+    dashboard_password: str | None = field(default=None, repr=False)
     lease_seconds: float = DEFAULT_LEASE_SECONDS
 
     @classmethod
@@ -61,6 +64,7 @@ class Settings:
             studies=path("STUDIES"),
             data=path("DATA"),
             artifacts=text("ARTIFACTS"),
+            dashboard_password=text("DASHBOARD_PASSWORD"),
             lease_seconds=_seconds("HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS")),
         )
 

@@ -116,6 +116,11 @@ class BudgetConfig(Section):
         100, ge=1, le=1_000_000, description="Trials of the study: complete, pruned or failed."
     )
     hours: float | None = Field(None, gt=0.0, description="Hours since the study began; null: no limit.")
+    gpu_hours: float | None = Field(
+        None,
+        gt=0.0,
+        description="GPU-hours of all attempts, also of lost ones; null: no limit. The CPU uses none.",
+    )
 
 
 class WandbConfig(Section):

@@ -1,12 +1,15 @@
 """Where the database is, as a person writes it and as it may be printed.
 
 A URL is the only thing a person gives. Passwords come out of password managers, so ``@``, ``%``, ``{`` and
-``/`` in them must work whether or not they were percent-encoded.
+``/`` in them must work whether or not they were percent-encoded. What a URL's query says is libpq's:
+``sslmode=verify-full&sslrootcert=/etc/ssl/db.pem`` asks for TLS, ``passfile=`` names a password file. Without
+a password in the URL libpq reads ``PGPASSFILE`` or ``~/.pgpass``.
 """
 
 from __future__ import annotations
 
-from urllib.parse import unquote
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus, unquote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -62,3 +65,19 @@ def redacted(url: URL) -> str:
     user = f"{url.username}:***@" if url.password else f"{url.username}@" if url.username else ""
     port = f":{url.port}" if url.port else ""
     return f"postgresql://{user}{host}{port}/{url.database or ''}"
+
+
+def without_secrets(message: str, url: URL) -> str:
+    """A message about a database, of libpq's for example, with ``***`` for each secret of its URL."""
+    for secret in _secrets(url):
+        for written in {secret, quote(secret, safe=""), quote_plus(secret)}:
+            message = message.replace(written, "***")
+    return message
+
+
+def _secrets(url: URL) -> Iterator[str]:
+    if url.password:
+        yield str(url.password)
+    for key, value in url.query.items():
+        if key in ("password", "sslpassword"):
+            yield from [value] if isinstance(value, str) else value

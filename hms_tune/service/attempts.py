@@ -12,7 +12,8 @@ transaction. The order makes every interruption visible:
 A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
 by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps
 its values only as ``fixed_params``. The lineage row, claimed under the study's row lock, names the one worker
-that continues it.
+that continues it. ``study enqueue`` goes the same way: it leaves a lineage with the values given, which a
+claim takes as it takes any other that waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, case, func, null, select, update
 
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.feasibility import is_declined, mark_infeasible
@@ -40,6 +41,9 @@ LEASE_ATTRIBUTE = "lease"
 LINEAGE_ATTRIBUTE = "lineage"
 ENDING_ATTRIBUTE = "ended"
 REASON_ATTRIBUTE = "reason"
+
+STOPPED_BY_A_PERSON = "stopped by a person"
+"""The reason of a trial that ``study stop-trial`` ended."""
 
 CONFIG_HASH_ATTRIBUTE = "config_hash"
 """Present once every parameter of the attempt is drawn."""
@@ -85,8 +89,9 @@ class Result:
 def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = False) -> Attempt:
     """Make the Optuna trial of a claimed lease.
 
-    That is the continuation of the lineage's last attempt, else a configuration somebody enqueued, else a new
-    one. It happens under the study's lock: Optuna's grid sampler would otherwise give two workers one point.
+    That is the continuation of the lineage's last attempt, or the values it was enqueued with; else a
+    configuration that a script left with Optuna's ``enqueue_trial``, else a new one. It happens under the
+    study's lock: Optuna's grid sampler would otherwise give two workers one point.
 
     Parameters
     ----------
@@ -105,7 +110,7 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
         try:
             trial_id = unbound(storage, lease) if again else None
             if trial_id is None:
-                trial_id = _continued(storage, connection, lease)
+                trial_id = _begun(storage, connection, lease)
             if trial_id is None:
                 trial_id = _enqueued(storage, lease)
             if trial_id is None:
@@ -143,18 +148,23 @@ def unbound(storage: Storage, lease: Lease) -> int | None:
     return None
 
 
-def _continued(storage: Storage, connection: Connection, lease: Lease) -> int | None:
-    last: int | None = connection.execute(
-        select(lineages.c.last_trial_id).where(lineages.c.lineage_id == lease.lineage_id)
-    ).scalar_one()
-    if last is None:
+def _begun(storage: Storage, connection: Connection, lease: Lease) -> int | None:
+    """Go on with a lineage that has values: those of its last attempt, or those it was enqueued with."""
+    lineage = connection.execute(
+        select(lineages.c.last_trial_id, lineages.c.given).where(lineages.c.lineage_id == lease.lineage_id)
+    ).one()
+    if lineage.last_trial_id is not None:
+        template = _template(connection, lease, storage.optuna.get_trial(lineage.last_trial_id))
+    elif lineage.given is not None:
+        template = _template(connection, lease)
+        template.system_attrs[FIXED_PARAMS] = lineage.given
+    else:
         return None
-    predecessor = storage.optuna.get_trial(last)
-    return storage.optuna.create_new_trial(lease.study_id, _template(connection, lease, predecessor))
+    return storage.optuna.create_new_trial(lease.study_id, template)
 
 
 def _enqueued(storage: Storage, lease: Lease) -> int | None:
-    """Take the oldest trial that ``study enqueue`` (or Optuna's ``enqueue_trial``) left."""
+    """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
     waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
     for trial in waiting:
         storage.optuna.set_trial_user_attr(trial._trial_id, LEASE_ATTRIBUTE, lease.lease_id)
@@ -263,20 +273,30 @@ def settle(connection: Connection, lease: Lease, result: Result, *, set_aside: b
         .where(leases.c.lease_id == lease.lease_id)
         .values(ended_at=now(), outcome=result.ending)
     )
-    goes_on = result.ending in ("handed_back", "lost") and not set_aside
+    unfinished = result.ending in ("handed_back", "lost")
     values: dict[str, Any] = (
-        {"state": "waiting"}
-        if goes_on
-        else {
-            "state": "ended",
-            "ended_at": now(),
-            "outcome": "failed" if result.ending in ("handed_back", "lost") else result.ending,
-            "reason": result.reason,
-        }
+        waits_unless_stopped()
+        if unfinished and not set_aside
+        else ended("failed" if unfinished else result.ending, result.reason)
     )
     if result.ending == "lost":
         values["losses"] = lineages.c.losses + 1
     connection.execute(update(lineages).where(lineages.c.lineage_id == lease.lineage_id).values(**values))
+
+
+def ended(outcome: str, reason: str | None) -> dict[str, Any]:
+    """What stands in the row of a lineage that is over."""
+    return {"state": "ended", "ended_at": now(), "outcome": outcome, "reason": reason}
+
+
+def waits_unless_stopped() -> dict[str, Any]:
+    """What stands in the row of a lineage without a slot: it waits for one, unless a person stopped it."""
+    stopped = ended("failed", STOPPED_BY_A_PERSON)
+    going_on = {"state": "waiting", "ended_at": null(), "outcome": null(), "reason": null()}
+    return {
+        column: case((lineages.c.wanted == "stop", stopped[column]), else_=going_on[column])
+        for column in stopped
+    }
 
 
 def release(storage: Storage, lease: Lease) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -145,6 +145,11 @@ def _one_of_many(device: str, slots_per_device: int, ranks_per_trial: int, place
         )
     name = names[int(local)]
     return f"{name.replace(':', '')}+rank{place.rank}of{place.size}", (name,)
+
+
+def gpu_share(device: str, devices: Sequence[str]) -> float:
+    """How much of a GPU each slot on a device has, of a worker with these; none on the CPU."""
+    return 1.0 / max(1, devices.count(device)) if device.startswith("cuda") else 0.0
 
 
 def cpu_threads(slots: int) -> int:

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import text
 
 from hms_tune.config.settings import Settings
 from hms_tune.data.layout import Competition
 from hms_tune.errors import HmsTuneError
+from hms_tune.service.gatekeeper import is_loopback
 from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.tracking.wandb import resolve_mode
 
@@ -89,10 +90,22 @@ def _database(settings: Settings, address: str | None) -> Check:
     try:
         with opened.engine.connect() as connection:
             version = connection.execute(text("SHOW server_version")).scalar_one()
+            driver: Any = connection.connection.dbapi_connection
+            host, encrypted = str(driver.info.host), bool(driver.info.ssl_in_use)
     finally:
         opened.close()
     kind = "" if address else " (embedded)"
-    return Check("database", "ok", f"{opened.address}, PostgreSQL {str(version).split()[0]}{kind}")
+    kind += ", TLS" if encrypted else ""
+    detail = f"{opened.address}, PostgreSQL {str(version).split()[0]}{kind}"
+    return database_check(detail, host=host, encrypted=encrypted)
+
+
+def database_check(detail: str, *, host: str, encrypted: bool) -> Check:
+    """A database beyond this machine should be reached over TLS. ``host``: a name, or a socket's path."""
+    if encrypted or host.startswith("/") or is_loopback(host):
+        return Check("database", "ok", detail)
+    mend = "Add ?sslmode=verify-full&sslrootcert=FILE to the URL (docs/fleet.md)"
+    return Check("database", "warn", f"{detail}, not encrypted", mend)
 
 
 def _data(root: Path | None) -> Check:

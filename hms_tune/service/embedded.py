@@ -14,6 +14,9 @@ from pathlib import Path
 
 from hms_tune.errors import StorageError
 
+CONNECTIONS = 400
+"""Most connections to the embedded server; PostgreSQL's own default, 100, is used up by 30 slots."""
+
 _HANDLES = ".handle_pids.json"
 
 
@@ -37,8 +40,13 @@ def start_embedded(folder: Path) -> str:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with PostgresServer._lock:
             _forget_dead_processes(folder / _HANDLES)
-        server = get_server(folder, cleanup_mode="stop")
-        return str(server.get_uri())
+        if folder.resolve() not in PostgresServer._instances:
+            server = get_server(folder, cleanup_mode="stop", start=False)
+            with PostgresServer._lock:
+                server.ensure_pgdata_inited()
+                _configure(folder / "postgresql.conf")
+            server.start()
+        return str(get_server(folder, cleanup_mode="stop").get_uri())
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise StorageError(
@@ -46,6 +54,14 @@ def start_embedded(folder: Path) -> str:
             where=folder,
             mend=f"Read {folder / 'log'}, or name a server with --storage",
         ) from error
+
+
+def _configure(file: Path) -> None:
+    """Allow for a machine full of slots, each of which holds a few connections. Read at the next start."""
+    setting = f"max_connections = {CONNECTIONS}  # hms-tune\n"
+    if setting not in file.read_text():
+        with file.open("a") as opened:
+            opened.write(setting)
 
 
 def _forget_dead_processes(handles: Path) -> None:

@@ -13,14 +13,14 @@ import time
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.errors import LeaseLostError
 from hms_tune.service.machine import ProcessIdentity
 from hms_tune.service.outages import passes
 from hms_tune.service.storage import Storage
-from hms_tune.service.tables import leases, seconds_from_now, studies
+from hms_tune.service.tables import leases, lineages, seconds_from_now, studies, workers
 
 _logger = logging.getLogger(__name__)
 
@@ -28,15 +28,30 @@ LEASE_S = 180.0
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
 DesiredState = Literal["running", "paused", "stopped"]
+"""What people want of a study."""
+
+Wanted = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
+"""What people want of a running attempt: what they said of it, else of its worker, else of its study."""
+
+
+_WANTED = case(
+    (lineages.c.wanted == "stop", "trial stopped"),
+    (workers.c.wanted == "leave", "worker leaves"),
+    else_=studies.c.state,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lease: a slot of a worker, in a process."""
+    """Who holds a lease: a slot of a worker, in a process.
+
+    ``gpus``: how many GPUs it occupies; 0 on the CPU, a half where two slots share one.
+    """
 
     worker_id: str
     slot: str
     process: ProcessIdentity
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +77,7 @@ def grant(connection: Connection, study_id: int, lineage_id: int, holder: Holder
             pid=process.pid,
             process_started=process.started,
             machine=process.machine,
+            gpus=holder.gpus,
             expires_at=seconds_from_now(lease_s),
         )
         .returning(leases.c.lease_id)
@@ -110,7 +126,7 @@ class LeaseKeeper:
         self._every_s = lease_s / 9 if every_s is None else every_s
         self._closing = threading.Event()
         self._lost = threading.Event()
-        self._seen: tuple[float, DesiredState] = (float("-inf"), "running")
+        self._seen: tuple[float, Wanted] = (float("-inf"), "running")
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.lease_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -137,8 +153,8 @@ class LeaseKeeper:
         if self.lost:
             raise lease_lost(self._lease)
 
-    def desired(self, *, fresh_s: float = 2.0) -> DesiredState:
-        """What people want of the study now; asked of the database at most every ``fresh_s`` seconds.
+    def desired(self, *, fresh_s: float = 2.0) -> Wanted:
+        """What people want of the attempt now; asked of the database at most every ``fresh_s`` seconds.
 
         During an outage it is what was last known.
         """
@@ -148,8 +164,10 @@ class LeaseKeeper:
         try:
             with self._storage.engine.connect() as connection:
                 row = connection.execute(
-                    select(studies.c.state, leases.c.ended_at)
+                    select(_WANTED.label("wanted"), leases.c.ended_at)
                     .join_from(leases, studies, leases.c.study_id == studies.c.study_id)
+                    .join(lineages, leases.c.lineage_id == lineages.c.lineage_id)
+                    .outerjoin(workers, leases.c.worker_id == workers.c.worker_id)
                     .where(leases.c.lease_id == self._lease.lease_id)
                 ).one_or_none()
         except SQLAlchemyError as error:
@@ -159,9 +177,9 @@ class LeaseKeeper:
         if row is None or row.ended_at is not None:
             self._lost.set()
             return "stopped"
-        self._seen = (time.monotonic(), row.state)
-        desired: DesiredState = row.state
-        return desired
+        wanted: Wanted = row.wanted
+        self._seen = (time.monotonic(), wanted)
+        return wanted
 
     def _run(self) -> None:
         delay = self._every_s

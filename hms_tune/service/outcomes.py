@@ -19,6 +19,9 @@ _logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
 """After this many failed trials in a row something other than the hyperparameters is wrong."""
 
+_NOT_TO_BLAME = ("hyperparameters", "person")
+"""Causes of failure that say nothing about the machine, the data or the code."""
+
 OUTCOMES: dict[Ending, Outcome] = {
     "complete": "complete",
     "pruned": "pruned",
@@ -122,7 +125,7 @@ class Streaks:
         self._count_declined(result)
         if result.ending in ("complete", "pruned"):
             self._failures.clear()
-        elif result.ending == "failed" and result.attributes.get("cause") != "hyperparameters":
+        elif result.ending == "failed" and result.attributes.get("cause") not in _NOT_TO_BLAME:
             self._failures.append(result.reason or "unknown")
         if len(self._failures) >= MOST_FAILURES:
             raise TrainingError(

@@ -43,6 +43,7 @@ from hms_tune.service.recovery import recover
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import lineages
+from hms_tune.service.wishes import wished
 from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
 
@@ -244,7 +245,9 @@ class Slot:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
             keeper.desired(fresh_s=0.0)
             keeper.check()
-            return Result("failed", reason="ended by a person in the dashboard")
+            return Result(
+                "failed", reason="ended by a person in the dashboard", attributes={"cause": "person"}
+            )
         except Exception as error:  # the boundary at which whatever a trial raises becomes its result
             if _is_of_the_storage(error):
                 raise
@@ -288,7 +291,7 @@ class Slot:
             wanted = keeper.desired(fresh_s=self.settings.look_s)
             keeper.check()
             if wanted != "running":
-                return Result("handed_back", reason=f"handed back: the study is {wanted}")
+                return wished(wanted)
             if self.stop.requested and _resumable(event):
                 return Result("handed_back", reason="handed back: the worker was asked to stop")
         if story.ended is None:

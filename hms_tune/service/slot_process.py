@@ -49,6 +49,7 @@ class SlotPlan:
     worker_id: str
     slot: str
     settings: SlotSettings
+    gpus: float = 0.0
     companions: tuple[str, ...] = ()
     ranks: RankPlace | None = None
 
@@ -152,7 +153,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         Slot(
             storage,
             join_search(storage, study_file),
-            Holder(plan.worker_id, plan.slot, this_process()),
+            Holder(plan.worker_id, plan.slot, this_process(), plan.gpus),
             train=train,
             admit=admit,
             artifacts=Artifacts(plan.artifacts, study_file.study),

@@ -17,13 +17,15 @@ from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateSchema
 
 from hms_tune.errors import StorageError
 from hms_tune.service import tables
-from hms_tune.service.addresses import DRIVER, parse_address, redacted
+from hms_tune.service.addresses import DRIVER, parse_address, redacted, without_secrets
 from hms_tune.service.embedded import start_embedded
 from hms_tune.service.patient import PatientStorage
+
+Connect = functools.partial[psycopg2.extensions.connection]
+"""Opens a connection."""
 
 CONNECT_TIMEOUT_S = 5
 _SETUP_LOCK = 4_865_141  # any number, the same in every process
@@ -73,13 +75,18 @@ class Storage:
     def setup_lock(self) -> Iterator[None]:
         """Makes processes that start at once create what they share one after another."""
         with self.transaction() as connection:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+            lock_setup(connection)
             yield
 
     def close(self) -> None:
         """Give all connections back."""
         self.optuna.remove_session()
         self.engine.dispose()
+
+
+def lock_setup(connection: Connection) -> None:
+    """For the rest of a transaction: no other process creates what they all share."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
 
 
 def resolve_address(storage: str | None, *, home: Path) -> URL:
@@ -110,14 +117,18 @@ def open_storage(url: URL | str) -> Storage:
         If the database cannot be reached within a few seconds, or is of a newer Optuna.
     """
     url = parse_address(url) if isinstance(url, str) else url
-    address = redacted(url)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    connect = connector(url)
+    with errors_told(url):
+        _prepare(connect)
+        return assembled(url, connect)
+
+
+def connector(url: URL, options: str = "") -> Connect:
+    """What opens a connection to a database, with this product's time zone, time-outs and ``options``."""
     arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
-    options = f"-c timezone=UTC {keywords.pop('options', '')}".strip()
-    defaults: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "connect_timeout": keywords.get("connect_timeout", CONNECT_TIMEOUT_S),
-        "options": options,
+        "options": " ".join(f"-c timezone=UTC {keywords.pop('options', '')} {options}".split()),
         "application_name": "hms-tune",
         # A peer that vanished without a word is noticed in about a minute.
         "keepalives": 1,
@@ -125,48 +136,57 @@ def open_storage(url: URL | str) -> Storage:
         "keepalives_interval": 10,
         "keepalives_count": 3,
     }
-    keywords = {**keywords, **defaults}
-    connect = functools.partial(psycopg2.connect, *arguments, **keywords)
+    return functools.partial(psycopg2.connect, *arguments, **{**keywords, **settings})
+
+
+def assembled(url: URL, connect: Connect) -> Storage:
+    """The storage whose connections ``connect`` opens; its tables are there."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Optuna formats the URL it is given as a template (a brace breaks it) and keeps it with the password.
+    # It gets one without either; the connections come from `connect`.
+    backend = PatientStorage(
+        f"{DRIVER}://",
+        engine_kwargs={
+            "creator": connect,
+            "pool_pre_ping": True,
+            "pool_size": 2,
+            "max_overflow": 6,
+            "pool_recycle": 1800,
+        },
+        skip_table_creation=True,
+    )
+    return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
+
+
+@contextmanager
+def errors_told(url: URL) -> Iterator[None]:
+    """Turn what a database that cannot be opened raises into what a person can mend, without its secrets."""
     try:
-        _prepare(connect)
-        # Optuna formats the URL it is given as a template (a brace breaks it) and keeps it with the password.
-        # It gets one without either; the connections come from `connect`.
-        backend = PatientStorage(
-            f"{DRIVER}://",
-            engine_kwargs={
-                "creator": connect,
-                "pool_pre_ping": True,
-                "pool_size": 2,
-                "max_overflow": 6,
-                "pool_recycle": 1800,
-            },
-            skip_table_creation=True,
-        )
+        yield
     except psycopg2.OperationalError as error:
-        raise _unreachable(error, address, url) from None
+        raise _unreachable(error, url) from None
     except DBAPIError as error:
-        raise _unreachable(error.orig or error, address, url) from None
+        raise _unreachable(error.orig or error, url) from None
     except RuntimeError as error:  # another Optuna's schema
         raise StorageError(
-            str(error).split(". ")[0], where=address, mend="Run optuna storage upgrade"
+            str(error).split(". ")[0], where=redacted(url), mend="Run optuna storage upgrade"
         ) from error
-    return Storage(engine=backend.engine, optuna=backend, address=address)
 
 
-def _prepare(connect: functools.partial[psycopg2.extensions.connection]) -> None:
+def _prepare(connect: Connect) -> None:
     """Create Optuna's tables and ours; processes that start at once do it one after another."""
     from optuna.storages._rdb import models
     from sqlalchemy import NullPool, create_engine
 
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+        lock_setup(connection)
         models.BaseModel.metadata.create_all(connection)
-        connection.execute(CreateSchema(tables.SCHEMA, if_not_exists=True))
-        tables.metadata.create_all(connection)
+        tables.create_missing(connection)
     with engine.begin() as connection:
         # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+        lock_setup(connection)
         first = RDBStorage(
             f"{DRIVER}://",
             engine_kwargs={"creator": connect, "poolclass": NullPool},
@@ -175,12 +195,20 @@ def _prepare(connect: functools.partial[psycopg2.extensions.connection]) -> None
         first.remove_session()
 
 
-def _unreachable(error: BaseException, address: str, url: URL) -> StorageError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if url.password:
-        first = first.replace(str(url.password), "***")
-    return StorageError(
-        f"the database cannot be used: {first}",
-        where=address,
-        mend="Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE",
-    )
+def _unreachable(error: BaseException, url: URL) -> StorageError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first = without_secrets(lines[0], url)
+    mend = next((mend for fragment, mend in _MENDS.items() if fragment in str(error)), _MEND)
+    return StorageError(f"the database cannot be used: {first}", where=redacted(url), mend=mend)
+
+
+_MEND = "Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE"
+_MENDS = {
+    "root certificate file": "Name the authority's certificate in the URL: ?sslrootcert=FILE",
+    "certificate verify failed": "The server's certificate is not of the authority that ?sslrootcert= names",
+    "does not match host name": "Use the host name that the server's certificate is for",
+    "does not support SSL": "Turn TLS on in the server, or leave sslmode out of the URL",
+    "no password supplied": "Write a password file (chmod 600) and name it in PGPASSFILE",
+    "password authentication failed": "Check the password in the URL, or in the file that PGPASSFILE names",
+}
+"""What to do, by a part of libpq's message."""

@@ -8,7 +8,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.search.reports import Reporter
 from hms_tune.search.space import suggest
 from hms_tune.search.study_setup import create_or_load
-from hms_tune.service.budget import next_ordinal, register_study
+from hms_tune.service.budget import Budget, next_ordinal, register_study
 from hms_tune.service.slot import Search
 from hms_tune.service.storage import Storage
 
@@ -30,8 +30,9 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     # Of workers that start at once, one makes the study and the others find it whole.
     with storage.setup_lock():
         study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
+        budget = study_file.budget
         study_id = register_study(
-            storage, study_file.study, trials=trial_limit(study_file), hours=study_file.budget.hours
+            storage, study_file.study, Budget(trial_limit(study_file), budget.hours, budget.gpu_hours)
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:

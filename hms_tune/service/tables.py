@@ -1,8 +1,9 @@
 """What the fleet remembers beside Optuna's own tables, in a schema of its own.
 
 studies     what people want of a study: its budget, and whether it runs
-workers     who is at work
-lineages    one row per trial: the unit of the budget. A trial that loses its worker keeps its row
+workers     who is at work, and whether people want it to leave
+lineages    one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one that a
+            person enqueued has its row, with the values given, before any slot takes it
 leases      one row per attempt: which slot runs it, until when. Its number is the fencing token
 
 Every time is the database's.
@@ -15,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    Connection,
     DateTime,
     Double,
     ForeignKey,
@@ -24,8 +26,11 @@ from sqlalchemy import (
     Table,
     Text,
     func,
+    inspect,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import CreateColumn, CreateSchema
 
 SCHEMA = "hms_tune"
 metadata = MetaData(schema=SCHEMA)
@@ -40,6 +45,7 @@ studies = Table(
     Column("state", Text, nullable=False, server_default="running"),
     Column("budget_trials", Integer),
     Column("budget_hours", Double),
+    Column("budget_gpu_hours", Double),
     Column("slots_started", Integer, nullable=False, server_default="0"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("started_at", DateTime(timezone=True)),
@@ -60,9 +66,11 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("devices", Text, nullable=False),
     Column("slots", Integer, nullable=False),
+    Column("wanted", Text, nullable=False, server_default="work"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("last_seen", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("stopped_at", DateTime(timezone=True)),
+    CheckConstraint("wanted IN ('work', 'finish', 'leave')", name="worker_wanted"),
 )
 
 lineages = Table(
@@ -73,6 +81,8 @@ lineages = Table(
         "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
     ),
     Column("state", Text, nullable=False),
+    Column("wanted", Text, nullable=False, server_default="run"),
+    Column("given", JSONB(none_as_null=True)),
     Column("losses", Integer, nullable=False, server_default="0"),
     Column("first_number", Integer),
     Column("last_trial_id", Integer),
@@ -81,6 +91,7 @@ lineages = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("ended_at", DateTime(timezone=True)),
     CheckConstraint("state IN ('claimed', 'waiting', 'ended')", name="lineage_state"),
+    CheckConstraint("wanted IN ('run', 'stop')", name="lineage_wanted"),
 )
 
 leases = Table(
@@ -95,6 +106,7 @@ leases = Table(
     Column("pid", Integer, nullable=False),
     Column("process_started", BigInteger),
     Column("machine", Text),
+    Column("gpus", Double, nullable=False, server_default="0"),
     Column("trial_id", Integer),
     Column("number", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),
@@ -107,6 +119,7 @@ leases = Table(
 # attempt two leases.
 Index("one_live_lease", leases.c.lineage_id, unique=True, postgresql_where=leases.c.ended_at.is_(None))
 Index("one_lease_per_attempt", leases.c.trial_id, unique=True)
+Index("leases_of_study", leases.c.study_id)
 Index("live_leases", leases.c.study_id, postgresql_where=leases.c.ended_at.is_(None))
 
 
@@ -118,3 +131,16 @@ def now() -> ColumnElement[object]:
 def seconds_from_now(seconds: float) -> ColumnElement[object]:
     """A time by the database's clock."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+def create_missing(connection: Connection) -> None:
+    """Create the tables, and the columns that a database made by an earlier version lacks."""
+    connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
+    metadata.create_all(connection)
+    found = inspect(connection).get_multi_columns(schema=SCHEMA)
+    for table in metadata.sorted_tables:
+        present = {column["name"] for column in found.get((SCHEMA, table.name), ())}
+        for column in table.columns:
+            if column.name not in present:
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(text(f"ALTER TABLE {SCHEMA}.{table.name} ADD COLUMN {definition}"))

@@ -31,7 +31,7 @@ from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
 from hms_tune.service.addresses import parse_address
 from hms_tune.service.companions import Companions, LocalRanks
-from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, slot_groups
+from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu_share, slot_groups
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
@@ -217,6 +217,7 @@ class Worker:
             worker_id=self.worker_id,
             slot=slot,
             settings=SlotSettings(lease_s=options.lease_s, worker_most=options.max_trials),
+            gpus=sum(gpu_share(each, [name for _, other in devices for name in other]) for each in group),
             companions=tuple(companions),
             ranks=self._place,
         )

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     payload = memoryview(content)[start:]
     if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
         raise CheckpointError("the checkpoint is damaged", where=path)
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError("holds other things than tensors and plain values", where=path) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("is no state of a trial", where=path)
     return state
 
 

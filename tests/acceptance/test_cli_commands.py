@@ -20,7 +20,12 @@ import pytest
 
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
+from hms_tune.service.attempts import Result, ask, tell
+from hms_tune.service.budget import claim
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.leases import Holder, Lease
+from hms_tune.service.machine import this_process
+from hms_tune.service.presence import Presence, announce
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import open_search
 
@@ -117,12 +122,40 @@ def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage)
     done = run(
         home, "study", "enqueue", "smoke", "--params", "model.dropout=0.1", "training.learning_rate=1e-3"
     )
-    assert done.stdout == "trial 2 waits for a slot\n"
-    waiting = optuna.load_study(study_name="smoke", storage=storage.optuna).trials[2]
-    assert waiting.system_attrs["fixed_params"] == {"model.dropout": 0.1, "training.learning_rate": 0.001}
+    assert done.stdout == "smoke: model.dropout=0.1  training.learning_rate=0.001 is tried next\n"
+    given = '{"training.learning_rate": 0.002}'
+    done = run(home, "study", "enqueue", "smoke", "--params", given)
+    assert done.stdout == "smoke: training.learning_rate=0.002 is tried after 1 that wait\n"
+    enqueued = json.loads(run(home, "status", "--study", "smoke", "--json").stdout)["enqueued"]
+    assert enqueued == [
+        {"model.dropout": 0.1, "training.learning_rate": 0.001},
+        {"training.learning_rate": 0.002},
+    ]
     refused = run(home, "study", "enqueue", "smoke", "--params", "model.dropout=7", code=2)
     assert "model.dropout cannot be 7" in error_of(refused)
-    assert "KEY=VALUE" in error_of(run(home, "study", "enqueue", "smoke", "--params", "dropout", code=2))
+
+
+def test_what_no_worker_ran_cannot_be_stopped(home: Path, storage: Storage) -> None:
+    assert "no worker ran a trial 1" in error_of(run(home, "study", "stop-trial", "smoke", "1", code=2))
+
+
+def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: Storage) -> None:
+    study = optuna.load_study(study_name="smoke", storage=storage.optuna)
+    holder = Holder("worker-7", "cpu", this_process(), gpus=2.0)
+    lease = claim(storage, study._study_id, holder, lease_s=600.0)
+    assert isinstance(lease, Lease)
+    attempt = ask(storage, study, lease)
+    with announce(storage, Presence("worker-7", study._study_id, "1", ("cpu",))):
+        done = run(home, "study", "stop-trial", "smoke", str(attempt.number))
+        assert done.stdout == f"smoke: trial {attempt.number} ends within an epoch\n"
+        done = run(home, "study", "drain", "smoke", "--worker", "worker-7", "--now")
+        assert done.stdout.startswith("smoke: worker worker-7 on ")
+        shown = run(home, "status", "--study", "smoke").stdout
+    assert f"trial {attempt.number}, stopping" in shown
+    assert ", leaving" in shown
+    assert "of 12 trials" in shown
+    assert "GPU-hours used" in shown
+    tell(storage, study, attempt, Result("failed", reason="over"))
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
@@ -150,7 +183,7 @@ def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: St
             "sqlite://",
         ),
         (("worker", "--study", str(STUDIES / "smoke.yaml"), "--data", "x", "--device", "cuda:99"), "cuda:99"),
-        (("dashboard", "--host", "0.0.0.0"), "no authentication"),
+        (("dashboard", "--host", "0.0.0.0"), "there is no password"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, text, update
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.service import recovery
 from hms_tune.service.attempts import Attempt, Result, ask, bind, release, tell
-from hms_tune.service.budget import Refusal, claim, next_ordinal, register_study
+from hms_tune.service.budget import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.service.leases import Holder, Lease, LeaseKeeper
 from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.recovery import MOST_LOSSES, recover
@@ -39,9 +39,13 @@ def study(storage: Storage, study_name: str) -> optuna.Study:
 
 
 def register(
-    storage: Storage, study: optuna.Study, trials: int | None = 10, hours: float | None = None
+    storage: Storage,
+    study: optuna.Study,
+    trials: int | None = 10,
+    hours: float | None = None,
+    gpu_hours: float | None = None,
 ) -> int:
-    return register_study(storage, study.study_name, trials=trials, hours=hours)
+    return register_study(storage, study.study_name, Budget(trials, hours, gpu_hours))
 
 
 def claimed(

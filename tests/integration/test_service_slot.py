@@ -17,12 +17,14 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import DataError, TrainingError
 from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.control import set_state
+from hms_tune.service.enqueueing import enqueue
 from hms_tune.service.leases import Holder
 from hms_tune.service.machine import this_process
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.stopping import Stop
 from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.studies import enqueue, list_studies, set_state, show_trials, status
+from hms_tune.service.studies import list_studies, show_trials, status
 from hms_tune.service.study import join_search
 from hms_tune.service.tables import leases, seconds_from_now
 from hms_tune.tracking.observer import Outcome, TrialInfo
@@ -407,7 +409,10 @@ def test_a_slot_that_lost_its_lease_drops_the_trial(
 def test_enqueued_values_are_tried_first(storage: Storage, study_name: str, tmp_path: Path) -> None:
     file = study_file(study_name, trials=2)
     join_search(storage, file)
-    assert enqueue(storage, study_name, {"training.learning_rate": "0.005"}) == 0
+    assert enqueue(storage, study_name, {"training.learning_rate": "0.005"}) == (
+        {"training.learning_rate": 0.005},
+        0,
+    )
     slot(storage, file, tmp_path).run()
     rates = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
     assert rates[0] == 0.005

@@ -18,8 +18,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from hms_tune.errors import DataError, StorageError, UsageError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.attempts import Result
-from hms_tune.service.dashboard import check_host, is_loopback
-from hms_tune.service.devices import cpu_threads, slot_devices, usable_cores
+from hms_tune.service.dashboard import check_exposure
+from hms_tune.service.devices import cpu_threads, gpu_share, slot_devices, usable_cores
+from hms_tune.service.doctor import database_check
+from hms_tune.service.gatekeeper import is_loopback
 from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.outages import as_storage_error, passes, through_outages
@@ -166,13 +168,34 @@ def test_hardware_threads_of_a_core_count_once_and_a_container_counts_its_share(
         ("x.y", False),
     ],
 )
-def test_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
+def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+    check_exposure(host, "a password")
     if loopback:
-        check_host(host)
+        check_exposure(host, None)
     else:
         with pytest.raises(UsageError, match="ssh -L"):
-            check_host(host)
+            check_exposure(host, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "encrypted", "state"),
+    [
+        ("/run/postgresql", False, "ok"),
+        ("localhost", False, "ok"),
+        ("db.example.org", True, "ok"),
+        ("db.example.org", False, "warn"),
+    ],
+)
+def test_doctor_warns_of_a_database_elsewhere_without_tls(host: str, encrypted: bool, state: str) -> None:
+    check = database_check("PostgreSQL", host=host, encrypted=encrypted)
+    assert (check.state, "sslmode" in (check.mend or "")) == (state, state == "warn")
+
+
+def test_slots_that_share_a_gpu_have_a_part_of_it_each() -> None:
+    assert gpu_share("cuda:0", ["cuda:0", "cuda:1", "cuda:0"]) == 0.5
+    assert gpu_share("cuda:1", ["cuda:0", "cuda:1", "cuda:0"]) == 1.0
+    assert gpu_share("cpu", ["cpu", "cpu"]) == 0.0
 
 
 def test_checkpoints_of_a_lineage_have_one_folder(tmp_path: Path) -> None:

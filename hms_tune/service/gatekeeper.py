@@ -1,0 +1,136 @@
+"""Who may do what with the dashboard, which itself asks nobody.
+
+Stands before a WSGI application and refuses
+
+* everything, without the password, where one is set (HTTP basic authentication, any user name);
+* where none is set, requests that do not name this machine itself: a page elsewhere whose name was made to
+  point here (DNS rebinding) would otherwise read the studies through its visitor's browser;
+* whatever would change something, unless the dashboard is writable, and then what another site's page asks
+  for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+Environment = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environment, StartResponse], Iterable[bytes]]
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READ_ONLY = "this dashboard is read-only; hms-tune dashboard --writable serves one that can change studies"
+_DRAINED_BYTES = 1 << 20
+_HEADERS = [
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Gatekeeper:
+    """A WSGI application that lets through to another what is allowed.
+
+    Parameters
+    ----------
+    password : asked of everyone; None: of nobody
+    writable : whether requests may change something
+    """
+
+    def __init__(self, application: Application, *, password: str | None, writable: bool) -> None:
+        self._application = application
+        self._password = None if password is None else _digest(password.encode())
+        self._writable = writable
+
+    def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request (PEP 3333)."""
+        if not self._is_known(environment):
+            challenge = ("WWW-Authenticate", 'Basic realm="hms-tune", charset="UTF-8"')
+            return _refuse(environment, start_response, "401 Unauthorized", "a password is needed", challenge)
+        reason = self._reason_against(environment)
+        if reason is not None:
+            return _refuse(environment, start_response, "403 Forbidden", reason)
+
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, *_HEADERS], *rest)
+
+        return self._application(environment, start)
+
+    def _is_known(self, environment: Environment) -> bool:
+        if self._password is None:
+            return True
+        scheme, _, credentials = environment.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() != "basic":
+            return False
+        try:
+            _, colon, given = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+        except binascii.Error:
+            return False
+        # Digests are equally long, so that not even the password's length shows in the time this takes.
+        return bool(colon) and hmac.compare_digest(_digest(given), self._password)
+
+    def _reason_against(self, environment: Environment) -> str | None:
+        host = environment.get("HTTP_HOST", "")
+        if self._password is None and not is_loopback(_name(host)):
+            return "without a password this dashboard answers to 127.0.0.1 and localhost alone"
+        if environment["REQUEST_METHOD"] in READING:
+            return None
+        if not self._writable:
+            return READ_ONLY
+        origin = environment.get("HTTP_ORIGIN")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return "another site's page may change nothing here"
+        return None
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
+def _refuse(
+    environment: Environment,
+    start_response: StartResponse,
+    status: str,
+    reason: str,
+    *headers: tuple[str, str],
+) -> list[bytes]:
+    """Say no, as JSON to the page's own requests, which show its ``reason``, and as text to a person."""
+    _drain(environment)
+    is_api = environment.get("PATH_INFO", "").startswith("/api/")
+    body = (json.dumps({"reason": reason}) if is_api else f"{reason}\n").encode()
+    kind = "application/json" if is_api else "text/plain; charset=utf-8"
+    length = ("Content-Length", str(len(body)))
+    start_response(status, [("Content-Type", kind), length, *headers, *_HEADERS])
+    return [body]
+
+
+def _drain(environment: Environment) -> None:
+    """Read what was sent along; a connection closed upon it would swallow the answer."""
+    sent = environment.get("CONTENT_LENGTH") or "0"
+    if sent.isdecimal() and int(sent) > 0:
+        environment["wsgi.input"].read(min(int(sent), _DRAINED_BYTES))

@@ -1,0 +1,402 @@
+"""Control from outside: what commands write, and what slots make of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from sqlalchemy import create_engine, func, select, text, update
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
+from hms_tune.service import tables
+from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.attempts import Attempt, Result, ask, tell
+from hms_tune.service.budget import Budget, Refusal, claim, gpu_hours_used, register_study
+from hms_tune.service.control import drain, set_state, stop_trial
+from hms_tune.service.enqueueing import enqueue
+from hms_tune.service.leases import Holder, Lease
+from hms_tune.service.machine import this_process
+from hms_tune.service.presence import Presence, announce
+from hms_tune.service.recovery import recover
+from hms_tune.service.slot import Slot, SlotSettings
+from hms_tune.service.storage import Storage
+from hms_tune.service.studies import show_trials, status
+from hms_tune.service.study import join_search
+from hms_tune.service.tables import leases, lineages
+from hms_tune.training.events import CrossValidationEnded, Event, FoldStarted, OutOfFold
+
+ME = this_process()
+RATE = "training.learning_rate"
+STUDY = """
+study: {name}
+data: {{folds: 2}}
+training: {{epochs: 3, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
+model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.0, high: 0.5}}}}
+search: {{sampler: {sampler}, pruner: none}}
+budget: {{trials: {trials}}}
+"""
+
+
+def study_file(name: str, *, trials: int = 4, sampler: str = "random") -> StudyFile:
+    return StudyFile.parse(STUDY.format(name=name, trials=trials, sampler=sampler), "test")
+
+
+def holder(worker: str = "worker", *, gpus: float = 0.0) -> Holder:
+    return Holder(worker_id=worker, slot="slot", process=ME, gpus=gpus)
+
+
+@pytest.fixture
+def study(storage: Storage, study_name: str) -> optuna.Study:
+    return join_search(storage, study_file(study_name)).study
+
+
+def claimed(storage: Storage, study: optuna.Study, worker: str = "worker", *, gpus: float = 0.0) -> Lease:
+    lease = claim(storage, study._study_id, holder(worker, gpus=gpus), lease_s=60.0)
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
+def asked(storage: Storage, study: optuna.Study) -> Attempt:
+    return ask(storage, study, claimed(storage, study))
+
+
+def expire(storage: Storage, lease: Lease) -> None:
+    with storage.engine.begin() as connection:
+        connection.execute(
+            update(leases)
+            .where(leases.c.lease_id == lease.lease_id)
+            .values(expires_at=tables.seconds_from_now(-1))
+        )
+
+
+def lineage_of(storage: Storage, lease: Lease) -> tuple[str, str | None, str | None]:
+    with storage.engine.connect() as connection:
+        row = connection.execute(
+            select(lineages.c.state, lineages.c.outcome, lineages.c.reason).where(
+                lineages.c.lineage_id == lease.lineage_id
+            )
+        ).one()
+    return row.state, row.outcome, row.reason
+
+
+STOPPED = ("ended", "failed", "stopped by a person")
+
+
+def trainer(at_epoch: Callable[[int], None]) -> Callable[[TrialConfig, Path], Iterator[Event]]:
+    """A training of five events, which calls ``at_epoch`` before each with the trial's place in the slot."""
+    trial = -1
+
+    def train(config: TrialConfig, _directory: Path) -> Iterator[Event]:
+        nonlocal trial
+        trial += 1
+        for _ in range(5):
+            at_epoch(trial)
+            yield FoldStarted(fold=0, folds=2, epochs=3, train_rows=10, validation_rows=5)
+        none, floats = np.zeros(0, dtype=np.int64), np.zeros((0, 6), dtype=np.float32)
+        kl = config.training.learning_rate
+        yield CrossValidationEnded(
+            kl=kl,
+            kl_all_rows=kl,
+            kl_high_vote=kl,
+            fold_kl=(kl, kl),
+            best_epochs=(1, 2),
+            out_of_fold=OutOfFold(
+                row=none,
+                eeg_id=none,
+                patient_id=none,
+                fold=none,
+                probabilities=floats,
+                targets=floats,
+                total_votes=none,
+            ),
+        )
+
+    return train
+
+
+def slot(
+    storage: Storage, file: StudyFile, folder: Path, at_epoch: Callable[[int], None], worker: str = "worker"
+) -> Slot:
+    return Slot(
+        storage,
+        join_search(storage, file),
+        holder(worker),
+        train=trainer(at_epoch),
+        artifacts=Artifacts(folder, file.study),
+        settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
+    )
+
+
+def test_a_trial_that_a_person_stops_ends_at_its_next_event_and_the_search_goes_on(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    seen = []
+
+    def at_epoch(trial: int) -> None:
+        seen.append(trial)
+        if trial < 3 and seen.count(trial) == 2:
+            assert stop_trial(storage, study_name, trial) == "stopping"
+            assert [(each.number, each.wanted) for each in status(storage, study_name).running] == [
+                (trial, "stop")
+            ]
+
+    # Three stopped in a row: a worker that counted them as failures would end here.
+    assert slot(storage, study_file(study_name), tmp_path, at_epoch).run() == 4
+    assert Counter(seen) == {0: 2, 1: 2, 2: 2, 3: 5}
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, trial.reason) for trial in trials] == [
+        *[("failed", "stopped by a person")] * 3,
+        ("complete", None),
+    ]
+    assert status(storage, study_name).units["failed"] == 3
+    with pytest.raises(UsageError, match=r"trial 3 has ended \(complete\)"):
+        stop_trial(storage, study_name, 3)
+    with pytest.raises(UsageError, match="no worker ran a trial 9"):
+        stop_trial(storage, study_name, 9)
+
+
+def test_a_trial_that_is_stopped_between_two_attempts_is_never_taken_up_again(
+    storage: Storage, study: optuna.Study
+) -> None:
+    attempt = asked(storage, study)
+    tell(storage, study, attempt, Result("handed_back", reason="handed back"))
+    assert stop_trial(storage, study.study_name, attempt.number) == "stopped"
+    assert lineage_of(storage, attempt.lease) == STOPPED
+    assert claimed(storage, study).lineage_id != attempt.lease.lineage_id
+    (trial, *_) = show_trials(storage, study.study_name)
+    assert trial.reason == "handed back; stopped by a person"
+
+
+@pytest.mark.parametrize("end", ["handed back", "lost"])
+def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_looks(
+    storage: Storage, study: optuna.Study, end: str
+) -> None:
+    attempt = asked(storage, study)
+    assert stop_trial(storage, study.study_name, attempt.number) == "stopping"
+    if end == "lost":
+        expire(storage, attempt.lease)
+        recover(storage, study._study_id, ME)
+    else:
+        tell(storage, study, attempt, Result("handed_back", reason="handed back"))
+    assert lineage_of(storage, attempt.lease) == STOPPED
+    assert claimed(storage, study).lineage_id != attempt.lease.lineage_id
+
+
+def announced(storage: Storage, study: optuna.Study, worker: str) -> Presence:
+    return Presence(worker_id=worker, study_id=study._study_id, version="1", devices=("cpu",))
+
+
+def test_a_drained_worker_finishes_its_trial_and_leaves_while_others_go_on(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name)
+    study = join_search(storage, file).study
+
+    def drain_it(_trial: int) -> None:
+        (told,) = drain(storage, study_name, "leav")
+        assert told.worker_id == "leaver"
+        shown = {worker.worker_id: worker.wanted for worker in status(storage, study_name).workers}
+        assert shown == {"leaver": "finish", "stayer": "work"}
+
+    with (
+        announce(storage, announced(storage, study, "leaver")),
+        announce(storage, announced(storage, study, "stayer")),
+    ):
+        assert slot(storage, file, tmp_path, drain_it, "leaver").run() == 1
+        assert (
+            claim(storage, study._study_id, holder("leaver"), lease_s=60.0) is Refusal.WORKER_LEAVES
+        )  # also a slot that was started again
+        assert slot(storage, file, tmp_path, lambda trial: None, "stayer").run() == 3
+    assert status(storage, study_name).units["complete"] == 4
+
+
+def test_a_worker_that_is_drained_at_once_hands_its_trial_back(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+    study = join_search(storage, file).study
+    with announce(storage, announced(storage, study, "now-1")):
+        leaving = slot(
+            storage,
+            file,
+            tmp_path,
+            lambda trial: drain(storage, study_name, ME.host, at_once=True) and None,
+            "now-1",
+        )
+        assert leaving.run() == 0
+    (trial,) = show_trials(storage, study_name)
+    assert trial.reason == "handed back: the worker was asked to leave"
+    assert slot(storage, file, tmp_path, lambda trial: None, "now-2").run() == 1
+
+
+def test_a_drained_worker_leaves_a_paused_study(storage: Storage, study: optuna.Study) -> None:
+    set_state(storage, study.study_name, "paused")
+    with announce(storage, announced(storage, study, "idle")):
+        assert claim(storage, study._study_id, holder("idle"), lease_s=60.0) is Refusal.PAUSED
+        drain(storage, study.study_name, "idle")
+        assert claim(storage, study._study_id, holder("idle"), lease_s=60.0) is Refusal.WORKER_LEAVES
+
+
+def test_draining_names_the_workers_there_are(storage: Storage, study: optuna.Study) -> None:
+    with pytest.raises(UsageError, match="no worker is at it"):
+        drain(storage, study.study_name, "x")
+    with (
+        announce(storage, announced(storage, study, "abc-1")),
+        announce(storage, announced(storage, study, "abc-2")),
+    ):
+        with pytest.raises(UsageError, match='several workers begin with "abc": abc-1, abc-2'):
+            drain(storage, study.study_name, "abc")
+        with pytest.raises(UsageError, match=r'no worker and no host "abd-1" is at it; nearest.* abc-1'):
+            drain(storage, study.study_name, "abd-1")
+        assert len(drain(storage, study.study_name, ME.host)) == 2
+
+
+def test_enqueued_values_are_taken_once_by_many_workers_and_the_rest_is_drawn(
+    storage: Storage, study: optuna.Study
+) -> None:
+    register_study(storage, study.study_name, Budget(trials=12))
+    given = [0.001, 0.002, 0.003, 0.004]
+    for number, value in enumerate(given):
+        assert enqueue(storage, study.study_name, {RATE: str(value)}) == ({RATE: value}, number)
+    assert [each[RATE] for each in status(storage, study.study_name).enqueued] == given
+    gate = threading.Barrier(6)
+
+    def work(number: int) -> list[tuple[float, float]]:
+        gate.wait()
+        drawn = []
+        while isinstance(lease := claim(storage, study._study_id, holder(f"w{number}"), lease_s=60.0), Lease):
+            attempt = ask(storage, study, lease)
+            rate = attempt.trial.suggest_float(RATE, 1e-4, 1e-2, log=True)
+            drawn.append((rate, attempt.trial.suggest_float("model.dropout", 0.0, 0.5)))
+            tell(storage, study, attempt, Result("complete", value=1.0))
+        return drawn
+
+    with ThreadPoolExecutor(6) as pool:
+        drawn = [each for mine in pool.map(work, range(6)) for each in mine]
+    rates = Counter(rate for rate, _ in drawn)
+    assert len(drawn) == 12
+    assert {value: rates[value] for value in given} == dict.fromkeys(given, 1)
+    assert len({dropout for _, dropout in drawn}) == 12
+    assert status(storage, study.study_name).enqueued == ()
+
+
+def test_enqueued_values_survive_the_death_of_the_worker_that_took_them(
+    storage: Storage, study: optuna.Study
+) -> None:
+    enqueue(storage, study.study_name, {RATE: "0.005"})
+    expire(storage, claimed(storage, study))  # dies before it made a trial
+    recover(storage, study._study_id, ME)
+    attempt = asked(storage, study)
+    expire(storage, attempt.lease)  # dies before it drew the values
+    recover(storage, study._study_id, ME)
+    successor = asked(storage, study)
+    assert successor.lineage == attempt.lineage
+    assert successor.trial.suggest_float(RATE, 1e-4, 1e-2, log=True) == 0.005
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (
+            {"training.learning_rat": "0.001"},
+            '"training.learning_rat" is not searched .* training.learning_rate',
+        ),
+        ({RATE: "7"}, "training.learning_rate cannot be 7"),
+        ({RATE: "many"}, "training.learning_rate cannot be many"),
+    ],
+)
+def test_values_that_the_space_does_not_hold_are_not_enqueued(
+    storage: Storage, study: optuna.Study, params: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        enqueue(storage, study.study_name, params)
+    assert status(storage, study.study_name).units["waiting"] == 0
+
+
+def test_enqueued_values_have_a_unit_of_the_budget_or_are_refused(
+    storage: Storage, study: optuna.Study
+) -> None:
+    register_study(storage, study.study_name, Budget(trials=2))
+    claimed(storage, study)
+    enqueue(storage, study.study_name, {RATE: "0.005"})
+    with pytest.raises(UsageError, match="all 2 trials of the budget are taken"):
+        enqueue(storage, study.study_name, {RATE: "0.006"})
+    claimed(storage, study)
+    assert claim(storage, study._study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
+    with pytest.raises(UnknownStudyError):
+        enqueue(storage, "no-such-study", {RATE: "0.005"})
+
+
+def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
+    storage: Storage, study: optuna.Study
+) -> None:
+    name = study.study_name
+    register_study(storage, name, Budget(trials=10, gpu_hours=3.0))
+    ago = "clock_timestamp() - interval '{} hours'".format
+
+    def spend(gpus: float, begun: float, ended: float | None, expires: float) -> None:
+        lease = claimed(storage, study, gpus=gpus)
+        with storage.engine.begin() as connection:
+            connection.execute(
+                update(leases)
+                .where(leases.c.lease_id == lease.lease_id)
+                .values(
+                    claimed_at=text(ago(begun)),
+                    ended_at=None if ended is None else text(ago(ended)),
+                    expires_at=text(ago(expires)),
+                )
+            )
+
+    def used() -> float:
+        with storage.engine.connect() as connection:
+            return round(gpu_hours_used(connection, study._study_id), 3)
+
+    spend(0.0, 9, 1, 0)  # on the CPU
+    assert used() == 0.0
+    spend(1.0, 9, 8.5, 8)  # half an hour
+    spend(0.5, 9, 8, 7)  # an hour of half a GPU
+    assert used() == 1.0
+    spend(1.0, 9, 1, 8.5)  # killed after half an hour at most, found missing seven hours later
+    assert used() == 1.5
+    spend(1.0, 9, None, 8.5)  # as dead, and nobody has found it yet
+    assert used() == 2.0
+    spend(4.0, 0.5, None, -1)  # four GPUs, still at work
+    assert used() == 4.0
+    assert claim(storage, study._study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_GPU_HOURS
+    assert (status(storage, name).budget_gpu_hours, round(status(storage, name).gpu_hours, 3)) == (3.0, 4.0)
+    register_study(storage, name, Budget(trials=10, gpu_hours=5.0))
+    claimed(storage, study)
+
+
+def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(database_url: str) -> None:
+    name = f"earlier_{os.getpid()}"
+    url = database_url.replace("postgresql://", "postgresql+psycopg2://")
+    server = create_engine(url, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = create_engine(server.url.set(database=name))
+    try:
+        with engine.begin() as connection:
+            tables.create_missing(connection)
+            connection.execute(text("ALTER TABLE hms_tune.lineages DROP COLUMN wanted, DROP COLUMN given"))
+            connection.execute(text("INSERT INTO hms_tune.studies (study_id, name) VALUES (1, 'old')"))
+            connection.execute(text("INSERT INTO hms_tune.lineages (study_id, state) VALUES (1, 'waiting')"))
+        with engine.begin() as connection:
+            tables.create_missing(connection)
+            tables.create_missing(connection)
+            assert connection.execute(select(lineages.c.wanted, lineages.c.given)).all() == [("run", None)]
+            assert connection.execute(select(func.count()).select_from(tables.studies)).scalar_one() == 1
+    finally:
+        engine.dispose()
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        server.dispose()

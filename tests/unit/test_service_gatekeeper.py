@@ -1,0 +1,163 @@
+"""What stands before the dashboard, with a fake application behind it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import pytest
+
+from hms_tune.cli.concealing import without_passwords
+from hms_tune.service.gatekeeper import READ_ONLY, Gatekeeper
+
+
+class Behind:
+    """An application that counts what reaches it."""
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+
+    def __call__(self, environment: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.reached.append(f"{environment['REQUEST_METHOD']} {environment['PATH_INFO']}")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"inside"]
+
+
+def ask(
+    gate: Gatekeeper,
+    method: str = "GET",
+    path: str = "/api/studies",
+    *,
+    host: str = "127.0.0.1:8080",
+    body: bytes = b"",
+    **headers: str,
+) -> tuple[str, dict[str, str], bytes]:
+    answered: list[tuple[str, dict[str, str]]] = []
+    environment = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "HTTP_HOST": host,
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+        **{f"HTTP_{name.upper()}": value for name, value in headers.items()},
+    }
+
+    def start(status: str, pairs: list[tuple[str, str]], *_rest: Any) -> None:
+        answered.append((status, dict(pairs)))
+
+    content = b"".join(gate(environment, start))
+    ((status, shown),) = answered
+    return status, shown, content
+
+
+def basic(password: str, user: str = "me") -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_reading_is_let_through_and_framing_forbidden() -> None:
+    behind = Behind()
+    status, headers, content = ask(Gatekeeper(behind, password=None, writable=False))
+    assert (status, content, behind.reached) == ("200 OK", b"inside", ["GET /api/studies"])
+    assert headers["X-Frame-Options"] == "DENY"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "delete", "PROPFIND"])
+def test_the_read_only_dashboard_lets_no_change_through_and_says_why(method: str) -> None:
+    behind = Behind()
+    gate = Gatekeeper(behind, password=None, writable=False)
+    status, headers, content = ask(gate, method, body=b"x" * 100)
+    assert (status, json.loads(content)) == ("403 Forbidden", {"reason": READ_ONLY})
+    assert headers["Content-Type"] == "application/json"
+    status, headers, content = ask(gate, method, "/elsewhere")
+    assert (status, content.decode()) == ("403 Forbidden", f"{READ_ONLY}\n")
+    assert behind.reached == []
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Basic",
+        "Basic !!!",
+        "Bearer sésame",
+        basic(""),
+        basic("sésam"),
+        basic("sésame "),
+        "Basic " + base64.b64encode("sésame".encode()).decode(),
+    ],
+)
+def test_nothing_is_seen_without_the_password(authorization: str) -> None:
+    behind = Behind()
+    gate = Gatekeeper(behind, password="sésame", writable=True)
+    for method, path in (("GET", "/"), ("GET", "/api/studies"), ("DELETE", "/api/studies/1")):
+        status, headers, _ = ask(gate, method, path, authorization=authorization)
+        assert status == "401 Unauthorized"
+        assert headers["WWW-Authenticate"].startswith("Basic ")
+    assert behind.reached == []
+
+
+def test_the_password_opens_whatever_the_user_is_called_and_the_host_too() -> None:
+    gate = Gatekeeper(Behind(), password="sésame:ouvre", writable=False)
+    for user in ("", "me"):
+        status, _, _ = ask(gate, host="gpu-1.example", authorization=basic("sésame:ouvre", user))
+        assert status == "200 OK"
+    status, _, _ = ask(gate, "DELETE", authorization=basic("sésame:ouvre"))
+    assert status == "403 Forbidden"
+
+
+@pytest.mark.parametrize("host", ["attacker.example", "attacker.example:8080", "", "[::1", "10.0.0.7:8080"])
+def test_a_page_whose_name_was_made_to_point_here_reads_nothing(host: str) -> None:
+    behind = Behind()
+    status, _, _ = ask(Gatekeeper(behind, password=None, writable=True), host=host)
+    assert (status, behind.reached) == ("403 Forbidden", [])
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:8080"])
+def test_this_machines_names_are_answered(host: str) -> None:
+    assert ask(Gatekeeper(Behind(), password=None, writable=False), host=host)[0] == "200 OK"
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:8080", "200 OK"),
+        ("http://attacker.example", "403 Forbidden"),
+        ("http://127.0.0.1:9999", "403 Forbidden"),
+        ("null", "403 Forbidden"),
+    ],
+)
+def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin: str, status: str) -> None:
+    gate = Gatekeeper(Behind(), password=None, writable=True)
+    assert ask(gate, "DELETE", "/api/studies/1", origin=origin)[0] == status
+    assert ask(gate, "DELETE", "/api/studies/1")[0] == "200 OK"  # no browser: a script of the user's
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept", "moved"),
+    [
+        (["-m", "hms_tune", "status"], ["-m", "hms_tune", "status"], {}),
+        (
+            ["x", "--storage", "postgresql://me@db/x"],
+            ["x", "--storage", "postgresql://me@db/x"],
+            {},
+        ),
+        (
+            ["x", "--storage", "postgresql://me:p@ss@db/x", "--watch"],
+            ["x", "--watch"],
+            {"HMS_TUNE_STORAGE": "postgresql://me:p@ss@db/x"},
+        ),
+        (
+            ["x", "--storage=postgresql://db/x?sslpassword=canary"],
+            ["x"],
+            {"HMS_TUNE_STORAGE": "postgresql://db/x?sslpassword=canary"},
+        ),
+        (["x", "--password", "canary"], ["x"], {"HMS_TUNE_DASHBOARD_PASSWORD": "canary"}),
+        (["x", "--storage"], ["x", "--storage"], {}),
+    ],
+)
+def test_passwords_leave_the_command_line(
+    arguments: list[str], kept: list[str], moved: dict[str, str]
+) -> None:
+    assert without_passwords(arguments) == (kept, moved)
