@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,10 @@ class FoldTraining:
         ]
         learner.updater.plan(factors)
         total = torch.zeros((), device=self._device)
-        for step, rows in enumerate(self._batches(stage, epoch)):
+        batches = self._batches(stage, epoch)
+        if self._features is None:
+            self._data.images.announce(batches, partial(self._generator, epoch))
+        for step, rows in enumerate(batches):
             learner.updater.set_step(step)
             total += self._train_step(stage, epoch, step, rows)
         loss = float(self._ranks.sum(total)) / stage.steps_per_epoch
@@ -107,10 +111,13 @@ class FoldTraining:
         network = self.learner.judged_network
         features = self._features
         parts = self.learner.parts(network) if features is not None else None
+        mine = torch.from_numpy(rows)[self._ranks.share(len(rows)).rows]
+        if features is None:
+            self._data.images.announce(mine.split(self.config.training.test_batch_size))
         probabilities = predict_probabilities(
             [network if parts is None else parts[1]],
             self._data.images.clean if features is None else lambda some: _rows_of(features, some),
-            torch.from_numpy(rows)[self._ranks.share(len(rows)).rows],
+            mine,
             training=self.config.training,
             device=self._device,
         )
@@ -154,10 +161,8 @@ class FoldTraining:
         return self.learner.features.get(self.config, self.fold, parts[0], self._data, self._device)
 
     def _train_step(self, stage: Stage, epoch: int, step: int, rows: Tensor) -> Tensor:
-        training = self.config.training
-        counters = (self.fold, epoch, step)
-        generator = counter_generator(training.seed, "augmentation", *counters)
-        torch.manual_seed(counter_seed(training.seed, "regularization", *counters))
+        generator = self._generator(epoch, step)
+        torch.manual_seed(counter_seed(self.config.training.seed, "regularization", self.fold, epoch, step))
         mine = self._ranks.begin_batch(len(rows))
         if self._features is None:
             images, targets, weights = self._augmented(stage, rows, generator)
@@ -175,6 +180,10 @@ class FoldTraining:
         if self._device.type == "cpu":
             self._refuse_non_finite(self._ranks.sum(loss).item(), epoch)
         return loss
+
+    def _generator(self, epoch: int, step: int) -> torch.Generator:
+        """What the augmentation of a batch draws from."""
+        return counter_generator(self.config.training.seed, "augmentation", self.fold, epoch, step)
 
     def _augmented(
         self, stage: Stage, rows: Tensor, generator: torch.Generator
