@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hms_tune.cli import render
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened, study_name
+from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
 from hms_tune.config.settings import Settings
 from hms_tune.errors import UsageError
 
@@ -157,8 +156,9 @@ def delete(
             where=f"study {study}",
             mend=f"Say so: hms-tune study delete {study} --yes",
         )
-    root = artifacts_folder(Settings.from_environment())
+    settings = Settings.from_environment()
+    artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", study)
     with opened(storage) as database:
         studies.delete_study(database, study)
-    shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
+    artifacts.remove_all()
     typer.echo(f"{study}: deleted")

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.errors import UnknownStudyError
-from hms_tune.service.leases import Holder, Lease, grant
+from hms_tune.service.leases import Holder, Lease, grant, granted
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, studies
 
@@ -79,7 +79,13 @@ def next_ordinal(storage: Storage, study_id: int) -> int:
 
 
 def claim(
-    storage: Storage, study_id: int, holder: Holder, *, lease_s: float, worker_most: int | None = None
+    storage: Storage,
+    study_id: int,
+    holder: Holder,
+    *,
+    lease_s: float,
+    worker_most: int | None = None,
+    token: str | None = None,
 ) -> Lease | Refusal:
     """Take the next unit of work: a trial that waits to be continued, else a new one within the budget.
 
@@ -87,6 +93,7 @@ def claim(
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
+    token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
     ------
@@ -109,6 +116,8 @@ def claim(
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
+        if token is not None and (earlier := granted(connection, token)) is not None:
+            return earlier
         if study.state != "running":
             return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
         if study.over:
@@ -127,7 +136,7 @@ def claim(
             .where(studies.c.study_id == study_id)
             .values(started_at=func.coalesce(studies.c.started_at, now()))
         )
-        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s)
+        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s, token=token)
 
 
 def _waiting(connection: Connection, study_id: int) -> int | None:

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, or_, select
 
 from hms_tune.service.attempts import (
+    CONTINUES_ATTRIBUTE,
     ENDING_ATTRIBUTE,
     REASON_ATTRIBUTE,
     Result,
@@ -36,7 +37,10 @@ from hms_tune.service.tables import leases, lineages, now
 _logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 3
-"""A trial that took this many workers with it is set aside."""
+"""A trial that took this many workers with it, one after another at the same place, is set aside.
+
+One that got further each time is not: on spot instances every worker goes sooner or later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,9 @@ class Recovered:
     set_aside: bool
 
 
-def recover(storage: Storage, study_id: int, observer: ProcessIdentity) -> tuple[Recovered, ...]:
+def recover(
+    storage: Storage, study_id: int, observer: ProcessIdentity, *, most_losses: int = MOST_LOSSES
+) -> tuple[Recovered, ...]:
     """End the leases of workers that are gone; their trials wait for a slot.
 
     Returns at once, with nothing, while another worker does the same.
@@ -58,7 +64,8 @@ def recover(storage: Storage, study_id: int, observer: ProcessIdentity) -> tuple
         if connection is None:
             return ()
         return tuple(
-            _recover_one(storage, connection, row) for row in _orphaned(connection, study_id, observer)
+            _recover_one(storage, connection, row, most_losses)
+            for row in _orphaned(connection, study_id, observer)
         )
 
 
@@ -84,16 +91,20 @@ def _orphaned(
     ]
 
 
-def _recover_one(storage: Storage, connection: Connection, row: Row[tuple[object, ...]]) -> Recovered:
+def _recover_one(
+    storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
+) -> Recovered:
     lease = Lease(lease_id=row.lease_id, study_id=row.study_id, lineage_id=row.lineage_id)
     trial = _trial_of(storage, connection, lease, row.trial_id)
-    set_aside = row.losses + 1 >= MOST_LOSSES
+    losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
+    set_aside = losses >= most_losses
     if trial is None:
         result = Result("lost", reason="its worker died before the trial began")
     else:
-        result = _end(storage, trial, set_aside=set_aside)
-    set_aside = set_aside and result.ending == "lost"
-    settle(connection, lease, result, set_aside=set_aside)
+        result = _end(storage, trial, losses if set_aside else None)
+    lost = result.ending == "lost"
+    set_aside = set_aside and lost
+    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None)
     number = None if trial is None else trial.number
     _logger.debug("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
     return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
@@ -116,11 +127,29 @@ def _trial_of(
         return None
 
 
-def _end(storage: Storage, trial: FrozenTrial, *, set_aside: bool) -> Result:
-    """Fail the attempt as lost, unless its worker finished it before it went."""
+def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:
+    """Whether an attempt reported an epoch that the attempt before it had not reached."""
+    reached = trial.last_step
+    if reached is None:
+        return False
+    number = trial.user_attrs.get(CONTINUES_ATTRIBUTE)
+    if number is None:
+        return True
+    predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
+    before = storage.optuna.get_trial(predecessor).last_step
+    return before is None or reached > before
+
+
+def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
+    """Fail the attempt as lost, unless its worker finished it before it went.
+
+    Parameters
+    ----------
+    losses : how many workers it took with it, if it is to be set aside
+    """
     if trial.state.is_finished():
         return result_of(trial)
-    reason = f"set aside: {MOST_LOSSES} workers were lost with it" if set_aside else "lease lost"
+    reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
     try:
         storage.optuna.set_trial_user_attr(trial._trial_id, ENDING_ATTRIBUTE, "lost")
         storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import optuna
 import psycopg2
@@ -19,13 +20,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateSchema
 
-from hms_tune.errors import StorageError
+from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.service import tables
 from hms_tune.service.addresses import DRIVER, parse_address, redacted
+from hms_tune.service.answers import limit_waiting
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.outages import Patience, through_outages
 from hms_tune.service.patient import PatientStorage
 
-CONNECT_TIMEOUT_S = 5
+T = TypeVar("T")
+
 _SETUP_LOCK = 4_865_141  # any number, the same in every process
 _STUDY_LOCKS = 4_865_142
 
@@ -39,17 +43,28 @@ class Storage:
     """
 
     engine: Engine
-    optuna: RDBStorage
+    optuna: PatientStorage
     address: str
+
+    @property
+    def patience(self) -> Patience:
+        """How long the database may be away before whoever uses it gives up."""
+        return self.optuna.patience
+
+    def through_outages(self, work: Callable[[], T]) -> T:
+        """Run ``work``, an idempotent unit, again until the database is there.
+
+        Raises
+        ------
+        StorageAwayError
+            If it stayed away for too long.
+        """
+        return through_outages(work, patience=self.patience)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction that the server undoes if this process falls asleep in it (SIGSTOP, a laptop's lid).
-
-        Without that, the rows it has locked would hold up the whole fleet.
-        """
+        """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
         with self.engine.begin() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
             yield connection
 
     @contextmanager
@@ -114,10 +129,11 @@ def open_storage(url: URL | str) -> Storage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
-    options = f"-c timezone=UTC {keywords.pop('options', '')}".strip()
+    # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
+    # the rows it has locked.
+    options = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
     defaults: dict[str, Any] = {
-        "connect_timeout": keywords.get("connect_timeout", CONNECT_TIMEOUT_S),
-        "options": options,
+        "options": f"{options} {keywords.pop('options', '')}".strip(),
         "application_name": "hms-tune",
         # A peer that vanished without a word is noticed in about a minute.
         "keepalives": 1,
@@ -125,6 +141,7 @@ def open_storage(url: URL | str) -> Storage:
         "keepalives_interval": 10,
         "keepalives_count": 3,
     }
+    limit_waiting()
     keywords = {**keywords, **defaults}
     connect = functools.partial(psycopg2.connect, *arguments, **keywords)
     try:
@@ -153,6 +170,27 @@ def open_storage(url: URL | str) -> Storage:
     return Storage(engine=backend.engine, optuna=backend, address=address)
 
 
+def open_patiently(url: str, *, hurried: Callable[[], bool]) -> Storage:
+    """As :func:`open_storage`, for a process that starts while the database may be away.
+
+    Parameters
+    ----------
+    hurried : whether the process is to end
+    """
+    patience = Patience(hurried=hurried)
+    started = time.monotonic()
+    while True:
+        try:
+            storage = open_storage(url)
+        except StorageAwayError:
+            if patience.over(time.monotonic() - started):
+                raise
+            patience.sleep(2.0)
+        else:
+            storage.patience.hurried = hurried
+            return storage
+
+
 def _prepare(connect: functools.partial[psycopg2.extensions.connection]) -> None:
     """Create Optuna's tables and ours; processes that start at once do it one after another."""
     from optuna.storages._rdb import models
@@ -179,7 +217,9 @@ def _unreachable(error: BaseException, address: str, url: URL) -> StorageError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if url.password:
         first = first.replace(str(url.password), "***")
-    return StorageError(
+    away = isinstance(error, psycopg2.OperationalError) and getattr(error, "pgcode", None) is None
+    kind = StorageAwayError if away else StorageError
+    return kind(
         f"the database cannot be used: {first}",
         where=address,
         mend="Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE",

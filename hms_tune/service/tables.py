@@ -95,6 +95,7 @@ leases = Table(
     Column("pid", Integer, nullable=False),
     Column("process_started", BigInteger),
     Column("machine", Text),
+    Column("token", Text, unique=True),
     Column("trial_id", Integer),
     Column("number", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),

@@ -85,6 +85,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If it is missing, cut, altered or of another format.
     """
+    state: dict[str, Any] = torch.load(io.BytesIO(_payload(path)), map_location="cpu", weights_only=True)
+    return state
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Make sure that a checkpoint is whole, without loading it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, cut, altered or of another format.
+    """
+    _payload(path)
+
+
+def _payload(path: Path) -> memoryview:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -93,8 +109,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     payload = memoryview(content)[start:]
     if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
         raise CheckpointError("the checkpoint is damaged", where=path)
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    return state
+    return payload
 
 
 def remove_checkpoints(directory: Path) -> None:

@@ -245,7 +245,7 @@ def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
     with storage.study_lock(study_id) as connection:
         assert connection is not None
         (row,) = recovery._orphaned(connection, study_id, ME)
-        recovery._recover_one(storage, connection, row)
+        recovery._recover_one(storage, connection, row, MOST_LOSSES)
         connection.rollback()  # what the server does when a process dies
     assert study.trials[0].state == TrialState.FAIL
     assert lineage_row(storage, attempt.lease) == ("claimed", None, 0)

@@ -26,6 +26,7 @@ from hms_tune.service.studies import enqueue, list_studies, set_state, show_tria
 from hms_tune.service.study import join_search
 from hms_tune.service.tables import leases, seconds_from_now
 from hms_tune.tracking.observer import Outcome, TrialInfo
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import (
     CheckpointWritten,
     CrossValidationEnded,
@@ -102,17 +103,18 @@ def ending(kl: float) -> CrossValidationEnded:
 
 def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     """Two folds of three epochs, with a checkpoint after each, that go on where they stopped."""
-    done = sorted(directory.glob("checkpoint-*"))
+    saved = read_newest_checkpoint(directory)
+    done = -1 if saved is None else int(saved["step"])
     kl = score(config)
     for fold in range(2):
         yield FoldStarted(fold=fold, folds=2, epochs=3, train_rows=10, validation_rows=5)
         for number in range(3):
-            checkpoint = directory / f"checkpoint-{fold}-{number}"
-            replayed = checkpoint in done
+            step = 3 * fold + number
+            replayed = step <= done
             yield epoch(fold, number, kl + 0.1 * (3 - number), replayed=replayed)
             if not replayed:
-                checkpoint.write_text(config.hash)
-                yield CheckpointWritten(path=checkpoint, fold=fold, epoch=number)
+                path = write_checkpoint(directory, step, {"step": step})
+                yield CheckpointWritten(path=path, fold=fold, epoch=number)
         yield FoldEnded(
             fold=fold,
             folds=2,
@@ -166,7 +168,7 @@ def slot(
         join_search(storage, file),
         Holder("worker", name, this_process()),
         train=train,
-        artifacts=Artifacts(folder, file.study),
+        artifacts=Artifacts.at(folder, folder.parent / f"{folder.name}-scratch", file.study),
         observers=[] if recorder is None else [recorder],
         stop=stop,
         settings=settings,
@@ -395,7 +397,7 @@ def test_a_slot_that_lost_its_lease_drops_the_trial(
 
     loser = Recorder(steal)
     assert slot(storage, file, tmp_path, recorder=loser).run() == 0
-    assert loser.ended[-1][:2] == (0, "handed_back")
+    assert loser.ended[-1][:2] == (0, "lost")
     assert taken.ended == [(1, "complete", score(taken.started[0].config), None)]
     lost, complete = show_trials(storage, study_name)
     assert (lost.state, lost.reason) == ("failed", "lease lost")
