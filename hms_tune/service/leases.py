@@ -208,10 +208,7 @@ class LeaseKeeper:
             asked_at = seconds_awake_or_asleep()
             try:
                 if not self._renew():
-                    # Unless the trial has just ended here.
-                    if not self._closing.is_set():
-                        _logger.warning("Lease %d was lost", self._lease.lease_id)
-                    self._lost.set()
+                    self._lost.set()  # or its trial has just ended here
                     return
                 self._renewed_at = asked_at
                 delay = self._every_s

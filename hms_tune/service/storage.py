@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import optuna
 import psycopg2
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
@@ -163,6 +164,9 @@ def open_storage(url: URL | str) -> Storage:
         raise _unreachable(error, address, url) from None
     except DBAPIError as error:
         raise _unreachable(error.orig or error, address, url) from None
+    except StorageInternalError as error:  # the connection went while Optuna looked
+        cause = error.__cause__
+        raise _unreachable(getattr(cause, "orig", None) or cause or error, address, url) from None
     except RuntimeError as error:  # another Optuna's schema
         raise StorageError(
             str(error).split(". ")[0], where=address, mend="Run optuna storage upgrade"
