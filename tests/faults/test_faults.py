@@ -109,21 +109,21 @@ def facts_of(storage: Storage, name: str, folder: Path) -> tuple[list[history.Fa
 def test_a_search_under_fire_ends_each_trial_once_with_the_value_it_would_have_had() -> None:
     plan = campaign.Plan(
         seed=7,
-        trials=16,
-        kills=10,
+        trials=12,
+        kills=8,
         workers=3,
         pauses=1,
         restarts=1,
         cuts=1,
         stalls=1,
-        swallowed=6,
+        swallowed=4,
         most_s=240.0,
     )
     outcome = campaign.run(plan)
     assert outcome.clean, str(outcome)
-    assert outcome.verdict.complete == 16
-    assert outcome.faults["kills of a worker"] == 10
-    assert outcome.faults["swallowed COMMIT replies"] >= 3
+    assert outcome.verdict.complete == 12
+    assert outcome.faults["kills of a worker"] == 8
+    assert outcome.faults["swallowed COMMIT replies"] >= 2
 
 
 def test_training_goes_on_through_an_outage_and_no_report_is_lost(

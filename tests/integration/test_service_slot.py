@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+import torch
+from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import DataError, TrainingError
+from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.leases import Holder
 from hms_tune.service.machine import this_process
@@ -439,3 +443,95 @@ def test_dropped_connections_lose_no_trial_and_no_report(
     trials = show_trials(storage, study_name)
     assert [(trial.state, len(trial.reported)) for trial in trials] == [("complete", 6)] * 2
     own.close()
+
+
+def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_is_told(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    class Tensor:
+        """Stands for what a trial holds on the device."""
+
+    held: list[weakref.ref[Tensor]] = []
+    still_held_at_start = []
+
+    def hungry(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        still_held_at_start.append(sum(reference() is not None for reference in held))
+        tensor = Tensor()
+        tensor.itself = tensor  # type: ignore[attr-defined]  # a cycle, as between a network and its hooks
+        held.append(weakref.ref(tensor))
+        yield epoch(0, 0, 0.01)  # the best value of all, were it feasible
+        if len(held) <= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        yield ending(1.0)
+
+    assert slot(storage, study_file(study_name, trials=5), tmp_path, train=hungry).run() == 5
+    assert still_held_at_start == [0, 0, 0, 0, 0]
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["pruned"] * 4 + ["complete"]
+    assert trials[0].reason == "infeasible: out of device memory at batch size 32"
+    assert "torch.OutOfMemoryError" in trials[0].attributes["traceback"]
+    study = optuna.load_study(study_name=study_name, storage=storage.optuna)
+    assert [trial.constraints for trial in study.trials] == [{"device_memory": 1.0}] * 4 + [{}]
+    # what TPE makes of it: the feasible trial is the good one, though its value is worse
+    below, above = tpe._split_trials(study, study.trials, 1)
+    assert [trial.number for trial in below] == [4]
+    assert sorted(trial.number for trial in above) == [0, 1, 2, 3]
+
+
+def test_a_loss_that_is_not_finite_is_no_failure_of_the_worker(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield epoch(0, 0, 1.0)
+        raise NonFiniteLossError("the loss became nan", where="fold 0, epoch 1", mend="Lower it")
+
+    assert slot(storage, study_file(study_name, trials=5), tmp_path, train=diverging).run() == 5
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, trial.reason) for trial in trials] == [
+        ("failed", "fold 0, epoch 1: the loss became nan. Lower it")
+    ] * 5
+
+
+def test_an_error_in_the_code_keeps_its_traceback_and_the_search_goes_on(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    calls = []
+
+    def broken_twice(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        calls.append(config)
+        if len(calls) in (1, 2, 4, 5):
+            raise ZeroDivisionError("division by zero")
+        yield from train(config, directory)
+
+    assert slot(storage, study_file(study_name, trials=6), tmp_path, train=broken_twice).run() == 6
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["failed", "failed", "complete"] * 2
+    assert trials[0].reason == "ZeroDivisionError: division by zero"
+    assert "in broken_twice" in trials[0].attributes["traceback"]
+
+
+def test_what_is_lost_while_it_gets_further_is_not_set_aside(
+    database_url: str, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+
+    class Gone(BaseException):
+        """The process is killed."""
+
+    for attempt in range(5):
+
+        def die(_trial: TrialInfo, event: Event, attempt: int = attempt) -> None:
+            number = 3 * event.fold + event.epoch if isinstance(event, CheckpointWritten) else -1
+            if number == attempt:
+                raise Gone
+
+        with pytest.raises(Gone):
+            slot(storage, file, tmp_path, recorder=Recorder(die)).run()
+        with storage.engine.begin() as connection:
+            connection.execute(
+                update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+            )
+    assert slot(storage, file, tmp_path).run() == 1
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["failed"] * 5 + ["complete"]
+    assert {trial.reason for trial in trials[:5]} == {"lease lost"}
