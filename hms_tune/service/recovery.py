@@ -13,15 +13,17 @@ it once.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, or_, select, text
 
 from hms_tune.service.attempts import (
     CONTINUES_ATTRIBUTE,
     ENDING_ATTRIBUTE,
+    LEASE_ATTRIBUTE,
     REASON_ATTRIBUTE,
     Result,
     bind,
@@ -32,7 +34,7 @@ from hms_tune.service.attempts import (
 from hms_tune.service.leases import Lease
 from hms_tune.service.machine import ProcessIdentity
 from hms_tune.service.storage import Storage
-from hms_tune.service.tables import leases, lineages, now
+from hms_tune.service.tables import SCHEMA, leases, lineages, now
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def recover(
     with storage.study_lock(study_id, wait=False) as connection:
         if connection is None:
             return ()
+        _end_strays(storage, connection, study_id)
         return tuple(
             _recover_one(storage, connection, row, most_losses)
             for row in _orphaned(connection, study_id, observer)
@@ -89,6 +92,27 @@ def _orphaned(
         if row.expired
         or ProcessIdentity(row.host, row.pid, row.process_started, row.machine).is_known_dead(observer)
     ]
+
+
+def _end_strays(storage: Storage, connection: Connection, study_id: int) -> None:
+    """End Optuna trials that arrived too late to be bound.
+
+    The INSERT of a worker that was killed, or whose connection was cut, may be committed after its lease was
+    ended, or after the worker had asked again and been given another.
+    """
+    strays = connection.execute(_STRAYS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
+    for trial_id in strays:
+        with suppress(KeyError, UpdateFinishedTrialError):
+            _end(storage, storage.optuna.get_trial(trial_id), None)
+
+
+_STRAYS = text(f"""
+    SELECT trials.trial_id FROM trials
+    JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key
+    JOIN {SCHEMA}.leases ON leases.lease_id = mark.value_json::bigint
+    WHERE trials.study_id = :study AND trials.state = 'RUNNING'
+    AND (leases.trial_id <> trials.trial_id OR (leases.trial_id IS NULL AND leases.ended_at IS NOT NULL))
+""")
 
 
 def _recover_one(

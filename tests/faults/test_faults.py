@@ -282,9 +282,11 @@ def test_of_two_transactions_in_a_real_deadlock_both_succeed(storage: Storage) -
     assert [getattr(fault, "orig", fault).pgcode for fault in faults] == ["40P01"]
 
 
-def test_claims_that_race_never_take_one_trial_twice(storage: Storage, server: OwnServer) -> None:
-    budget, claimants = (10_000, 64) if LONG else (100, 16)
-    search = open_search(storage, study_file("race", trials=budget))
+@pytest.mark.parametrize(("budget", "claimants"), [(100, 64), (10_000, 64)] if LONG else [(100, 16)])
+def test_claims_that_race_never_take_one_trial_twice(
+    storage: Storage, server: OwnServer, budget: int, claimants: int
+) -> None:
+    search = open_search(storage, study_file(f"race-{budget}", trials=budget))
     pools = [open_storage(server.url) for _ in range(claimants // 8)]
 
     def work(number: int) -> int:
