@@ -464,18 +464,18 @@ def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_i
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         yield ending(1.0)
 
-    assert slot(storage, study_file(study_name, trials=5), tmp_path, train=hungry).run() == 5
-    assert still_held_at_start == [0, 0, 0, 0, 0]
+    assert slot(storage, study_file(study_name, trials=2), tmp_path, train=hungry).run() == 2
+    assert still_held_at_start == [0] * 6
     trials = show_trials(storage, study_name)
-    assert [trial.state for trial in trials] == ["pruned"] * 4 + ["complete"]
-    assert trials[0].reason == "infeasible: out of device memory at batch size 32"
+    assert [trial.state for trial in trials] == ["declined"] * 4 + ["complete"] * 2
+    assert trials[0].reason == "out of device memory at batch size 32"
     assert "torch.OutOfMemoryError" in trials[0].attributes["traceback"]
     study = optuna.load_study(study_name=study_name, storage=storage.optuna)
-    assert [trial.constraints for trial in study.trials] == [{"device_memory": 1.0}] * 4 + [{}]
+    assert [sum(trial.constraints.values()) > 0.0 for trial in study.trials] == [True] * 4 + [False] * 2
     # what TPE makes of it: the feasible trial is the good one, though its value is worse
     below, above = tpe._split_trials(study, study.trials, 1)
     assert [trial.number for trial in below] == [4]
-    assert sorted(trial.number for trial in above) == [0, 1, 2, 3]
+    assert sorted(trial.number for trial in above) == [0, 1, 2, 3, 5]
 
 
 def test_a_loss_that_is_not_finite_is_no_failure_of_the_worker(
