@@ -278,7 +278,7 @@ def settle(
 
     Parameters
     ----------
-    losses : how many workers the trial has lost now without getting further
+    losses : how many workers the trial has lost now without getting further; None: one more than before
     """
     connection.execute(
         update(leases)
@@ -296,8 +296,8 @@ def settle(
             "reason": result.reason,
         }
     )
-    if losses is not None:
-        values["losses"] = losses
+    if result.ending == "lost":
+        values["losses"] = lineages.c.losses + 1 if losses is None else losses
     connection.execute(update(lineages).where(lineages.c.lineage_id == lease.lineage_id).values(**values))
 
 

@@ -38,7 +38,7 @@ from hms_tune.errors import (
 )
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import FLUSH_S, STORE_S, Artifacts, Workplace
-from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, ask, release, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.courier import Courier
 from hms_tune.service.following import Following, resumable
@@ -270,9 +270,10 @@ class Slot:
             return self._train_through(attempt, story.trial, keeper, story)
         except LeaseLostError:
             raise
-        except RankLostError as error:
+        except (RankLostError, ArtifactError) as error:
             self._fatal = error
-            return Result("lost", reason=str(error))
+            ending: Ending = "lost" if isinstance(error, RankLostError) else "handed_back"
+            return Result(ending, reason=str(error))
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
         except MemoryPlanError as error:
@@ -282,9 +283,6 @@ class Slot:
             keeper.desired(fresh_s=0.0)
             keeper.check()
             return Result("failed", reason="ended by a person in the dashboard")
-        except ArtifactError as error:
-            self._fatal = error
-            return Result("handed_back", reason=f"handed back: {error.what}")
         except Exception as error:  # the boundary at which whatever a trial raises becomes its result
             if _is_of_the_storage(error):
                 raise
