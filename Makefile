@@ -1,6 +1,7 @@
 # make demo    the whole product on this machine, from a synthetic competition to a submission
 # make test    what CI runs: lint, types, import contract, tests
 # make lint    the first three of these
+# make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
 #
 # Each installs everything into .venv first. PYTHON=python3.12 chooses the interpreter.
 
@@ -10,7 +11,7 @@ STAMP := $(VENV)/installed
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format screenshot clean
+.PHONY: help install demo test lint faults format screenshot clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -44,6 +45,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# SEEDS, KILLS and TRIALS are of each seed's search.
+SEEDS ?= 1 2 3
+TRIALS ?= 110
+KILLS ?= 80
+
+faults: $(STAMP)
+	HMS_TUNE_FAULTS_LONG=1 $(BIN)/python -m pytest tests/faults tests/unit/test_training_checkpoint.py \
+	  tests/integration/test_service_artifacts.py tests/acceptance/test_worker_supervision.py --durations=10
+	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

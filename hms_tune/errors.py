@@ -18,8 +18,10 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   ├── RankLostError          a process of a trial on several devices is gone
     │   └── CheckpointError        a checkpoint that is damaged or does not belong
     ├── StorageError               the database
+    │   ├── StorageAwayError       it does not answer, and may come back
     │   ├── LeaseLostError         another worker owns this trial now
     │   └── SpaceChangedError      a running study's search space differs from its file
+    ├── ArtifactError              the place where checkpoints are shared
     └── BundleError                an exported model
 """
 
@@ -139,12 +141,20 @@ class StorageError(HmsTuneError):
     """The database cannot be reached or used."""
 
 
+class StorageAwayError(StorageError):
+    """The database does not answer. It may come back."""
+
+
 class LeaseLostError(StorageError):
     """Another worker owns this trial now; what this attempt still computes is dropped."""
 
 
 class SpaceChangedError(StorageError):
     """The study in the database was started with another search space."""
+
+
+class ArtifactError(HmsTuneError):
+    """The folder or S3 bucket where the fleet shares its checkpoints."""
 
 
 class BundleError(HmsTuneError):

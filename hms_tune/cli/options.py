@@ -49,23 +49,15 @@ def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> 
     return root
 
 
-def artifacts_folder(settings: Settings) -> Path:
-    """Where checkpoints lie.
+def artifacts_location(settings: Settings) -> str:
+    """Where checkpoints lie: a folder, or ``s3://bucket/prefix``."""
+    return settings.artifacts or str(settings.home / "artifacts")
 
-    Raises
-    ------
-    UsageError
-        If HMS_TUNE_ARTIFACTS is not a folder's path.
-    """
-    if settings.artifacts is None:
-        return settings.home / "artifacts"
-    if "://" in settings.artifacts:
-        raise UsageError(
-            "only a folder can hold artifacts yet",
-            where="HMS_TUNE_ARTIFACTS",
-            mend="Name a folder that all machines of the fleet share",
-        )
-    return Path(settings.artifacts).expanduser()
+
+def artifacts_folder(settings: Settings) -> Path:
+    """The folder of what the dashboard shows: beside the checkpoints, under ``home`` if those are in S3."""
+    location = artifacts_location(settings)
+    return settings.home / "artifacts" if "://" in location else Path(location).expanduser()
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hms_tune.cli import render
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_folder, opened, study_name
+from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
@@ -217,10 +216,10 @@ def delete(
             where=f"study {study}",
             mend=f"Say so: hms-tune study delete {study} --yes",
         )
-    root = artifacts_folder(Settings.from_environment())
+    settings = Settings.from_environment()
     with opened(storage) as database:
         control.delete_study(database, study)
     # Studies of other tools have no checkpoints, and may have names that lead out of the folder.
     if STUDY_NAME.fullmatch(study):
-        shutil.rmtree(Artifacts(root, study).folder, ignore_errors=True)
+        Artifacts.at(artifacts_location(settings), settings.home / "scratch", study).remove_all()
     typer.echo(f"{study}: deleted")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from hms_tune.cli.options import StorageOption, artifacts_folder, data_root
+from hms_tune.cli.options import StorageOption, artifacts_location, data_root
 from hms_tune.cli.progress import progress_bar
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
@@ -76,7 +76,7 @@ def worker(
         storage=storage or settings.storage,
         home=settings.home,
         data_root=root,
-        artifacts=artifacts_folder(settings),
+        artifacts=artifacts_location(settings),
         device=device,
         slots_per_device=parse_slots(slots_per_device),
         ranks_per_trial=ranks_per_trial,

@@ -8,6 +8,8 @@ transaction. The order makes every interruption visible:
 * A result is told to Optuna while the lease row is locked, and the lease ends in that transaction. Dying in
   between leaves a finished Optuna trial under a live lease, and recovery takes the result from it. A loser
   can write nothing: recovery ends its Optuna trial first, and Optuna refuses to change a finished one.
+* Either may be repeated. When the answer to a COMMIT was lost, the trial is found by its attribute, and a
+  result by the lease that has ended with it.
 
 A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
 by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps
@@ -41,6 +43,7 @@ LEASE_ATTRIBUTE = "lease"
 LINEAGE_ATTRIBUTE = "lineage"
 ENDING_ATTRIBUTE = "ended"
 REASON_ATTRIBUTE = "reason"
+CONTINUES_ATTRIBUTE = "continues"
 
 STOPPED_BY_A_PERSON = "stopped by a person"
 """The reason of a trial that ``study stop-trial`` ended."""
@@ -181,7 +184,7 @@ def _template(connection: Connection, lease: Lease, predecessor: FrozenTrial | N
     if predecessor is None:
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
     else:
-        attributes["continues"] = predecessor.number
+        attributes[CONTINUES_ATTRIBUTE] = predecessor.number
         template = create_trial(
             state=TrialState.RUNNING,
             params=predecessor.params,
@@ -222,17 +225,29 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
         If the study was deleted.
     """
     with storage.transaction() as connection:
-        hold(connection, attempt.lease)
+        told = _told(connection, attempt.lease)
+        if not told:
+            hold(connection, attempt.lease)
         try:
             frozen = storage.optuna.get_trial(attempt.trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
+        if told:
+            return result_of(frozen)
         if frozen.state.is_finished():
             result = result_of(frozen)
         else:
             _tell_optuna(storage, study, attempt, result)
         settle(connection, attempt.lease, result, set_aside=False)
     return result
+
+
+def _told(connection: Connection, lease: Lease) -> bool:
+    """Whether a lease ended with a result, not with a loss."""
+    outcome = connection.execute(
+        select(leases.c.outcome).where(leases.c.lease_id == lease.lease_id)
+    ).scalar_one_or_none()
+    return outcome is not None and outcome != "lost"
 
 
 def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result) -> None:
@@ -266,8 +281,15 @@ def result_of(frozen: FrozenTrial) -> Result:
     return Result("failed", reason=reason or "ended by a person in the dashboard")
 
 
-def settle(connection: Connection, lease: Lease, result: Result, *, set_aside: bool) -> None:
-    """End a lease in our tables, and its lineage unless it goes on."""
+def settle(
+    connection: Connection, lease: Lease, result: Result, *, set_aside: bool, losses: int | None = None
+) -> None:
+    """End a lease in our tables, and its lineage unless it goes on.
+
+    Parameters
+    ----------
+    losses : how many workers the trial has lost now without getting further; None: one more than before
+    """
     connection.execute(
         update(leases)
         .where(leases.c.lease_id == lease.lease_id)
@@ -280,7 +302,7 @@ def settle(connection: Connection, lease: Lease, result: Result, *, set_aside: b
         else ended("failed" if unfinished else result.ending, result.reason)
     )
     if result.ending == "lost":
-        values["losses"] = lineages.c.losses + 1
+        values["losses"] = lineages.c.losses + 1 if losses is None else losses
     connection.execute(update(lineages).where(lineages.c.lineage_id == lease.lineage_id).values(**values))
 
 

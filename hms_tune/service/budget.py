@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.errors import UnknownStudyError
-from hms_tune.service.leases import Holder, Lease, grant
+from hms_tune.service.leases import Holder, Lease, grant, granted
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, studies, workers
 
@@ -96,7 +96,13 @@ def next_ordinal(storage: Storage, study_id: int) -> int:
 
 
 def claim(
-    storage: Storage, study_id: int, holder: Holder, *, lease_s: float, worker_most: int | None = None
+    storage: Storage,
+    study_id: int,
+    holder: Holder,
+    *,
+    lease_s: float,
+    worker_most: int | None = None,
+    token: str | None = None,
 ) -> Lease | Refusal:
     """Take the next unit of work: a trial that waits to be continued, else a new one within the budget.
 
@@ -104,6 +110,7 @@ def claim(
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
+    token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
     ------
@@ -127,6 +134,8 @@ def claim(
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
+        if token is not None and (earlier := granted(connection, token)) is not None:
+            return earlier
         refusal = _refusal(connection, study_id, study, holder, worker_most)
         if refusal is not None:
             return refusal
@@ -145,7 +154,7 @@ def claim(
             .where(studies.c.study_id == study_id)
             .values(started_at=func.coalesce(studies.c.started_at, now()))
         )
-        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s)
+        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s, token=token)
 
 
 def _refusal(

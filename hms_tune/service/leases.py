@@ -2,7 +2,8 @@
 
 A lease ends when its attempt ends, or when it was not renewed in time and another worker took it
 (:mod:`hms_tune.service.recovery`). A lease that is past its time but that nobody has taken is still good: the
-holder renews it when the database is back. Time is the database's alone.
+holder renews it when the database is back. Time is the database's alone; a holder that has heard nothing for
+longer than a lease lasts only knows that it does not know, and writes nothing for others until it does.
 """
 
 from __future__ import annotations
@@ -63,8 +64,21 @@ class Lease:
     lineage_id: int
 
 
-def grant(connection: Connection, study_id: int, lineage_id: int, holder: Holder, *, lease_s: float) -> Lease:
-    """Write the lease of a lineage that the caller's transaction has just claimed."""
+def grant(
+    connection: Connection,
+    study_id: int,
+    lineage_id: int,
+    holder: Holder,
+    *,
+    lease_s: float,
+    token: str | None = None,
+) -> Lease:
+    """Write the lease of a lineage that the caller's transaction has just claimed.
+
+    Parameters
+    ----------
+    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost
+    """
     process = holder.process
     lease_id = connection.execute(
         leases.insert()
@@ -78,11 +92,22 @@ def grant(connection: Connection, study_id: int, lineage_id: int, holder: Holder
             process_started=process.started,
             machine=process.machine,
             gpus=holder.gpus,
+            token=token,
             expires_at=seconds_from_now(lease_s),
         )
         .returning(leases.c.lease_id)
     ).scalar_one()
     return Lease(lease_id=lease_id, study_id=study_id, lineage_id=lineage_id)
+
+
+def granted(connection: Connection, token: str) -> Lease | None:
+    """The live lease of a claim that was committed though its claimant was not told."""
+    row = connection.execute(
+        select(leases.c.lease_id, leases.c.study_id, leases.c.lineage_id).where(
+            leases.c.token == token, leases.c.ended_at.is_(None)
+        )
+    ).one_or_none()
+    return None if row is None else Lease(row.lease_id, row.study_id, row.lineage_id)
 
 
 def hold(connection: Connection, lease: Lease) -> None:
@@ -115,10 +140,18 @@ class LeaseKeeper:
     ----------
     lease_s : how long the lease lasts after each renewal, s
     every_s : time between renewals, s; a ninth of ``lease_s`` by default
+    granted_at : a moment before the lease was granted, of :func:`seconds_awake_or_asleep`; unless it is
+        given, nothing is certain before the first renewal
     """
 
     def __init__(
-        self, storage: Storage, lease: Lease, *, lease_s: float, every_s: float | None = None
+        self,
+        storage: Storage,
+        lease: Lease,
+        *,
+        lease_s: float,
+        every_s: float | None = None,
+        granted_at: float = float("-inf"),
     ) -> None:
         self._storage = storage
         self._lease = lease
@@ -127,6 +160,7 @@ class LeaseKeeper:
         self._closing = threading.Event()
         self._lost = threading.Event()
         self._seen: tuple[float, Wanted] = (float("-inf"), "running")
+        self._renewed_at = granted_at
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.lease_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -141,6 +175,11 @@ class LeaseKeeper:
     def lost(self) -> bool:
         """Whether another worker has taken the trial, as far as this one knows."""
         return self._lost.is_set()
+
+    @property
+    def certain(self) -> bool:
+        """Whether the trial is still ours beyond doubt: the lease was renewed less than its time ago."""
+        return not self.lost and seconds_awake_or_asleep() - self._renewed_at < self._lease_s
 
     def check(self) -> None:
         """Refuse to go on with a trial that is no longer ours.
@@ -184,11 +223,12 @@ class LeaseKeeper:
     def _run(self) -> None:
         delay = self._every_s
         while not self._closing.wait(delay):
+            asked_at = seconds_awake_or_asleep()
             try:
                 if not self._renew():
-                    _logger.warning("Lease %d was lost", self._lease.lease_id)
-                    self._lost.set()
+                    self._lost.set()  # or its trial has just ended here
                     return
+                self._renewed_at = asked_at
                 delay = self._every_s
             except SQLAlchemyError as error:
                 if not passes(error):
@@ -207,3 +247,8 @@ class LeaseKeeper:
                 .returning(leases.c.lease_id)
             ).scalar_one_or_none()
         return renewed is not None
+
+
+def seconds_awake_or_asleep() -> float:
+    """A steady clock that goes on while the machine or the process sleeps, where the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

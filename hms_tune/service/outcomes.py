@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import sys
 import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.feasibility import MOST_DECLINED
 from hms_tune.service.attempts import Ending, Result
-from hms_tune.tracking.observer import Outcome, TrialInfo
+from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
 
 _logger = logging.getLogger(__name__)
@@ -22,27 +25,36 @@ MOST_FAILURES = 3
 _NOT_TO_BLAME = ("hyperparameters", "person")
 """Causes of failure that say nothing about the machine, the data or the code."""
 
+UNKNOWN_EXCESS = 0.05
+"""What a sampler is told of a trial that ran out of memory: by how much, nobody has counted."""
+
 OUTCOMES: dict[Ending, Outcome] = {
     "complete": "complete",
     "pruned": "pruned",
     "failed": "failed",
     "declined": "failed",  # only of a trial that had begun: of others nobody has heard
     "handed_back": "handed_back",
-    "lost": "handed_back",
+    "lost": "lost",
 }
 """What observers are told of an ending."""
 
 
 @dataclass(slots=True)
 class Story:
-    """What a running trial has told so far. ``trial`` is None until observers have heard of it."""
+    """What a running trial has told so far.
+
+    ``trial`` is None until observers have heard of it; ``untold`` is what they have not heard since.
+    """
 
     trial: TrialInfo | None = None
     last: EpochEnded | None = None
     ended: CrossValidationEnded | None = None
     seconds: float = 0.0
+    untold: list[Event] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
+        """Take note of an event."""
+        self.untold.append(event)
         match event:
             case EpochEnded():
                 self.last = event
@@ -51,6 +63,14 @@ class Story:
                 self.ended = event
             case _:
                 pass
+
+    def tell(self, observers: Sequence[Observer]) -> None:
+        """Tell observers what they have not heard."""
+        untold, self.untold = self.untold, []
+        for event in untold:
+            for observer in observers:
+                if self.trial is not None:
+                    observer.event(self.trial, event)
 
 
 def attributes_of(story: Story) -> dict[str, Any]:
@@ -66,8 +86,13 @@ def attributes_of(story: Story) -> dict[str, Any]:
     return attributes
 
 
-def failure(error: Exception, trial: TrialInfo | None) -> Result:
-    """A failed trial's reason in one line, its traceback beside it, and whether its values are to blame."""
+def failure(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
+    """A failed trial's reason in one line, its traceback beside it, and whether its values are to blame.
+
+    Parameters
+    ----------
+    redraws : whether another draw takes the place of one that did not fit the device
+    """
     attributes: dict[str, Any] = {"traceback": "".join(traceback.format_exception(error))[-8000:]}
     lines = str(error).strip().splitlines()
     reason = (
@@ -76,11 +101,23 @@ def failure(error: Exception, trial: TrialInfo | None) -> Result:
         else f"{type(error).__name__}: {lines[0] if lines else ''}"
     )
     if type(error).__name__ == "OutOfMemoryError" and trial is not None:
-        reason = f"out of device memory at batch size {trial.config.training.batch_size}"
-        attributes["cause"] = "hyperparameters"
-    elif isinstance(error, NonFiniteLossError):
+        return Result(
+            "declined" if redraws else "failed",
+            reason=f"out of device memory at batch size {trial.config.training.batch_size}",
+            attributes=attributes | {"cause": "hyperparameters"},
+            excess=UNKNOWN_EXCESS,
+        )
+    if isinstance(error, NonFiniteLossError):
         attributes["cause"] = "hyperparameters"
     return Result("failed", reason=reason, attributes=attributes)
+
+
+def free_memory() -> None:
+    """Let go of what an attempt held: an error's frames keep tensors alive in cycles."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def declined(error: MemoryPlanError, *, redraws: bool) -> Result:

@@ -1,25 +1,34 @@
 """Optuna's storage, of which each read and each repeatable write waits for an absent database to return.
 
 Creating a trial and ending one are not here: repeated, they would do it twice. :mod:`attempts` guards those.
+
+What is written to a trial is written under the lock of its row. Optuna looks at the trial's state and then
+writes: a worker that falls asleep in between would write to a trial that recovery has ended meanwhile.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 
-from hms_tune.service.outages import through_outages
+from hms_tune.service.outages import Patience, through_outages
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _patiently(method: Callable[..., R]) -> Callable[..., R]:
+def _patiently(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R]:
     @functools.wraps(method)
-    def waiting(*arguments: Any, **keywords: Any) -> R:
-        return through_outages(lambda: method(*arguments, **keywords))
+    def waiting(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        return through_outages(lambda: method(self, *arguments, **keywords), patience=self.patience)
 
     return waiting
 
@@ -29,6 +38,10 @@ class PatientStorage(RDBStorage):
 
     Writing a value twice leaves it as writing it once, for each method here.
     """
+
+    def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
+        self.patience = patience or Patience()
+        super().__init__(*arguments, **keywords)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _patiently(RDBStorage.get_study_name_from_id)
@@ -43,7 +56,46 @@ class PatientStorage(RDBStorage):
     _get_best_trial_id = _patiently(RDBStorage._get_best_trial_id)
     set_study_user_attr = _patiently(RDBStorage.set_study_user_attr)
     set_study_system_attr = _patiently(RDBStorage.set_study_system_attr)
-    set_trial_user_attr = _patiently(RDBStorage.set_trial_user_attr)
-    set_trial_system_attr = _patiently(RDBStorage.set_trial_system_attr)
-    set_trial_intermediate_value = _patiently(RDBStorage.set_trial_intermediate_value)
-    _set_trial_param = _patiently(RDBStorage._set_trial_param)
+
+    @_patiently
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Write a report, if the trial has not ended."""
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_intermediate_value_without_commit(session, trial_id, step, intermediate_value)
+
+    @_patiently
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute, if the trial has not ended."""
+        self._set_attribute(models.TrialUserAttributeModel, trial_id, key, value)
+
+    @_patiently
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write a system attribute, if the trial has not ended."""
+        self._set_attribute(models.TrialSystemAttributeModel, trial_id, key, value)
+
+    @_patiently
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_param_without_commit(
+                session, trial_id, param_name, param_value_internal, distribution, previous_distribution
+            )
+
+    def _set_attribute(
+        self,
+        kind: type[models.TrialUserAttributeModel | models.TrialSystemAttributeModel],
+        trial_id: int,
+        key: str,
+        value: Any,
+    ) -> None:
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_attr_without_commit(session, kind, trial_id, key, value)

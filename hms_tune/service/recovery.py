@@ -13,14 +13,17 @@ it once.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Row, or_, select
+from sqlalchemy import Connection, Row, or_, select, text
 
 from hms_tune.service.attempts import (
+    CONTINUES_ATTRIBUTE,
     ENDING_ATTRIBUTE,
+    LEASE_ATTRIBUTE,
     REASON_ATTRIBUTE,
     Result,
     bind,
@@ -31,12 +34,15 @@ from hms_tune.service.attempts import (
 from hms_tune.service.leases import Lease
 from hms_tune.service.machine import ProcessIdentity
 from hms_tune.service.storage import Storage
-from hms_tune.service.tables import leases, lineages, now
+from hms_tune.service.tables import SCHEMA, leases, lineages, now
 
 _logger = logging.getLogger(__name__)
 
 MOST_LOSSES = 3
-"""A trial that took this many workers with it is set aside."""
+"""A trial that took this many workers with it, one after another at the same place, is set aside.
+
+One that got further each time is not: on spot instances every worker goes sooner or later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,9 @@ class Recovered:
     set_aside: bool
 
 
-def recover(storage: Storage, study_id: int, observer: ProcessIdentity) -> tuple[Recovered, ...]:
+def recover(
+    storage: Storage, study_id: int, observer: ProcessIdentity, *, most_losses: int = MOST_LOSSES
+) -> tuple[Recovered, ...]:
     """End the leases of workers that are gone; their trials wait for a slot.
 
     Returns at once, with nothing, while another worker does the same.
@@ -57,8 +65,10 @@ def recover(storage: Storage, study_id: int, observer: ProcessIdentity) -> tuple
     with storage.study_lock(study_id, wait=False) as connection:
         if connection is None:
             return ()
+        _end_strays(storage, connection, study_id)
         return tuple(
-            _recover_one(storage, connection, row) for row in _orphaned(connection, study_id, observer)
+            _recover_one(storage, connection, row, most_losses)
+            for row in _orphaned(connection, study_id, observer)
         )
 
 
@@ -84,16 +94,41 @@ def _orphaned(
     ]
 
 
-def _recover_one(storage: Storage, connection: Connection, row: Row[tuple[object, ...]]) -> Recovered:
+def _end_strays(storage: Storage, connection: Connection, study_id: int) -> None:
+    """End Optuna trials that arrived too late to be bound.
+
+    The INSERT of a worker that was killed, or whose connection was cut, may be committed after its lease was
+    ended, or after the worker had asked again and been given another.
+    """
+    strays = connection.execute(_STRAYS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
+    for trial_id in strays:
+        with suppress(KeyError, UpdateFinishedTrialError):
+            _end(storage, storage.optuna.get_trial(trial_id), None)
+
+
+_STRAYS = text(f"""
+    SELECT trials.trial_id FROM trials
+    JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key
+    JOIN {SCHEMA}.leases ON leases.lease_id = mark.value_json::bigint
+    WHERE trials.study_id = :study AND trials.state = 'RUNNING'
+    AND (leases.trial_id <> trials.trial_id OR (leases.trial_id IS NULL AND leases.ended_at IS NOT NULL))
+""")
+
+
+def _recover_one(
+    storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
+) -> Recovered:
     lease = Lease(lease_id=row.lease_id, study_id=row.study_id, lineage_id=row.lineage_id)
     trial = _trial_of(storage, connection, lease, row.trial_id)
-    set_aside = row.losses + 1 >= MOST_LOSSES
+    losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
+    set_aside = losses >= most_losses
     if trial is None:
         result = Result("lost", reason="its worker died before the trial began")
     else:
-        result = _end(storage, trial, set_aside=set_aside)
-    set_aside = set_aside and result.ending == "lost"
-    settle(connection, lease, result, set_aside=set_aside)
+        result = _end(storage, trial, losses if set_aside else None)
+    lost = result.ending == "lost"
+    set_aside = set_aside and lost
+    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None)
     number = None if trial is None else trial.number
     _logger.debug("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
     return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
@@ -116,11 +151,29 @@ def _trial_of(
         return None
 
 
-def _end(storage: Storage, trial: FrozenTrial, *, set_aside: bool) -> Result:
-    """Fail the attempt as lost, unless its worker finished it before it went."""
+def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:
+    """Whether an attempt reported an epoch that the attempt before it had not reached."""
+    reached = trial.last_step
+    if reached is None:
+        return False
+    number = trial.user_attrs.get(CONTINUES_ATTRIBUTE)
+    if number is None:
+        return True
+    predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
+    before = storage.optuna.get_trial(predecessor).last_step
+    return before is None or reached > before
+
+
+def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
+    """Fail the attempt as lost, unless its worker finished it before it went.
+
+    Parameters
+    ----------
+    losses : how many workers it took with it, if it is to be set aside
+    """
     if trial.state.is_finished():
         return result_of(trial)
-    reason = f"set aside: {MOST_LOSSES} workers were lost with it" if set_aside else "lease lost"
+    reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
     try:
         storage.optuna.set_trial_user_attr(trial._trial_id, ENDING_ATTRIBUTE, "lost")
         storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)

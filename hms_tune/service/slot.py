@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,28 +26,40 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import (
+    ArtifactError,
     HmsTuneError,
     LeaseLostError,
     MemoryPlanError,
     NonFiniteLossError,
     RankLostError,
+    StorageAwayError,
     StorageError,
     TrainingError,
 )
 from hms_tune.search.reports import Reporter
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Result, ask, release, tell
+from hms_tune.service.artifacts import FLUSH_S, STORE_S, Artifacts, Workplace
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, ask, release, tell
 from hms_tune.service.budget import Refusal, claim
-from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper
-from hms_tune.service.outages import passes, through_outages
-from hms_tune.service.outcomes import OUTCOMES, Story, Streaks, attributes_of, declined, failure
-from hms_tune.service.recovery import recover
+from hms_tune.service.courier import Courier
+from hms_tune.service.following import Following, resumable
+from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
+from hms_tune.service.outages import Patience, passes
+from hms_tune.service.outcomes import (
+    OUTCOMES,
+    Story,
+    Streaks,
+    attributes_of,
+    declined,
+    failure,
+    free_memory,
+)
+from hms_tune.service.recovery import MOST_LOSSES, recover
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import lineages
 from hms_tune.service.wishes import wished
 from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
-from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
+from hms_tune.training.events import CrossValidationEnded, Event
 
 _logger = logging.getLogger(__name__)
 
@@ -81,13 +95,15 @@ class SlotSettings:
 
     ``lease_s``: how long a lease lasts without renewal; ``poll_s``: how often an idle slot looks for work;
     ``look_s``: how old a running slot's knowledge of the study's wanted state may be; ``worker_most``: most
-    trials of the worker, over all its slots.
+    trials of the worker, over all its slots; ``most_losses``: a trial that took this many workers with it is
+    set aside.
     """
 
     lease_s: float = LEASE_S
     poll_s: float = 2.0
     look_s: float = 2.0
     worker_most: int | None = None
+    most_losses: int = MOST_LOSSES
 
 
 class Slot:
@@ -122,7 +138,9 @@ class Slot:
         self.stop = stop or Stop()
         self.settings = settings or SlotSettings()
         self._streaks = Streaks(search.study.study_name, holder.slot)
-        self._lost: RankLostError | None = None
+        self._fatal: HmsTuneError | None = None
+        self._asked_at = float("-inf")
+        storage.patience.hurried = lambda: self.stop.requested
         self._said: Refusal | None = None
 
     def run(self) -> int:
@@ -134,40 +152,52 @@ class Slot:
             After three failed trials in a row.
         MemoryPlanError
             After twenty declined draws in a row.
-        StorageError
-            If the database stayed away.
+        StorageAwayError
+            If the database stayed away for too long.
         RankLostError
             After a trial was handed back because another of its ranks is gone.
+        ArtifactError
+            If the checkpoints of a trial that is to go on stayed out of reach.
         """
         ended = 0
         while not self.stop.requested:
-            through_outages(self._recover)
-            claimed = through_outages(self._claim)
-            if isinstance(claimed, Refusal):
-                if not self._wait(claimed):
-                    break
-                continue
-            self._said = None
-            ended += self._run_lease(claimed)
-            if self._lost is not None:
-                raise self._lost
+            try:
+                claimed = self._next()
+                if isinstance(claimed, Refusal):
+                    if not self._wait(claimed):
+                        break
+                    continue
+                self._said = None
+                ended += self._run_lease(claimed)
+            except StorageAwayError as error:
+                if not self.stop.wait(0.0):
+                    raise
+                _logger.warning("%s: nothing could be handed back; leases end by themselves", error.what)
         return ended
 
+    def _next(self) -> Lease | Refusal:
+        self.storage.through_outages(self._recover)
+        self._asked_at = seconds_awake_or_asleep()
+        token = uuid.uuid4().hex
+        return self.storage.through_outages(lambda: self._claim(token))
+
     def _recover(self) -> None:
-        for recovered in recover(self.storage, self.search.study_id, self.holder.process):
+        most = self.settings.most_losses
+        for recovered in recover(self.storage, self.search.study_id, self.holder.process, most_losses=most):
             _logger.warning(
                 "Trial %s lost its worker; %s",
                 "?" if recovered.number is None else recovered.number,
                 recovered.result.reason if recovered.set_aside else "it goes on as a new attempt",
             )
 
-    def _claim(self) -> Lease | Refusal:
+    def _claim(self, token: str) -> Lease | Refusal:
         return claim(
             self.storage,
             self.search.study_id,
             self.holder,
             lease_s=self.settings.lease_s,
             worker_most=self.settings.worker_most,
+            token=token,
         )
 
     def _wait(self, refusal: Refusal) -> bool:
@@ -182,13 +212,16 @@ class Slot:
 
     def _run_lease(self, lease: Lease) -> bool:
         """Run one attempt; returns whether its trial ended here."""
-        with LeaseKeeper(self.storage, lease, lease_s=self.settings.lease_s) as keeper:
+        lease_s = self.settings.lease_s
+        with LeaseKeeper(self.storage, lease, lease_s=lease_s, granted_at=self._asked_at) as keeper:
             try:
                 attempt = self._ask(lease)
                 result = self._run_attempt(attempt, keeper)
             except LeaseLostError as error:
                 _logger.warning("%s", error)
                 return False
+        if self._fatal is not None:
+            raise self._fatal
         self._streaks.count(result)
         return result.ending in ("complete", "pruned", "failed")
 
@@ -201,12 +234,12 @@ class Slot:
             return ask(self.storage, self.search.study, lease, again=cut_off)
 
         try:
-            return through_outages(asking)
+            return self.storage.through_outages(asking)
         except (HmsTuneError, SQLAlchemyError):
             raise
         except Exception:
             # The sampler itself failed. The unit goes back before the error ends this worker.
-            release(self.storage, lease)
+            self.storage.through_outages(lambda: release(self.storage, lease))
             raise
 
     def _run_attempt(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
@@ -214,13 +247,17 @@ class Slot:
         story = Story()
         try:
             result = self._result(attempt, keeper, story)
-            result = through_outages(lambda: tell(self.storage, self.search.study, attempt, result))
-        except LeaseLostError as error:
-            self._tell_observers(story, "handed_back", error.what)
+            if "traceback" in result.attributes:
+                free_memory()
+            result = self.storage.through_outages(
+                lambda: tell(self.storage, self.search.study, attempt, result)
+            )
+        except (LeaseLostError, StorageAwayError) as error:
+            self._tell_observers(story, "lost", error.what)
             raise
         self._tell_observers(story, OUTCOMES[result.ending], result.reason)
         if result.ending in ("complete", "pruned", "failed"):
-            through_outages(self._tidy)
+            self.storage.through_outages(self._tidy)
         return result
 
     def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: Story) -> Result:
@@ -234,9 +271,10 @@ class Slot:
             return self._train_through(attempt, story.trial, keeper, story)
         except LeaseLostError:
             raise
-        except RankLostError as error:
-            self._lost = error
-            return Result("lost", reason=str(error))
+        except (RankLostError, ArtifactError) as error:
+            self._fatal = error
+            ending: Ending = "lost" if isinstance(error, RankLostError) else "handed_back"
+            return Result(ending, reason=str(error))
         except StepCut:
             return Result("handed_back", reason="handed back: the worker was asked to stop")
         except MemoryPlanError as error:
@@ -251,7 +289,7 @@ class Slot:
         except Exception as error:  # the boundary at which whatever a trial raises becomes its result
             if _is_of_the_storage(error):
                 raise
-            return failure(error, story.trial)
+            return failure(error, story.trial, redraws=self.search.redraws)
 
     def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
         """Write what the trial is into Optuna, and say it to the observers."""
@@ -273,26 +311,59 @@ class Slot:
 
     def _train_through(self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: Story) -> Result:
         reporter = self.search.reporter(attempt.trial)
-        directory = self.artifacts.checkpoints(attempt.lineage)
-        directory.mkdir(parents=True, exist_ok=True)
+        with (
+            self._workplace(attempt, keeper) as place,
+            Courier(self.storage.patience) as courier,
+        ):
+            following = Following(
+                story,
+                keeper,
+                reporter,
+                observers=self.observers,
+                uploads=place.uploads,
+                courier=courier,
+                look_s=self.settings.look_s,
+            )
+            try:
+                result = self._follow(trial, place.directory, following, keeper, story)
+            except LeaseLostError:
+                raise
+            except (Exception, StepCut):
+                courier.settle()  # what it reported before it failed counts
+                raise
+            courier.settle()
+            if result.ending == "handed_back":
+                place.uploads.flush(most_s=FLUSH_S)
+            return result
+
+    def _workplace(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[Workplace]:
+        return self.artifacts.workplace(
+            attempt.lineage,
+            attempt.number,
+            allowed=lambda: keeper.certain,
+            patience=Patience(most_s=STORE_S, hurried=lambda: self.stop.requested),
+        )
+
+    def _follow(
+        self, trial: TrialInfo, directory: Path, following: Following, keeper: LeaseKeeper, story: Story
+    ) -> Result:
+        """Train, event by event, until the trial ends or is to end."""
         events = self.train(trial.config, directory)
         while True:
             with self.stop.step():
                 event = next(events, None)
             if event is None:
                 break
-            story.add(event)
-            for observer in self.observers:
-                observer.event(trial, event)
+            following.tell(event)
             if isinstance(event, CrossValidationEnded):
                 break
-            if reporter.observe(event):
+            decided = following.ask(event)
+            if decided.prune:
                 return Result("pruned", reason="pruned", attributes=attributes_of(story))
-            wanted = keeper.desired(fresh_s=self.settings.look_s)
             keeper.check()
-            if wanted != "running":
-                return wished(wanted)
-            if self.stop.requested and _resumable(event):
+            if decided.wanted != "running":
+                return wished(decided.wanted)
+            if self.stop.requested and resumable(event):
                 return Result("handed_back", reason="handed back: the worker was asked to stop")
         if story.ended is None:
             raise TrainingError("the trial ended without a result")
@@ -303,6 +374,8 @@ class Slot:
     def _tell_observers(self, story: Story, outcome: Outcome, reason: str | None) -> None:
         if story.trial is None:
             return
+        if outcome != "lost":
+            story.tell(self.observers)
         value = story.ended.kl if story.ended else story.last.estimate if story.last else None
         for observer in self.observers:
             observer.trial_ended(story.trial, outcome, value, None if outcome == "complete" else reason)
@@ -325,11 +398,6 @@ class Slot:
         except ValueError:  # none is complete
             best = None
         self.artifacts.remove([row.first_number for row in ended if row.last_trial_id != best])
-
-
-def _resumable(event: Event) -> bool:
-    """Stopping right after an epoch, before its checkpoint, would throw the epoch away."""
-    return isinstance(event, CheckpointWritten) or not isinstance(event, EpochEnded) or event.replayed
 
 
 def _is_of_the_storage(error: Exception) -> bool:

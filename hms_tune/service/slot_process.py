@@ -40,8 +40,8 @@ class SlotPlan:
     study_json: str
     storage_url: str = field(repr=False)
     data_root: Path
-    artifacts: Path
-    tracking_folder: Path
+    artifacts: str | Path
+    home: Path
     device: str
     memory_share: float
     acceleration: Acceleration
@@ -113,7 +113,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.service.leases import Holder
     from hms_tune.service.machine import this_process
     from hms_tune.service.slot import Slot
-    from hms_tune.service.storage import open_storage
+    from hms_tune.service.storage import open_patiently
     from hms_tune.service.study import join_search
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.device import resolve_device
@@ -136,11 +136,11 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         _acceleration(plan, study_file),
         ranks=ALONE if group is None else group.ranks,
         share=plan.memory_share,
-        calibration=Calibration(plan.tracking_folder / "memory.json"),
+        calibration=Calibration(plan.home / "memory.json"),
     )
     check_memory(study_file, workspace.plan)
-    storage = open_storage(plan.storage_url)
-    observers: list[Observer] = [teller, *_trackers(study_file, plan.tracking_folder)]
+    storage = open_patiently(plan.storage_url, hurried=lambda: stop.requested)
+    observers: list[Observer] = [teller, *_trackers(study_file, plan.home)]
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         trial = CrossValidation(config, workspace, device, directory=directory)
@@ -152,11 +152,11 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     try:
         Slot(
             storage,
-            join_search(storage, study_file),
+            storage.through_outages(lambda: join_search(storage, study_file)),
             Holder(plan.worker_id, plan.slot, this_process(), plan.gpus),
             train=train,
             admit=admit,
-            artifacts=Artifacts(plan.artifacts, study_file.study),
+            artifacts=Artifacts.at(plan.artifacts, plan.home / "scratch", study_file.study),
             observers=observers,
             stop=stop,
             settings=plan.settings,
@@ -171,7 +171,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
 
 def _acceleration(plan: SlotPlan, study_file: StudyFile) -> AccelerationSettings:
     """How steps may be run; what is compiled is kept for the next slot."""
-    home = plan.tracking_folder
+    home = plan.home
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "compiled"))
     trials = study_file.budget.trials or 100
     return AccelerationSettings(plan.acceleration, home / "steps.json", trials_to_come=trials)

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import optuna
 import psycopg2
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from hms_tune.errors import StorageError
+from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.service import tables
 from hms_tune.service.addresses import DRIVER, parse_address, redacted, without_secrets
+from hms_tune.service.answers import limit_waiting
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.outages import Patience, through_outages
 from hms_tune.service.patient import PatientStorage
+
+T = TypeVar("T")
 
 Connect = functools.partial[psycopg2.extensions.connection]
 """Opens a connection."""
 
-CONNECT_TIMEOUT_S = 5
 _SETUP_LOCK = 4_865_141  # any number, the same in every process
 _STUDY_LOCKS = 4_865_142
 
@@ -41,17 +46,28 @@ class Storage:
     """
 
     engine: Engine
-    optuna: RDBStorage
+    optuna: PatientStorage
     address: str
+
+    @property
+    def patience(self) -> Patience:
+        """How long the database may be away before whoever uses it gives up."""
+        return self.optuna.patience
+
+    def through_outages(self, work: Callable[[], T]) -> T:
+        """Run ``work``, an idempotent unit, again until the database is there.
+
+        Raises
+        ------
+        StorageAwayError
+            If it stayed away for too long.
+        """
+        return through_outages(work, patience=self.patience)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction that the server undoes if this process falls asleep in it (SIGSTOP, a laptop's lid).
-
-        Without that, the rows it has locked would hold up the whole fleet.
-        """
+        """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
         with self.engine.begin() as connection:
-            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
             yield connection
 
     @contextmanager
@@ -126,9 +142,11 @@ def open_storage(url: URL | str) -> Storage:
 def connector(url: URL, options: str = "") -> Connect:
     """What opens a connection to a database, with this product's time zone, time-outs and ``options``."""
     arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
+    # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
+    # the rows it has locked.
+    ours = f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {options}"
     settings: dict[str, Any] = {
-        "connect_timeout": keywords.get("connect_timeout", CONNECT_TIMEOUT_S),
-        "options": " ".join(f"-c timezone=UTC {keywords.pop('options', '')} {options}".split()),
+        "options": f"{ours} {keywords.pop('options', '')}".strip(),
         "application_name": "hms-tune",
         # A peer that vanished without a word is noticed in about a minute.
         "keepalives": 1,
@@ -136,6 +154,7 @@ def connector(url: URL, options: str = "") -> Connect:
         "keepalives_interval": 10,
         "keepalives_count": 3,
     }
+    limit_waiting()
     return functools.partial(psycopg2.connect, *arguments, **{**keywords, **settings})
 
 
@@ -168,10 +187,34 @@ def errors_told(url: URL) -> Iterator[None]:
         raise _unreachable(error, url) from None
     except DBAPIError as error:
         raise _unreachable(error.orig or error, url) from None
+    except StorageInternalError as error:  # the connection went while Optuna looked
+        cause = error.__cause__
+        raise _unreachable(getattr(cause, "orig", None) or cause or error, url) from None
     except RuntimeError as error:  # another Optuna's schema
         raise StorageError(
             str(error).split(". ")[0], where=redacted(url), mend="Run optuna storage upgrade"
         ) from error
+
+
+def open_patiently(url: str, *, hurried: Callable[[], bool]) -> Storage:
+    """As :func:`open_storage`, for a process that starts while the database may be away.
+
+    Parameters
+    ----------
+    hurried : whether the process is to end
+    """
+    patience = Patience(hurried=hurried)
+    started = time.monotonic()
+    while True:
+        try:
+            storage = open_storage(url)
+        except StorageAwayError:
+            if patience.over(time.monotonic() - started):
+                raise
+            patience.sleep(2.0)
+        else:
+            storage.patience.hurried = hurried
+            return storage
 
 
 def _prepare(connect: Connect) -> None:
@@ -199,7 +242,9 @@ def _unreachable(error: BaseException, url: URL) -> StorageError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     first = without_secrets(lines[0], url)
     mend = next((mend for fragment, mend in _MENDS.items() if fragment in str(error)), _MEND)
-    return StorageError(f"the database cannot be used: {first}", where=redacted(url), mend=mend)
+    away = isinstance(error, psycopg2.OperationalError) and getattr(error, "pgcode", None) is None
+    kind = StorageAwayError if away else StorageError
+    return kind(f"the database cannot be used: {first}", where=redacted(url), mend=mend)
 
 
 _MEND = "Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE"

@@ -107,6 +107,7 @@ leases = Table(
     Column("process_started", BigInteger),
     Column("machine", Text),
     Column("gpus", Double, nullable=False, server_default="0"),
+    Column("token", Text, unique=True),
     Column("trial_id", Integer),
     Column("number", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),

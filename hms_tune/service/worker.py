@@ -33,6 +33,7 @@ from hms_tune.service.addresses import parse_address
 from hms_tune.service.companions import Companions, LocalRanks
 from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu_share, slot_groups
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
+from hms_tune.service.object_store import open_store
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan, slot_main
@@ -61,15 +62,16 @@ class WorkerOptions:
     """What ``hms-tune worker`` was asked.
 
     ``storage`` is the database's address; None: the embedded server under ``home``, where tracking keeps its
-    files too. ``device`` is auto, cpu, or devices separated by commas; ``ranks_per_trial`` of them train one
-    trial together. ``slots_per_device`` is a number, or auto: as many as measurably pay.
+    files too. ``artifacts`` is a folder or ``s3://bucket/prefix``. ``device`` is auto, cpu, or devices
+    separated by commas; ``ranks_per_trial`` of them train one trial together. ``slots_per_device`` is a
+    number, or auto: as many as measurably pay.
     """
 
     study_file: StudyFile
     storage: str | None = field(repr=False)
     home: Path
     data_root: Path
-    artifacts: Path
+    artifacts: str | Path
     device: str = "auto"
     slots_per_device: int | Literal["auto"] = 1
     ranks_per_trial: int = 1
@@ -130,6 +132,7 @@ class Worker:
         options = self.options
         if options.storage:
             parse_address(options.storage)
+        open_store(options.artifacts)
         check_study(options.study_file)
         slots = 1 if options.slots_per_device == "auto" else options.slots_per_device
         devices = self._groups(slots)  # wrong ones are refused first
@@ -209,7 +212,7 @@ class Worker:
             storage_url=self._storage_url,
             data_root=options.data_root,
             artifacts=options.artifacts,
-            tracking_folder=options.home,
+            home=options.home,
             device=device,
             memory_share=1.0 / sum(each.count(device) for _, each in devices),
             acceleration=options.acceleration,

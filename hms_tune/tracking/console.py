@@ -19,6 +19,7 @@ _OUTCOMES: dict[Outcome, str] = {
     "pruned": "pruned",
     "failed": "failed",
     "handed_back": "handed back",
+    "lost": "goes on elsewhere",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from hms_tune.config.trial import TrialConfig
 from hms_tune.training.events import Event
 
-Outcome = Literal["complete", "pruned", "failed", "handed_back"]
+Outcome = Literal["complete", "pruned", "failed", "handed_back", "lost"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,10 @@ class Observer(Protocol):
     def trial_ended(
         self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
     ) -> None:
-        """The trial left the slot. ``value`` is its KL so far or at the end; ``reason`` is one line."""
+        """The trial left the slot. ``value`` is its KL so far or at the end; ``reason`` is one line.
+
+        A trial that was ``lost`` belongs to another worker by now: nothing more is written of it.
+        """
 
     def close(self) -> None:
         """The slot stops."""

@@ -103,7 +103,8 @@ class WandbObserver:
             return
 
         def finish() -> None:
-            run.summary.update({"outcome": outcome, "value": value, "reason": reason})
+            if outcome != "lost":  # the run is another worker's
+                run.summary.update({"outcome": outcome, "value": value, "reason": reason})
             run.finish(exit_code=1 if outcome == "failed" else 0)
 
         self._safely(finish)

@@ -86,6 +86,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If it is missing, cut, altered or of another format.
     """
+    payload = _payload(path)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError("holds other things than tensors and plain values", where=path) from error
+    if not isinstance(state, dict):
+        raise CheckpointError("is no state of a trial", where=path)
+    return state
+
+
+def verify_checkpoint(path: Path) -> None:
+    """Make sure that a checkpoint is whole, without loading it.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, cut, altered or of another format.
+    """
+    _payload(path)
+
+
+def _payload(path: Path) -> memoryview:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -94,13 +116,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     payload = memoryview(content)[start:]
     if not content.startswith(_MAGIC) or hashlib.sha256(payload).digest() != content[len(_MAGIC) : start]:
         raise CheckpointError("the checkpoint is damaged", where=path)
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError("holds other things than tensors and plain values", where=path) from error
-    if not isinstance(state, dict):
-        raise CheckpointError("is no state of a trial", where=path)
-    return state
+    return payload
 
 
 def remove_checkpoints(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from hms_tune.training.checkpoint import checkpoint_path, read_newest_checkpoint
 from hms_tune.training.device import resolve_device
 from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
+    CheckpointFailed,
     CheckpointWritten,
     CrossValidationEnded,
     EpochEnded,
@@ -33,6 +35,8 @@ from hms_tune.training.fold import FoldTraining
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.weights import fold_weights_path, write_weights
 from hms_tune.training.workspace import Judged, TrialData, Workspace
+
+_log = logging.getLogger(__name__)
 
 _RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded)}
 """Events that a resumed trial yields again."""
@@ -99,7 +103,7 @@ class CrossValidation:
         NonFiniteLossError, DataError, ModelError
             If the trial cannot go on.
         CheckpointError
-            If the directory belongs to another trial, or cannot be written to.
+            If the directory belongs to another trial.
         """
         data = self.workspace.trial_data(self.config)
         folds = self.config.data.trained_folds
@@ -138,12 +142,12 @@ class CrossValidation:
             progress.story.append(ended)
             yield ended
             if self.directory is not None:
-                number = fold * training.total_epochs + epoch
-                path = checkpoint_path(self.directory, number)
                 if self.workspace.ranks.first:
                     progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
-                    path = write_checkpoint(self.directory, number, self._packed(progress))
-                yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
+                    yield self._written_down(progress, fold, epoch)
+                else:
+                    path = checkpoint_path(self.directory, fold * training.total_epochs + epoch)
+                    yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
             epoch = _next_epoch(epoch, state, best)
 
         if self.keep_weights and self.directory is not None and progress.best_weights is not None:
@@ -199,6 +203,19 @@ class CrossValidation:
             images=trained.images,
             seconds=time.perf_counter() - start,
         )
+
+    def _written_down(
+        self, progress: _Progress, fold: int, epoch: int
+    ) -> CheckpointWritten | CheckpointFailed:
+        """Write a checkpoint. A full disk costs the safety of this epoch, not the trial."""
+        assert self.directory is not None
+        number = fold * self.config.training.total_epochs + epoch
+        try:
+            path = write_checkpoint(self.directory, number, self._packed(progress))
+        except CheckpointError as error:
+            _log.warning("%s; the trial goes on without it", error)
+            return CheckpointFailed(reason=str(error), fold=fold, epoch=epoch)
+        return CheckpointWritten(path=path, fold=fold, epoch=epoch)
 
     def _packed(self, progress: _Progress) -> dict[str, Any]:
         return {

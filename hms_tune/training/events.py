@@ -62,6 +62,15 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFailed:
+    """This epoch could not be written down, for want of space for example; the trial goes on from memory."""
+
+    reason: str
+    fold: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldEnded:
     """A fold is done; its scores are those of its best epoch. ``kl`` is the one that decides."""
 
@@ -109,4 +118,4 @@ class CrossValidationEnded:
     out_of_fold: OutOfFold
 
 
-Event = FoldStarted | EpochEnded | CheckpointWritten | FoldEnded | CrossValidationEnded
+Event = FoldStarted | EpochEnded | CheckpointWritten | CheckpointFailed | FoldEnded | CrossValidationEnded

@@ -239,6 +239,22 @@ def test_dying_between_optunas_result_and_ours_keeps_the_result(
     assert len(study.trials) == 1
 
 
+def test_a_trial_that_arrives_after_its_lease_has_ended_is_ended_too(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=2)
+    first = claimed(storage, study_id)
+    release(storage, first)
+    late = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"lease": first.lease_id})
+    late_id = storage.optuna.create_new_trial(study_id, late)
+    attempt = asked(storage, study, study_id)
+    twice = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"lease": attempt.lease.lease_id})
+    twice_id = storage.optuna.create_new_trial(study_id, twice)
+    recover(storage, study_id, ME)
+    states = [storage.optuna.get_trial(each).state for each in (late_id, twice_id, attempt.trial_id)]
+    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+
+
 def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
     storage: Storage, study: optuna.Study
 ) -> None:
@@ -249,7 +265,7 @@ def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
     with storage.study_lock(study_id) as connection:
         assert connection is not None
         (row,) = recovery._orphaned(connection, study_id, ME)
-        recovery._recover_one(storage, connection, row)
+        recovery._recover_one(storage, connection, row, MOST_LOSSES)
         connection.rollback()  # what the server does when a process dies
     assert study.trials[0].state == TrialState.FAIL
     assert lineage_row(storage, attempt.lease) == ("claimed", None, 0)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+import torch
+from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.errors import DataError, TrainingError
+from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.control import set_state
 from hms_tune.service.enqueueing import enqueue
@@ -28,6 +32,7 @@ from hms_tune.service.studies import list_studies, show_trials, status
 from hms_tune.service.study import join_search
 from hms_tune.service.tables import leases, seconds_from_now
 from hms_tune.tracking.observer import Outcome, TrialInfo
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import (
     CheckpointWritten,
     CrossValidationEnded,
@@ -104,17 +109,18 @@ def ending(kl: float) -> CrossValidationEnded:
 
 def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     """Two folds of three epochs, with a checkpoint after each, that go on where they stopped."""
-    done = sorted(directory.glob("checkpoint-*"))
+    saved = read_newest_checkpoint(directory)
+    done = -1 if saved is None else int(saved["step"])
     kl = score(config)
     for fold in range(2):
         yield FoldStarted(fold=fold, folds=2, epochs=3, train_rows=10, validation_rows=5)
         for number in range(3):
-            checkpoint = directory / f"checkpoint-{fold}-{number}"
-            replayed = checkpoint in done
+            step = 3 * fold + number
+            replayed = step <= done
             yield epoch(fold, number, kl + 0.1 * (3 - number), replayed=replayed)
             if not replayed:
-                checkpoint.write_text(config.hash)
-                yield CheckpointWritten(path=checkpoint, fold=fold, epoch=number)
+                path = write_checkpoint(directory, step, {"step": step})
+                yield CheckpointWritten(path=path, fold=fold, epoch=number)
         yield FoldEnded(
             fold=fold,
             folds=2,
@@ -168,7 +174,7 @@ def slot(
         join_search(storage, file),
         Holder("worker", name, this_process()),
         train=train,
-        artifacts=Artifacts(folder, file.study),
+        artifacts=Artifacts.at(folder, folder.parent / f"{folder.name}-scratch", file.study),
         observers=[] if recorder is None else [recorder],
         stop=stop,
         settings=settings,
@@ -397,7 +403,7 @@ def test_a_slot_that_lost_its_lease_drops_the_trial(
 
     loser = Recorder(steal)
     assert slot(storage, file, tmp_path, recorder=loser).run() == 0
-    assert loser.ended[-1][:2] == (0, "handed_back")
+    assert loser.ended[-1][:2] == (0, "lost")
     assert taken.ended == [(1, "complete", score(taken.started[0].config), None)]
     lost, complete = show_trials(storage, study_name)
     assert (lost.state, lost.reason) == ("failed", "lease lost")
@@ -442,3 +448,95 @@ def test_dropped_connections_lose_no_trial_and_no_report(
     trials = show_trials(storage, study_name)
     assert [(trial.state, len(trial.reported)) for trial in trials] == [("complete", 6)] * 2
     own.close()
+
+
+def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_is_told(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    class Tensor:
+        """Stands for what a trial holds on the device."""
+
+    held: list[weakref.ref[Tensor]] = []
+    still_held_at_start = []
+
+    def hungry(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        still_held_at_start.append(sum(reference() is not None for reference in held))
+        tensor = Tensor()
+        tensor.itself = tensor  # type: ignore[attr-defined]  # a cycle, as between a network and its hooks
+        held.append(weakref.ref(tensor))
+        yield epoch(0, 0, 0.01)  # the best value of all, were it feasible
+        if len(held) <= 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        yield ending(1.0)
+
+    assert slot(storage, study_file(study_name, trials=2), tmp_path, train=hungry).run() == 2
+    assert still_held_at_start == [0] * 6
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["declined"] * 4 + ["complete"] * 2
+    assert trials[0].reason == "out of device memory at batch size 32"
+    assert "torch.OutOfMemoryError" in trials[0].attributes["traceback"]
+    study = optuna.load_study(study_name=study_name, storage=storage.optuna)
+    assert [sum(trial.constraints.values()) > 0.0 for trial in study.trials] == [True] * 4 + [False] * 2
+    # what TPE makes of it: the feasible trial is the good one, though its value is worse
+    below, above = tpe._split_trials(study, study.trials, 1)
+    assert [trial.number for trial in below] == [4]
+    assert sorted(trial.number for trial in above) == [0, 1, 2, 3, 5]
+
+
+def test_a_loss_that_is_not_finite_is_no_failure_of_the_worker(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield epoch(0, 0, 1.0)
+        raise NonFiniteLossError("the loss became nan", where="fold 0, epoch 1", mend="Lower it")
+
+    assert slot(storage, study_file(study_name, trials=5), tmp_path, train=diverging).run() == 5
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, trial.reason) for trial in trials] == [
+        ("failed", "fold 0, epoch 1: the loss became nan. Lower it")
+    ] * 5
+
+
+def test_an_error_in_the_code_keeps_its_traceback_and_the_search_goes_on(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    calls = []
+
+    def broken_twice(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        calls.append(config)
+        if len(calls) in (1, 2, 4, 5):
+            raise ZeroDivisionError("division by zero")
+        yield from train(config, directory)
+
+    assert slot(storage, study_file(study_name, trials=6), tmp_path, train=broken_twice).run() == 6
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["failed", "failed", "complete"] * 2
+    assert trials[0].reason == "ZeroDivisionError: division by zero"
+    assert "in broken_twice" in trials[0].attributes["traceback"]
+
+
+def test_what_is_lost_while_it_gets_further_is_not_set_aside(
+    database_url: str, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+
+    class Gone(BaseException):
+        """The process is killed."""
+
+    for attempt in range(5):
+
+        def die(_trial: TrialInfo, event: Event, attempt: int = attempt) -> None:
+            number = 3 * event.fold + event.epoch if isinstance(event, CheckpointWritten) else -1
+            if number == attempt:
+                raise Gone
+
+        with pytest.raises(Gone):
+            slot(storage, file, tmp_path, recorder=Recorder(die)).run()
+        with storage.engine.begin() as connection:
+            connection.execute(
+                update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+            )
+    assert slot(storage, file, tmp_path).run() == 1
+    trials = show_trials(storage, study_name)
+    assert [trial.state for trial in trials] == ["failed"] * 5 + ["complete"]
+    assert {trial.reason for trial in trials[:5]} == {"lease lost"}

@@ -16,7 +16,6 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from hms_tune.errors import DataError, StorageError, UsageError
-from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.attempts import Result
 from hms_tune.service.dashboard import check_exposure
 from hms_tune.service.devices import cpu_threads, gpu_share, slot_devices, usable_cores
@@ -24,7 +23,7 @@ from hms_tune.service.doctor import database_check
 from hms_tune.service.gatekeeper import is_loopback
 from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
-from hms_tune.service.outages import as_storage_error, passes, through_outages
+from hms_tune.service.outages import Patience, as_storage_error, passes, through_outages
 from hms_tune.service.stopping import StepCut, Stop
 
 
@@ -89,7 +88,7 @@ def test_a_database_that_stays_away_is_a_storage_error() -> None:
         raise operational(None)
 
     with pytest.raises(StorageError, match="the database was away"):
-        through_outages(work, patience_s=0.2)
+        through_outages(work, patience=Patience(most_s=0.2))
 
 
 def test_other_errors_are_not_tried_again() -> None:
@@ -196,17 +195,6 @@ def test_slots_that_share_a_gpu_have_a_part_of_it_each() -> None:
     assert gpu_share("cuda:0", ["cuda:0", "cuda:1", "cuda:0"]) == 0.5
     assert gpu_share("cuda:1", ["cuda:0", "cuda:1", "cuda:0"]) == 1.0
     assert gpu_share("cpu", ["cpu", "cpu"]) == 0.0
-
-
-def test_checkpoints_of_a_lineage_have_one_folder(tmp_path: Path) -> None:
-    artifacts = Artifacts(tmp_path, "effnet")
-    for lineage in (3, 5):
-        artifacts.checkpoints(lineage).mkdir(parents=True)
-    (artifacts.folder / "trial-notes").mkdir()
-    assert artifacts.present() == {3, 5}
-    artifacts.remove([3, 4])
-    assert artifacts.present() == {5}
-    assert (artifacts.folder / "trial-notes").exists()
 
 
 def test_a_slot_tells_its_supervisor_and_outlives_it() -> None:

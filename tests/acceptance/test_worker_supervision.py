@@ -1,0 +1,104 @@
+"""A slot's process dies; its supervisor starts another, and the trial ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.prepare import prepare
+from hms_tune.service.embedded import start_embedded
+from hms_tune.service.storage import Storage, open_storage
+from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.events import CrossValidationEnded
+
+LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
+
+STUDY = """
+study: {name}
+data: {{folds: 2, holdout: 0.0}}
+input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
+model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
+training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
+search: {{sampler: random, pruner: none, seed: 3}}
+budget: {{trials: 1}}
+tracking: {{wandb: {{mode: off}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    """Of an embedded server (pytest's own folders are closed to its user)."""
+    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(home: Path) -> Iterator[Storage]:
+    opened = open_storage(start_embedded(home / "postgres"))
+    yield opened
+    opened.close()
+
+
+def slot_of(worker: int) -> int:
+    """The process of a worker's only slot."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == worker and b"spawn_main" in command:
+            return int(path.name)
+    raise AssertionError("no slot")
+
+
+@pytest.mark.parametrize(
+    "death",
+    [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.skipif(not LONG, reason="make faults"))],
+)
+def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturbed_trial(
+    home: Path,
+    storage: Storage,
+    tmp_path: Path,
+    competition_writer: Callable[..., Path],
+    death: signal.Signals,
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=8, test_recordings=1)
+    name = f"died-{death.name.lower()}"
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(STUDY.format(name=name))
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "hms_tune", "worker", "--study", str(file), "--data", str(root)],
+        env=os.environ | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stderr is not None
+    log = []
+    for line in worker.stderr:
+        log.append(line)
+        if "fold 1/2  epoch 2/4" in line and sum("epoch 2/4" in each for each in log) == 1:
+            os.kill(slot_of(worker.pid), death)
+    assert worker.wait(timeout=120) == 0, "".join(log)
+    text = "".join(log)
+    assert f"slot cpu died ({death.name}); it starts again in 1 s" in text
+    assert "lost its worker; it goes on as a new attempt" in text
+    trial = optuna.load_study(study_name=name, storage=storage.optuna).best_trial
+    config = TrialConfig.model_validate(trial.user_attrs["config"])
+    torch.set_num_threads(1)
+    *_, ended = CrossValidation(config, prepare(root), "cpu").run()
+    assert isinstance(ended, CrossValidationEnded)
+    assert trial.value == ended.kl

@@ -1,0 +1,162 @@
+"""A trial that costs nothing to train and whose value depends on every step of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from checker import Undisturbed
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.errors import CheckpointError
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.events import (
+    CheckpointFailed,
+    CheckpointWritten,
+    CrossValidationEnded,
+    EpochEnded,
+    Event,
+    FoldEnded,
+    FoldStarted,
+    OutOfFold,
+)
+
+FOLDS, EPOCHS = 2, 3
+
+STUDY = """
+study: {name}
+data: {{folds: 2}}
+training: {{epochs: 3, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
+model: {{backbone: test_resnet, pretrained: false}}
+search: {{sampler: random, pruner: none, seed: {seed}}}
+budget: {{trials: {trials}}}
+tracking: {{wandb: {{mode: off}}}}
+"""
+
+
+def study_file(name: str, *, trials: int, seed: int = 0) -> StudyFile:
+    return StudyFile.parse(STUDY.format(name=name, trials=trials, seed=seed), "faults")
+
+
+def step(weight: float, number: int) -> float:
+    """A map in which a difference in the last bit, or a step left out, grows to be seen."""
+    return (weight * 3.9999 * (1.0 - weight) + 0.1 * number) % 1.0
+
+
+def undisturbed(learning_rate: float) -> Undisturbed:
+    """What a trial comes to when nothing happens to it."""
+    weight, done, reports = learning_rate, [], {}
+    for fold in range(FOLDS):
+        for epoch in range(EPOCHS):
+            number = fold * EPOCHS + epoch
+            weight = step(weight, number)
+            reports[number + 1] = float(np.mean([*done, weight]))
+        done.append(weight)
+    return Undisturbed(float(np.mean(done)), reports)
+
+
+def tiny_train(
+    epoch_s: float, *, trained: Callable[[TrialConfig, int], None] = lambda config, number: None
+) -> Callable[[TrialConfig, Path], Iterator[Event]]:
+    """The ``train`` of a slot. ``trained`` is told of each epoch as it is trained."""
+
+    def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        saved = read_newest_checkpoint(directory)
+        if saved is not None and saved["config"] != config.hash:
+            raise CheckpointError("the checkpoint belongs to another trial", where=directory)
+        story: list[float] = [] if saved is None else saved["story"]
+        replayed, done = len(story), []
+        for fold in range(FOLDS):
+            first = fold * EPOCHS
+            yield FoldStarted(
+                fold=fold,
+                folds=FOLDS,
+                epochs=EPOCHS,
+                train_rows=1,
+                validation_rows=1,
+                replayed=first < replayed,
+            )
+            for epoch in range(EPOCHS):
+                number = first + epoch
+                if number >= replayed:
+                    time.sleep(epoch_s)
+                    before = story[-1] if story else config.training.learning_rate
+                    story.append(step(before, number))
+                    trained(config, number)
+                yield _epoch(fold, epoch, story[number], done, epoch_s, replayed=number < replayed)
+                if number >= replayed:
+                    yield _written(directory, number, {"config": config.hash, "story": story}, fold, epoch)
+            done.append(story[first + EPOCHS - 1])
+            yield _fold_ended(fold, done[-1], replayed=first + EPOCHS < replayed)
+        yield _ended(done)
+
+    return train
+
+
+def _written(directory: Path, number: int, state: dict, fold: int, epoch: int) -> Event:
+    try:
+        path = write_checkpoint(directory, number, state)
+    except CheckpointError as error:
+        return CheckpointFailed(reason=str(error), fold=fold, epoch=epoch)
+    return CheckpointWritten(path=path, fold=fold, epoch=epoch)
+
+
+def _epoch(
+    fold: int, epoch: int, weight: float, done: list[float], seconds: float, *, replayed: bool
+) -> EpochEnded:
+    return EpochEnded(
+        fold=fold,
+        folds=FOLDS,
+        epoch=epoch,
+        epochs=EPOCHS,
+        stage=0,
+        train_loss=weight,
+        kl=weight,
+        kl_all_rows=weight,
+        kl_high_vote=weight,
+        best_kl=weight,
+        estimate=float(np.mean([*done, weight])),
+        learning_rate=1e-3,
+        images=1,
+        seconds=seconds,
+        replayed=replayed,
+    )
+
+
+def _fold_ended(fold: int, kl: float, *, replayed: bool) -> FoldEnded:
+    return FoldEnded(
+        fold=fold,
+        folds=FOLDS,
+        kl=kl,
+        kl_all_rows=kl,
+        kl_high_vote=kl,
+        best_epoch=EPOCHS - 1,
+        epochs_run=EPOCHS,
+        stopped_early=False,
+        replayed=replayed,
+    )
+
+
+def _ended(done: list[float]) -> CrossValidationEnded:
+    nothing = np.zeros(0, dtype=np.int64)
+    floats = np.zeros((0, 6), dtype=np.float32)
+    kl = float(np.mean(done))
+    return CrossValidationEnded(
+        kl=kl,
+        kl_all_rows=kl,
+        kl_high_vote=kl,
+        fold_kl=tuple(done),
+        best_epochs=(EPOCHS - 1,) * FOLDS,
+        out_of_fold=OutOfFold(
+            row=nothing,
+            eeg_id=nothing,
+            patient_id=nothing,
+            fold=nothing,
+            probabilities=floats,
+            targets=floats,
+            total_votes=nothing,
+        ),
+    )

@@ -1,0 +1,261 @@
+"""Checkpoints that the fleet shares: in a folder, and in a local S3 server."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.prepare import prepare
+from hms_tune.data.store import Store
+from hms_tune.errors import ArtifactError, UsageError
+from hms_tune.service.artifacts import Artifacts
+from hms_tune.service.object_store import DirectoryStore, ObjectStore, open_store
+from hms_tune.service.outages import Patience
+from hms_tune.service.uploads import Uploader
+from hms_tune.training import cross_validation
+from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.events import CheckpointFailed, CheckpointWritten, CrossValidationEnded, EpochEnded
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """Endpoint of a local S3 server, with the AWS variables set and the bucket ``fleet`` made."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    endpoint = f"http://{host}:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        patch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="fleet")
+    yield endpoint
+    patch.undo()
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store of each kind, empty."""
+    if request.param == "folder":
+        return str(tmp_path / "shared")
+    request.getfixturevalue("s3")
+    return f"s3://fleet/{tmp_path.name}"
+
+
+def test_files_come_back_as_they_were_and_are_gone_when_removed(location: str, tmp_path: Path) -> None:
+    store = open_store(location)
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)) * 100)
+    for key in ("study/trial-1/a", "study/trial-1/b", "study/trial-12/a"):
+        store.put(key, file)
+    assert store.keys("study/trial-1/") == ["study/trial-1/a", "study/trial-1/b"]
+    store.fetch("study/trial-1/a", tmp_path / "deep" / "back")
+    assert (tmp_path / "deep" / "back").read_bytes() == file.read_bytes()
+    store.remove(["study/trial-1/a", "study/trial-1/never"])
+    assert store.keys("study/") == ["study/trial-1/b", "study/trial-12/a"]
+    with pytest.raises(ArtifactError):
+        store.fetch("study/trial-1/a", tmp_path / "back")
+    with pytest.raises(FileNotFoundError):
+        store.put("study/x", tmp_path / "nothing")
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match="gs:// cannot hold artifacts"):
+        open_store("gs://bucket/x")
+    with pytest.raises(UsageError, match="no bucket"):
+        open_store("s3:///x")
+
+
+def attempt(
+    location: str, scratch: Path, number: int, steps: range, *, damage: bool = False, held: bool = True
+) -> int | None:
+    """Train some steps as one attempt of trial 0; returns the step it resumed from."""
+    artifacts = Artifacts.at(location, scratch, "study")
+    with artifacts.workplace(0, number, allowed=lambda: held) as place:
+        saved = read_newest_checkpoint(place.directory)
+        for step in steps:
+            path = write_checkpoint(place.directory, step, {"step": step, "by": number})
+            if damage and step == steps[-1]:
+                content = bytearray(path.read_bytes())
+                content[-5] ^= 1
+                path.write_bytes(content)
+            place.uploads.offer(path)
+            assert place.uploads.flush(most_s=20.0 if held else 0.05) is held
+    return None if saved is None else int(saved["step"])
+
+
+def test_a_trial_goes_on_elsewhere_from_its_newest_checkpoint(location: str, tmp_path: Path) -> None:
+    assert attempt(location, tmp_path / "one", 0, range(4)) is None
+    assert attempt(location, tmp_path / "two", 3, range(4, 5)) == 3
+    assert attempt(location, tmp_path / "three", 7, range(0)) == 4
+    kept = [key.rpartition("/trial-0/")[2] for key in open_store(location).keys("study/")]
+    assert kept == [
+        "attempt-000000/checkpoint-000002.pt",
+        "attempt-000000/checkpoint-000003.pt",
+        "attempt-000003/checkpoint-000004.pt",
+    ]
+
+
+def test_a_damaged_newest_checkpoint_costs_one_epoch(
+    location: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt(location, tmp_path / "one", 0, range(4), damage=True)
+    assert attempt(location, tmp_path / "two", 1, range(0)) == 2
+    assert "the checkpoint is damaged; falling back on the one before" in caplog.text
+
+
+def test_a_loser_overwrites_nothing_of_its_successor(location: str, tmp_path: Path) -> None:
+    attempt(location, tmp_path / "one", 0, range(2))
+    attempt(location, tmp_path / "two", 1, range(2, 4))
+    store = open_store(location)
+    before = store.keys("study/")
+    attempt(location, tmp_path / "one", 0, range(5, 9), held=False)  # its lease is in doubt
+    assert store.keys("study/") == before
+    attempt(location, tmp_path / "one", 0, range(5, 9))  # and even if it wrote
+    assert attempt(location, tmp_path / "three", 2, range(0)) == 3
+
+
+def test_trials_that_have_ended_leave_nothing(location: str, tmp_path: Path) -> None:
+    attempt(location, tmp_path / "one", 0, range(2))
+    artifacts = Artifacts.at(location, tmp_path / "one", "study")
+    assert artifacts.present() == {0}
+    artifacts.remove([0, 5])
+    assert artifacts.present() == frozenset()
+
+
+def test_a_store_that_is_away_when_a_trial_begins_is_waited_for_and_named(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    artifacts = Artifacts.at("s3://fleet/x", tmp_path, "study")
+    with (
+        pytest.raises(ArtifactError, match="AWS_ENDPOINT_URL"),
+        artifacts.workplace(0, 1, allowed=lambda: True, patience=Patience(most_s=0.0)),
+    ):
+        pass
+
+
+def test_a_full_store_warns_and_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hms_tune.service.uploads.AGAIN_S", 0.01)
+    store: ObjectStore = DirectoryStore(tmp_path / "shared")
+    full = True
+    link = os.link
+
+    def limited(source: Any, target: Any, **keywords: Any) -> None:
+        if full and "checkpoint-000001" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, target, **keywords)
+
+    def no_room(source: Any, target: Any, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "link", limited)
+    monkeypatch.setattr("shutil.copyfileobj", no_room)
+    with Uploader(store, "study/trial-0/attempt-000000/", allowed=lambda: True) as uploads:
+        for step in range(2):
+            uploads.offer(write_checkpoint(tmp_path / "scratch", step, {"step": step}))
+            uploads.flush(most_s=0.5)
+        assert store.keys("study/") == ["study/trial-0/attempt-000000/checkpoint-000000.pt"]
+        assert caplog.text.count("No space left on device") == 1
+        full = False
+        assert uploads.flush(most_s=20.0)
+    assert len(store.keys("study/")) == 2
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
+    return prepare(competition_writer(tmp_path_factory.mktemp("data") / "hms", patients=6), jobs=1)
+
+
+CONFIG = TrialConfig.model_validate(
+    {
+        "data": {"folds": 2, "holdout": 0.0},
+        "input": {"eeg": {"name": "stft", "n_fft": 256}, "image": [32, 32], "channels": 1},
+        "model": {"backbone": "test_resnet", "pretrained": False, "dropout": 0.2},
+        "training": {
+            "epochs": 3,
+            "batch_size": 8,
+            "optimizer": "adamw",
+            "scheduler": {"name": "plateau", "patience": 1},
+            "ema_decay": 0.9,
+            "early_stopping": {"patience": 2},
+        },
+    }
+)
+
+
+def whole(events: Iterator[Any]) -> tuple[list[EpochEnded], CrossValidationEnded]:
+    told = list(events)
+    assert isinstance(told[-1], CrossValidationEnded)
+    return [event for event in told if isinstance(event, EpochEnded)], told[-1]
+
+
+def test_on_another_machine_a_trial_goes_on_from_s3_alone_as_if_nothing_had_happened(
+    s3: str, prepared: Store, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    epochs, undisturbed = whole(CrossValidation(CONFIG, prepared, "cpu").run())
+    location = "s3://fleet/machines"
+    with Artifacts.at(location, tmp_path / "one", "study").workplace(0, 0, allowed=lambda: True) as place:
+        for event in CrossValidation(CONFIG, prepared, "cpu", directory=place.directory).run():
+            if isinstance(event, CheckpointWritten):
+                place.uploads.offer(event.path)
+                assert place.uploads.flush(most_s=20.0)
+                if (event.fold, event.epoch) == (1, 0):
+                    break
+    assert not list((tmp_path / "one").rglob("*.pt"))
+    with Artifacts.at(location, tmp_path / "two", "study").workplace(0, 1, allowed=lambda: True) as place:
+        resumed, ended = whole(CrossValidation(CONFIG, prepared, "cpu", directory=place.directory).run())
+    replayed = [event for event in resumed if event.replayed]
+    assert [(event.fold, event.epoch) for event in replayed][-1] == (1, 0)
+    for ours, theirs in zip(resumed, epochs, strict=True):
+        for name in ("train_loss", "kl", "best_kl", "estimate", "learning_rate"):
+            assert getattr(ours, name) == getattr(theirs, name)
+    assert (ended.kl, ended.fold_kl) == (undisturbed.kl, undisturbed.fold_kl)
+    assert (ended.out_of_fold.probabilities == undisturbed.out_of_fold.probabilities).all()
+
+
+def test_a_trial_whose_disk_is_full_goes_on_from_memory(
+    prepared: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.set_num_threads(1)
+    _, undisturbed = whole(CrossValidation(CONFIG, prepared, "cpu").run())
+    written = cross_validation.write_checkpoint
+
+    def full(*arguments: Any) -> Path:
+        if arguments[1] < 2:
+            return written(*arguments)
+        monkeypatch.setattr(os, "fsync", no_space)
+        return written(*arguments)
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cross_validation, "write_checkpoint", full)
+    told = list(CrossValidation(CONFIG, prepared, "cpu", directory=tmp_path).run())
+    assert told[-1].kl == undisturbed.kl
+    failed = [event for event in told if isinstance(event, CheckpointFailed)]
+    assert "No space left on device" in failed[0].reason
+    assert (failed[0].fold, failed[0].epoch) == (0, 2)
+    saved = read_newest_checkpoint(tmp_path)
+    assert saved is not None  # the one before stays
+    assert len(saved["story"]) == 3  # the fold's beginning and two epochs
+    assert "the trial goes on without it" in caplog.text
