@@ -83,6 +83,7 @@ def worker(
         max_trials=max_trials,
         acceleration=parse_acceleration(acceleration),
         lease_s=settings.lease_seconds,
+        checkpoint_s=settings.checkpoint_seconds,
     )
     Worker(
         options,

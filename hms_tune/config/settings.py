@@ -14,6 +14,7 @@ import platformdirs
 from hms_tune.errors import UsageError
 
 DEFAULT_LEASE_SECONDS = 180.0
+DEFAULT_CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Settings:
     artifacts : folder or ``s3://`` address shared by the fleet (``HMS_TUNE_ARTIFACTS``); None: under ``home``
     dashboard_password : asked of whoever opens the dashboard (``HMS_TUNE_DASHBOARD_PASSWORD``); None: nobody
         is asked. Kept out of ``repr``.
+    checkpoint_seconds : a trial is written down after the first epoch that ends so long after the last time
+        (``HMS_TUNE_CHECKPOINT_SECONDS``); a killed worker costs about so much work. 0: after every epoch
     lease_seconds : how long a silent worker keeps its trial (``HMS_TUNE_LEASE_SECONDS``)
     """
 
@@ -39,6 +42,7 @@ class Settings:
     artifacts: str | None = None
     dashboard_password: str | None = field(default=None, repr=False)
     lease_seconds: float = DEFAULT_LEASE_SECONDS
+    checkpoint_seconds: float = DEFAULT_CHECKPOINT_SECONDS
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -47,7 +51,8 @@ class Settings:
         Raises
         ------
         UsageError
-            If HMS_TUNE_LEASE_SECONDS is no number of at least one second.
+            If HMS_TUNE_LEASE_SECONDS is no number of at least 1, or HMS_TUNE_CHECKPOINT_SECONDS none of
+            at least 0.
         """
         environ = os.environ if environ is None else environ
 
@@ -65,19 +70,27 @@ class Settings:
             data=path("DATA"),
             artifacts=text("ARTIFACTS"),
             dashboard_password=text("DASHBOARD_PASSWORD"),
-            lease_seconds=_seconds("HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS")),
+            lease_seconds=_seconds(
+                "HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS"), DEFAULT_LEASE_SECONDS, least=1.0
+            ),
+            checkpoint_seconds=_seconds(
+                "HMS_TUNE_CHECKPOINT_SECONDS",
+                text("CHECKPOINT_SECONDS"),
+                DEFAULT_CHECKPOINT_SECONDS,
+                least=0.0,
+            ),
         )
 
 
-def _seconds(name: str, value: str | None) -> float:
+def _seconds(name: str, value: str | None, default: float, *, least: float) -> float:
     if value is None:
-        return DEFAULT_LEASE_SECONDS
+        return default
     try:
         seconds = float(value)
     except ValueError:
         seconds = math.nan
-    if not 1.0 <= seconds < math.inf:
+    if not least <= seconds < math.inf:
         raise UsageError(
-            f'"{value}" is no number of seconds', where=name, mend="Give at least 1, for example 60"
+            f'"{value}" is no number of seconds', where=name, mend=f"Give at least {least:g}, for example 60"
         )
     return seconds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hms_tune.search.reports import Reporter
 from hms_tune.service.courier import Courier
-from hms_tune.service.leases import Wanted, LeaseKeeper
+from hms_tune.service.leases import LeaseKeeper, Wanted
 from hms_tune.service.outcomes import Story
 from hms_tune.service.uploads import Uploader
 from hms_tune.tracking.observer import Observer

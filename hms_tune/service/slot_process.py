@@ -49,6 +49,7 @@ class SlotPlan:
     worker_id: str
     slot: str
     settings: SlotSettings
+    checkpoint_s: float = 30.0
     gpus: float = 0.0
     companions: tuple[str, ...] = ()
     ranks: RankPlace | None = None
@@ -143,7 +144,14 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     observers: list[Observer] = [teller, *_trackers(study_file, plan.home)]
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
-        trial = CrossValidation(config, workspace, device, directory=directory)
+        trial = CrossValidation(
+            config,
+            workspace,
+            device,
+            directory=directory,
+            checkpoint_every_s=plan.checkpoint_s,
+            checkpoint_now=lambda: stop.requested,
+        )
         return trial.run() if group is None else lead_trial(group, trial)
 
     def admit(config: TrialConfig) -> None:

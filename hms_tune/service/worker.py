@@ -78,6 +78,7 @@ class WorkerOptions:
     max_trials: int | None = None
     acceleration: Acceleration = "auto"
     lease_s: float = 180.0
+    checkpoint_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -219,6 +220,7 @@ class Worker:
             threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,
             slot=slot,
+            checkpoint_s=options.checkpoint_s,
             settings=SlotSettings(lease_s=options.lease_s, worker_most=options.max_trials),
             gpus=sum(gpu_share(each, [name for _, other in devices for name in other]) for each in group),
             companions=tuple(companions),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,9 @@ class CrossValidation:
     store : the prepared competition folder, or a workspace that already holds it on the device
     device : where to compute; ignored when a workspace is given
     directory : where checkpoints go; a trial whose checkpoint lies there goes on from it
+    checkpoint_every_s : after an epoch no checkpoint is written before so many seconds have passed since the
+        last one; 0: after every epoch
+    checkpoint_now : asked after every epoch whether to write one all the same
     keep_weights : also write ``fold_<k>.safetensors``, the weights of each fold's best epoch
 
     Notes
@@ -86,8 +89,13 @@ class CrossValidation:
         *,
         directory: Path | None = None,
         keep_weights: bool = False,
+        checkpoint_every_s: float = 0.0,
+        checkpoint_now: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = config
+        self.checkpoint_every_s = checkpoint_every_s
+        self.checkpoint_now = checkpoint_now
+        self._written_at = time.monotonic()
         if isinstance(store, Workspace):
             self.workspace = store
         else:
@@ -141,7 +149,7 @@ class CrossValidation:
             ended = self._run_epoch(epoch, folds, validation_rows, data, state, best, progress)
             progress.story.append(ended)
             yield ended
-            if self.directory is not None:
+            if self.directory is not None and self._checkpoint_due():
                 if self.workspace.ranks.first:
                     progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
                     yield self._written_down(progress, fold, epoch)
@@ -203,6 +211,15 @@ class CrossValidation:
             images=trained.images,
             seconds=time.perf_counter() - start,
         )
+
+    def _checkpoint_due(self) -> bool:
+        """Whether to write a checkpoint now; on several ranks the first one decides."""
+        waited = time.monotonic() - self._written_at
+        due = waited >= self.checkpoint_every_s or self.checkpoint_now()
+        (agreed,) = self.workspace.ranks.agreed(float(due))
+        if agreed:
+            self._written_at = time.monotonic()
+        return bool(agreed)
 
     def _written_down(
         self, progress: _Progress, fold: int, epoch: int

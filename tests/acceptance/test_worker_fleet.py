@@ -56,8 +56,16 @@ def competition(tmp_path_factory: pytest.TempPathFactory, competition_writer: Ca
     return competition_writer(tmp_path_factory.mktemp("data") / "hms", patients=8, test_recordings=1)
 
 
+EVERY_EPOCH = {"HMS_TUNE_CHECKPOINT_SECONDS": "0"}
+"""These trials are over before a checkpoint would be written otherwise."""
+
+
 def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    return (
+        os.environ
+        | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+        | EVERY_EPOCH
+    )
 
 
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -94,7 +94,7 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
     trained: list[int] = []
 
     def train(_config: TrialConfig, directory: Path) -> Iterator[Event]:
-        trained.append(int(directory.name.removeprefix("trial-")))
+        trained.append(int(directory.name.removeprefix("attempt-")))
         yield CrossValidationEnded(
             kl=1.0, kl_all_rows=1.0, kl_high_vote=1.0, fold_kl=(1.0,), best_epochs=(1,), out_of_fold=rows
         )
@@ -121,7 +121,7 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
                 Search(study, study_id, suggest, reporter),
                 Holder(f"worker-{number}", "slot", this_process()),
                 train=train,
-                artifacts=Artifacts(tmp_path, study_name),
+                artifacts=Artifacts.at(str(tmp_path), tmp_path / "scratch", study_name),
                 settings=SlotSettings(lease_s=600.0, poll_s=0.2),
             )
             gate.wait()

@@ -131,7 +131,7 @@ def slot(
         join_search(storage, file),
         holder(worker),
         train=trainer(at_epoch),
-        artifacts=Artifacts(folder, file.study),
+        artifacts=Artifacts.at(str(folder), folder / "scratch", file.study),
         settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
     )
 

@@ -117,7 +117,7 @@ def run(
         Holder("worker", "cpu", this_process()),
         train=train,
         admit=admit,
-        artifacts=Artifacts(folder, file.study),
+        artifacts=Artifacts.at(str(folder), folder / "scratch", file.study),
         observers=[listener or Listener()],
         settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
     ).run()

@@ -146,6 +146,26 @@ def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
     np.testing.assert_array_equal(first.out_of_fold.probabilities, second.out_of_fold.probabilities)
 
 
+def test_checkpoints_keep_their_distance_unless_they_are_asked_for(store: Store, tmp_path: Path) -> None:
+    config = make_config(early_stopping=None)
+    asked = iter([False, True, False, False, False, True])
+    trial = CrossValidation(
+        config,
+        store,
+        "cpu",
+        directory=tmp_path / "cut",
+        checkpoint_every_s=3600.0,
+        checkpoint_now=lambda: next(asked),
+    )
+    events = list(trial.run())
+    written = [(event.fold, event.epoch) for event in events if isinstance(event, CheckpointWritten)]
+    assert written == [(0, 1), (1, 2)]
+    (tmp_path / "cut" / "checkpoint-000005.pt").unlink()
+    resumed = list(CrossValidation(config, store, "cpu", directory=tmp_path / "cut").run())
+    assert sum(getattr(event, "replayed", False) for event in resumed) == 3  # the fold's start, two epochs
+    assert story(resumed) == story(events)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
