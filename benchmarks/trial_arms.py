@@ -173,6 +173,7 @@ class OurArm:
 
     def run(self, chosen: list[dict[str, Any]]) -> Round:
         """Run some configurations as a study of their own."""
+        from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
         from hms_tune.config.study_file import StudyFile
         from hms_tune.service.artifacts import Artifacts
         from hms_tune.service.leases import Holder
@@ -191,7 +192,9 @@ class OurArm:
 
         def train(config: Any, directory: Path) -> Any:
             nonlocal inside
-            events = CrossValidation(config, self.workspace, directory=directory).run()
+            events = CrossValidation(
+                config, self.workspace, directory=directory, checkpoint_every_s=DEFAULT_CHECKPOINT_SECONDS
+            ).run()
             while True:
                 began = time.perf_counter()
                 event = next(events, None)
@@ -205,7 +208,7 @@ class OurArm:
             search,
             Holder("benchmark", "slot", this_process()),
             train=train,
-            artifacts=Artifacts(self.home / "artifacts", name),
+            artifacts=Artifacts.at(self.home / "artifacts", self.home / "scratch", name),
             observers=[told],
         )
         self.data, self.checkpoints, compiled = 0.0, 0.0, compile_seconds()
