@@ -111,13 +111,14 @@ def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, 
         name = f"{trial.job_type} {trial.number}"
     study_best = math.nan if outlook is None or outlook.best is None else outlook.best
     leads = progress.best < study_best
-    fold = f"{progress.fold}/{progress.folds}" if progress.judges else "all"
+    fold = f"{progress.fold}/{progress.folds}" if progress.judges else "all rows" if wide else "all"
+    started = progress.fold > 0
     left = progress.seconds_left
     return [
         Text(slot),
         Text(name),
-        Text(fold),
-        Text(f"{progress.epoch}/{progress.epochs}"),
+        Text(fold if started else "–"),
+        Text(f"{progress.epoch}/{progress.epochs}" if started else "–"),
         _score(progress.train_loss),
         _score(progress.kl),
         _score(progress.best, style="green" if leads else ""),
