@@ -89,7 +89,9 @@ def some_predictions(rows: int = 0, *, seed: int = 0) -> OutOfFold:
     )
 
 
-def an_ending(kl: float = 0.85, *, predictions: OutOfFold | None = None, **changes: Any) -> CrossValidationEnded:
+def an_ending(
+    kl: float = 0.85, *, predictions: OutOfFold | None = None, **changes: Any
+) -> CrossValidationEnded:
     """The end of a cross-validation; both folds scored ``kl``."""
     ended = CrossValidationEnded(
         kl=kl,
@@ -121,7 +123,9 @@ def a_story(*, replayed: int = 0, predictions: OutOfFold | None = None) -> Itera
     yield an_ending(1.05, fold_kl=(0.8, 1.3), kl_all_rows=1.04, kl_high_vote=0.7, predictions=predictions)
 
 
-def tell(observer: Observer, trial: TrialInfo, *, replayed: int = 0, predictions: OutOfFold | None = None) -> None:
+def tell(
+    observer: Observer, trial: TrialInfo, *, replayed: int = 0, predictions: OutOfFold | None = None
+) -> None:
     """Tell an observer a whole trial, and that there are no more."""
     observer.trial_started(trial)
     for event in a_story(replayed=replayed, predictions=predictions):

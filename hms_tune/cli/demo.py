@@ -145,7 +145,8 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
             data_root=plan.data,
             artifacts=plan.home / "artifacts",
         )
-        Worker(options, ConsoleObserver(console)).run()
+        observer = ConsoleObserver(console)
+        Worker(options, observer, study_stands=observer.study_stands).run()
     _refuse_unfinished(plan)
 
 
