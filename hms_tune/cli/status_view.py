@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hms_tune.service.summaries import BestTrial, RunningTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
+_LEAVING = {"work": "", "finish": "finishing", "leave": "leaving"}
 _GIB = 2**30
 
 
@@ -120,51 +121,48 @@ def best_table(leaders: Sequence[BestTrial]) -> Table:
 def running_table(running: Sequence[RunningTrial]) -> Table:
     """The trials that slots are at."""
     table = _table()
-    for name in ("running", "slot", "host"):
-        table.add_column(name, overflow="ellipsis", no_wrap=name != "running")
-    for name in ("since", "KL so far", "lease left"):
+    table.add_column("running", no_wrap=True)
+    for name in ("KL so far", "since", "lease left"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("slot", no_wrap=True)
+    table.add_column("host", overflow="ellipsis", no_wrap=True)
     for trial in running:
-        name = "starting" if trial.number is None else f"trial {trial.number}"
+        cell = Text("starting" if trial.number is None else f"trial {trial.number}")
         if trial.number is not None and trial.lineage != trial.number:
-            name += f" (goes on from {trial.lineage})"
+            cell.append(f"\ngoes on from {trial.lineage}", style="dim")
         if trial.wanted == "stop":
-            name += ", stopping"
+            cell.append("\nstopping", style="yellow")
         estimate = "–" if trial.estimate is None else f"{trial.estimate:.4f}"
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
         since = trial.started_at.strftime("%m-%d %H:%M")
-        table.add_row(name, trial.slot, trial.host, since, estimate, left)
+        table.add_row(cell, estimate, since, left, trial.slot, _short_host(trial.host))
     return table
 
 
 def worker_table(workers: Sequence[WorkerStatus]) -> Table:
     """The workers that have not stopped, with what they take of their machines."""
     table = _table()
-    table.add_column("worker", no_wrap=True)
-    table.add_column("host", overflow="ellipsis", no_wrap=True)
-    table.add_column("devices", overflow="fold")
+    table.add_column("worker", overflow="ellipsis", no_wrap=True)
+    table.add_column("devices", no_wrap=True)
     for name in ("CPU", "memory", "GPU"):
-        table.add_column(name, justify="right", no_wrap=name != "GPU")
-    table.add_column("trials", overflow="fold")
-    table.add_column("seen", justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("trials")
+    table.add_column("seen", justify="right", no_wrap=True)
     for worker in workers:
-        silent = worker.state == "silent"
-        seen = f"{duration(worker.seen_s_ago)} ago" if silent else f"{worker.seen_s_ago:.0f} s ago"
-        seen += " (silent)" if silent else ""
-        seen += {"work": "", "finish": ", finishing to leave", "leave": ", leaving"}[worker.wanted]
+        seen = Text(f"{duration(worker.seen_s_ago)} ago", style="red" if worker.state == "silent" else "")
+        state = "silent" if worker.state == "silent" else _LEAVING[worker.wanted]
         table.add_row(
-            worker.worker_id,
-            worker.host,
+            Text(f"{_short_host(worker.host)}\n").append(worker.worker_id, style="dim"),
             _devices(worker.devices),
             *_usage(worker),
             ", ".join(map(str, worker.trials)) or "–",
-            Text(seen, style="red" if silent else ""),
+            seen.append(f"\n{state}") if state else seen,
         )
     return table
 
 
 def _usage(worker: WorkerStatus) -> tuple[str, str, str]:
-    """Processor, memory and GPUs, for example ``45 %``, ``3.1/31 GB``, ``92 % 40/80 GB``."""
+    """Processor, memory and GPUs, for example ``45 %``, ``3.1/31 GiB``, ``92 % 40/80 GiB``."""
     usage = worker.usage
     if usage is None:
         return "–", "–", "–"
@@ -176,13 +174,21 @@ def _usage(worker: WorkerStatus) -> tuple[str, str, str]:
 def _bytes(used: int | None, total: int | None) -> str:
     if used is None:
         return "–"
-    return f"{used / _GIB:.1f}" + ("" if total is None else f"/{total / _GIB:.0f}") + " GiB"
+    return _gib(used) + ("" if total is None else f"/{_gib(total)}") + " GiB"
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / _GIB:.0f}" if amount >= 10 * _GIB else f"{amount / _GIB:.1f}"
 
 
 def _devices(devices: str) -> str:
-    """``cpu ×2`` rather than ``cpu,cpu``."""
+    """A line for each device, beside what its GPU does: ``cuda:0 ×2`` where two slots share it."""
     counted = Counter(devices.split(","))
-    return ", ".join(name if number == 1 else f"{name} ×{number}" for name, number in counted.items())
+    return "\n".join(name if number == 1 else f"{name} ×{number}" for name, number in counted.items())
+
+
+def _short_host(host: str) -> str:
+    return host.partition(".")[0]
 
 
 def short_params(params: dict[str, Any]) -> str:

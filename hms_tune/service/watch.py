@@ -1,4 +1,4 @@
-"""A worker's look at the whole study, every few seconds, for its terminal and for whoever wants to be told."""
+"""A worker's look at the whole study, every few seconds: for its terminal, and for people to be told."""
 
 from __future__ import annotations
 
