@@ -76,7 +76,7 @@ def deliver(
     if webhook is not None:
         ways.append(lambda: _post(webhook, body, timeout_s))
     if command is not None:
-        ways.append(lambda: _run(command, body, timeout_s))
+        ways.append(lambda: _run(command, body + b"\n", timeout_s))
     failures = []
     for way in ways:
         try:
