@@ -44,7 +44,7 @@ class ConsoleObserver:
         drawable = self._console.is_terminal and not self._console.is_dumb_terminal
         self._is_live = drawable if live is None else live
         self._live: Live | None = None
-        self._running: dict[str, TrialProgress] = {}
+        self._running: dict[str, TrialProgress | None] = {}
         self._outlook: StudyOutlook | None = None
         self._lock = threading.RLock()
 
@@ -59,7 +59,9 @@ class ConsoleObserver:
     def event(self, trial: TrialInfo, event: Event) -> None:
         """Redraw the slot's line, or write one for a fold."""
         with self._lock:
-            progress = self._running.setdefault(trial.slot, TrialProgress(trial))
+            progress = self._running.get(trial.slot)
+            if progress is None:
+                progress = self._running[trial.slot] = TrialProgress(trial)
             progress.observe(event)
             if not self._is_live:
                 self._tell(progress, event)
@@ -68,9 +70,10 @@ class ConsoleObserver:
     def trial_ended(
         self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
     ) -> None:
-        """Write how the trial ended; its slot's line goes."""
+        """Write how the trial ended; its slot's line waits for the next."""
         with self._lock:
-            self._running.pop(trial.slot, None)
+            if self._is_live:
+                self._running[trial.slot] = None
             line = Text(f"{trial_name(trial)}  ")
             line.append(_OUTCOMES[outcome], style=_STYLES.get(outcome, ""))
             if value is not None and math.isfinite(value):

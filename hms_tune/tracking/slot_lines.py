@@ -82,13 +82,13 @@ def duration(seconds: float) -> str:
 
 
 def board(
-    running: Sequence[tuple[str, TrialProgress]], outlook: StudyOutlook | None, *, width: int
+    running: Sequence[tuple[str, TrialProgress | None]], outlook: StudyOutlook | None, *, width: int
 ) -> RenderableType:
     """The slots' table, and a line for the study; fits 80 columns.
 
     Parameters
     ----------
-    running : names of slots and what they are at, in the order shown
+    running : names of slots and what they are at, in the order shown; None between two trials
     width : of the terminal, columns
     """
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2 if width >= 100 else 1, 0, 0))
@@ -100,7 +100,10 @@ def board(
     if width < 100:
         table.columns[7].header = "study"
     for slot, progress in running:
-        table.add_row(*_cells(slot, progress, outlook, wide=width >= 100))
+        if progress is None:
+            table.add_row(Text(slot), *[Text("–", style="dim")] * (len(table.columns) - 1))
+        else:
+            table.add_row(*_cells(slot, progress, outlook, wide=width >= 100))
     return Group(table, _footer(outlook)) if outlook is not None else table
 
 
