@@ -187,8 +187,9 @@ def test_what_a_killed_attempt_told_is_kept_and_the_next_attempt_tells_the_whole
     ) as attempt:
         assert attempt.stdout is not None
         assert attempt.stdout.readline() == b"told\n"
+        on_disk = _eventually(lambda: len(the_run(tmp_path / "first").history) > 0)
         os.kill(attempt.pid, signal.SIGKILL)
-    assert _eventually(lambda: len(the_run(tmp_path / "first").history) > 0)
+    assert on_disk
     first = the_run(tmp_path / "first")
     assert first.run.run_id.startswith("effnet-4-")
     assert (first.config["trial"], first.config["lineage"]) == (4, 4)
