@@ -22,7 +22,8 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   ├── LeaseLostError         another worker owns this trial now
     │   └── SpaceChangedError      a running study's search space differs from its file
     ├── ArtifactError              the place where checkpoints are shared
-    └── BundleError                an exported model
+    ├── BundleError                an exported model
+    └── NotificationError          a webhook or a command that should tell people something
 """
 
 from __future__ import annotations
@@ -159,3 +160,7 @@ class ArtifactError(HmsTuneError):
 
 class BundleError(HmsTuneError):
     """An exported model that is incomplete or does not fit the data."""
+
+
+class NotificationError(HmsTuneError):
+    """A webhook or a command that did not take a message."""

@@ -18,7 +18,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from hms_tune.cli.export import export_observers
 from hms_tune.cli.progress import progress_bar
 from hms_tune.cli.worker import log_to
 from hms_tune.config.located import Source, parse_yaml
@@ -145,7 +144,8 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
             data_root=plan.data,
             artifacts=plan.home / "artifacts",
         )
-        Worker(options, ConsoleObserver(console)).run()
+        observer = ConsoleObserver(console)
+        Worker(options, observer, study_stands=observer.study_stands).run()
     _refuse_unfinished(plan)
 
 
@@ -163,6 +163,8 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
     from hms_tune.export.scores import read_scores
     from hms_tune.service.exporting import best_trial, export_watched
     from hms_tune.service.storage import open_storage, resolve_address
+    from hms_tune.service.trackers import trackers
+    from hms_tune.tracking.console import ConsoleObserver
 
     database = open_storage(resolve_address(None, home=plan.home))
     try:
@@ -172,7 +174,7 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
     out = plan.folder / "bundles" / f"{_STUDY}-{choice.winner.number}"
     with _step(console, f"The best trial, number {choice.winner.number}, once more with its weights kept"):
         if not out.exists():
-            observers = export_observers(study_file, plan.home, console)
+            observers = [ConsoleObserver(console), *trackers(study_file, plan.home)]
             export_watched(choice, Store.open(plan.data), out, observers=observers)
     return out, read_scores(out)
 

@@ -14,12 +14,11 @@ from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
 from hms_tune.cli.progress import progress_bar
 from hms_tune.cli.worker import log_to
 from hms_tune.config.settings import Settings
-from hms_tune.config.study_file import STUDY_NAME, StudyFile
+from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
     from hms_tune.export.export import Exported
-    from hms_tune.tracking.observer import Observer
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")]
 
@@ -50,6 +49,8 @@ def export_best(
     from hms_tune.data.prepare import prepare
     from hms_tune.export.export import check_vacant
     from hms_tune.service.exporting import best_trial, export_watched
+    from hms_tune.service.trackers import trackers
+    from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.training.device import resolve_device
 
     if not STUDY_NAME.fullmatch(study):
@@ -67,7 +68,7 @@ def export_best(
     log_to(console)
     with progress_bar("preparing", "files", console) as progress:
         store = prepare(root, progress=progress)
-    observers = export_observers(choice.study_file, settings.home, console)
+    observers = [ConsoleObserver(console), *trackers(choice.study_file, settings.home)]
     exported = export_watched(choice, store, target, device=device, refit=refit, observers=observers)
     if as_json:
         report = exported.scores.as_json() | {"path": str(exported.path), "full": exported.full}
@@ -110,20 +111,6 @@ def predict(
             progress=progress,
         )
     typer.echo(str(written))
-
-
-def export_observers(study_file: StudyFile, home: Path, console: Console) -> list[Observer]:
-    """The terminal, and Weights & Biases unless the study file has it off."""
-    from hms_tune.tracking.console import ConsoleObserver
-    from hms_tune.tracking.wandb import WandbObserver
-
-    observers: list[Observer] = [ConsoleObserver(console)]
-    wandb = study_file.tracking.wandb
-    if wandb.mode != "off":
-        observers.append(
-            WandbObserver(project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=home)
-        )
-    return observers
 
 
 def describe(exported: Exported) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.live import Live
 
 from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, opened, study_name
+from hms_tune.cli.status_view import status_view
 
 
 def status(
@@ -21,11 +23,11 @@ def status(
     every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 2.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how a study stands: trials by state, the best, workers, speed, time left."""
+    """Show how a study stands: trials by state with reasons, the best, workers, speed, time left."""
     from hms_tune.service import studies
 
     name = study_name(study)
-    with opened(storage) as database:
+    with opened(storage) as database, suppress(KeyboardInterrupt):
         first = studies.status(database, name)
         if as_json:
             typer.echo(render.as_json(first))
@@ -34,10 +36,13 @@ def status(
                 typer.echo(render.as_json(studies.status(database, name)))
             return
         console = render.out()
-        if not watch:
-            console.print(render.status_view(first))
+        if not watch or not console.is_terminal:
+            console.print(status_view(first))
+            while watch:
+                time.sleep(every)
+                console.print("", status_view(studies.status(database, name)), sep="\n")
             return
-        with Live(render.status_view(first), console=console, auto_refresh=False) as live:
+        with Live(status_view(first), console=console, auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(every)
-                live.update(render.status_view(studies.status(database, name)), refresh=True)
+                live.update(status_view(studies.status(database, name)), refresh=True)

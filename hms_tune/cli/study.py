@@ -11,7 +11,7 @@ import typer
 from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
 from hms_tune.config.settings import Settings
-from hms_tune.config.study_file import STUDY_NAME
+from hms_tune.config.study_file import STUDY_NAME, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -142,6 +142,20 @@ def drain(
     how = "hands its trials back and leaves" if at_once else "finishes its trials and leaves"
     for each in told:
         typer.echo(f"{study}: worker {each.worker_id} on {each.host} {how}")
+
+
+@app.command()
+def notify(
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="Name of a study file, or the path of one.")
+    ],
+    test: Annotated[bool, typer.Option("--test", help="Send a message, to see that it arrives.")] = False,
+) -> None:
+    """Say who is told of what happens in a study, or send a test message."""
+    from hms_tune.cli.notify import described, send_test
+
+    study_file = load_study_file(study)
+    typer.echo(send_test(study_file) if test else described(study_file))
 
 
 @app.command()

@@ -85,10 +85,12 @@ def worker(
         lease_s=settings.lease_seconds,
         checkpoint_s=settings.checkpoint_seconds,
     )
+    observer = ConsoleObserver(console)
     Worker(
         options,
-        ConsoleObserver(console),
+        observer,
         progress=lambda: progress_bar("preparing", "files", console),
+        study_stands=observer.study_stands,
     ).run()
 
 

@@ -23,6 +23,7 @@ from hms_tune.config.reading import ConfigReader
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
+from hms_tune.config.webhooks import check_webhook, hidden
 from hms_tune.errors import ConfigError, UnknownStudyError
 
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -82,8 +83,10 @@ class StudyFile:
         return min(folds, int(max(trained))) if trained else folds
 
     def to_json(self) -> str:
-        """All that :meth:`from_json` needs to rebuild this on another machine."""
-        return json.dumps({"format": FORMAT, "source": self.source, "text": self.text})
+        """All that :meth:`from_json` needs to rebuild this on another machine, but no webhook's secret."""
+        webhook = self.tracking.notify.webhook
+        text = self.text if webhook is None else self.text.replace(webhook, hidden(webhook))
+        return json.dumps({"format": FORMAT, "source": self.source, "text": text})
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
@@ -136,6 +139,7 @@ class StudyFile:
             source=source,
         )
         _check_pruner(study_file, reader)
+        check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -133,7 +134,29 @@ class WandbConfig(Section):
     )
 
 
+Happening = Literal["new_best", "study_finished", "worker_lost", "budget_nearly_spent"]
+HAPPENINGS: tuple[Happening, ...] = ("new_best", "study_finished", "worker_lost", "budget_nearly_spent")
+
+
+class NotifyConfig(Section):
+    """Who is told when something happens in the study."""
+
+    webhook: str | None = Field(
+        None,
+        description="Address that gets a POST with JSON; the variable HMS_TUNE_WEBHOOK goes before it.",
+    )
+    command: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Program and its arguments; it gets the JSON on standard input."
+    )
+    on: tuple[Happening, ...] = Field(HAPPENINGS, description="What is told.")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Leave the webhook out: who has it can write to the channel."""
+        return [(key, value) for key, value in super().__repr_args__() if key != "webhook"]
+
+
 class TrackingConfig(Section):
     """Where progress is sent besides the terminal and the dashboard."""
 
     wandb: WandbConfig = Field(WandbConfig(), description="Weights & Biases.")
+    notify: NotifyConfig = Field(NotifyConfig(), description="Webhook and command.")

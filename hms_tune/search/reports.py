@@ -89,3 +89,10 @@ class Reporter:
                 where=f"trial {self._trial.number}",
                 mend="A smaller learning_rate, grad_clip: 1.0 or precision: float32 usually mends it",
             )
+
+
+def fold_of_step(step: int, study_file: StudyFile) -> int:
+    """The fold, from 0, in which a trial of the study reports at this step."""
+    if isinstance(study_file.search.pruner, WilcoxonPruner):
+        return step
+    return (step - 1) // study_file.max_epochs

@@ -16,7 +16,7 @@ from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
-from hms_tune.tracking.observer import Observer, TrialInfo
+from hms_tune.tracking.observer import KeepsBundles, Observer, TrialInfo
 from hms_tune.training.device import resolve_device
 from hms_tune.training.events import Event
 
@@ -103,6 +103,8 @@ def export_watched(
         raise
     else:
         for observer in observers:
+            if isinstance(observer, KeepsBundles):
+                observer.bundle_written(trial, exported.path)
             observer.trial_ended(trial, "complete", exported.scores.kl, None)
         return exported
     finally:

@@ -116,6 +116,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.service.slot import Slot
     from hms_tune.service.storage import open_patiently
     from hms_tune.service.study import join_search
+    from hms_tune.service.trackers import best_of_study, trackers
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.device import resolve_device
     from hms_tune.training.probe import Calibration
@@ -141,7 +142,8 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     )
     check_memory(study_file, workspace.plan)
     storage = open_patiently(plan.storage_url, hurried=lambda: stop.requested)
-    observers: list[Observer] = [teller, *_trackers(study_file, plan.home)]
+    best = best_of_study(storage, study_file.study)
+    observers: list[Observer] = [teller, *trackers(study_file, plan.home, best=best)]
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         trial = CrossValidation(
@@ -183,12 +185,3 @@ def _acceleration(plan: SlotPlan, study_file: StudyFile) -> AccelerationSettings
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "compiled"))
     trials = study_file.budget.trials or 100
     return AccelerationSettings(plan.acceleration, home / "steps.json", trials_to_come=trials)
-
-
-def _trackers(study_file: StudyFile, folder: Path) -> list[Observer]:
-    from hms_tune.tracking.wandb import WandbObserver
-
-    wandb = study_file.tracking.wandb
-    if wandb.mode == "off":
-        return []
-    return [WandbObserver(project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder)]

@@ -6,13 +6,23 @@ that uses Optuna.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, cast
+
 import optuna
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, select
 
+from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.search.reports import fold_of_step
+from hms_tune.search.study_setup import STUDY_FILE
+from hms_tune.service import figures
 from hms_tune.service.attempts import STOPPED_BY_A_PERSON
 from hms_tune.service.budget import gpu_hours_used
+from hms_tune.service.leases import DesiredState
 from hms_tune.service.storage import Storage
 from hms_tune.service.summaries import (
     RunningTrial,
@@ -21,7 +31,9 @@ from hms_tune.service.summaries import (
     TrialSummary,
     WorkerStatus,
     best_of,
+    best_trial,
     count_states,
+    named_states,
     running_trial,
     trial_summary,
     worker_status,
@@ -75,50 +87,48 @@ def status(storage: Storage, name: str) -> StudyStatus:
         If the storage has no study of that name.
     """
     study_id = find_study(storage, name)
-    trials = storage.optuna.get_all_trials(study_id, deepcopy=False)
     with storage.engine.connect() as connection:
-        row = connection.execute(
-            select(studies, func.extract("epoch", now() - studies.c.started_at).label("age_s")).where(
-                studies.c.study_id == study_id
-            )
-        ).one_or_none()
-        units = _units(connection, study_id)
+        attempts = figures.attempts_by_state(connection, study_id)
+        budget = figures.budget_of(connection, study_id)
+        kinds = figures.trials_by_kind(connection, study_id)
         running = _running(connection, study_id)
-        enqueued = connection.execute(
-            select(lineages.c.given)
-            .where(
-                lineages.c.study_id == study_id,
-                lineages.c.state == "waiting",
-                lineages.c.given.is_not(None),
-                lineages.c.last_trial_id.is_(None),
-            )
-            .order_by(lineages.c.lineage_id)
-        ).scalars()
-        waiting = tuple(dict(given) for given in enqueued)
-        at_work = _workers(connection, study_id)
+        at_work = _workers(connection, study_id, running)
+        ended = sum(kinds.get(outcome, 0) for outcome in figures.ENDED)
+        age_s = None if budget is None else budget.age_s
+        speed = figures.speed_of(connection, study_id, age_s=age_s, ended=ended)
         gpu_hours = gpu_hours_used(connection, study_id)
-    ended = sum(units.get(outcome, 0) for outcome in ("complete", "pruned", "failed"))
-    age_s = float(row.age_s) if row is not None and row.age_s is not None else None
-    per_hour = 3600.0 * ended / age_s if age_s and ended else None
-    budget = row.budget_trials if row is not None else None
-    left = max(0, budget - ended) if budget is not None else None
+        best_ids = figures.best_ids(connection, study_id)
+        failed = figures.failures(connection, study_id)
+        pruned = figures.last_steps_of_pruned(connection, study_id) if kinds.get("pruned") else {}
+        moved = figures.attempts_that_moved(connection, study_id)
+        enqueued = _enqueued(connection, study_id)
+    leaders = tuple(best_trial(storage.optuna.get_trial(trial_id)) for trial_id in best_ids)
+    left = None
+    if budget is not None:
+        left = figures.seconds_left(budget, speed, ended=ended, gpu_hours=gpu_hours)
     return StudyStatus(
         study=name,
-        state=row.state if row is not None else "running",
-        trials=count_states(trials),
-        units={kind: units.get(kind, 0) for kind in ("complete", "pruned", "failed", "claimed", "waiting")},
-        budget_trials=budget,
-        budget_hours=row.budget_hours if row is not None else None,
-        budget_gpu_hours=row.budget_gpu_hours if row is not None else None,
+        state=cast("DesiredState", "running" if budget is None else budget.state),
+        trials=named_states(attempts, kinds.get("declined", 0)),
+        units={kind: kinds.get(kind, 0) for kind in (*figures.ENDED, "claimed", "waiting")},
+        budget_trials=None if budget is None else budget.trials,
+        budget_hours=None if budget is None else budget.hours,
+        budget_gpu_hours=None if budget is None else budget.gpu_hours,
         hours=None if age_s is None else age_s / 3600.0,
         gpu_hours=gpu_hours,
-        best=best_of(trials),
+        best=leaders[0] if leaders else None,
+        leaders=leaders,
+        failed_because=failed,
+        pruned_in_fold=_by_fold(storage, study_id, pruned),
+        moved=moved,
         running=running,
-        enqueued=waiting,
+        enqueued=enqueued,
         workers=at_work,
-        started_at=row.started_at if row is not None else None,
-        per_hour=per_hour,
-        left_s=3600.0 * left / per_hour if per_hour and left is not None else None,
+        started_at=None if budget is None else budget.started_at,
+        per_hour=speed.trials_per_hour,
+        images_per_second=speed.images_per_second,
+        left_s=left,
+        ends_at=None if budget is None or left is None else budget.asked_at + timedelta(seconds=left),
     )
 
 
@@ -150,16 +160,30 @@ def show_trials(storage: Storage, name: str, *, number: int | None = None) -> li
     ]
 
 
-def _units(connection: Connection, study_id: int) -> dict[str, int]:
-    """Trials by how they ended, else by where they are."""
-    kinds = (
-        select(
-            func.coalesce(lineages.c.outcome, lineages.c.state).label("kind"), func.count().label("number")
+def _by_fold(storage: Storage, study_id: int, steps: dict[int, int]) -> dict[int, int]:
+    """Counts of trials by the fold, from 1, in which they reported their last step."""
+    stored = storage.optuna.get_study_user_attrs(study_id).get(STUDY_FILE) if steps else None
+    if not isinstance(stored, str):
+        return {}
+    study_file = StudyFile.from_json(stored)
+    by_fold: Counter[int] = Counter()
+    for step, number in steps.items():
+        by_fold[fold_of_step(step, study_file) + 1] += number
+    return dict(sorted(by_fold.items()))
+
+
+def _enqueued(connection: Connection, study_id: int) -> tuple[dict[str, Any], ...]:
+    rows = connection.execute(
+        select(lineages.c.given)
+        .where(
+            lineages.c.study_id == study_id,
+            lineages.c.state == "waiting",
+            lineages.c.given.is_not(None),
+            lineages.c.last_trial_id.is_(None),
         )
-        .where(lineages.c.study_id == study_id)
-        .group_by("kind")
+        .order_by(lineages.c.lineage_id)
     )
-    return {row.kind: row.number for row in connection.execute(kinds)}
+    return tuple(dict(given) for given in rows.scalars())
 
 
 def _running(connection: Connection, study_id: int) -> tuple[RunningTrial, ...]:
@@ -173,14 +197,17 @@ def _running(connection: Connection, study_id: int) -> tuple[RunningTrial, ...]:
         .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
         .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
         .order_by(leases.c.lease_id)
-    )
-    return tuple(running_trial(row) for row in rows)
+    ).all()
+    reported = figures.last_reports(connection, [row.trial_id for row in rows if row.trial_id is not None])
+    return tuple(running_trial(row, reported.get(row.trial_id)) for row in rows)
 
 
-def _workers(connection: Connection, study_id: int) -> tuple[WorkerStatus, ...]:
+def _workers(
+    connection: Connection, study_id: int, running: Sequence[RunningTrial]
+) -> tuple[WorkerStatus, ...]:
     rows = connection.execute(
         select(workers, func.extract("epoch", now() - workers.c.last_seen).label("ago_s"))
         .where(workers.c.study_id == study_id, workers.c.stopped_at.is_(None))
         .order_by(workers.c.started_at)
     )
-    return tuple(worker_status(row) for row in rows)
+    return tuple(worker_status(row, running) for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from hms_tune.search.feasibility import is_declined
 from hms_tune.service.leases import DesiredState
+from hms_tune.service.usage import Usage
 
 STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")
 _NAMES = {
@@ -39,16 +40,22 @@ class BestTrial:
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial that a slot is at. ``wanted`` is ``stop`` once a person has stopped it."""
+    """A trial that a slot is at. ``wanted`` is ``stop`` once a person has stopped it.
+
+    ``estimate`` is the KL it last reported, at ``step``.
+    """
 
     number: int | None
     lineage: int | None
     slot: str
+    worker_id: str
     host: str
     gpus: float
     started_at: datetime
     expires_in_s: float
     wanted: Literal["run", "stop"]
+    step: int | None = None
+    estimate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class WorkerStatus:
     """A worker that has not stopped.
 
     ``wanted`` is ``finish`` or ``leave`` once a person drains it: at the ends of its trials, or at once.
+    ``usage`` is what it took of its machine when last seen; ``trials`` are the numbers of those it is at.
     """
 
     worker_id: str
@@ -68,6 +76,8 @@ class WorkerStatus:
     seen_s_ago: float
     state: Literal["working", "silent"]
     wanted: Literal["work", "finish", "leave"]
+    usage: Usage | None
+    trials: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,11 @@ class StudyStatus:
     """A study at one moment.
 
     ``trials`` counts Optuna trials, that is attempts, by state; ``units`` counts what the budget counts:
-    trials, of which one may have had several attempts. ``enqueued`` has the values that wait for a slot;
-    ``hours`` and ``gpu_hours`` are what was used so far. ``per_hour`` is how many trials ended in an hour
-    since the first began; ``left_s`` the time the rest of the budget takes at that speed.
+    trials, of which one may have had several attempts. ``failed_because`` counts reasons, ``pruned_in_fold``
+    pruned trials by the fold they were in (from 1), ``moved`` the attempts that went on elsewhere.
+    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far.
+    ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
+    until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
     """
 
     study: str
@@ -90,12 +102,18 @@ class StudyStatus:
     hours: float | None
     gpu_hours: float
     best: BestTrial | None
+    leaders: tuple[BestTrial, ...]
+    failed_because: dict[str, int]
+    pruned_in_fold: dict[int, int]
+    moved: dict[str, int]
     running: tuple[RunningTrial, ...]
     enqueued: tuple[dict[str, Any], ...]
     workers: tuple[WorkerStatus, ...]
     started_at: datetime | None
     per_hour: float | None
+    images_per_second: float | None
     left_s: float | None
+    ends_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +144,19 @@ class TrialSummary:
 
 def count_states(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """How many trials are in each state; every state is named."""
-    counted = Counter(_name(trial) for trial in trials)
-    return {state: counted[state] for state in STATES}
+    return named_states(Counter(trial.state for trial in trials), sum(map(is_declined, trials)))
+
+
+def named_states(counted: Mapping[TrialState, int], declined: int = 0) -> dict[str, int]:
+    """Counts of trials by the names of their states; every state is named.
+
+    Parameters
+    ----------
+    declined : how many of the pruned ones were declined: no device had room for them
+    """
+    names = {_NAMES[state]: number for state, number in counted.items()}
+    names |= {"pruned": names.get("pruned", 0) - declined, "declined": declined}
+    return {name: names.get(name, 0) for name in STATES}
 
 
 def _name(trial: FrozenTrial) -> str:
@@ -139,27 +168,35 @@ def best_of(trials: Sequence[FrozenTrial]) -> BestTrial | None:
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not complete:
         return None
-    best = min(complete, key=lambda trial: (trial.value, trial.number))
-    assert best.value is not None
-    return BestTrial(best.number, best.value, best.params, best.user_attrs.get("kl_high_vote"))
+    return best_trial(min(complete, key=lambda trial: (trial.value, trial.number)))
 
 
-def running_trial(row: Row[Any]) -> RunningTrial:
-    """From a lease with its lineage."""
+def best_trial(trial: FrozenTrial) -> BestTrial:
+    """From a complete Optuna trial."""
+    assert trial.value is not None
+    return BestTrial(trial.number, trial.value, trial.params, trial.user_attrs.get("kl_high_vote"))
+
+
+def running_trial(row: Row[Any], reported: tuple[int, float] | None = None) -> RunningTrial:
+    """From a lease with its lineage, and the last step and value that its trial reported."""
+    step, estimate = reported or (None, None)
     return RunningTrial(
         number=row.number,
         lineage=row.first_number,
         slot=row.slot,
+        worker_id=row.worker_id,
         host=row.host,
         gpus=row.gpus,
         started_at=row.claimed_at,
         expires_in_s=round(float(row.left_s), 1),
         wanted=row.wanted,
+        step=step,
+        estimate=estimate,
     )
 
 
-def worker_status(row: Row[Any]) -> WorkerStatus:
-    """From a worker's row."""
+def worker_status(row: Row[Any], running: Sequence[RunningTrial]) -> WorkerStatus:
+    """From a worker's row and the trials that slots are at."""
     ago = float(row.ago_s)
     return WorkerStatus(
         worker_id=row.worker_id,
@@ -172,6 +209,10 @@ def worker_status(row: Row[Any]) -> WorkerStatus:
         seen_s_ago=round(ago, 1),
         state="silent" if ago > ABSENT_S else "working",
         wanted=row.wanted,
+        usage=None if row.usage is None else Usage.from_json(row.usage),
+        trials=tuple(
+            trial.number for trial in running if trial.worker_id == row.worker_id and trial.number is not None
+        ),
     )
 
 

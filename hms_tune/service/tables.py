@@ -1,10 +1,12 @@
 """What the fleet remembers beside Optuna's own tables, in a schema of its own.
 
-studies     what people want of a study: its budget, and whether it runs
-workers     who is at work, and whether people want it to leave
-lineages    one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one that a
-            person enqueued has its row, with the values given, before any slot takes it
-leases      one row per attempt: which slot runs it, until when. Its number is the fencing token
+studies         what people want of a study: its budget, and whether it runs
+workers         who is at work, and whether people want it to leave
+worker_minutes  how many images a worker trained in a minute
+lineages        one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one
+                that a person enqueued has its row, with the values given, before any slot takes it
+leases          one row per attempt: which slot runs it, until when. Its number is the fencing token
+notices         what people are told by webhook or command: one row per happening, which one worker takes
 
 Every time is the database's.
 """
@@ -70,7 +72,32 @@ workers = Table(
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("last_seen", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("stopped_at", DateTime(timezone=True)),
+    Column("usage", JSONB(none_as_null=True)),
     CheckConstraint("wanted IN ('work', 'finish', 'leave')", name="worker_wanted"),
+)
+
+worker_minutes = Table(
+    "worker_minutes",
+    metadata,
+    Column("worker_id", Text, ForeignKey(workers.c.worker_id, ondelete="CASCADE"), primary_key=True),
+    Column("minute", DateTime(timezone=True), primary_key=True),
+    Column("study_id", Integer, nullable=False),
+    Column("images", BigInteger, nullable=False),
+)
+Index("minutes_of_study", worker_minutes.c.study_id, worker_minutes.c.minute)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
+    Column("happening", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("message", JSONB, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("taken_by", Text),
+    Column("taken_at", DateTime(timezone=True)),
+    Column("sent_at", DateTime(timezone=True)),
+    Column("failure", Text),
 )
 
 lineages = Table(

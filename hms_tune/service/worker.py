@@ -34,13 +34,15 @@ from hms_tune.service.companions import Companions, LocalRanks
 from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu_share, slot_groups
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.object_store import open_store
-from hms_tune.service.presence import Presence, announce
+from hms_tune.service.presence import ImageCount, Presence, announce
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan, slot_main
 from hms_tune.service.stopping import STOP_SIGNALS
 from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
+from hms_tune.service.watch import StudyWatch
 from hms_tune.tracking.observer import Observer
+from hms_tune.tracking.outlook import StudyOutlook
 from hms_tune.training.rank_group import RankPlace, place_from_environment
 
 _logger = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ class Worker:
     ----------
     observer : told the stories of all slots, in this process
     progress : opened while the data is prepared; what it yields is told how many of how many files are done
+    study_stands : told every few seconds how the whole study stands
     """
 
     def __init__(
@@ -106,12 +109,15 @@ class Worker:
         observer: Observer,
         *,
         progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(_ignored),
+        study_stands: Callable[[StudyOutlook], None] = lambda outlook: None,
     ) -> None:
         self.options = options
         self.observer = observer
         self.progress = progress
+        self.study_stands = study_stands
         self.worker_id = uuid.uuid4().hex[:12]
         self._storage_url = ""
+        self._images = ImageCount()
         self._slots: dict[str, _SlotProcess] = {}
         self._place = place_from_environment()
         self._followed: Companions | None = None
@@ -183,7 +189,15 @@ class Worker:
                 version=hms_tune.__version__,
                 devices=tuple(device for _, group in devices for device in group),
             )
-            with announce(storage, presence):
+            watch = StudyWatch.of(
+                storage,
+                search.study_id,
+                self.worker_id,
+                self.options.study_file,
+                shown=self.study_stands,
+                silent_s=self.options.lease_s,
+            )
+            with announce(storage, presence, self._images), watch.running():
                 self._supervise(devices)
         finally:
             storage.close()
@@ -252,6 +266,7 @@ class Worker:
             case TrialStarted(trial):
                 self.observer.trial_started(trial)
             case TrialEvent(trial, event):
+                self._images.add(trial, event)
                 self.observer.event(trial, event)
             case TrialEnded(trial, outcome, value, reason):
                 self.observer.trial_ended(trial, outcome, value, reason)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.training.events import Event
@@ -47,3 +48,16 @@ class Observer(Protocol):
 
     def close(self) -> None:
         """The slot stops."""
+
+
+@runtime_checkable
+class KeepsBundles(Protocol):
+    """An observer that also wants the bundle of an export."""
+
+    def bundle_written(self, trial: TrialInfo, path: Path) -> None:
+        """The trial's bundle lies at ``path``."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -128,7 +128,7 @@ class Workspace:
         self._source: WindowSource | None = None
         self._cache = ImageCache()
         self._lent = False
-        self._said: tuple[object, ...] | None = None
+        self._said: set[tuple[object, ...]] = set()
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
         """What a trial would hold on the device, and whether it fits. Nothing is allocated for it.
@@ -229,9 +229,9 @@ class Workspace:
         return json.dumps([self._rows_key, config.input.model_dump(mode="json")], sort_keys=True)
 
     def _say(self, plan: MemoryPlan) -> None:
-        """Log a plan that differs from the last one."""
-        if plan.choices != self._said:
-            self._said = plan.choices
+        """Log a plan that was not told yet; trials of several architectures take turns."""
+        if plan.choices not in self._said:
+            self._said.add(plan.choices)
             _logger.info("%s", plan)
 
     def _rows(self, config: DataConfig) -> tuple[Labels, WindowSource]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,7 +105,7 @@ def test_status_agrees_with_optuna(home: Path, storage: Storage) -> None:
     assert status["best"]["value"] == 0.5
     assert status["budget_trials"] == 12
     shown = run(home, "status", "--study", str(STUDIES / "smoke.yaml")).stdout
-    assert "KL 0.5000, trial 1" in shown
+    assert re.search(r"^0\.5000 +1  ", shown, re.MULTILINE)
     assert "2 complete" in shown
 
 
@@ -151,8 +152,8 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
         done = run(home, "study", "drain", "smoke", "--worker", "worker-7", "--now")
         assert done.stdout.startswith("smoke: worker worker-7 on ")
         shown = run(home, "status", "--study", "smoke").stdout
-    assert f"trial {attempt.number}, stopping" in shown
-    assert ", leaving" in shown
+    assert re.search(rf"^trial {attempt.number} .*\nstopping", shown, re.MULTILINE)
+    assert re.search(r"^worker-7 .* leaving$", shown, re.MULTILINE)
     assert "of 12 trials" in shown
     assert "GPU-hours used" in shown
     tell(storage, study, attempt, Result("failed", reason="over"))

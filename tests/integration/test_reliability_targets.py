@@ -32,6 +32,7 @@ import optuna
 import pytest
 import torch
 from sqlalchemy import text
+from stories import an_ending
 
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.trial import TrialConfig
@@ -50,7 +51,7 @@ from hms_tune.service.slot import Search, Slot, SlotSettings
 from hms_tune.service.storage import Storage
 from hms_tune.service.studies import status
 from hms_tune.training.checkpoint import read_checkpoint, read_newest_checkpoint
-from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
+from hms_tune.training.events import Event
 
 WORKERS, BUDGET = 64, 100
 
@@ -80,24 +81,12 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
     database_url: str, study_name: str, tmp_path: Path
 ) -> None:
     config = TrialConfig()
-    none, floats = np.zeros(0, dtype=np.int64), np.zeros((0, 6), dtype=np.float32)
-    rows = OutOfFold(
-        row=none,
-        eeg_id=none,
-        patient_id=none,
-        fold=none,
-        probabilities=floats,
-        targets=floats,
-        total_votes=none,
-    )
     gate = threading.Barrier(WORKERS)
     trained: list[int] = []
 
     def train(_config: TrialConfig, directory: Path) -> Iterator[Event]:
         trained.append(int(directory.name.removeprefix("attempt-")))
-        yield CrossValidationEnded(
-            kl=1.0, kl_all_rows=1.0, kl_high_vote=1.0, fold_kl=(1.0,), best_epochs=(1,), out_of_fold=rows
-        )
+        yield an_ending(1.0)
 
     def suggest(trial: optuna.Trial) -> TrialConfig:
         trial.suggest_float("x", 0.0, 1.0)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 from sqlalchemy import create_engine, func, select, text, update
+from stories import a_fold_start, an_ending
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -32,7 +32,7 @@ from hms_tune.service.storage import Storage
 from hms_tune.service.studies import show_trials, status
 from hms_tune.service.study import join_search
 from hms_tune.service.tables import leases, lineages
-from hms_tune.training.events import CrossValidationEnded, Event, FoldStarted, OutOfFold
+from hms_tune.training.events import Event
 
 ME = this_process()
 RATE = "training.learning_rate"
@@ -100,25 +100,8 @@ def trainer(at_epoch: Callable[[int], None]) -> Callable[[TrialConfig, Path], It
         trial += 1
         for _ in range(5):
             at_epoch(trial)
-            yield FoldStarted(fold=0, folds=2, epochs=3, train_rows=10, validation_rows=5)
-        none, floats = np.zeros(0, dtype=np.int64), np.zeros((0, 6), dtype=np.float32)
-        kl = config.training.learning_rate
-        yield CrossValidationEnded(
-            kl=kl,
-            kl_all_rows=kl,
-            kl_high_vote=kl,
-            fold_kl=(kl, kl),
-            best_epochs=(1, 2),
-            out_of_fold=OutOfFold(
-                row=none,
-                eeg_id=none,
-                patient_id=none,
-                fold=none,
-                probabilities=floats,
-                targets=floats,
-                total_votes=none,
-            ),
-        )
+            yield a_fold_start()
+        yield an_ending(config.training.learning_rate)
 
     return train
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import TrialState
 from sqlalchemy import func, select, update
+from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -38,9 +38,7 @@ from hms_tune.training.events import (
     CrossValidationEnded,
     EpochEnded,
     Event,
-    FoldEnded,
     FoldStarted,
-    OutOfFold,
 )
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
@@ -66,45 +64,7 @@ def score(config: TrialConfig) -> float:
 
 
 def epoch(fold: int, number: int, kl: float, *, replayed: bool = False) -> EpochEnded:
-    return EpochEnded(
-        fold=fold,
-        folds=2,
-        epoch=number,
-        epochs=3,
-        stage=0,
-        train_loss=kl,
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=kl,
-        best_kl=kl,
-        estimate=kl,
-        learning_rate=1e-3,
-        images=10,
-        seconds=0.5,
-        replayed=replayed,
-    )
-
-
-def ending(kl: float) -> CrossValidationEnded:
-    nothing = np.zeros(0, dtype=np.int64)
-    floats = np.zeros((0, 6), dtype=np.float32)
-    out_of_fold = OutOfFold(
-        row=nothing,
-        eeg_id=nothing,
-        patient_id=nothing,
-        fold=nothing,
-        probabilities=floats,
-        targets=floats,
-        total_votes=nothing,
-    )
-    return CrossValidationEnded(
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=float("nan"),
-        fold_kl=(kl, kl),
-        best_epochs=(1, 2),
-        out_of_fold=out_of_fold,
-    )
+    return an_epoch(fold, number, kl=kl, seconds=0.5, replayed=replayed)
 
 
 def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
@@ -113,7 +73,7 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     done = -1 if saved is None else int(saved["step"])
     kl = score(config)
     for fold in range(2):
-        yield FoldStarted(fold=fold, folds=2, epochs=3, train_rows=10, validation_rows=5)
+        yield a_fold_start(fold)
         for number in range(3):
             step = 3 * fold + number
             replayed = step <= done
@@ -121,17 +81,8 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
             if not replayed:
                 path = write_checkpoint(directory, step, {"step": step})
                 yield CheckpointWritten(path=path, fold=fold, epoch=number)
-        yield FoldEnded(
-            fold=fold,
-            folds=2,
-            kl=kl,
-            kl_all_rows=kl,
-            kl_high_vote=kl,
-            best_epoch=2,
-            epochs_run=3,
-            stopped_early=False,
-        )
-    yield ending(kl)
+        yield a_fold_end(fold, kl=kl)
+    yield an_ending(kl)
 
 
 class Recorder:
@@ -348,7 +299,7 @@ def test_three_failures_in_a_row_end_the_worker_and_each_has_its_traceback(
     storage: Storage, study_name: str, tmp_path: Path
 ) -> None:
     def broken(config: TrialConfig, directory: Path) -> Iterator[Event]:
-        yield FoldStarted(fold=0, folds=2, epochs=3, train_rows=10, validation_rows=5)
+        yield a_fold_start()
         raise DataError("a file is missing", where="train_eegs/1.parquet", mend="Run hms-tune data check")
 
     with pytest.raises(TrainingError, match="3 trials in a row failed; the last: train_eegs"):
@@ -364,7 +315,7 @@ def test_a_kl_that_is_no_number_fails_the_trial_and_the_search_goes_on(
     storage: Storage, study_name: str, tmp_path: Path, kl: float
 ) -> None:
     def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:
-        yield ending(kl)
+        yield an_ending(kl)
 
     assert slot(storage, study_file(study_name, trials=5), tmp_path, train=diverging).run() == 5
     trials = show_trials(storage, study_name)
@@ -467,7 +418,7 @@ def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_i
         yield epoch(0, 0, 0.01)  # the best value of all, were it feasible
         if len(held) <= 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        yield ending(1.0)
+        yield an_ending(1.0)
 
     assert slot(storage, study_file(study_name, trials=2), tmp_path, train=hungry).run() == 2
     assert still_held_at_start == [0] * 6

@@ -7,11 +7,12 @@ import math
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from stories import a_fold_end, a_fold_start, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import NonFiniteLossError
 from hms_tune.search.reports import Reporter
-from hms_tune.training.events import EpochEnded, FoldEnded, FoldStarted
+from hms_tune.training.events import EpochEnded, FoldEnded
 
 
 class Counting(optuna.pruners.BasePruner):
@@ -35,37 +36,11 @@ def reporter(pruner: str = "median") -> tuple[Reporter, optuna.Study, Counting]:
 def epoch(
     fold: int, epoch: int, estimate: float = 1.0, *, kl: float = 1.0, replayed: bool = False
 ) -> EpochEnded:
-    return EpochEnded(
-        fold=fold,
-        folds=3,
-        epoch=epoch,
-        epochs=4,
-        stage=0,
-        train_loss=1.0,
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=math.nan,
-        best_kl=kl,
-        estimate=estimate,
-        learning_rate=1e-3,
-        images=10,
-        seconds=1.0,
-        replayed=replayed,
-    )
+    return an_epoch(fold, epoch, folds=3, epochs=4, kl=kl, estimate=estimate, replayed=replayed)
 
 
 def fold_ended(fold: int, kl: float = 1.0, *, replayed: bool = False) -> FoldEnded:
-    return FoldEnded(
-        fold=fold,
-        folds=3,
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=math.nan,
-        best_epoch=0,
-        epochs_run=4,
-        stopped_early=False,
-        replayed=replayed,
-    )
+    return a_fold_end(fold, folds=3, kl=kl, replayed=replayed)
 
 
 def test_the_estimate_is_reported_at_its_step() -> None:
@@ -102,7 +77,7 @@ def test_replayed_events_are_reported_and_the_open_decision_is_taken_at_the_firs
     assert not observer.observe(fold_ended(0, replayed=True))
     assert sorted(study.trials[0].intermediate_values) == [1, 2, 3, 4]
     assert counting.asked == []
-    started = FoldStarted(fold=1, folds=3, epochs=4, train_rows=10, validation_rows=5)
+    started = a_fold_start(1, folds=3, epochs=4)
     assert observer.observe(started)
     assert counting.asked == [4]
 

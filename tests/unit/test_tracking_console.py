@@ -1,48 +1,21 @@
-"""What the console says about a trial."""
+"""What the console says about trials."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 
 import pytest
 from rich.console import Console
+from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch
 
-from hms_tune.config.trial import TrialConfig
 from hms_tune.tracking.console import ConsoleObserver, duration
-from hms_tune.tracking.observer import TrialInfo
-from hms_tune.training.events import EpochEnded, FoldStarted
+from hms_tune.tracking.outlook import StudyOutlook
 
-
-def a_trial(number: int = 7, lineage: int | None = None, slot: str = "cpu") -> TrialInfo:
-    return TrialInfo(
-        study="smoke",
-        number=number,
-        lineage=number if lineage is None else lineage,
-        config=TrialConfig(),
-        params={},
-        slot=slot,
-    )
-
-
-def an_epoch(fold: int, epoch: int, *, kl: float = 0.9, replayed: bool = False) -> EpochEnded:
-    return EpochEnded(
-        fold=fold,
-        folds=2,
-        epoch=epoch,
-        epochs=3,
-        stage=0,
-        train_loss=1.0,
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=kl,
-        best_kl=kl,
-        estimate=0.85,
-        learning_rate=1e-3,
-        images=400,
-        seconds=2.0,
-        replayed=replayed,
-    )
+OUTLOOK = StudyOutlook(
+    study="effnet", ended=37, budget=200, best=0.8123, best_trial=12, per_hour=41.5, left_s=14_130.0
+)
 
 
 @pytest.fixture
@@ -55,94 +28,128 @@ def observer(stream: io.StringIO) -> ConsoleObserver:
     return ConsoleObserver(Console(file=stream, width=40), live=False)
 
 
-def test_an_epoch_is_one_line_with_everything_that_matters(
+def terminal(stream: io.StringIO, *, width: int, **environment: str) -> ConsoleObserver:
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=True,
+        _environ={"TERM": "xterm", "LINES": "40", "COLUMNS": str(width)} | environment,
+    )
+    return ConsoleObserver(console)
+
+
+def test_a_log_has_one_line_for_each_start_fold_and_end(
     observer: ConsoleObserver, stream: io.StringIO
 ) -> None:
     trial = a_trial()
     observer.trial_started(trial)
-    observer.event(trial, FoldStarted(fold=0, folds=2, epochs=3, train_rows=80, validation_rows=20))
-    observer.event(trial, an_epoch(0, 1))
-    lines = stream.getvalue().splitlines()
-    # 1 epoch of this fold and 3 of the next are left, at 2 s each
-    expected = "trial 7  fold 1/2  epoch 2/3  KL 0.9000  best 0.8500  200 images/s  0:08 left"
-    assert lines == ["trial 7 starts on cpu", expected]
+    for event in a_story():
+        observer.event(trial, event)
+    observer.trial_ended(trial, "complete", 1.05, None)
+    assert stream.getvalue().splitlines() == [
+        "trial 7  starts on cpu",
+        # 3 epochs are left, at 2 s each
+        "trial 7  fold 1/2 ends  KL 0.8000 at epoch 3 of 3  200 images/s  0:06 left",
+        "trial 7  fold 2/2 ends  KL 1.3000 at epoch 3 of 3  200 images/s",
+        "trial 7  complete  KL 1.0500",
+    ]
 
 
-def test_a_replayed_epoch_is_not_told_again_but_counts_as_done(
+def test_what_an_earlier_attempt_did_is_not_told_again_but_counts_as_done(
     observer: ConsoleObserver, stream: io.StringIO
 ) -> None:
     trial = a_trial(9, lineage=7)
     observer.trial_started(trial)
-    for epoch in range(2):
-        observer.event(trial, an_epoch(0, epoch, replayed=True))
-    observer.event(trial, an_epoch(0, 2))
+    for event in a_story(replayed=4):
+        observer.event(trial, event)
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("trial 9 (goes on from 7)  fold 1/2  epoch 3/3")
-    assert lines[1].endswith("0:06 left")
+    assert lines == [
+        "trial 9 (goes on from 7)  starts on cpu",
+        "trial 9 (goes on from 7)  fold 2/2 ends  KL 1.3000 at epoch 3 of 3  200 images/s",
+    ]
 
 
 def test_an_end_says_how_and_why(observer: ConsoleObserver, stream: io.StringIO) -> None:
     observer.trial_ended(a_trial(), "pruned", 1.23456, "worse than the median")
     observer.trial_ended(a_trial(8), "failed", None, "the loss [x] became NaN")
+    observer.trial_ended(a_trial(9), "handed_back", 0.9, "handed back: the study is paused")
     assert stream.getvalue().splitlines() == [
         "trial 7  pruned  KL 1.2346  worse than the median",
         "trial 8  failed  the loss [x] became NaN",
+        "trial 9  handed back  KL 0.9000  handed back: the study is paused",
     ]
 
 
 def test_training_on_all_rows_shows_no_kl(observer: ConsoleObserver, stream: io.StringIO) -> None:
-    trial = a_trial()
-    event = EpochEnded(
-        fold=0,
-        folds=1,
-        epoch=0,
-        epochs=3,
-        stage=0,
-        train_loss=1.0,
-        kl=math.nan,
-        kl_all_rows=math.nan,
-        kl_high_vote=math.nan,
-        best_kl=math.nan,
-        estimate=math.nan,
-        learning_rate=1e-3,
-        images=400,
-        seconds=2.0,
-    )
-    observer.event(trial, event)
-    assert stream.getvalue().splitlines() == ["trial 7  all rows  epoch 1/3  200 images/s  0:04 left"]
+    nothing = dict.fromkeys(("kl_all_rows", "kl_high_vote", "best_kl", "estimate"), math.nan)
+    for epoch in range(3):
+        observer.event(a_trial(), an_epoch(0, epoch, folds=1, kl=math.nan, **nothing))
+    assert stream.getvalue().splitlines() == ["trial 7  all rows, 3 epochs  200 images/s"]
 
 
 def test_a_terminal_that_cannot_redraw_gets_plain_lines(stream: io.StringIO) -> None:
-    console = Console(
-        file=stream, width=120, force_terminal=True, color_system=None, _environ={"TERM": "dumb"}
-    )
-    observer, trial = ConsoleObserver(console), a_trial(1)
+    observer, trial = terminal(stream, width=120, TERM="dumb"), a_trial(1)
     observer.trial_started(trial)
-    observer.event(trial, an_epoch(0, 0))
-    assert "trial 1  fold 1/2  epoch 1/3" in stream.getvalue()
-
-
-def test_a_terminal_shows_one_line_for_each_slot_and_leaves_only_ends(stream: io.StringIO) -> None:
-    console = Console(
-        file=stream, width=120, force_terminal=True, color_system=None, _environ={"TERM": "xterm"}
-    )
-    observer = ConsoleObserver(console)
-    first, second = a_trial(1, slot="cuda:0"), a_trial(2, slot="cuda:1")
-    for trial in (first, second):
-        observer.trial_started(trial)
-    observer.event(first, an_epoch(0, 0))
-    observer.event(second, an_epoch(1, 2))
-    drawn = stream.getvalue()
-    assert "cuda:0  trial 1  fold 1/2  epoch 1/3" in drawn
-    assert "cuda:1  trial 2  fold 2/2  epoch 3/3" in drawn
-    observer.trial_ended(first, "complete", 0.85, None)
-    observer.close()
-    assert "trial 1  complete  KL 0.8500" in stream.getvalue()
+    observer.event(trial, a_fold_end())
+    assert "trial 1  fold 1/2 ends  KL 0.8000" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (750, "12:30"), (11100, "3:05:00"), (-3, "0:00")]
+    ("width", "header", "other", "speed"),
+    [
+        (80, "slot trial fold epoch train KL best study images/s left", "cuda1 9", "41.5 tri…"),
+        (
+            160,
+            "slot trial fold epoch train loss KL trial best study best images/s left",
+            "cuda1 9 (goes on from 8)",
+            "41.5 trials/h",
+        ),
+    ],
+)
+def test_a_terminal_shows_one_line_for_each_slot_and_one_for_the_study(
+    stream: io.StringIO, width: int, header: str, other: str, speed: str
+) -> None:
+    observer = terminal(stream, width=width, NO_COLOR="1")
+    trial = a_trial(7, slot="cuda0")
+    observer.trial_started(a_trial(9, lineage=8, slot="cuda1"))
+    observer.trial_started(trial)
+    observer.event(trial, a_fold_start())
+    observer.event(trial, an_epoch(estimate=0.85))
+    observer.study_stands(OUTLOOK)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    # 5 epochs are left, at 2 s each
+    assert [" ".join(line.split()) for line in lines[-4:]] == [
+        header,
+        "cuda0 7 1/2 1/3 1.0000 0.9000 0.8500 0.8123 200 0:10",
+        f"{other} – – – – – 0.8123 – –",
+        f"effnet · 37 of 200 trials · 3:55:30 left · best KL 0.8123 (trial 12) · {speed}",
+    ]
+
+
+def test_a_terminal_without_colours_gets_none(stream: io.StringIO) -> None:
+    observer = terminal(stream, width=100, NO_COLOR="1")
+    observer.trial_started(a_trial())
+    observer.trial_ended(a_trial(), "complete", 0.9, None)
+    assert "\x1b[32m" not in stream.getvalue()
+    coloured = io.StringIO()
+    terminal(coloured, width=100).trial_ended(a_trial(), "complete", 0.9, None)
+    assert "\x1b[32mcomplete" in coloured.getvalue()
+
+
+def test_what_is_left_behind_are_the_ends(stream: io.StringIO) -> None:
+    observer = terminal(stream, width=120)
+    observer.trial_started(a_trial())
+    observer.event(a_trial(), an_epoch())
+    observer.trial_ended(a_trial(), "complete", 0.85, None)
+    observer.close()
+    assert "KL 0.8500" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (7.4, "0:07"), (750, "12:30"), (11100, "3:05:00"), (-3, "0:00"), (357_600, "4d 03:20")],
 )
 def test_durations_read_as_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -1,0 +1,207 @@
+"""A study at one moment, in 80 columns or as many as there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hms_tune.cli.render import params_text, value_text
+from hms_tune.tracking.slot_lines import duration
+
+if TYPE_CHECKING:
+    from hms_tune.service.summaries import BestTrial, RunningTrial, StudyStatus, WorkerStatus
+
+_STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
+_LEAVING = {"work": "", "finish": "finishing", "leave": "leaving"}
+_GIB = 2**30
+
+
+def status_view(status: StudyStatus) -> RenderableType:
+    """Budget and end, trials by state with reasons, speed, the five best, running trials, workers."""
+    parts: list[RenderableType] = [_heading(status), Padding(_facts(status), (0, 0, 0, 2))]
+    if status.leaders:
+        parts += [Text(), best_table(status.leaders)]
+    if status.running:
+        parts += [Text(), running_table(status.running)]
+    if status.workers:
+        parts += [Text(), worker_table(status.workers)]
+    return Group(*parts)
+
+
+def budget_text(status: StudyStatus) -> str:
+    """What is used of each part of the budget: ``12 of 100 trials, 1.5 of 24 h, 0.75 GPU-hours``."""
+    taken = sum(status.units.values())
+    parts = [
+        (f"{taken}", status.budget_trials, "trials"),
+        (f"{status.hours or 0.0:.1f}", status.budget_hours, "h"),
+        (f"{status.gpu_hours:.2f}", status.budget_gpu_hours, "GPU-hours"),
+    ]
+    shown = [f"{used} of {limit:g} {unit}" for used, limit, unit in parts if limit is not None]
+    if status.budget_gpu_hours is None and status.gpu_hours > 0:
+        shown.append(f"{status.gpu_hours:.2f} GPU-hours used")
+    return ", ".join(shown) or "no limit"
+
+
+def _heading(status: StudyStatus) -> Text:
+    line = Text(status.study, style="bold")
+    line.append(f"  {status.state}", style=_STATE_STYLES.get(status.state, ""))
+    return line
+
+
+def _facts(status: StudyStatus) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column()
+    facts.add_row("budget", budget_text(status))
+    if status.left_s is not None and status.ends_at is not None:
+        when = status.ends_at.strftime("%Y-%m-%d %H:%M UTC")
+        facts.add_row("end", f"in {duration(status.left_s)}, at {when}" if status.left_s else "reached")
+    facts.add_row("trials", _trials(status))
+    for reason, number in status.failed_because.items():
+        facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))
+    speed = [
+        f"{status.per_hour:,.1f} trials/h" if status.per_hour is not None else "",
+        f"{status.images_per_second:,.0f} images/s" if status.images_per_second else "",
+    ]
+    if any(speed):
+        facts.add_row("speed", " · ".join(filter(None, speed)))
+    for number, params in enumerate(status.enqueued):
+        facts.add_row("enqueued" if number == 0 else "", Text(params_text(params)))
+    return facts
+
+
+def _trials(status: StudyStatus) -> Text:
+    counted = {state: number for state, number in status.trials.items() if number}
+    if not counted:
+        return Text("none yet")
+    moved = sum(status.moved.values())
+    parts = []
+    for state, attempts in counted.items():
+        # an attempt that was handed back or lost is a failed one to Optuna; its trial did not fail
+        number = max(0, attempts - moved) if state == "failed" else attempts
+        told = f"{number} {state}"
+        if state == "pruned" and status.pruned_in_fold:
+            folds = ", ".join(f"{count} in fold {fold}" for fold, count in status.pruned_in_fold.items())
+            told += f" ({folds})"
+        if number:
+            parts.append(told)
+    if status.units.get("waiting"):
+        parts.append(f"{status.units['waiting']} waiting")
+    if moved:
+        names = {"handed_back": "handed back", "lost": "lost"}
+        how = ", ".join(f"{number} {names[kind]}" for kind, number in status.moved.items())
+        parts.append(f"{moved} went on elsewhere ({how})")
+    return Text(" · ".join(parts))
+
+
+def best_table(leaders: Sequence[BestTrial]) -> Table:
+    """The best trials; parameters in full for the first, as far as they fit for the others."""
+    table = _table()
+    table.add_column("best KL", no_wrap=True)
+    table.add_column("trial", justify="right", no_wrap=True)
+    high_vote = any(trial.kl_high_vote is not None for trial in leaders)
+    if high_vote:
+        table.add_column("high-vote", justify="right", no_wrap=True)
+    table.add_column("parameters", overflow="fold", ratio=1)
+    for place, trial in enumerate(leaders):
+        params = Text(short_params(trial.params), style="dim", overflow="ellipsis", no_wrap=place > 0)
+        high = "–" if trial.kl_high_vote is None else f"{trial.kl_high_vote:.4f}"
+        style = "green" if place == 0 else ""
+        cells = [Text(f"{trial.value:.4f}", style=style), Text(str(trial.number))]
+        table.add_row(*cells, *([high] if high_vote else []), params)
+    return table
+
+
+def running_table(running: Sequence[RunningTrial]) -> Table:
+    """The trials that slots are at."""
+    table = _table()
+    table.add_column("running", no_wrap=True)
+    for name in ("KL so far", "since", "lease left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("slot", no_wrap=True)
+    table.add_column("host", overflow="ellipsis", no_wrap=True)
+    for trial in running:
+        cell = Text("starting" if trial.number is None else f"trial {trial.number}")
+        if trial.number is not None and trial.lineage != trial.number:
+            cell.append(f"\ngoes on from {trial.lineage}", style="dim")
+        if trial.wanted == "stop":
+            cell.append("\nstopping", style="yellow")
+        estimate = "–" if trial.estimate is None else f"{trial.estimate:.4f}"
+        left = f"{max(0.0, trial.expires_in_s):.0f} s"
+        since = trial.started_at.strftime("%m-%d %H:%M")
+        table.add_row(cell, estimate, since, left, trial.slot, _short_host(trial.host))
+    return table
+
+
+def worker_table(workers: Sequence[WorkerStatus]) -> Table:
+    """The workers that have not stopped, with what they take of their machines."""
+    table = _table()
+    table.add_column("worker", overflow="ellipsis", no_wrap=True)
+    table.add_column("devices", no_wrap=True)
+    for name in ("CPU", "memory", "GPU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("trials")
+    table.add_column("seen", justify="right", no_wrap=True)
+    for worker in workers:
+        seen = Text(f"{duration(worker.seen_s_ago)} ago", style="red" if worker.state == "silent" else "")
+        state = "silent" if worker.state == "silent" else _LEAVING[worker.wanted]
+        table.add_row(
+            Text(f"{_short_host(worker.host)}\n").append(worker.worker_id, style="dim"),
+            _devices(worker.devices),
+            *_usage(worker),
+            ", ".join(map(str, worker.trials)) or "–",
+            seen.append(f"\n{state}") if state else seen,
+        )
+    return table
+
+
+def _usage(worker: WorkerStatus) -> tuple[str, str, str]:
+    """Processor, memory and GPUs, for example ``45 %``, ``3.1/31 GiB``, ``92 % 40/80 GiB``."""
+    usage = worker.usage
+    if usage is None:
+        return "–", "–", "–"
+    cpu = "–" if usage.busy_cores is None else f"{100.0 * usage.busy_cores / usage.cores:.0f} %"
+    gpus = [f"{100 * gpu.busy:.0f} % {_bytes(gpu.memory, gpu.memory_total)}" for gpu in usage.gpus.values()]
+    return cpu, _bytes(usage.memory, usage.memory_total), "\n".join(gpus) or "–"
+
+
+def _bytes(used: int | None, total: int | None) -> str:
+    if used is None:
+        return "–"
+    return _gib(used) + ("" if total is None else f"/{_gib(total)}") + " GiB"
+
+
+def _gib(amount: int) -> str:
+    return f"{amount / _GIB:.0f}" if amount >= 10 * _GIB else f"{amount / _GIB:.1f}"
+
+
+def _devices(devices: str) -> str:
+    """A line for each device, beside what its GPU does: ``cuda:0 ×2`` where two slots share it."""
+    counted = Counter(devices.split(","))
+    return "\n".join(name if number == 1 else f"{name} ×{number}" for name, number in counted.items())
+
+
+def _short_host(host: str) -> str:
+    return host.partition(".")[0]
+
+
+def short_params(params: dict[str, Any]) -> str:
+    """Parameters on one line by the last part of their names, as long as that tells them apart."""
+    last = Counter(name.rpartition(".")[2] for name in params)
+    return "  ".join(f"{name}={value_text(value)}" for name, value in _shortened(params, last))
+
+
+def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        short = name.rpartition(".")[2]
+        yield (short if last[short] == 1 and short != "name" else name), value
+
+
+def _table() -> Table:
+    return Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))

@@ -1,0 +1,45 @@
+"""The observers that a study file asks for, for a search and for an export alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.service import figures
+from hms_tune.service.storage import Storage
+from hms_tune.tracking.observer import Observer
+
+
+def trackers(
+    study_file: StudyFile, folder: Path, *, best: Callable[[], float | None] | None = None
+) -> list[Observer]:
+    """Weights & Biases, unless the study file has it off.
+
+    Parameters
+    ----------
+    folder : where runs are kept
+    best : the study's best KL so far, in a search
+    """
+    from hms_tune.tracking.wandb import WandbObserver
+
+    wandb = study_file.tracking.wandb
+    if wandb.mode == "off":
+        return []
+    return [
+        WandbObserver(
+            project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder, best=best
+        )
+    ]
+
+
+def best_of_study(storage: Storage, study: str) -> Callable[[], float | None]:
+    """What asks the database for the study's best KL so far."""
+
+    def ask() -> float | None:
+        study_id = int(storage.optuna.get_study_id_from_name(study))
+        with storage.engine.connect() as connection:
+            best = figures.best_value(connection, study_id)
+        return None if best is None else best[1]
+
+    return ask

@@ -1,0 +1,153 @@
+"""The observer: takes events from a trial in no time, and tells them on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from hms_tune.tracking.observer import Outcome, TrialInfo, first_line
+from hms_tune.tracking.wandb.account import Mode, resolve_mode
+from hms_tune.tracking.wandb.bundles import log_bundle
+from hms_tune.tracking.wandb.content import define_metrics, log_event, log_layers
+from hms_tune.tracking.wandb.pictures import log_out_of_fold
+from hms_tune.tracking.wandb.session import Session
+from hms_tune.training.events import CrossValidationEnded, Event
+
+if TYPE_CHECKING:
+    from hms_tune.tracking.wandb.architecture import Layer
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 12.0
+"""How long the end of a slot waits for what is still to be told."""
+
+Task = Callable[[], None]
+
+
+class WandbObserver:
+    """Writes each attempt's curves and summary to Weights & Biases.
+
+    Parameters
+    ----------
+    project, entity : where the runs go; the account's default entity when None
+    mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.resolve_mode`)
+    directory : runs are kept in ``directory/wandb``
+    best : the study's best KL so far, None before there is one; asked when a trial is through. Tables and
+        plots of its predictions are kept if nothing was better. Without ``best`` exports alone have them.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        directory: Path,
+        mode: Mode = "auto",
+        entity: str | None = None,
+        best: Callable[[], float | None] | None = None,
+    ) -> None:
+        resolved = resolve_mode(mode)
+        self._off = resolved == "off"
+        self._session = Session(
+            project=project, entity=entity, directory=directory, online=resolved == "online"
+        )
+        self._best = best
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._warned = False
+        self._run: Any = None
+        self._done = 0
+
+    def trial_started(self, trial: TrialInfo) -> None:
+        """Open the attempt's run, or go on with it."""
+        if not self._off:
+            from hms_tune.tracking.wandb.architecture import layers_of  # brings torch and timm along
+
+            # Here and not on the thread: building a network, even without numbers, touches torch's global
+            # random state, which belongs to the trial.
+            layers = layers_of(trial.config)
+            self._later(lambda: self._open(trial, layers))
+
+    def event(self, trial: TrialInfo, event: Event) -> None:
+        """Log epochs and fold results; at most one call per epoch."""
+        self._later(lambda: self._log(trial, event))
+
+    def trial_ended(
+        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+    ) -> None:
+        """Write how the trial ended and close its run."""
+        summary = {"outcome": outcome, "value": value, "reason": reason}
+        self._later(lambda: self._close_run(summary, failed=outcome == "failed"))
+
+    def bundle_written(self, trial: TrialInfo, path: Path) -> None:
+        """Keep an exported bundle as an artifact of its run."""
+        self._later(lambda: self._with_run(lambda run: log_bundle(run, trial, path)))
+
+    def close(self) -> None:
+        """Close what is open; the run of an unfinished trial can be resumed."""
+        if self._thread is None:
+            return
+        self._tasks.put(lambda: self._close_run({}, failed=True))
+        self._tasks.put(self._session.close)
+        self._tasks.put(None)
+        self._thread.join(timeout=CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("W&B still had something to send; complete its runs with: wandb sync")
+        self._thread = None
+
+    def _later(self, task: Task) -> None:
+        if self._off:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+            self._thread.start()
+        self._tasks.put(task)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except Exception as error:  # whatever fails is told once and never reaches the trial
+                logger.debug("W&B observer failed", exc_info=True)
+                if not self._warned:
+                    self._warned = True
+                    logger.warning("W&B: %s; the search goes on without it", first_line(error))
+
+    def _open(self, trial: TrialInfo, layers: tuple[Layer, ...]) -> None:
+        self._close_run({}, failed=True)
+        run = self._session.open(trial)
+        self._run = run
+        # What a run that is gone on with already has is not sent again.
+        self._done = int(run.summary.get("epochs_trained") or 0) if run.resumed else 0
+        define_metrics(run)
+        if layers and not run.resumed:
+            log_layers(run, layers)
+
+    def _log(self, trial: TrialInfo, event: Event) -> None:
+        def log(run: Any) -> None:
+            log_event(run, event, done=self._done)
+            if isinstance(event, CrossValidationEnded) and self._is_news(trial, event):
+                log_out_of_fold(run, event.out_of_fold)
+
+        self._with_run(log)
+
+    def _is_news(self, trial: TrialInfo, event: CrossValidationEnded) -> bool:
+        if trial.job_type == "export":
+            return True
+        if self._best is None:
+            return False
+        best = self._best()
+        return best is None or event.kl <= best
+
+    def _with_run(self, action: Callable[[Any], None]) -> None:
+        if self._run is not None:
+            action(self._run)
+
+    def _close_run(self, summary: dict[str, Any], *, failed: bool) -> None:
+        run, self._run = self._run, None
+        if run is not None:
+            run.summary.update(summary)
+            self._session.finish(run, failed=failed)

@@ -1,0 +1,115 @@
+"""What the status of a study says, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+from sqlalchemy import select
+from stories import a_trial, an_epoch
+
+from hms_tune.cli.status_view import status_view
+from hms_tune.service.budget import claim
+from hms_tune.service.leases import Holder
+from hms_tune.service.machine import this_process
+from hms_tune.service.nvml import GpuUsage
+from hms_tune.service.presence import ImageCount, Presence, announce
+from hms_tune.service.storage import Storage
+from hms_tune.service.studies import status
+from hms_tune.service.tables import workers
+from hms_tune.service.usage import Usage
+from studies import write_study
+
+GIB = 2**30
+
+
+def shown(view: Any, width: int) -> list[str]:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(view)
+    return console.export_text().splitlines()
+
+
+def test_the_status_of_a_thousand_trials_takes_less_than_a_second_and_agrees_with_optuna(
+    storage: Storage, study_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = write_study(storage, study_name, trials=1000)
+    monkeypatch.setattr(type(storage.optuna), "get_all_trials", _refused)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        current = status(storage, study_name)
+        seconds.append(time.perf_counter() - start)
+    print(f"status of 1,000 trials: {sorted(seconds)[1]:.3f} s, median of 3")  # noqa: T201
+    assert sorted(seconds)[1] < 1.0
+    monkeypatch.undo()
+    trials = optuna.load_study(study_name=study_name, storage=storage.optuna).get_trials(deepcopy=False)
+    complete = sorted((trial.value, trial.number) for trial in trials if trial.value is not None)
+    assert [(best.value, best.number) for best in current.leaders] == complete[:5]
+    assert current.best == current.leaders[0]
+    assert current.best.number == written.best
+    assert current.trials == {"complete": 250, "pruned": 500, "failed": 250} | dict.fromkeys(
+        ("declined", "running", "waiting"), 0
+    )
+    assert current.pruned_in_fold == {1: 250, 2: 250}
+    assert current.failed_because == {"out of device memory at batch size 64": 250}
+    assert current.per_hour == pytest.approx(100, rel=0.02)
+    # 1,000 of 2,000 trials are left, at 100 an hour
+    assert current.left_s == pytest.approx(36_000, rel=0.02)
+    assert current.ends_at is not None
+    assert (current.ends_at - datetime.now(UTC)).total_seconds() == pytest.approx(36_000, rel=0.02)
+
+
+def _refused(*arguments: Any, **keywords: Any) -> None:
+    raise AssertionError("all trials are loaded")
+
+
+def test_workers_show_what_they_take_and_what_they_are_at(storage: Storage, study_name: str) -> None:
+    written = write_study(storage, study_name, trials=8, hours=0.5)
+    presence = Presence("worker-of-status", written.study_id, "1.0", ("cpu", "cpu"))
+    images = ImageCount()
+    images.add(a_trial(), an_epoch())
+    images.add(a_trial(), an_epoch(replayed=True))
+    with announce(storage, presence, images):
+        claim(storage, written.study_id, Holder("worker-of-status", "cpu-0", this_process()), lease_s=60.0)
+        assert status(storage, study_name).workers[0].usage is None
+    images.add(a_trial(), an_epoch(images=1400))
+    with storage.engine.begin() as connection:
+        usage = connection.execute(select(workers.c.usage)).scalars().all()[-1]
+        connection.execute(workers.update().values(stopped_at=None))
+    assert set(usage) == {"cores", "busy_cores", "memory", "memory_total", "gpus"}
+    current = status(storage, study_name)
+    worker = next(each for each in current.workers if each.worker_id == "worker-of-status")
+    assert worker.usage is not None
+    assert worker.usage.memory is not None
+    assert 10_000_000 < worker.usage.memory < (worker.usage.memory_total or 0)
+    # 400 images were written when the worker stopped, and the study is half an hour old
+    assert current.images_per_second == pytest.approx(400 / 1800, rel=0.1)
+    assert [trial.worker_id for trial in current.running] == ["worker-of-status"]
+    assert images.take() == 1400
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_status_fits_its_terminal(storage: Storage, study_name: str, width: int) -> None:
+    written = write_study(storage, study_name, trials=40)
+    with announce(storage, Presence(f"w-{width}", written.study_id, "1.0", ("cuda:0", "cuda:0", "cuda:1"))):
+        current = status(storage, study_name)
+    gpus = {f"cuda:{number}": GpuUsage(0.93, 41 * GIB, 80 * GIB) for number in range(2)}
+    usage = Usage(cores=16, busy_cores=4.0, memory=12 * GIB, memory_total=126 * GIB, gpus=gpus)
+    worker = replace(current.workers[0], host="gpu-node-17.cluster.example.org", usage=usage, trials=(38, 39))
+    lines = shown(
+        status_view(replace(current, workers=(worker,), moved={"handed_back": 3, "lost": 1})), width
+    )
+    assert max(len(line) for line in lines) <= width
+    text = "\n".join(lines)
+    for told in ("20 pruned (10 in fold 1, 10 in fold 2)", "6 failed", "4 went on elsewhere"):
+        assert told in " ".join(text.split())
+    assert "10× failed: out of device memory at batch size 64" in text
+    assert "93 % 41/80 GiB" in text
+    assert "25 % 12/126 GiB" in " ".join(text.split())
+    assert "38, 39" in text
+    assert "worker" in text.splitlines()[-3]
