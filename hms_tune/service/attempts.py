@@ -28,13 +28,14 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, case, func, null, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.feasibility import is_declined, mark_infeasible
 from hms_tune.search.turns import FIXED_PARAMS, STANDS_IN_FOR
 from hms_tune.service.leases import Lease, hold
 from hms_tune.service.storage import Storage
-from hms_tune.service.tables import leases, lineages, now
+from hms_tune.service.tables import leases, lineages, now, trial_records
 
 Ending = Literal["complete", "pruned", "failed", "declined", "handed_back", "lost"]
 """``declined``: the device has no room for what was drawn, and another draw takes its place."""
@@ -47,6 +48,9 @@ CONTINUES_ATTRIBUTE = "continues"
 
 STOPPED_BY_A_PERSON = "stopped by a person"
 """The reason of a trial that ``study stop-trial`` ended."""
+
+TRACEBACK = "traceback"
+"""Key of a failed result's traceback."""
 
 CONFIG_HASH_ATTRIBUTE = "config_hash"
 """Present once every parameter of the attempt is drawn."""
@@ -238,6 +242,7 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
             result = result_of(frozen)
         else:
             _tell_optuna(storage, study, attempt, result)
+        keep_traceback(connection, attempt, result)
         settle(connection, attempt.lease, result, set_aside=False)
     return result
 
@@ -250,10 +255,24 @@ def _told(connection: Connection, lease: Lease) -> bool:
     return outcome is not None and outcome != "lost"
 
 
+def keep_traceback(connection: Connection, attempt: Attempt, result: Result) -> None:
+    """Write it to our own tables: the dashboard sends Optuna's attributes with every page."""
+    told = result.attributes.get(TRACEBACK)
+    if told is None:
+        return
+    row = {"study_id": attempt.lease.study_id, "number": attempt.number, "lineage": attempt.lineage}
+    connection.execute(
+        insert(trial_records)
+        .values(**row, traceback=told)
+        .on_conflict_do_update(index_elements=["study_id", "number"], set_={"traceback": told})
+    )
+
+
 def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result) -> None:
     attributes = dict(result.attributes) | {ENDING_ATTRIBUTE: result.ending}
     if result.reason is not None:
         attributes[REASON_ATTRIBUTE] = result.reason
+    attributes.pop(TRACEBACK, None)
     for key, value in attributes.items():
         storage.optuna.set_trial_user_attr(attempt.trial_id, key, value)
     if result.excess > 0.0:

@@ -113,6 +113,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.service.artifacts import Artifacts
     from hms_tune.service.leases import Holder
     from hms_tune.service.machine import this_process
+    from hms_tune.service.recording import Place, TrialRecorder
     from hms_tune.service.slot import Slot
     from hms_tune.service.storage import open_patiently
     from hms_tune.service.study import join_search
@@ -144,6 +145,9 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     storage = open_patiently(plan.storage_url, hurried=lambda: stop.requested)
     best = best_of_study(storage, study_file.study)
     observers: list[Observer] = [teller, *trackers(study_file, plan.home, best=best)]
+    search = storage.through_outages(lambda: join_search(storage, study_file))
+    place = Place(plan.device, plan.gpus, store.manifest.digest)
+    observers.append(TrialRecorder(storage, search.study_id, place))
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         trial = CrossValidation(
@@ -162,7 +166,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     try:
         Slot(
             storage,
-            storage.through_outages(lambda: join_search(storage, study_file)),
+            search,
             Holder(plan.worker_id, plan.slot, this_process(), plan.gpus),
             train=train,
             admit=admit,

@@ -7,6 +7,8 @@ lineages        one row per trial: the unit of the budget. A trial that loses it
                 that a person enqueued has its row, with the values given, before any slot takes it
 leases          one row per attempt: which slot runs it, until when. Its number is the fencing token
 notices         what people are told by webhook or command: one row per happening, which one worker takes
+trial_records   one row per attempt: what it told. Dashboards send Optuna's attributes with every page
+out_of_fold     predictions of each trial that was the best when it ended
 
 Every time is the database's.
 """
@@ -24,6 +26,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -149,6 +152,37 @@ Index("one_live_lease", leases.c.lineage_id, unique=True, postgresql_where=lease
 Index("one_lease_per_attempt", leases.c.trial_id, unique=True)
 Index("leases_of_study", leases.c.study_id)
 Index("live_leases", leases.c.study_id, postgresql_where=leases.c.ended_at.is_(None))
+
+trial_records = Table(
+    "trial_records",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("lineage", Integer, nullable=False),
+    Column("config", JSONB),
+    Column("folds", JSONB),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("traceback", Text),
+    Column("device", Text),
+    Column("device_name", Text),
+    Column("gpus", Double, nullable=False, server_default="0"),
+    Column("peak_memory", BigInteger),
+    Column("data_digest", Text),
+    Column("version", Text),
+    Column("run_url", Text),
+    Column("note", Text),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+out_of_fold = Table(
+    "out_of_fold",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
 
 
 def now() -> ColumnElement[object]:
