@@ -67,29 +67,6 @@ def trial_table(trials: Sequence[TrialSummary]) -> Table:
     return table
 
 
-def trial_view(trial: TrialSummary) -> RenderableType:
-    """All that is known of one trial."""
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("trial", f"{trial.number} ({trial.state})")
-    if trial.lineage is not None and trial.lineage != trial.number:
-        facts.add_row("goes on from", f"trial {trial.lineage}")
-    if trial.value is not None:
-        facts.add_row("KL", f"{trial.value:.6f}")
-    if trial.reason:
-        facts.add_row("reason", Text(trial.reason))
-    for name, value in trial.params.items():
-        facts.add_row(name, Text(value_text(value)))
-    for name in ("kl_high_vote", "kl_all_rows", "fold_kl", "best_epochs", "seconds", "worker", "config_hash"):
-        if trial.attributes.get(name) is not None:
-            facts.add_row(name, Text(value_text(trial.attributes[name])))
-    if trial.reported:
-        facts.add_row(
-            "reported", ", ".join(f"{step}: {value:.4f}" for step, value in sorted(trial.reported.items()))
-        )
-    traceback = trial.attributes.get("traceback")
-    return Group(facts, Text(f"\n{traceback}")) if traceback else facts
-
-
 def check_table(checks: Sequence[Check]) -> Table:
     """The findings of ``doctor``."""
     styles = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -67,16 +67,32 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """List the trials of a study, or show one of them."""
+    if trial is not None:
+        _show_trial(study_name(name), trial, storage, as_json)
+        return
     from hms_tune.service.studies import show_trials
 
     with opened(storage) as database:
-        trials = show_trials(database, study_name(name), number=trial)
+        trials = show_trials(database, study_name(name))
     if as_json:
-        typer.echo(render.as_json(trials if trial is None else trials[0]))
-    elif trial is None:
-        render.out().print(render.trial_table(trials))
+        typer.echo(render.as_json(trials))
     else:
-        render.out().print(render.trial_view(trials[0]))
+        render.out().print(render.trial_table(trials))
+
+
+def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
+    from hms_tune.cli.trial_view import WIDTH, trial_view
+    from hms_tune.service.records import study_record, trial_record
+
+    with opened(storage) as database:
+        trial = trial_record(database, name, number)
+        if as_json:
+            typer.echo(render.as_json(trial))
+            return
+        study = study_record(database, name)
+    console = render.out()
+    width = console.width if console.is_terminal else WIDTH
+    console.print(trial_view(trial, study, width=width))
 
 
 @app.command()

@@ -12,10 +12,11 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
-from optuna.artifacts import FileSystemArtifactStore
 
 from hms_tune.errors import UsageError
+from hms_tune.service.dashboard_store import dashboard_store
 from hms_tune.service.gatekeeper import Gatekeeper, is_loopback
+from hms_tune.service.noted import TrialNotes
 from hms_tune.service.storage import Storage
 
 _logger = logging.getLogger(__name__)
@@ -32,10 +33,8 @@ def dashboard_app(
     password : asked of everyone; None: of nobody
     writable : whether notes, artifacts, and studies may be changed and deleted
     """
-    folder = artifacts / "dashboard"
-    if writable:
-        folder.mkdir(parents=True, exist_ok=True)
-    application = optuna_dashboard.wsgi(storage.optuna, artifact_store=FileSystemArtifactStore(str(folder)))
+    store = dashboard_store(artifacts)
+    application = TrialNotes(optuna_dashboard.wsgi(storage.optuna, artifact_store=store), storage)
     return Gatekeeper(application, password=password, writable=writable)
 
 

@@ -185,14 +185,17 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
 
 
 def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> tuple[int, float] | None:
-    """How many other trials reported at a trial's last step, and their median there."""
+    """How many earlier complete trials reported at a trial's last step, and their median there."""
     if not trial.reported:
         return None
     step = max(trial.reported)
     values = []
     for other in others:
-        reported = other.reported if isinstance(other, TrialRecord) else other.intermediate_values
-        if other.number != trial.number and step in reported:
+        if isinstance(other, TrialRecord):
+            reported, complete = other.reported, other.state == "complete"
+        else:
+            reported, complete = other.intermediate_values, other.state == TrialState.COMPLETE
+        if complete and other.number < trial.number and step in reported:
             values.append(reported[step])
     return (len(values), statistics.median(values)) if values else None
 

@@ -181,6 +181,7 @@ out_of_fold = Table(
     Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("content", LargeBinary, nullable=False),
+    Column("published_at", DateTime(timezone=True)),
     Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
 )
 

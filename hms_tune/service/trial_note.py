@@ -39,7 +39,7 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> 
     if beside is None:
         return f"{text}: its estimate was {estimate:.4f}."
     number, median = beside
-    return f"{text}: its estimate was {estimate:.4f}, the median of {number} others there {median:.4f}."
+    return f"{text}: its estimate was {estimate:.4f}, the median of {number} earlier ones there {median:.4f}."
 
 
 def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
@@ -52,7 +52,7 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) 
         rows = ["| fold | KL | best epoch | train loss |", "|---|---|---|---|"]
         for fold in trial.folds:
             score = "–" if fold.best_kl is None else f"{fold.best_kl:.4f}"
-            best = "running" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
+            best = "–" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
             loss = f"{fold.epochs[-1].train_loss:.4f}" if fold.epochs else "–"
             rows.append(f"| {fold.fold + 1} | {score} | {best} | {loss} |")
         parts.append("\n".join(rows))

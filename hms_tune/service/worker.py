@@ -35,6 +35,7 @@ from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.object_store import open_store
 from hms_tune.service.presence import ImageCount, Presence, announce
+from hms_tune.service.publisher import PublisherPlan, publishing
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan, slot_main
 from hms_tune.service.stopping import STOP_SIGNALS
@@ -197,10 +198,20 @@ class Worker:
                 shown=self.study_stands,
                 silent_s=self.options.lease_s,
             )
-            with announce(storage, presence, self._images), watch.running():
+            published = publishing(self._publisher(), hurried=self._is_hurried)
+            with announce(storage, presence, self._images), watch.running(), published:
                 self._supervise(devices)
         finally:
             storage.close()
+
+    def _publisher(self) -> PublisherPlan:
+        options = self.options
+        return PublisherPlan(
+            options.study_file.study, self._storage_url, options.artifacts, options.data_root
+        )
+
+    def _is_hurried(self) -> bool:
+        return self._signals > 0 or bool(self._errors)
 
     def _supervise(self, devices: Sequence[SlotDevices]) -> None:
         for slot, group in devices:

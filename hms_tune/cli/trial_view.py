@@ -1,0 +1,164 @@
+"""One trial whole, in a terminal of 80 columns or more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hms_tune.cli.curves import Curve, draw_curves
+from hms_tune.service.records import StudyRecord, TrialRecord
+from hms_tune.service.trial_note import why_it_ended
+from hms_tune.tracking.console import duration
+
+WIDTH = 80
+_CURVE_ROWS = 9
+
+
+def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) -> RenderableType:
+    """Why it ended, what it was, fold by fold, its curves, who had it.
+
+    Parameters
+    ----------
+    trial : the trial
+    study : its study, for rank and comparison
+    width : of the curves, in characters
+    """
+    parts: list[RenderableType] = [
+        Text(f"Trial {trial.number} of {study.name}", style="bold").append(_rank(trial, study), style="dim"),
+        Text(why_it_ended(trial, study.trials), style=_STYLES.get(trial.state, "")),
+        Text(""),
+        _configuration(trial, study.best),
+    ]
+    if trial.folds:
+        parts += [Text(""), _folds(trial), Text(""), *_curves(trial, min(width, 2 * WIDTH))]
+    parts += [Text(""), _facts(trial)]
+    if trial.attempts:
+        parts += [Text(""), _attempts(trial)]
+    if trial.traceback:
+        parts += [Text(""), Text(trial.traceback.rstrip())]
+    return Group(*parts)
+
+
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
+
+
+def _rank(trial: TrialRecord, study: StudyRecord) -> str:
+    ranked = [each.number for each in study.ranked]
+    if trial.number not in ranked:
+        return ""
+    return f"  rank {ranked.index(trial.number) + 1} of {len(ranked)} complete"
+
+
+def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableType:
+    """What was searched, beside the best trial's; then all that was fixed."""
+    beside = best if best is not None and best.number != trial.number else None
+    table = _table("searched", "value", *([f"best (trial {beside.number})"] if beside else []))
+    names = list(trial.params)
+    if beside:
+        names += [name for name in beside.params if name not in trial.params]
+    for name in names:
+        own = _value(trial.params.get(name))
+        if beside is None:
+            table.add_row(name, own)
+            continue
+        other = _value(beside.params.get(name))
+        table.add_row(name, Text(own, style="bold yellow" if own != other else ""), Text(other, style="dim"))
+    fixed = {
+        name: value
+        for name, value in flat(trial.config or {}).items()
+        if value is not None and not any(name == each or name.startswith(f"{each}.") for each in trial.params)
+    }
+    if not fixed:
+        return table
+    text = ", ".join(f"{name}={_value(value)}" for name, value in fixed.items())
+    return Group(table, Text(f"fixed: {text}", style="dim"))
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    names: dict[str, Any] = {}
+    for key, value in tree.items():
+        names |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return names
+
+
+def _folds(trial: TrialRecord) -> Table:
+    table = _table("fold", "rows", "KL", "all rows", "≥10 votes", "best epoch", "images/s", "time")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for fold in trial.folds:
+        seconds = sum(epoch.seconds for epoch in fold.epochs)
+        images = sum(epoch.images for epoch in fold.epochs)
+        best = "" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
+        table.add_row(
+            str(fold.fold + 1),
+            f"{fold.train_rows}+{fold.validation_rows}",
+            _score(fold.best_kl) + ("" if fold.kl is not None else " so far"),
+            _score(fold.kl_all_rows),
+            _score(fold.kl_high_vote),
+            best + (" (early)" if fold.stopped_early else ""),
+            f"{images / seconds:,.0f}" if seconds else "",
+            duration(seconds),
+        )
+    return table
+
+
+def _curves(trial: TrialRecord, width: int) -> list[Text]:
+    validation, training = [], []
+    for fold in trial.folds:
+        epochs = [epoch.epoch + 1 for epoch in fold.epochs]
+        name = f"fold {fold.fold + 1}"
+        validation.append(Curve(name, epochs, [epoch.kl for epoch in fold.epochs]))
+        training.append(Curve(name, epochs, [epoch.train_loss for epoch in fold.epochs]))
+    return [
+        draw_curves(validation, width=width, height=_CURVE_ROWS, title="validation KL by epoch"),
+        Text(""),
+        draw_curves(training, width=width, height=_CURVE_ROWS - 3, title="training loss"),
+    ]
+
+
+def _facts(trial: TrialRecord) -> Table:
+    facts = Table.grid(padding=(0, 2))
+    if trial.device:
+        facts.add_row("device", Text(f"{trial.device}, {trial.device_name}"))
+    unit = "GPU-seconds" if trial.gpus else "slot-seconds"
+    facts.add_row("cost", f"{trial.cost:,.1f} {unit}, {trial.epochs_run} epochs")
+    if trial.peak_memory:
+        facts.add_row("peak memory", f"{trial.peak_memory / 2**30:.2f} GiB")
+    if trial.data_digest:
+        facts.add_row("data", f"{trial.data_digest[:16]}, hms-tune {trial.version}")
+    if trial.run_url:
+        facts.add_row("W&B", Text(trial.run_url))
+    return facts
+
+
+def _attempts(trial: TrialRecord) -> Table:
+    table = _table("attempt", "host", "slot", "began (UTC)", "time", "ended")
+    for attempt in trial.attempts:
+        began = attempt.started_at.strftime("%Y-%m-%d %H:%M:%S")
+        ended = (attempt.outcome or "running").replace("_", " ")
+        name = Text(str(attempt.number), style="bold" if attempt.number == trial.number else "")
+        table.add_row(name, attempt.host, attempt.slot, began, duration(attempt.seconds), ended)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,186 @@
+"""The process beside a worker that keeps a study's dashboard page up to date.
+
+It is a process, so that neither a figure that takes seconds nor a crash while drawing one is felt by a trial.
+Every worker has one; whichever holds the study's advisory lock writes, the others wait for it to die.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from sqlalchemy import Connection as DatabaseConnection
+from sqlalchemy import func, select, text
+
+from hms_tune.service.tables import studies, trial_records
+
+_logger = logging.getLogger(__name__)
+
+LOOK_S = 10.0
+"""How often the publisher asks whether anything is new."""
+
+LEAST_S = 30.0
+"""Shortest time between two publications."""
+
+REST = 9.0
+"""A publication that took a second is followed by at least this many of rest."""
+
+FINISH_S = 40.0
+"""How long a worker whose study is done waits for the last publication."""
+
+_LOCKS = 4_865_143
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherPlan:
+    """What the process needs; it crosses over a pipe, so the password stays out of sight."""
+
+    study: str
+    storage_url: str = field(repr=False)
+    artifacts: Path
+    data_root: Path
+
+
+@contextmanager
+def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[None]:
+    """Keep the study's page up to date during the block, and once more at its end.
+
+    Parameters
+    ----------
+    hurried : whether the end has to be quick: nothing is waited for then
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=publisher_main, args=(plan, theirs), name="publisher", daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            ours.send("finish")
+        until = time.monotonic() + FINISH_S
+        while process.is_alive() and not hurried() and time.monotonic() < until:
+            process.join(timeout=0.2)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        elif process.exitcode:
+            _logger.warning("The dashboard's notes and figures may be old: their writer died")
+        ours.close()
+
+
+def publisher_main(plan: PublisherPlan, pipe: Connection) -> None:
+    """Publish until told to finish, or until the worker is gone."""
+    # The worker decides when this ends; a Ctrl-C reaches the whole process group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with suppress(OSError):
+        os.nice(10)
+    logging.basicConfig(level=logging.CRITICAL)
+    Publisher(plan).run(lambda seconds: _told(pipe, seconds))
+    os._exit(0)
+
+
+def _told(pipe: Connection, seconds: float) -> bool | None:
+    """Wait; True: finish with a last publication, False: leave at once, None: go on."""
+    if not pipe.poll(seconds):
+        return None
+    try:
+        pipe.recv()
+    except (EOFError, OSError):
+        return False
+    return True
+
+
+class Publisher:
+    """Publishes a study when something is new, not too often, while it is the one elected."""
+
+    def __init__(self, plan: PublisherPlan) -> None:
+        self._plan = plan
+        self._published: object = None
+        self._rest_until = 0.0
+
+    def run(self, wait: Callable[[float], bool | None]) -> None:
+        """Look, publish, wait, again and again. A database that is away is asked again later."""
+        while True:
+            told = wait(LOOK_S)
+            if told is False:
+                return
+            try:
+                self._elected_run(wait, last=told is True)
+            except Exception:  # an outage, or a figure that cannot be drawn: later, or never
+                _logger.debug("nothing was published", exc_info=True)
+            else:
+                return
+            if told is True:
+                return
+
+    def _elected_run(self, wait: Callable[[float], bool | None], *, last: bool) -> None:
+        """Wait for the lock, then publish until told to stop. Returns when this process is to end."""
+        from hms_tune.service.storage import open_storage
+
+        storage = open_storage(self._plan.storage_url)
+        try:
+            with storage.engine.connect() as connection:
+                study_id = connection.execute(
+                    select(studies.c.study_id).where(studies.c.name == self._plan.study)
+                ).scalar_one()
+                told: bool | None = True if last else None
+                while True:
+                    elected = self._elect(connection, study_id)
+                    if elected:
+                        news = self._news(connection, study_id)
+                        connection.commit()  # no transaction stays open while figures are drawn
+                        if news != self._published and (told or time.monotonic() >= self._rest_until):
+                            self._publish(storage)
+                            self._published = news
+                    if told is not None:
+                        return
+                    told = wait(LOOK_S)
+                    if told is False:
+                        return
+        finally:
+            storage.close()
+
+    def _elect(self, connection: DatabaseConnection, study_id: int) -> bool:
+        """Hold the study's lock, which belongs to the connection and goes with it."""
+        held = text(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            " AND classid = :kind AND objid = :study AND granted"
+        )
+        key = {"kind": _LOCKS, "study": study_id}
+        elected = bool(connection.execute(held, key).scalar()) or bool(
+            connection.execute(text("SELECT pg_try_advisory_lock(:kind, :study)"), key).scalar()
+        )
+        connection.commit()
+        return elected
+
+    def _news(self, connection: DatabaseConnection, study_id: int) -> object:
+        """What changes whenever a trial has told something new."""
+        return tuple(
+            connection.execute(
+                select(func.count(), func.max(trial_records.c.written_at)).where(
+                    trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
+                )
+            ).one()
+        )
+
+    def _publish(self, storage: object) -> None:
+        # Loaded by the one that writes alone: figures bring matplotlib along.
+        from hms_tune.service.publishing import publish_study
+        from hms_tune.service.storage import Storage
+
+        assert isinstance(storage, Storage)
+        began = time.monotonic()
+        publish_study(storage, self._plan.study, self._plan.artifacts, data_root=self._plan.data_root)
+        took = time.monotonic() - began
+        self._rest_until = time.monotonic() + max(LEAST_S, REST * took)
