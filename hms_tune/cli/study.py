@@ -96,6 +96,30 @@ def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> N
 
 
 @app.command()
+def report(
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="Name of a study, or its study file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The page to write (HTML, needs nothing beside it).")],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", metavar="DIR", help="What export-best wrote; bundles/STUDY-TRIAL where there is one."
+        ),
+    ] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Write one page on a study: question, score, winner, course, cost, how to reproduce it."""
+    from hms_tune.seeing.show import write
+    from hms_tune.service.study_report import gather, report_page
+
+    with opened(storage) as database:
+        material = gather(database, study_name(study), bundle=bundle)
+    write(out, report_page(material).encode())
+    typer.echo(str(out))
+
+
+@app.command()
 def pause(name: Name, storage: StorageOption = None) -> None:
     """Hand running trials back and start no more, until resumed. Workers wait."""
     _set_state(name, storage, "paused")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.intervals import patient_interval
+from hms_tune.training.metrics import kl_divergence, kl_per_row
 from hms_tune.training.workspace import TrialData
 
 METRICS = "metrics.json"
@@ -26,7 +27,8 @@ class Scores:
     """KL divergences of an exported trial; lower is better, 0 is perfect.
 
     ``prior_kl`` predicts each fold with the mean target of its training rows, ``held_out_prior_kl`` the
-    held-out patients with that of all other rows. ``search_kl`` is what the search saw. A score is None
+    held-out patients with that of all other rows. ``held_out_interval`` encloses 95 % of bootstraps over
+    patients. ``search_kl`` is what the search saw. A score is None
     where there are no such rows.
     """
 
@@ -41,6 +43,7 @@ class Scores:
     held_out_rows: int
     held_out_kl: float | None
     held_out_prior_kl: float | None
+    held_out_interval: tuple[float, float] | None
     search_kl: float | None
 
     def as_json(self) -> dict[str, Any]:
@@ -63,6 +66,8 @@ def read_scores(bundle: Path) -> Scores:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError("the scores cannot be read", where=path, mend="Export the trial again") from error
     values |= {name: tuple(values[name]) for name in ("fold_kl", "best_epochs")}
+    if values["held_out_interval"] is not None:
+        values["held_out_interval"] = tuple(values["held_out_interval"])
     return Scores(**values)
 
 
@@ -88,6 +93,9 @@ def scores_of(
         held_out_rows=len(held_out),
         held_out_kl=_finite(kl_divergence(targets[held_out], held_out_probabilities)),
         held_out_prior_kl=_finite(_kl_of_mean(targets[seen], targets[held_out])),
+        held_out_interval=patient_interval(
+            kl_per_row(targets[held_out], held_out_probabilities), data.labels.patient_id[held_out]
+        ),
         search_kl=search_kl,
     )
 

@@ -65,7 +65,10 @@ def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
         name = str(trial.number)
         data.append({"type": "scatter", "x": [name] * len(scores), "y": _rounded(scores), **dots})
     if shown:
-        mean = {"mode": "markers", "marker": {"size": 14, "color": _INK, "symbol": "line-ew-open"}}
+        mean = {
+            "mode": "markers",
+            "marker": {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": _INK}},
+        }
         values = [trial.value or 0.0 for trial in shown]
         names = [str(trial.number) for trial in shown]
         data.append({"type": "scatter", "x": names, "y": _rounded(values), "name": "mean", **mean})
@@ -122,7 +125,7 @@ def _importance(importances: dict[str, float]) -> Graph:
     data = [{**bars, "x": values, "y": names}] if names else []
     x = {"title": {"text": "share of the KL's variance among complete trials"}}
     graph = _graph("importance", "What matters", data, x, "", legend=False)
-    graph.layout["margin"] = {"l": 210, "r": 20, "t": 50, "b": 50}
+    graph.layout["yaxis"]["automargin"] = True
     return graph
 
 

@@ -137,7 +137,7 @@ def _finish_best(
     found = deciding_score(trial, predictions)
     note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")
     if names:
-        note += " Below: " + ", ".join(f"`{name}`" for name in names) + "."
+        note += " Further down: " + ", ".join(name.rpartition(".")[0] for name in names) + "."
     where = {"study_id": study.study_id, "number": trial.number}
     with storage.engine.begin() as connection:
         connection.execute(update(trial_records).values(note=note).filter_by(**where))

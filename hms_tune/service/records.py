@@ -17,7 +17,8 @@ from sqlalchemy import ColumnElement, Row, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
+from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, out_of_fold, trial_records
@@ -153,14 +154,13 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     frozen = study.get_trials(deepcopy=False)
     rows = _rows(storage, trial_records.c.study_id == study._study_id)
     attempts = _attempts(storage, leases.c.study_id == study._study_id)
+    study_file = stored_study_file(study)
     trials = tuple(
         record
         for each in frozen
-        if (record := _record(each, rows.get(each.number), attempts)).state not in _GOES_ON
+        if (record := _record(each, study_file, rows.get(each.number), attempts)).state not in _GOES_ON
     )
-    return StudyRecord(
-        name=name, study_id=study._study_id, study_file=stored_study_file(study), trials=trials
-    )
+    return StudyRecord(name=name, study_id=study._study_id, study_file=study_file, trials=trials)
 
 
 def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
@@ -181,7 +181,8 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
     lineage = int(frozen.user_attrs.get("lineage", number))
     own = and_(trial_records.c.study_id == study_id, trial_records.c.number == number)
     of_lineage = and_(leases.c.study_id == study_id, lineages.c.first_number == lineage)
-    return _record(frozen, _rows(storage, own).get(number), _attempts(storage, of_lineage))
+    row = _rows(storage, own).get(number)
+    return _record(frozen, stored_study_file(loaded), row, _attempts(storage, of_lineage))
 
 
 def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> tuple[int, float] | None:
@@ -261,8 +262,19 @@ def _attempts(storage: Storage, condition: ColumnElement[bool]) -> dict[int, tup
     return {lineage: tuple(each) for lineage, each in found.items()}
 
 
+def _config(frozen: FrozenTrial, study_file: StudyFile) -> dict[str, Any] | None:
+    """The configuration of a trial that has told nothing yet; None while its values are being drawn."""
+    try:
+        return config_of(study_file.space, frozen.params).model_dump(mode="json")
+    except (ConfigError, KeyError):
+        return None
+
+
 def _record(
-    frozen: FrozenTrial, row: Row[Any] | None, attempts: dict[int, tuple[AttemptRecord, ...]]
+    frozen: FrozenTrial,
+    study_file: StudyFile,
+    row: Row[Any] | None,
+    attempts: dict[int, tuple[AttemptRecord, ...]],
 ) -> TrialRecord:
     attributes = frozen.user_attrs
     lineage = int(attributes.get("lineage", frozen.number))
@@ -276,9 +288,9 @@ def _record(
         kl_all_rows=attributes.get("kl_all_rows"),
         kl_high_vote=attributes.get("kl_high_vote"),
         reason=attributes.get("reason") or (row.reason if row else None),
-        traceback=(row.traceback if row else None) or attributes.get("traceback"),
+        traceback=row.traceback if row else None,
         params=dict(frozen.params),
-        config=(row.config if row else None) or attributes.get("config"),
+        config=(row.config if row else None) or _config(frozen, study_file),
         folds=folds_from_json(row.folds) if row is not None and row.folds else (),
         reported=dict(frozen.intermediate_values),
         device=row.device if row else None,

@@ -294,7 +294,6 @@ class Slot:
     def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
         """Write what the trial is into Optuna, and say it to the observers."""
         attributes = {
-            "config": config.model_dump(mode="json"),
             "worker": f"{self.holder.process.host}:{self.holder.slot}",
             CONFIG_HASH_ATTRIBUTE: config.hash,
         }

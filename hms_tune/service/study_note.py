@@ -12,7 +12,7 @@ from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.service.graphs import cost_unit
 from hms_tune.service.honesty import deciding_score, in_words
-from hms_tune.service.records import StudyRecord, load_study
+from hms_tune.service.records import StudyRecord, TrialRecord, load_study
 from hms_tune.service.storage import Storage
 from hms_tune.training.events import OutOfFold
 
@@ -23,7 +23,7 @@ _DIGEST = "hms_tune:note"
 def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
     """What is searched, on which data, what leads, how to help."""
     parts = [f"## {study.name}", _winner(study, predictions), _numbers(study), "### What is searched"]
-    parts += [_space(study.study_file), _data(study), "### Add a worker", _worker(study)]
+    parts += [_space(study.study_file, study.best), _data(study), "### Add a worker", _worker(study)]
     wandb = study.study_file.tracking.wandb
     if wandb.mode != "off":
         where = f"{wandb.entity}/{wandb.project}" if wandb.entity else wandb.project
@@ -55,9 +55,7 @@ def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
     if found is not None:
         text += f", {in_words(found)}. A winner's own folds flatter it: `hms-tune export-best` asks patients"
         text += " that the search never saw"
-    values = "\n".join(f"| `{name}` | {_value(value)} |" for name, value in best.params.items())
-    pictures = f"Its pictures are on the page of trial {best.number}."
-    return f"{text}. {pictures}\n\n| parameter | of trial {best.number} |\n|---|---|\n{values}"
+    return f"{text}. Its pictures are on the page of trial {best.number}."
 
 
 def _numbers(study: StudyRecord) -> str:
@@ -67,13 +65,16 @@ def _numbers(study: StudyRecord) -> str:
     return f"{len(study.trials)} trials: {counted}. {cost:,.0f} {cost_unit(study.trials)} so far."
 
 
-def _space(study_file: StudyFile) -> str:
+def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
+    """Each range, and what the winner has of it."""
     ranges = {each.name: describe(each.node).replace(" | ", ", ") for each in parameters(study_file.space)}
-    rows = [f"| `{name}` | {values} |" for name, values in ranges.items()]
+    title = f"trial {best.number}" if best else ""
+    won = {name: _value(value) for name, value in best.params.items()} if best else {}
+    rows = [f"| `{name}` &nbsp; | {values} &nbsp; | {won.get(name, '')} |" for name, values in ranges.items()]
     search, budget = study_file.search, study_file.budget
     hours = "" if budget.hours is None else f", {budget.hours:g} h"
     how = f"Sampler {search.sampler}, pruner {search.pruner.name}, budget {budget.trials} trials{hours}."
-    return "\n".join(["| parameter | range |", "|---|---|", *rows]) + f"\n\n{how}"
+    return "\n".join([f"| parameter | range | {title} |", "|:---|:---|:---|", *rows]) + f"\n\n{how}"
 
 
 def _data(study: StudyRecord) -> str:

@@ -49,7 +49,7 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) 
     """
     parts = [f"**{why_it_ended(trial, others)}**"]
     if trial.folds:
-        rows = ["| fold | KL | best epoch | train loss |", "|---|---|---|---|"]
+        rows = ["| fold &nbsp;| KL &nbsp;| best epoch &nbsp;| train loss |", "|:---|:---|:---|:---|"]
         for fold in trial.folds:
             score = "–" if fold.best_kl is None else f"{fold.best_kl:.4f}"
             best = "–" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"

@@ -1,0 +1,102 @@
+"""Charts of a whole study for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hms_tune.seeing.style import ACCENT, FAINT, GRID, INK, new_figure, quiet
+from hms_tune.service.graphs import pareto_front
+from hms_tune.service.records import StudyRecord, TrialRecord
+
+PRUNED = "#d9a441"
+_MOST = 3.0
+"""Values above this multiple of the median are drawn at the edge: one diverged trial hides no others."""
+
+
+def history_figure(study: StudyRecord) -> Figure:
+    """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
+    figure, axes = _chart()
+    complete = sorted(study.ranked, key=lambda trial: trial.number)
+    pruned = [trial for trial in study.ended("pruned") if trial.reported]
+    estimates = [trial.reported[max(trial.reported)] for trial in pruned]
+    values = [trial.value or 0.0 for trial in complete]
+    top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
+    numbers = [trial.number for trial in pruned]
+    axes.scatter(
+        numbers, [min(each, top) for each in estimates], s=12, color=PRUNED, label="pruned, estimate"
+    )
+    axes.scatter(
+        [trial.number for trial in complete],
+        [min(each, top) for each in values],
+        s=18,
+        color=ACCENT,
+        label="complete",
+    )
+    if complete:
+        best = [min(values[: place + 1]) for place in range(len(values))]
+        axes.step([trial.number for trial in complete], best, where="post", color=INK, linewidth=1.2)
+    if max([*values, *estimates], default=0.0) > top:
+        axes.annotate(
+            "higher ones at the edge",
+            (1.0, 1.0),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=FAINT,
+        )
+    axes.set_xlabel("trial; line: best so far", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 1.02), ncols=2)
+    axes.margins(y=0.14)
+    return figure
+
+
+def fold_spread_figure(best: Sequence[TrialRecord]) -> Figure:
+    """The KL of each fold of the best trials, and their means."""
+    figure, axes = _chart()
+    shown = [trial for trial in best if trial.folds]
+    for place, trial in enumerate(shown):
+        scores = [fold.kl for fold in trial.folds if fold.kl is not None]
+        axes.plot([place] * len(scores), scores, color=GRID, linewidth=2.2, zorder=1)
+        axes.scatter([place] * len(scores), scores, s=20, color=ACCENT, zorder=2)
+        axes.plot([place - 0.28, place + 0.28], [trial.value or 0.0] * 2, color=INK, linewidth=2, zorder=3)
+    axes.set_xticks(range(len(shown)), [str(trial.number) for trial in shown])
+    axes.set_xlabel("trial, best first; dots: folds, bar: mean", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    return figure
+
+
+def cost_figure(study: StudyRecord, unit: str) -> Figure:
+    """What complete trials cost, and those that none beats on both cost and KL."""
+    figure, axes = _chart()
+    trials = [trial for trial in study.ranked if trial.attempts]
+    costs, values = [trial.cost for trial in trials], [trial.value or 0.0 for trial in trials]
+    axes.scatter(costs, values, s=18, color=ACCENT)
+    front = pareto_front(trials)
+    edge = max(costs, default=0.0)
+    axes.step(
+        [*(trial.cost for trial in front), edge],
+        [*(trial.value or 0.0 for trial in front), *(trial.value or 0.0 for trial in front[-1:])],
+        where="post",
+        color=INK,
+        linewidth=1.2,
+    )
+    for trial in front:
+        place = (trial.cost, trial.value or 0.0)
+        axes.annotate(str(trial.number), place, xytext=(4, 4), textcoords="offset points", fontsize=8.5)
+    axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    return figure
+
+
+def _chart() -> tuple[Figure, Axes]:
+    figure = new_figure(5.4, 3.4)
+    axes = figure.add_axes((0.125, 0.165, 0.855, 0.775))
+    quiet(axes)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
