@@ -9,14 +9,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from hms_tune.service.records import StudyRecord, TrialRecord
 
-MOST_POINTS = 1500
-"""A figure with more points than this slows the page and shows no more."""
+MOST_POINTS = 400
+"""A figure with more points than this slows the page and shows little more."""
 
-_COLOURS = {"complete": "#2f5d8a", "pruned": "#d9a441", "failed": "#c0392b"}
+_COLOUR, _FRONT = "#2f5d8a", "#c0392b"
+_MOMENT = "%Y-%m-%d %H:%M:%S"
+_STRETCHES = 100
 _INK = "#1d2430"
 
 
@@ -33,15 +36,9 @@ class Graph:
         return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"), allow_nan=False)
 
 
-def study_graphs(study: StudyRecord, importances: dict[str, float]) -> list[Graph]:
-    """Every figure the study has enough trials for."""
-    graphs = [
-        _fold_spread(study.ranked[:10]),
-        _over_time(study),
-        _cost(study),
-        _importance(importances),
-        _utilisation(study),
-    ]
+def study_graphs(study: StudyRecord) -> list[Graph]:
+    """Every figure the study has enough trials for. Importances the dashboard draws itself."""
+    graphs = [_fold_spread(study.ranked[:10]), _over_time(study), _cost(study), _utilisation(study)]
     return [graph for graph in graphs if graph.data]
 
 
@@ -58,22 +55,17 @@ def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
     """The ten best, each fold a dot, the mean a line."""
     shown = [trial for trial in best if trial.folds]
     data: list[dict[str, Any]] = []
-    for trial in shown:
-        scores = [fold.kl for fold in trial.folds if fold.kl is not None]
-        labels = [f"fold {fold.fold + 1}" for fold in trial.folds if fold.kl is not None]
-        dots = {"mode": "markers", "marker": {"size": 8, "color": "#7fa3c7"}, "text": labels}
-        name = str(trial.number)
-        data.append({"type": "scatter", "x": [name] * len(scores), "y": _rounded(scores), **dots})
     if shown:
-        mean = {
-            "mode": "markers",
-            "marker": {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": _INK}},
-        }
-        values = [trial.value or 0.0 for trial in shown]
-        names = [str(trial.number) for trial in shown]
-        data.append({"type": "scatter", "x": names, "y": _rounded(values), "name": "mean", **mean})
-    x = {"title": {"text": "trial, best first"}, "type": "category"}
-    return _graph("fold-spread", "Fold spread of the ten best", data, x, "KL", legend=False)
+        folds = [(trial, fold) for trial in shown for fold in trial.folds if fold.kl is not None]
+        dots = {"mode": "markers", "marker": {"size": 8, "color": "#7fa3c7"}}
+        texts = [f"fold {fold.fold + 1}" for _, fold in folds]
+        x, y = [str(trial.number) for trial, _ in folds], _rounded([fold.kl or 0.0 for _, fold in folds])
+        data.append({"type": "scatter", "x": x, "y": y, "text": texts, **dots})
+        mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": _INK}}
+        x, y = [str(trial.number) for trial in shown], _rounded([trial.value or 0.0 for trial in shown])
+        data.append({"type": "scatter", "x": x, "y": y, "mode": "markers", "marker": mean})
+    axis = {"title": {"text": "trial, best first; dots: folds, bar: mean"}, "type": "category"}
+    return _graph("fold-spread", "Fold spread of the ten best", data, axis, "KL", legend=False)
 
 
 def _over_time(study: StudyRecord) -> Graph:
@@ -85,7 +77,7 @@ def _over_time(study: StudyRecord) -> Graph:
         shown = _thinned(ended)
         texts = [f"trial {trial.number}" for trial, _ in shown]
         y = _rounded([trial.value or 0.0 for trial, _ in shown])
-        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOURS["complete"]}, "text": texts}
+        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOUR}, "text": texts}
         data.append({"type": "scatter", "name": "trial", "x": [at for _, at in shown], "y": y, **dots})
         best_x, best_y, best = [], [], math.inf
         for trial, at in ended:
@@ -95,7 +87,7 @@ def _over_time(study: StudyRecord) -> Graph:
                 best_y.append(best)
         best_x.append(ended[-1][1])
         best_y.append(best)
-        line = {"mode": "lines", "line": {"shape": "hv", "color": _COLOURS["failed"], "width": 2}}
+        line = {"mode": "lines", "line": {"shape": "hv", "color": _FRONT, "width": 2}}
         data.append({"type": "scatter", "name": "best so far", "x": best_x, "y": _rounded(best_y), **line})
     return _graph("time", "KL over time", data, {"title": {"text": "ended (UTC)"}}, "KL")
 
@@ -107,59 +99,35 @@ def _cost(study: StudyRecord) -> Graph:
     if trials:
         shown = _thinned(trials)
         texts = [f"trial {trial.number}" for trial in shown]
-        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOURS["complete"]}, "text": texts}
+        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOUR}, "text": texts}
         x, y = [trial.cost for trial in shown], [trial.value or 0.0 for trial in shown]
         data.append({"type": "scatter", "name": "trial", "x": _rounded(x), "y": _rounded(y), **dots})
         front = pareto_front(trials)
         x, y = [trial.cost for trial in front], [trial.value or 0.0 for trial in front]
-        line = {"mode": "lines+markers", "line": {"shape": "hv", "color": _COLOURS["failed"]}}
+        line = {"mode": "lines+markers", "line": {"shape": "hv", "color": _FRONT}}
         data.append({"type": "scatter", "name": "Pareto front", "x": _rounded(x), "y": _rounded(y), **line})
     unit = cost_unit(trials)
     return _graph("cost", "What a KL costs", data, {"title": {"text": f"{unit} of a trial"}}, "KL")
 
 
-def _importance(importances: dict[str, float]) -> Graph:
-    names = sorted(importances, key=lambda name: importances[name])
-    values = _rounded([importances[name] for name in names])
-    bars = {"type": "bar", "orientation": "h", "marker": {"color": _COLOURS["complete"]}}
-    data = [{**bars, "x": values, "y": names}] if names else []
-    x = {"title": {"text": "share of the KL's variance among complete trials"}}
-    graph = _graph("importance", "What matters", data, x, "", legend=False)
-    graph.layout["yaxis"]["automargin"] = True
-    return graph
-
-
 def _utilisation(study: StudyRecord) -> Graph:
-    """One line for each slot, a bar for each attempt."""
-    bars: dict[str, list[tuple[str, float, str, str]]] = {}
-    for trial in study.trials:
-        for attempt in trial.attempts:
-            slot = f"{attempt.host}:{attempt.slot}"
-            start = attempt.started_at.isoformat(timespec="seconds")
-            colour = _COLOURS.get(attempt.outcome or "", "#8a93a3")
-            bars.setdefault(slot, []).append((start, attempt.seconds * 1000, colour, f"trial {trial.number}"))
-    data = []
-    share = MOST_POINTS // max(1, len(bars))
-    for slot, attempts in sorted(bars.items()):
-        shown = attempts[-max(1, share) :]
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": slot,
-                "y": [slot] * len(shown),
-                "base": [start for start, _, _, _ in shown],
-                "x": [round(milliseconds) for _, milliseconds, _, _ in shown],
-                "marker": {"color": [colour for _, _, colour, _ in shown]},
-                "text": [text for _, _, _, text in shown],
-                "textposition": "none",
-            }
-        )
-    x = {"type": "date", "title": {"text": "blue: complete, yellow: pruned, red: failed; gaps: idle"}}
-    graph = _graph("slots", "What the slots did", data, x, "", legend=False)
-    graph.layout["barmode"] = "overlay"
-    graph.layout["yaxis"]["automargin"] = True
-    return graph
+    """How many slots were at work, on average in each of a hundred stretches of the study's time."""
+    attempts = [attempt for trial in study.trials for attempt in trial.attempts]
+    data: list[dict[str, Any]] = []
+    if attempts:
+        first = min(attempt.started_at for attempt in attempts)
+        starts = [(attempt.started_at - first).total_seconds() for attempt in attempts]
+        ends = [start + attempt.seconds for start, attempt in zip(starts, attempts, strict=True)]
+        width = max(*ends, 1.0) / _STRETCHES
+        busy = [0.0] * _STRETCHES
+        for start, end in zip(starts, ends, strict=True):
+            for place in range(int(start / width), min(int(end / width), _STRETCHES - 1) + 1):
+                busy[place] += max(0.0, min(end, (place + 1) * width) - max(start, place * width)) / width
+        x = [(first + timedelta(seconds=place * width)).strftime(_MOMENT) for place in range(_STRETCHES)]
+        line = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": _COLOUR, "width": 1}}
+        data.append({"type": "scatter", "x": x, "y": _rounded(busy), **line})
+    axis = {"title": {"text": "time (UTC)"}, "type": "date"}
+    return _graph("slots", "Slots at work", data, axis, "slots", legend=False)
 
 
 def cost_unit(trials: Sequence[TrialRecord]) -> str:
@@ -184,7 +152,7 @@ def _ended_at(trial: TrialRecord) -> str | None:
     attempt = trial.last_attempt
     if attempt is None or attempt.ended_at is None:
         return None
-    return attempt.ended_at.strftime("%Y-%m-%d %H:%M:%S")
+    return attempt.ended_at.strftime(_MOMENT)
 
 
 def _thinned(items: list[Any]) -> list[Any]:

@@ -78,7 +78,7 @@ def importances(storage: Storage, name: str) -> dict[str, float]:
 def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
     loaded = load_study(storage, study.name)
     attributes = storage.optuna.get_study_system_attrs(study.study_id)
-    for graph in study_graphs(study, importances(storage, study.name)):
+    for graph in study_graphs(study):
         if _standing(attributes, graph.name) != graph.to_json():
             save_plotly_graph_object(loaded, graph, graph_object_id=graph.name)
 

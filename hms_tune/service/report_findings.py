@@ -89,8 +89,8 @@ def data_section(material: Material) -> list[str]:
     if predictions is not None:
         patients = len(set(predictions.patient_id.tolist()))
         high = int((predictions.total_votes >= HIGH_VOTES).sum())
-        told = f"{len(predictions.row):,} of {patients:,} patients; {high:,} with ≥{HIGH_VOTES} votes"
-        rows.append(["validated rows", told])
+        told = f"{len(predictions.row):,} rows of {patients:,} patients; {high:,} with ≥{HIGH_VOTES} votes"
+        rows.append(["validated on", told])
     config = (study.best.config if study.best else None) or {}
     if "data" in config:
         data = DataConfig.model_validate(config["data"])
@@ -113,7 +113,7 @@ def space_section(material: Material) -> list[str]:
     for parameter in parameters(study.study_file.space):
         share = importance.get(parameter.name)
         bar = "" if share is None else _bar(share, share / most)
-        values = text(describe(parameter.node).replace(" | ", ", "))
+        values = breakable(describe(parameter.node).replace(" | ", ", "))
         won = f"<b>{breakable(value_text(best.get(parameter.name)))}</b>"
         rows.append([breakable(parameter.name), values, won, bar])
     search = study.study_file.search

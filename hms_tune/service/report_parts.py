@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from matplotlib.figure import Figure
@@ -48,8 +49,8 @@ def table(
 
 
 def breakable(name: str) -> str:
-    """A dotted name that may go on in the next line after each dot and underscore."""
-    return text(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
+    """A name that may go on in the next line after an underscore, and after a dot before a letter."""
+    return re.sub(r"(_|\.(?=[a-z]))", r"\1<wbr>", text(name))
 
 
 def listing(content: str) -> str:
