@@ -36,8 +36,8 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.search.space import distributions
 from hms_tune.service.dashboard_store import dashboard_store
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.predictions import keep_out_of_fold
 from hms_tune.service.publishing import publish_study
-from hms_tune.service.records import keep_out_of_fold
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import open_search
 from hms_tune.tracking.record import EpochRecord, FoldRecord, folds_as_json

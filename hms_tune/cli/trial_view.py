@@ -42,7 +42,7 @@ def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) ->
     return Group(*parts)
 
 
-_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
+_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "declined": "yellow"}
 
 
 def _rank(trial: TrialRecord, study: StudyRecord) -> str:

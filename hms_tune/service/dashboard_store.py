@@ -12,14 +12,19 @@ from optuna.artifacts import FileSystemArtifactStore
 
 from hms_tune.service.storage import Storage
 
+_FOLDER = "dashboard"
 _NAMESPACE = uuid.UUID("0d4f8f0e-6a57-4a5c-9a53-1c1a0d2b7c55")
 
 
 def dashboard_store(artifacts: Path) -> FileSystemArtifactStore:
-    """The store under the fleet's artifacts."""
-    folder = artifacts / "dashboard"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileSystemArtifactStore(str(folder))
+    """The store under the fleet's artifacts, to read from; nothing is made on disk."""
+    return FileSystemArtifactStore(str(artifacts / _FOLDER))
+
+
+def writable_store(artifacts: Path) -> FileSystemArtifactStore:
+    """The same, to write to."""
+    (artifacts / _FOLDER).mkdir(parents=True, exist_ok=True)
+    return dashboard_store(artifacts)
 
 
 def attach(

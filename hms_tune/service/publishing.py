@@ -12,10 +12,11 @@ from optuna_dashboard import save_plotly_graph_object
 from sqlalchemy import select, update
 
 from hms_tune.seeing.style import png
-from hms_tune.service.dashboard_store import attach, dashboard_store
+from hms_tune.service.dashboard_store import attach, writable_store
 from hms_tune.service.graphs import study_graphs
 from hms_tune.service.honesty import deciding_score, in_words
-from hms_tune.service.records import StudyRecord, TrialRecord, kept_out_of_fold, load_study, study_record
+from hms_tune.service.predictions import kept_out_of_fold
+from hms_tune.service.records import StudyRecord, TrialRecord, load_study, study_record
 from hms_tune.service.storage import Storage
 from hms_tune.service.study_note import write_study_note
 from hms_tune.service.tables import now, out_of_fold, trial_records
@@ -98,7 +99,7 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
         numbers = set(connection.execute(waiting).scalars())
     if not numbers:
         return
-    store = dashboard_store(artifacts)
+    store = writable_store(artifacts)
     leader = study.best.number if study.best else None
     for trial in study.trials:
         if trial.number not in numbers:

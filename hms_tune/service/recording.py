@@ -21,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import hms_tune
 from hms_tune.service.outages import passes
-from hms_tune.service.records import keep_out_of_fold, trial_record
+from hms_tune.service.predictions import keep_out_of_fold
+from hms_tune.service.records import trial_record
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import now, trial_records
 from hms_tune.service.trial_note import trial_note

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,20 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Row, and_, func, select
-from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
+from hms_tune.search.feasibility import is_declined
 from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
-from hms_tune.service.tables import leases, lineages, now, out_of_fold, trial_records
+from hms_tune.service.tables import leases, lineages, now, trial_records
 from hms_tune.tracking.record import FoldRecord, folds_from_json
-from hms_tune.training.events import OutOfFold
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -53,10 +50,11 @@ class AttemptRecord:
 class TrialRecord:
     """One trial as its last attempt, or the attempt that was asked for, left it.
 
-    ``state`` is ``complete``, ``pruned``, ``failed``, ``handed_back``, ``lost``, ``running`` or ``waiting``;
-    ``lineage`` the number of the trial's first attempt, ``attempts`` all of them. ``reported`` has the
-    estimate at each step, as the pruner saw it; ``gpus`` the share of a GPU that the slot had, 0 on a CPU;
-    ``peak_memory`` is in bytes, of the GPU, or of the process on a CPU.
+    ``state`` is ``complete``, ``pruned``, ``failed``, ``declined`` (the device had no room for it),
+    ``handed_back``, ``lost``, ``running`` or ``waiting``; ``lineage`` is the number of the trial's first
+    attempt, and ``attempts`` has all of them. ``reported`` has the estimate at each step, as the pruner saw
+    it; ``gpus`` is the share of a GPU that the slot had, 0 on a CPU; ``peak_memory`` is in bytes, of the GPU,
+    or of the process on a CPU.
     """
 
     number: int
@@ -201,35 +199,6 @@ def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -
     return (len(values), statistics.median(values)) if values else None
 
 
-def keep_out_of_fold(storage: Storage, study_id: int, number: int, predictions: OutOfFold) -> None:
-    """Keep a trial's out-of-fold predictions, compressed."""
-    stream = io.BytesIO()
-    arrays = {name: getattr(predictions, name) for name in OutOfFold.__dataclass_fields__}
-    np.savez_compressed(stream, allow_pickle=False, **arrays)
-    content = stream.getvalue()
-    statement = insert(out_of_fold).values(study_id=study_id, number=number, content=content)
-    with storage.engine.begin() as connection:
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["study_id", "number"], set_={"content": content, "written_at": now()}
-            )
-        )
-
-
-def kept_out_of_fold(storage: Storage, study_id: int, number: int) -> OutOfFold | None:
-    """The predictions of a trial that was the best when it ended; None of any other."""
-    with storage.engine.connect() as connection:
-        content = connection.execute(
-            select(out_of_fold.c.content).where(
-                out_of_fold.c.study_id == study_id, out_of_fold.c.number == number
-            )
-        ).scalar_one_or_none()
-    if content is None:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return OutOfFold(**{name: arrays[name] for name in OutOfFold.__dataclass_fields__})
-
-
 def _rows(storage: Storage, condition: ColumnElement[bool]) -> dict[int, Row[Any]]:
     with storage.engine.connect() as connection:
         return {row.number: row for row in connection.execute(select(trial_records).where(condition))}
@@ -279,7 +248,9 @@ def _record(
     attributes = frozen.user_attrs
     lineage = int(attributes.get("lineage", frozen.number))
     ending = attributes.get("ended")
-    state = ending if frozen.state == TrialState.FAIL and ending in _GOES_ON else _STATES[frozen.state]
+    state = "declined" if is_declined(frozen) else _STATES[frozen.state]
+    if frozen.state == TrialState.FAIL and ending in _GOES_ON:
+        state = str(ending)
     return TrialRecord(
         number=frozen.number,
         lineage=lineage,

@@ -11,19 +11,19 @@ from hms_tune.service.records import TrialRecord, others_at
 
 def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial] = ()) -> str:
     """In a sentence, what became of a trial."""
-    match trial.state:
-        case "complete" if trial.value is not None:
-            return f"Complete: KL {trial.value:.4f}."
-        case "pruned":
-            return _pruned(trial, others)
-        case "failed":
-            return f"Failed: {trial.reason or 'no reason was given'}."
-        case "handed_back" | "lost":
-            return f"{trial.reason or 'Left its worker'}; it goes on as a later attempt.".capitalize()
-        case "running":
-            return "Running."
-        case _:
-            return "Waits for a slot."
+    if trial.state == "complete" and trial.value is not None:
+        return f"Complete: KL {trial.value:.4f}."
+    if trial.state == "pruned":
+        return _pruned(trial, others)
+    reason = trial.reason or "no reason was given"
+    sentences = {
+        "failed": f"Failed: {reason}.",
+        "declined": f"Declined: {reason}.",
+        "handed_back": f"{reason.capitalize()}; it goes on as a later attempt.",
+        "lost": f"{reason.capitalize()}; it goes on as a later attempt.",
+        "running": "Running.",
+    }
+    return sentences.get(trial.state, "Waits for a slot.")
 
 
 def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:

@@ -206,9 +206,10 @@ class Worker:
 
     def _publisher(self) -> PublisherPlan:
         options = self.options
-        return PublisherPlan(
-            options.study_file.study, self._storage_url, options.artifacts, options.data_root
-        )
+        # The dashboard looks there too; see cli/options.py.
+        in_a_bucket = "://" in str(options.artifacts)
+        artifacts = options.home / "artifacts" if in_a_bucket else Path(options.artifacts)
+        return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
 
     def _is_hurried(self) -> bool:
         return self._signals > 0 or bool(self._errors)

@@ -19,6 +19,7 @@ import torch
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.prepare import prepare
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.records import trial_record
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded
@@ -98,7 +99,7 @@ def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturb
     assert f"slot cpu died ({death.name}); it starts again in 1 s" in text
     assert "lost its worker; it goes on as a new attempt" in text
     trial = optuna.load_study(study_name=name, storage=storage.optuna).best_trial
-    config = TrialConfig.model_validate(trial.user_attrs["config"])
+    config = TrialConfig.model_validate(trial_record(storage, name, trial.number).config)
     torch.set_num_threads(1)
     *_, ended = CrossValidation(config, prepare(root), "cpu").run()
     assert isinstance(ended, CrossValidationEnded)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,16 @@ def storage(database_url: str) -> Iterator[Storage]:
 def study_name() -> str:
     """A name no other test has."""
     return f"study-{os.getpid()}-{next(_names)}"
+
+
+@pytest.fixture(scope="session")
+def run_study() -> Callable[..., None]:
+    """The function ``run_study(storage, name, folder, *, trials=14)`` of ``studied.py``."""
+    # loaded by path, as tests/conftest.py does
+    spec = importlib.util.spec_from_file_location("studied", Path(__file__).with_name("studied.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    runner: Callable[..., None] = module.run_study
+    return runner

@@ -25,6 +25,7 @@ from hms_tune.service.control import set_state
 from hms_tune.service.enqueueing import enqueue
 from hms_tune.service.leases import Holder
 from hms_tune.service.machine import this_process
+from hms_tune.service.records import trial_record
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.stopping import Stop
 from hms_tune.service.storage import Storage, open_storage
@@ -145,7 +146,8 @@ def test_a_slot_runs_the_budget_and_writes_what_each_trial_was(
     assert first.attributes["best_epochs"] == [1, 2]
     assert first.attributes["kl_high_vote"] is None
     assert first.attributes["seconds"] == 3.0
-    assert TrialConfig.model_validate(first.attributes["config"]).hash == first.attributes["config_hash"]
+    config = trial_record(storage, study_name, first.number).config
+    assert TrialConfig.model_validate(config).hash == first.attributes["config_hash"]
     assert first.reported == {1: first.value + 0.3, 2: first.value + 0.2, 3: first.value + 0.1} | {
         4: first.value + 0.3,
         5: first.value + 0.2,
@@ -307,7 +309,7 @@ def test_three_failures_in_a_row_end_the_worker_and_each_has_its_traceback(
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["failed"] * 3
     assert trials[0].reason == "train_eegs/1.parquet: a file is missing. Run hms-tune data check"
-    assert "in broken" in trials[0].attributes["traceback"]
+    assert "in broken" in (trial_record(storage, study_name, trials[0].number).traceback or "")
 
 
 @pytest.mark.parametrize("kl", [float("nan"), float("inf")])
@@ -425,7 +427,7 @@ def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_i
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["declined"] * 4 + ["complete"] * 2
     assert trials[0].reason == "out of device memory at batch size 32"
-    assert "torch.OutOfMemoryError" in trials[0].attributes["traceback"]
+    assert "torch.OutOfMemoryError" in (trial_record(storage, study_name, trials[0].number).traceback or "")
     study = optuna.load_study(study_name=study_name, storage=storage.optuna)
     assert [sum(trial.constraints.values()) > 0.0 for trial in study.trials] == [True] * 4 + [False] * 2
     # what TPE makes of it: the feasible trial is the good one, though its value is worse
@@ -463,7 +465,7 @@ def test_an_error_in_the_code_keeps_its_traceback_and_the_search_goes_on(
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["failed", "failed", "complete"] * 2
     assert trials[0].reason == "ZeroDivisionError: division by zero"
-    assert "in broken_twice" in trials[0].attributes["traceback"]
+    assert "in broken_twice" in (trial_record(storage, study_name, trials[0].number).traceback or "")
 
 
 def test_what_is_lost_while_it_gets_further_is_not_set_aside(

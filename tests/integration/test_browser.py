@@ -1,0 +1,144 @@
+"""Pages in a browser, asserted by what a person reads there. Skipped where there is no Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from hms_tune.service.dashboard import dashboard_app
+from hms_tune.service.publishing import publish_study
+from hms_tune.service.records import StudyRecord, study_record
+from hms_tune.service.storage import Storage
+from hms_tune.service.study_report import gather, report_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAME = "browsed"
+CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    storage: Storage, run_study: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The artifacts of a study that has been run and published."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    run_study(storage, NAME, folder)
+    publish_study(storage, NAME, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(storage: Storage, artifacts: Path) -> StudyRecord:
+    return study_record(storage, NAME)
+
+
+@pytest.fixture(scope="module")
+def dashboard(storage: Storage, artifacts: Path) -> Iterator[str]:
+    """The dashboard's address."""
+    with make_server("127.0.0.1", 0, dashboard_app(storage, artifacts), handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/dashboard"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(30_000)
+    yield opened
+    context.close()
+
+
+def test_the_study_list_leads_to_a_study_with_its_best_trial_and_our_figures(
+    page: Page, dashboard: str, study: StudyRecord
+) -> None:
+    page.goto(dashboard)
+    page.get_by_text(NAME).first.click()
+    assert study.best is not None
+    page.get_by_text(f"Best Trial (number={study.best.number})").wait_for()
+    for title in ("Fold spread of the ten best", "KL over time", "What a KL costs", "Slots at work"):
+        page.locator(".gtitle", has_text=title).wait_for()
+
+
+def test_a_studys_note_says_what_leads_and_how_to_help(
+    page: Page, dashboard: str, study: StudyRecord
+) -> None:
+    page.goto(f"{dashboard}/studies/{study.study_id}/note")
+    page.get_by_role("heading", name="What is searched").wait_for()
+    told = page.locator("body").inner_text()
+    assert study.best is not None
+    assert f"Trial {study.best.number} leads with KL {study.best.value:.4f}" in told
+    assert "hms-tune worker --study a.yaml" in told
+
+
+def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str, study: StudyRecord) -> None:
+    assert study.best is not None
+    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={study.best.number}")
+    page.get_by_text(f"Complete: KL {study.best.value:.4f}").wait_for()
+    page.get_by_text("confusion.png", exact=True).wait_for()
+    page.locator('img[src*="/artifacts/"]').first.wait_for()
+    page.wait_for_function("document.querySelector('img[src*=\"/artifacts/\"]').naturalWidth > 300")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_pruned_trial_says_why(page: Page, dashboard: str, study: StudyRecord) -> None:
+    pruned = study.ended("pruned")[0]
+    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={pruned.number}")
+    page.get_by_text("Pruned in fold 1 after epoch 2 of 3: its estimate was").wait_for()
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_report_reads_at_a_desk_and_on_a_phone_without_asking_for_anything(
+    browser: Browser, storage: Storage, study: StudyRecord, tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(report_page(gather(storage, NAME)), encoding="utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page = context.new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    headings = page.locator("h2").all_inner_texts()
+    assert headings == [
+        "The question",
+        "How good the winner is",
+        "The data",
+        "What was searched, and what won",
+        "How it went",
+        "Where it is right and wrong",
+        "What was given up, and what that saved",
+        "Hardware and cost",
+        "How to reproduce it",
+    ]
+    assert study.best is not None
+    assert f"Trial {study.best.number}, KL {study.best.value:.4f}" in page.locator("main").inner_text()
+    assert page.locator("svg").count() == 8
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert requests == [path.as_uri()]
+    context.close()

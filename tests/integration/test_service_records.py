@@ -1,0 +1,293 @@
+"""What is kept and shown of a study, from its records to its report, against a real PostgreSQL."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+import optuna
+import pytest
+from optuna_dashboard import get_note, save_note
+from rich.console import Console
+from sqlalchemy import select, text
+from sqlalchemy.exc import OperationalError
+
+from hms_tune.cli.trial_view import trial_view
+from hms_tune.config.study_file import StudyFile
+from hms_tune.service.dashboard import dashboard_app
+from hms_tune.service.graphs import pareto_front
+from hms_tune.service.ledger import saving
+from hms_tune.service.predictions import kept_out_of_fold
+from hms_tune.service.publisher import Publisher, PublisherPlan
+from hms_tune.service.publishing import publish_study
+from hms_tune.service.recording import Place, TrialRecorder
+from hms_tune.service.records import StudyRecord, study_record, trial_record
+from hms_tune.service.storage import Storage
+from hms_tune.service.study import join_search
+from hms_tune.service.study_report import gather, report_page
+from hms_tune.service.tables import out_of_fold
+
+NAME = "looked-at"
+EPOCHS = 3
+"""Of each of the two folds; see studied.py."""
+
+RunStudy = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def artifacts(storage: Storage, run_study: RunStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a study that has been run and published."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    run_study(storage, NAME, folder)
+    publish_study(storage, NAME, folder)
+    return folder
+
+
+@pytest.fixture
+def study(storage: Storage, artifacts: Path) -> StudyRecord:
+    return study_record(storage, NAME)
+
+
+def asked(storage: Storage, artifacts: Path, path: str) -> Any:
+    """What the dashboard answers."""
+    status: list[str] = []
+    environment: dict[str, Any] = {"PATH_INFO": path, "HTTP_HOST": "127.0.0.1"}
+    setup_testing_defaults(environment)
+    parts = dashboard_app(storage, artifacts)(environment, lambda code, headers, *rest: status.append(code))
+    body = b"".join(parts)
+    assert status[0].startswith("200"), (status, body)
+    return json.loads(body)
+
+
+def test_each_trial_has_its_folds_its_place_and_its_cost(study: StudyRecord) -> None:
+    assert len(study.trials) == 14
+    best = study.best
+    assert best is not None
+    assert [len(fold.epochs) for fold in best.folds] == [EPOCHS, EPOCHS]
+    assert best.folds[1].kl == pytest.approx(best.folds[0].kl + 0.02, abs=1e-5)
+    assert (best.device, best.gpus, best.data_digest) == ("cpu", 0.0, "0123456789abcdef" * 4)
+    assert [(each.number, each.outcome) for each in best.attempts] == [(best.number, "complete")]
+    assert best.cost == best.attempts[0].seconds > 0.0
+    assert best.config is not None
+    assert best.config["training"]["learning_rate"] == best.params["training.learning_rate"]
+
+
+def test_a_failed_trials_traceback_is_kept_apart_from_what_pages_carry(
+    storage: Storage, study: StudyRecord
+) -> None:
+    failed = study.ended("failed")[0]
+    assert "DataError" in (failed.traceback or "")
+    attributes = optuna.load_study(study_name=NAME, storage=storage.optuna).trials[failed.number].user_attrs
+    assert attributes["reason"].startswith("train_eegs/1.parquet: a file is missing")
+    assert not {"traceback", "config"} & set(attributes)
+
+
+def test_predictions_are_kept_of_those_that_were_the_best_when_they_ended(
+    storage: Storage, study: StudyRecord
+) -> None:
+    with storage.engine.connect() as connection:
+        kept = connection.execute(
+            select(out_of_fold.c.number).where(out_of_fold.c.study_id == study.study_id)
+        ).scalars()
+        numbers = sorted(kept)
+    best, values = float("inf"), []
+    for trial in study.trials:
+        if trial.value is not None and trial.value < best:
+            best = trial.value
+            values.append(trial.number)
+    assert numbers == values
+    predictions = kept_out_of_fold(storage, study.study_id, numbers[-1])
+    assert predictions is not None
+    assert predictions.probabilities.shape == (40, 6)
+
+
+def test_a_record_that_an_outage_cut_off_is_written_when_it_is_over(
+    storage: Storage, run_study: RunStudy, study_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, outages = TrialRecorder._store, iter(range(3))
+
+    def cut_off(self: TrialRecorder, number: int, values: dict[str, Any]) -> None:
+        if next(outages, None) is not None:
+            raise OperationalError("SELECT 1", {}, Exception("the server went away"))
+        store(self, number, values)
+
+    monkeypatch.setattr(TrialRecorder, "_store", cut_off)
+    monkeypatch.setattr("hms_tune.service.recording.AGAIN_S", 0.01)
+    run_study(storage, study_name, tmp_path, trials=3)
+    assert all(trial.folds or trial.state == "failed" for trial in study_record(storage, study_name).trials)
+
+
+def test_a_recorder_that_fails_is_said_once_and_harms_no_trial(
+    storage: Storage,
+    run_study: RunStudy,
+    study_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(self: TrialRecorder, number: int, values: dict[str, Any]) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(TrialRecorder, "_store", broken)
+    run_study(storage, study_name, tmp_path, trials=3)
+    record = study_record(storage, study_name)
+    assert len(record.ended("complete", "pruned", "failed")) == 3
+    warnings = [each for each in caplog.messages if "Records of trials cannot be kept" in each]
+    assert len(warnings) == 1
+
+
+def test_every_trial_has_a_note_in_the_dashboard(
+    storage: Storage, study: StudyRecord, artifacts: Path
+) -> None:
+    page = asked(storage, artifacts, f"/api/studies/{study.study_id}")
+    notes = {trial["number"]: trial["note"]["body"] for trial in page["trials"]}
+    best, pruned, failed = study.best, study.ended("pruned")[0], study.ended("failed")[0]
+    assert best is not None
+    assert f"Complete: KL {best.value:.4f}" in notes[best.number]
+    assert "| 2 |" in notes[best.number]
+    assert "Best of the study when it ended" in notes[best.number]
+    assert "Pruned in fold 1 after epoch 2 of 3" in notes[pruned.number]
+    assert "Failed: train_eegs/1.parquet: a file is missing" in notes[failed.number]
+    assert page["best_trials"][0]["note"]["body"] == notes[best.number]
+    (files,) = [trial["artifacts"] for trial in page["trials"] if trial["number"] == best.number]
+    assert {each["filename"] for each in files} == {
+        "confusion.png",
+        "reliability.png",
+        "kl-by-class.png",
+        "kl-by-votes.png",
+        "curves.png",
+    }
+    assert {each["id"] for each in page["plotly_graph_objects"]} == {"fold-spread", "time", "cost", "slots"}
+
+
+def test_text_that_looks_like_a_note_is_left_alone(
+    storage: Storage, study: StudyRecord, artifacts: Path
+) -> None:
+    tricky = '"note": {"version": 0, "body": ""}, "number": 1, '
+    storage.optuna.set_study_user_attr(study.study_id, "said", tricky)
+    page = asked(storage, artifacts, f"/api/studies/{study.study_id}")
+    assert tricky in [each["value"] for each in page["user_attrs"]]
+
+
+def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, study: StudyRecord) -> None:
+    note = get_note(optuna.load_study(study_name=NAME, storage=storage.optuna))
+    best = study.best
+    assert best is not None
+    assert f"Trial {best.number} leads with KL {best.value:.4f}" in note
+    assert "over 10 patients" in note
+    assert "| `training.learning_rate` &nbsp; | 0.0001 to 1, log &nbsp; |" in note
+    assert "hms-tune worker --study a.yaml" in note
+    assert "0123456789abcdef" in note
+
+
+def test_a_note_that_a_person_edited_stays(
+    storage: Storage, run_study: RunStudy, study_name: str, tmp_path: Path
+) -> None:
+    run_study(storage, study_name, tmp_path, trials=3)
+    publish_study(storage, study_name, tmp_path)
+    study = optuna.load_study(study_name=study_name, storage=storage.optuna)
+    save_note(study, "Mine.")
+    publish_study(storage, study_name, tmp_path)
+    assert get_note(study) == "Mine."
+
+
+def test_publishing_again_changes_nothing(storage: Storage, study: StudyRecord, artifacts: Path) -> None:
+    before = storage.optuna.get_study_system_attrs(study.study_id)
+    publish_study(storage, NAME, artifacts)
+    assert storage.optuna.get_study_system_attrs(study.study_id) == before
+
+
+def test_one_publisher_is_elected_and_another_takes_over(
+    storage: Storage, database_url: str, study: StudyRecord, artifacts: Path
+) -> None:
+    plan = PublisherPlan(NAME, database_url, artifacts, artifacts)
+    first, second = Publisher(plan), Publisher(plan)
+    with storage.engine.connect() as one, storage.engine.connect() as two:
+        assert first._elect(one, study.study_id)
+        assert not second._elect(two, study.study_id)
+        assert first._elect(one, study.study_id)
+        one.execute(text("SELECT pg_advisory_unlock_all()"))
+        assert second._elect(two, study.study_id)
+        two.execute(text("SELECT pg_advisory_unlock_all()"))
+
+
+def test_a_publisher_publishes_once_more_when_it_is_told_to_finish(
+    storage: Storage, run_study: RunStudy, database_url: str, study_name: str, tmp_path: Path
+) -> None:
+    run_study(storage, study_name, tmp_path, trials=3)
+    told = iter([True])
+    Publisher(PublisherPlan(study_name, database_url, tmp_path, tmp_path)).run(lambda seconds: next(told))
+    assert "leads with KL" in get_note(optuna.load_study(study_name=study_name, storage=storage.optuna))
+
+
+def test_the_pareto_front_is_what_none_beats_on_cost_and_kl(study: StudyRecord) -> None:
+    front = pareto_front(study.ranked)
+    assert front[-1] == study.best
+    for trial in study.ranked:
+        beaten = any(each.cost <= trial.cost and (each.value or 0) < (trial.value or 0) for each in front)
+        assert beaten != (trial in front)
+
+
+def test_pruning_saved_the_epochs_that_were_not_trained(study: StudyRecord) -> None:
+    found = saving(study.trials)
+    pruned = study.ended("pruned")
+    assert found.trials == len(pruned) > 0
+    assert found.epochs_saved == sum(2 * EPOCHS - trial.epochs_run for trial in pruned)
+    assert found.cost_saved == pytest.approx(0.25 * found.epochs_saved)
+
+
+def test_the_report_needs_nothing_beside_it_and_warns_of_a_flattered_score(
+    storage: Storage, study: StudyRecord
+) -> None:
+    page = report_page(gather(storage, NAME))
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert "<script" not in page
+    best = study.best
+    assert best is not None
+    assert f"Trial {best.number}, KL {best.value:.4f}" in page
+    assert "That is optimistic" in page
+    assert "trials were pruned" in page
+    assert "a file is missing" in page
+    assert "0123456789abcdef" in page
+    assert "training.<wbr>learning_<wbr>rate" in page
+
+
+@pytest.fixture
+def shown(storage: Storage, study: StudyRecord) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    pruned = study.ended("pruned")[0]
+    console.print(trial_view(trial_record(storage, NAME, pruned.number), study))
+    return console.export_text()
+
+
+def test_a_trial_is_shown_whole_in_eighty_columns(shown: str, study: StudyRecord) -> None:
+    assert study.best is not None
+    assert f"best (trial {study.best.number})" in shown
+    assert "Pruned in fold 1 after epoch 2 of 3" in shown
+    assert "validation KL by epoch  ━ fold 1" in shown
+    assert "model.backbone=test_resnet" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_a_running_trials_configuration_is_known_before_it_told_anything(
+    storage: Storage, study_name: str
+) -> None:
+    file = "study: {name}\nmodel: {backbone: test_resnet, pretrained: false, dropout: {low: 0.0, high: 0.5}}"
+    search = join_search(storage, StudyFile.parse(file.replace("{name}", study_name), "test"))
+    trial = search.study.ask()
+    search.suggest(trial)
+    record = trial_record(storage, study_name, trial.number)
+    assert (record.state, record.folds) == ("running", ())
+    assert record.config is not None
+    assert record.config["model"]["dropout"] == trial.params["model.dropout"]
+
+
+def test_peak_memory_and_the_processors_name_are_told() -> None:
+    place = Place("cpu", 0.0, "digest")
+    assert place.peak_memory() > 10 * 2**20
+    assert place.device_name
