@@ -213,8 +213,8 @@ def load(browser: Browser, address: str) -> float:
     page = context.new_page()
     began = time.perf_counter()
     page.goto(address, wait_until="commit")
-    page.get_by_text("Best Trial (number=").first.wait_for(timeout=120_000)
-    page.locator("#graph-history .main-svg, .js-plotly-plot .main-svg").first.wait_for(timeout=120_000)
+    page.get_by_text("Best Trial (number=").first.wait_for(timeout=300_000)
+    page.locator("#graph-history .main-svg, .js-plotly-plot .main-svg").first.wait_for(timeout=300_000)
     took = time.perf_counter() - began
     context.close()
     return took

@@ -49,7 +49,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .84rem; line-he
 @media (max-width: 560px) { main { padding: 18px 12px 40px; } h1 { font-size: 1.35rem; }
   .card { padding: 10px; } table { font-size: .84rem; } th, td { padding-right: 8px; }
   th.n { white-space: normal; } td:not(.n) { overflow-wrap: anywhere; }
-  .bar { display: block; width: 44px; } }
+  .bar { display: none; } td b { overflow-wrap: normal; } }
 """
 
 

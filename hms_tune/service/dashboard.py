@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna_dashboard
 
 from hms_tune.errors import UsageError
-from hms_tune.service.dashboard_store import dashboard_store
+from hms_tune.service.dashboard_store import dashboard_store, writable_store
 from hms_tune.service.gatekeeper import Gatekeeper, is_loopback
 from hms_tune.service.noted import TrialNotes
 from hms_tune.service.storage import Storage
@@ -33,7 +33,7 @@ def dashboard_app(
     password : asked of everyone; None: of nobody
     writable : whether notes, artifacts, and studies may be changed and deleted
     """
-    store = dashboard_store(artifacts)
+    store = writable_store(artifacts) if writable else dashboard_store(artifacts)
     application = TrialNotes(optuna_dashboard.wsgi(storage.optuna, artifact_store=store), storage)
     return Gatekeeper(application, password=password, writable=writable)
 

@@ -143,6 +143,7 @@ def _graph(
         "xaxis": x,
         "yaxis": {"title": {"text": y}},
         "showlegend": legend,
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"},
         "margin": {"l": 70, "r": 20, "t": 50, "b": 50},
     }
     return Graph(name, data, layout)

@@ -6,19 +6,22 @@ Every worker has one; whichever holds the study's advisory lock writes, the othe
 
 from __future__ import annotations
 
+import json
 import logging
-import multiprocessing
 import os
+import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from sqlalchemy import Connection as DatabaseConnection
-from sqlalchemy import func, select, text
+from sqlalchemy import func, text
+from sqlalchemy import select as select_from
 
 from hms_tune.service.tables import studies, trial_records
 
@@ -36,17 +39,29 @@ REST = 9.0
 FINISH_S = 40.0
 """How long a worker whose study is done waits for the last publication."""
 
+FINISH = "finish\n"
+
 _LOCKS = 4_865_143
 
 
 @dataclass(frozen=True, slots=True)
 class PublisherPlan:
-    """What the process needs; it crosses over a pipe, so the password stays out of sight."""
+    """What the process needs; it reads it from its standard input, so the password stays out of sight."""
 
     study: str
     storage_url: str = field(repr=False)
     artifacts: Path
     data_root: Path
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps({each.name: str(getattr(self, each.name)) for each in fields(self)}) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> PublisherPlan:
+        """The inverse of :meth:`to_line`."""
+        told = json.loads(line)
+        return cls(told["study"], told["storage_url"], Path(told["artifacts"]), Path(told["data_root"]))
 
 
 @contextmanager
@@ -57,28 +72,35 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
     ----------
     hurried : whether the end has to be quick: nothing is waited for then
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=publisher_main, args=(plan, theirs), name="publisher", daemon=True)
-    process.start()
-    theirs.close()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "hms_tune.service.publisher"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    _tell(process, plan.to_line())
     try:
         yield
     finally:
-        with suppress(OSError):
-            ours.send("finish")
+        _tell(process, FINISH)
         until = time.monotonic() + FINISH_S
-        while process.is_alive() and not hurried() and time.monotonic() < until:
-            process.join(timeout=0.2)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        elif process.exitcode:
+        while process.poll() is None and not hurried() and time.monotonic() < until:
+            time.sleep(0.1)
+        if process.returncode:
             _logger.warning("The dashboard's notes and figures may be old: their writer died")
-        ours.close()
+        process.kill()
+        process.wait()
 
 
-def publisher_main(plan: PublisherPlan, pipe: Connection) -> None:
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    with suppress(OSError):  # it died
+        process.stdin.write(line)
+        process.stdin.flush()
+
+
+def main() -> None:
     """Publish until told to finish, or until the worker is gone."""
     # The worker decides when this ends; a Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -86,19 +108,14 @@ def publisher_main(plan: PublisherPlan, pipe: Connection) -> None:
     with suppress(OSError):
         os.nice(10)
     logging.basicConfig(level=logging.CRITICAL)
-    Publisher(plan).run(lambda seconds: _told(pipe, seconds))
-    os._exit(0)
+    Publisher(PublisherPlan.from_line(sys.stdin.readline())).run(_told)
 
 
-def _told(pipe: Connection, seconds: float) -> bool | None:
+def _told(seconds: float) -> bool | None:
     """Wait; True: finish with a last publication, False: leave at once, None: go on."""
-    if not pipe.poll(seconds):
+    if not select.select([sys.stdin], [], [], seconds)[0]:
         return None
-    try:
-        pipe.recv()
-    except (EOFError, OSError):
-        return False
-    return True
+    return sys.stdin.readline() == FINISH
 
 
 class Publisher:
@@ -132,7 +149,7 @@ class Publisher:
         try:
             with storage.engine.connect() as connection:
                 study_id = connection.execute(
-                    select(studies.c.study_id).where(studies.c.name == self._plan.study)
+                    select_from(studies.c.study_id).where(studies.c.name == self._plan.study)
                 ).scalar_one()
                 told: bool | None = True if last else None
                 while True:
@@ -168,7 +185,7 @@ class Publisher:
         """What changes whenever a trial has told something new."""
         return tuple(
             connection.execute(
-                select(func.count(), func.max(trial_records.c.written_at)).where(
+                select_from(func.count(), func.max(trial_records.c.written_at)).where(
                     trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
                 )
             ).one()
@@ -184,3 +201,7 @@ class Publisher:
         publish_study(storage, self._plan.study, self._plan.artifacts, data_root=self._plan.data_root)
         took = time.monotonic() - began
         self._rest_until = time.monotonic() + max(LEAST_S, REST * took)
+
+
+if __name__ == "__main__":
+    main()

@@ -119,7 +119,7 @@ def space_section(material: Material) -> list[str]:
     search = study.study_file.search
     how = f"Values are drawn by {search.sampler} (seed {search.seed}); pruner: {search.pruner.name}."
     title = f"trial {study.best.number}" if study.best else "best"
-    listed = table(["setting", "searched", title, "importance"], rows, escaped=True)
+    listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
     notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'
     return ["<h2>What was searched, and what won</h2>", listed, notes]
 
@@ -188,10 +188,10 @@ def hardware_section(study: StudyRecord) -> list[str]:
 
 
 def value_text(value: object) -> str:
-    """A parameter's value."""
+    """A parameter's value, to the digits that a person compares."""
     if value is None:
         return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _bar(share: float, width: float) -> str:

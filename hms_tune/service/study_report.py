@@ -24,7 +24,6 @@ from hms_tune.service.report_findings import (
     pruning_section,
     score_section,
     space_section,
-    value_text,
 )
 from hms_tune.service.report_parts import chart, listing, table
 from hms_tune.service.storage import Storage
@@ -144,5 +143,5 @@ def _reproduction(material: Material) -> list[str]:
 def _winner_listing(best: TrialRecord | None) -> Sequence[str]:
     if best is None:
         return ()
-    values = "\n".join(f"{name} = {value_text(value)}" for name, value in best.params.items())
+    values = "\n".join(f"{name} = {value}" for name, value in best.params.items())
     return (f"<h3>Trial {best.number}</h3>", listing(values))

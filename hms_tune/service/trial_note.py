@@ -54,7 +54,7 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) 
             score = "–" if fold.best_kl is None else f"{fold.best_kl:.4f}"
             best = "–" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
             loss = f"{fold.epochs[-1].train_loss:.4f}" if fold.epochs else "–"
-            rows.append(f"| {fold.fold + 1} | {score} | {best} | {loss} |")
+            rows.append(f"| {fold.fold + 1} | {score} &nbsp;| {best} | {loss} |")
         parts.append("\n".join(rows))
     parts.append(" · ".join(_where(trial)))
     if trial.run_url:
