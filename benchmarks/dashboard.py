@@ -211,10 +211,11 @@ def load(browser: Browser, address: str) -> float:
     """Seconds until the page shows its history and its best trial, with nothing cached by the browser."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
+    page.set_default_timeout(300_000)
     began = time.perf_counter()
     page.goto(address, wait_until="commit")
-    page.get_by_text("Best Trial (number=").first.wait_for(timeout=300_000)
-    page.locator("#graph-history .main-svg, .js-plotly-plot .main-svg").first.wait_for(timeout=300_000)
+    page.get_by_text("Best Trial (number=").first.wait_for()
+    page.locator("#graph-history .main-svg, .js-plotly-plot .main-svg").first.wait_for()
     took = time.perf_counter() - began
     context.close()
     return took

@@ -108,14 +108,16 @@ def main() -> None:
     with suppress(OSError):
         os.nice(10)
     logging.basicConfig(level=logging.CRITICAL)
-    Publisher(PublisherPlan.from_line(sys.stdin.readline())).run(_told)
+    # Not buffered: select would not see a line that has been read ahead.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:
 
+        def told(seconds: float) -> bool | None:
+            """True: finish with a last publication, False: leave at once, None: go on."""
+            if not select.select([lines], [], [], seconds)[0]:
+                return None
+            return lines.readline().decode() == FINISH
 
-def _told(seconds: float) -> bool | None:
-    """Wait; True: finish with a last publication, False: leave at once, None: go on."""
-    if not select.select([sys.stdin], [], [], seconds)[0]:
-        return None
-    return sys.stdin.readline() == FINISH
+        Publisher(PublisherPlan.from_line(lines.readline().decode())).run(told)
 
 
 class Publisher:
