@@ -158,7 +158,7 @@ class TrialRecorder:
             "peak_memory": self._place.peak_memory(),
             "data_digest": self._place.data_digest,
             "version": hms_tune.__version__,
-            "run_url": self._run_url(),
+            "run_url": self._run_url() or draft.values.get("run_url"),
         }
         offered = _Draft(
             trial,

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -147,7 +147,8 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     observers: list[Observer] = [teller, *trackers(study_file, plan.home, best=best)]
     search = storage.through_outages(lambda: join_search(storage, study_file))
     place = Place(plan.device, plan.gpus, store.manifest.digest)
-    observers.append(TrialRecorder(storage, search.study_id, place))
+    others = tuple(observers)
+    observers.append(TrialRecorder(storage, search.study_id, place, run_url=lambda: _run_url(others)))
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         trial = CrossValidation(
@@ -189,3 +190,8 @@ def _acceleration(plan: SlotPlan, study_file: StudyFile) -> AccelerationSettings
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "compiled"))
     trials = study_file.budget.trials or 100
     return AccelerationSettings(plan.acceleration, home / "steps.json", trials_to_come=trials)
+
+
+def _run_url(others: Sequence[Observer]) -> str | None:
+    """Where the running trial is tracked; an observer that knows says it as ``url``."""
+    return next((url for each in others if (url := getattr(each, "url", None))), None)

@@ -107,8 +107,9 @@ def _question(material: Material) -> list[str]:
 def _course(material: Material) -> list[str]:
     study = material.study
     cards = [chart("The course of the search", "KL by trial", history_figure(study))]
-    if study.ranked:
+    if any(trial.folds for trial in study.ranked[:10]):
         cards.append(chart("Fold spread", "of the ten best", fold_spread_figure(study.ranked[:10])))
+    if any(trial.attempts for trial in study.ranked):
         cards.append(chart("Cost", "complete trials", cost_figure(study, cost_unit(study.trials))))
     if study.best is not None and study.best.folds:
         about = f"of trial {study.best.number}, by fold"

@@ -119,6 +119,14 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
 
 
+def test_a_study_is_reported_on_one_page(home: Path, storage: Storage, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    assert run(home, "study", "report", "--study", "smoke", "--out", str(out)).stdout == f"{out}\n"
+    page = out.read_text()
+    assert "Trial 1, KL 0.5000" in page
+    assert "That is optimistic" in page
+
+
 def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage) -> None:
     done = run(
         home, "study", "enqueue", "smoke", "--params", "model.dropout=0.1", "training.learning_rate=1e-3"

@@ -287,6 +287,17 @@ def test_a_running_trials_configuration_is_known_before_it_told_anything(
     assert record.config["model"]["dropout"] == trial.params["model.dropout"]
 
 
+def test_a_study_in_which_nothing_has_ended_is_shown_and_reported_all_the_same(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = "study: {name}\nmodel: {backbone: test_resnet, pretrained: false, dropout: {low: 0.0, high: 0.5}}"
+    join_search(storage, StudyFile.parse(file.replace("{name}", study_name), "test"))
+    publish_study(storage, study_name, tmp_path)
+    note = get_note(optuna.load_study(study_name=study_name, storage=storage.optuna))
+    assert "No trial is complete yet." in note
+    assert "No trial is complete yet." in report_page(gather(storage, study_name))
+
+
 def test_peak_memory_and_the_processors_name_are_told() -> None:
     place = Place("cpu", 0.0, "digest")
     assert place.peak_memory() > 10 * 2**20
