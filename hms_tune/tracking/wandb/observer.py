@@ -61,6 +61,12 @@ class WandbObserver:
         self._run: Any = None
         self._done = 0
 
+    @property
+    def url(self) -> str | None:
+        """Where the running trial can be looked at; None while its run is written to disk."""
+        url = getattr(self._run, "url", None)
+        return url if isinstance(url, str) else None
+
     def trial_started(self, trial: TrialInfo) -> None:
         """Open the attempt's run, or go on with it."""
         if not self._off:
