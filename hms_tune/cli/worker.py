@@ -54,6 +54,10 @@ def worker(
             "--ranks-per-trial", min=1, help="Devices that train one trial together (docs/parallel.md)."
         ),
     ] = 1,
+    *,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A line for every epoch where the log is no terminal.")
+    ] = False,
     max_trials: Annotated[
         int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
     ] = None,
@@ -85,7 +89,7 @@ def worker(
         lease_s=settings.lease_seconds,
         checkpoint_s=settings.checkpoint_seconds,
     )
-    observer = ConsoleObserver(console)
+    observer = ConsoleObserver(console, every_epoch=verbose)
     Worker(
         options,
         observer,

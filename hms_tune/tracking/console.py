@@ -37,9 +37,13 @@ class ConsoleObserver:
     ----------
     console : where to write; standard error by default. It leaves colours out where ``NO_COLOR`` is set.
     live : redraw lines in place; by default where the console is a terminal that can
+    every_epoch : write a plain line for each epoch, too
     """
 
-    def __init__(self, console: Console | None = None, *, live: bool | None = None) -> None:
+    def __init__(
+        self, console: Console | None = None, *, live: bool | None = None, every_epoch: bool = False
+    ) -> None:
+        self._every_epoch = every_epoch
         self._console = console or Console(stderr=True)
         drawable = self._console.is_terminal and not self._console.is_dumb_terminal
         self._is_live = drawable if live is None else live
@@ -108,6 +112,11 @@ class ConsoleObserver:
                 done = f"fold {event.fold + 1}/{event.folds} ends"
                 at = f"epoch {event.best_epoch + 1} of {event.epochs_run}"
                 self._line("  ".join(filter(None, (name, done, f"KL {event.kl:.4f} at {at}", pace, rest))))
+            case EpochEnded() if self._every_epoch and not event.replayed:
+                at = f"fold {event.fold + 1}/{event.folds}  epoch {event.epoch + 1}/{event.epochs}"
+                kl = "" if math.isnan(event.kl) else f"KL {event.kl:.4f}"
+                loss = f"loss {event.train_loss:.4f}"
+                self._line("  ".join(filter(None, (name, at, loss, kl, pace, rest))))
             case EpochEnded() if not progress.judges and event.epoch + 1 == event.epochs:
                 self._line("  ".join(filter(None, (name, f"all rows, {event.epochs} epochs", pace))))
             case _:

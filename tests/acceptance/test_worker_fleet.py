@@ -71,7 +71,7 @@ def environment(home: Path) -> dict[str, str]:
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``hms-tune worker`` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "hms_tune", "worker", *arguments],
+        [sys.executable, "-m", "hms_tune", "worker", "--verbose", *arguments],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

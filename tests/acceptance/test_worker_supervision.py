@@ -82,7 +82,7 @@ def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturb
     file = tmp_path / f"{name}.yaml"
     file.write_text(STUDY.format(name=name))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "hms_tune", "worker", "--study", str(file), "--data", str(root)],
+        [sys.executable, "-m", "hms_tune", "worker", "-v", "--study", str(file), "--data", str(root)],
         env=os.environ
         | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "HMS_TUNE_CHECKPOINT_SECONDS": "0"},
         stderr=subprocess.PIPE,
