@@ -188,7 +188,7 @@ def report(size: Size, arms: list[Arm], done: int, command: str, windows: int) -
         "* data: seconds in which the loop waits for its next batch (A, A+); seconds inside the calls that "
         "make and gather images (ours; on a GPU only the host's part of them, the device works on meanwhile)",
         "* storage: outside the objective or the training generator: Optuna in memory (A, A+); claim, ask, "
-        "reports, leases and tell on PostgreSQL, and a checkpoint after every epoch (ours)",
+        "reports, leases and tell on PostgreSQL, and checkpoints at the distance of a worker (ours)",
         "* compile: what torch.compile reports for itself; capturing CUDA graphs is not in it",
         "* idle: on a GPU the share of time without any kernel, sampled from nvidia-smi, a lower bound; on a "
         "CPU the share of all cores' time that the arm's processes left unused (workers that persist count "
