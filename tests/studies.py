@@ -1,4 +1,4 @@
-"""Studies as a long search leaves them, written straight into the database: a thousand trials in a second."""
+"""Studies for tests: one to run, and ones written into the database as a long search leaves them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.0, high: 0.
 search: {{sampler: random}}
 budget: {{trials: {trials}, hours: 1000}}
 """
+
+ONE_TRIAL = """
+study: {name}
+data: {{folds: 2, holdout: 0.0}}
+input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
+model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
+training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
+search: {{sampler: random, pruner: none, seed: 3}}
+budget: {{trials: 1}}
+tracking: {{wandb: {{mode: off}}}}
+"""
+"""A study of one trial that trains in seconds."""
 
 STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL)
 """Of four trials one completes, one is pruned in its first fold, one in its second, and one fails."""

@@ -1,18 +1,39 @@
-"""Commands as a user types them, in this process."""
+"""Commands as a user types them: a home of their own, its server, and a way to run them in this process."""
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hms_tune.cli.main import main
+from hms_tune.service.embedded import start_embedded
+from hms_tune.service.storage import Storage, open_storage
 
 Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def home() -> Path:
+    """HMS_TUNE_HOME of a machine with an embedded server (pytest's own folders are closed to its user)."""
+    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(home: Path) -> Iterator[Storage]:
+    """The server that the commands of ``home`` share, joined by this process so that it stays up."""
+    opened = open_storage(start_embedded(home / "postgres"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -23,11 +20,10 @@ from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
 from hms_tune.service.attempts import Result, ask, tell
 from hms_tune.service.budget import claim
-from hms_tune.service.embedded import start_embedded
 from hms_tune.service.leases import Holder, Lease
 from hms_tune.service.machine import this_process
 from hms_tune.service.presence import Presence, announce
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.storage import Storage
 from hms_tune.service.study import open_search
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
@@ -35,24 +31,14 @@ CANARY = "canary{%secret@word"
 
 
 @pytest.fixture(scope="module")
-def home() -> Path:
-    """HMS_TUNE_HOME of a machine with an embedded server."""
-    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def storage(home: Path) -> Iterator[Storage]:
-    """A server with the study ``smoke``, of which two trials are complete."""
-    opened = open_storage(start_embedded(home / "postgres"))
-    study = open_search(opened, load_study_file(str(STUDIES / "smoke.yaml"))).study
+def storage(storage: Storage) -> Storage:
+    """The server, with the study ``smoke``, of which two trials are complete."""
+    study = open_search(storage, load_study_file(str(STUDIES / "smoke.yaml"))).study
     for value in (0.75, 0.5):
         trial = study.ask()
         trial.suggest_float("model.dropout", 0.0, 0.3)
         study.tell(trial, value)
-    yield opened
-    opened.close()
+    return storage
 
 
 def run(home: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:

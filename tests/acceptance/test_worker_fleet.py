@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from hms_tune.service.embedded import start_embedded
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.storage import Storage
+from studies import ONE_TRIAL
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
-ONE_TRIAL = """
-study: {name}
-data: {{folds: 2, holdout: 0.0}}
-input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
-model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
-training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
-search: {{sampler: random, pruner: none, seed: 3}}
-budget: {{trials: 1}}
-tracking: {{wandb: {{mode: off}}}}
-"""
-
-
-@pytest.fixture(scope="module")
-def home() -> Path:
-    """HMS_TUNE_HOME of a machine with an embedded server (pytest's own folders are closed to its user)."""
-    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def storage(home: Path) -> Iterator[Storage]:
-    """The server that the workers of ``home`` share, joined by this process so that it stays up."""
-    opened = open_storage(start_embedded(home / "postgres"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -18,39 +15,13 @@ import torch
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.prepare import prepare
-from hms_tune.service.embedded import start_embedded
 from hms_tune.service.records import trial_record
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.service.storage import Storage
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded
+from studies import ONE_TRIAL
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
-
-STUDY = """
-study: {name}
-data: {{folds: 2, holdout: 0.0}}
-input: {{eeg: {{name: stft, n_fft: 256}}, image: [32, 32], channels: 1}}
-model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.1, high: 0.3}}}}
-training: {{epochs: 4, batch_size: 8, learning_rate: {{low: 1.0e-3, high: 1.0e-2, log: true}}}}
-search: {{sampler: random, pruner: none, seed: 3}}
-budget: {{trials: 1}}
-tracking: {{wandb: {{mode: off}}}}
-"""
-
-
-@pytest.fixture(scope="module")
-def home() -> Path:
-    """Of an embedded server (pytest's own folders are closed to its user)."""
-    folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def storage(home: Path) -> Iterator[Storage]:
-    opened = open_storage(start_embedded(home / "postgres"))
-    yield opened
-    opened.close()
 
 
 def slot_of(worker: int) -> int:
@@ -80,7 +51,7 @@ def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturb
     root = competition_writer(tmp_path / "hms", patients=8, test_recordings=1)
     name = f"died-{death.name.lower()}"
     file = tmp_path / f"{name}.yaml"
-    file.write_text(STUDY.format(name=name))
+    file.write_text(ONE_TRIAL.format(name=name))
     worker = subprocess.Popen(
         [sys.executable, "-m", "hms_tune", "worker", "-v", "--study", str(file), "--data", str(root)],
         env=os.environ
