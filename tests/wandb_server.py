@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from serving import served
+
 
 @dataclass(slots=True)
 class Run:
@@ -230,12 +232,5 @@ def wandb_server(port: int = 0) -> Iterator[Server]:
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that went away is nothing to tell."""
 
-    with Quiet(("127.0.0.1", port), Handler) as server:
-        kept.address = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield kept
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(Quiet(("127.0.0.1", port), Handler)) as kept.address:
+        yield kept

@@ -6,25 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ground  # noqa: F401  before what it lets us import
 import numpy as np
 from checker import Undisturbed
+from stories import EPOCHS, FOLDS, a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import CheckpointError
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
-from hms_tune.training.events import (
-    CheckpointFailed,
-    CheckpointWritten,
-    CrossValidationEnded,
-    EpochEnded,
-    Event,
-    FoldEnded,
-    FoldStarted,
-    OutOfFold,
-)
-
-FOLDS, EPOCHS = 2, 3
+from hms_tune.training.events import CheckpointFailed, CheckpointWritten, Event
 
 STUDY = """
 study: {name}
@@ -71,14 +62,7 @@ def tiny_train(
         replayed, done = len(story), []
         for fold in range(FOLDS):
             first = fold * EPOCHS
-            yield FoldStarted(
-                fold=fold,
-                folds=FOLDS,
-                epochs=EPOCHS,
-                train_rows=1,
-                validation_rows=1,
-                replayed=first < replayed,
-            )
+            yield a_fold_start(fold, train_rows=1, validation_rows=1, replayed=first < replayed)
             for epoch in range(EPOCHS):
                 number = first + epoch
                 if number >= replayed:
@@ -86,12 +70,23 @@ def tiny_train(
                     before = story[-1] if story else config.training.learning_rate
                     story.append(step(before, number))
                     trained(config, number)
-                yield _epoch(fold, epoch, story[number], done, epoch_s, replayed=number < replayed)
+                weight = story[number]
+                yield an_epoch(
+                    fold,
+                    epoch,
+                    kl=weight,
+                    train_loss=weight,
+                    estimate=float(np.mean([*done, weight])),
+                    images=1,
+                    seconds=epoch_s,
+                    replayed=number < replayed,
+                )
                 if number >= replayed:
                     yield _written(directory, number, {"config": config.hash, "story": story}, fold, epoch)
             done.append(story[first + EPOCHS - 1])
-            yield _fold_ended(fold, done[-1], replayed=first + EPOCHS < replayed)
-        yield _ended(done)
+            yield a_fold_end(fold, kl=done[-1], replayed=first + EPOCHS < replayed)
+        kl = float(np.mean(done))
+        yield an_ending(kl, kl_high_vote=kl, fold_kl=tuple(done), best_epochs=(EPOCHS - 1,) * FOLDS)
 
     return train
 
@@ -102,61 +97,3 @@ def _written(directory: Path, number: int, state: dict, fold: int, epoch: int) -
     except CheckpointError as error:
         return CheckpointFailed(reason=str(error), fold=fold, epoch=epoch)
     return CheckpointWritten(path=path, fold=fold, epoch=epoch)
-
-
-def _epoch(
-    fold: int, epoch: int, weight: float, done: list[float], seconds: float, *, replayed: bool
-) -> EpochEnded:
-    return EpochEnded(
-        fold=fold,
-        folds=FOLDS,
-        epoch=epoch,
-        epochs=EPOCHS,
-        stage=0,
-        train_loss=weight,
-        kl=weight,
-        kl_all_rows=weight,
-        kl_high_vote=weight,
-        best_kl=weight,
-        estimate=float(np.mean([*done, weight])),
-        learning_rate=1e-3,
-        images=1,
-        seconds=seconds,
-        replayed=replayed,
-    )
-
-
-def _fold_ended(fold: int, kl: float, *, replayed: bool) -> FoldEnded:
-    return FoldEnded(
-        fold=fold,
-        folds=FOLDS,
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=kl,
-        best_epoch=EPOCHS - 1,
-        epochs_run=EPOCHS,
-        stopped_early=False,
-        replayed=replayed,
-    )
-
-
-def _ended(done: list[float]) -> CrossValidationEnded:
-    nothing = np.zeros(0, dtype=np.int64)
-    floats = np.zeros((0, 6), dtype=np.float32)
-    kl = float(np.mean(done))
-    return CrossValidationEnded(
-        kl=kl,
-        kl_all_rows=kl,
-        kl_high_vote=kl,
-        fold_kl=tuple(done),
-        best_epochs=(EPOCHS - 1,) * FOLDS,
-        out_of_fold=OutOfFold(
-            row=nothing,
-            eeg_id=nothing,
-            patient_id=nothing,
-            fold=nothing,
-            probabilities=floats,
-            targets=floats,
-            total_votes=nothing,
-        ),
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import itertools
 import os
 import shutil
@@ -12,7 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from hms_tune.data.prepare import prepare
+from hms_tune.data.store import Store
 from hms_tune.service.embedded import start_embedded
 from hms_tune.service.storage import Storage, open_storage
 
@@ -44,13 +46,13 @@ def study_name() -> str:
 
 
 @pytest.fixture(scope="session")
-def run_study() -> Callable[..., None]:
-    """The function ``run_study(storage, name, folder, *, trials=14)`` of ``studied.py``."""
-    # loaded by path, as tests/conftest.py does
-    spec = importlib.util.spec_from_file_location("studied", Path(__file__).with_name("studied.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    runner: Callable[..., None] = module.run_study
-    return runner
+def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
+    """The store of a competition of eight patients with recordings of a minute. Nobody changes it."""
+    root = competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, seconds=60)
+    return prepare(root, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """Torch computes on one thread: sums are taken in the same order everywhere."""
+    torch.set_num_threads(1)

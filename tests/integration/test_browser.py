@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
+from fake_study import run_study
+from serving import served
 
 from hms_tune.service.dashboard import dashboard_app
 from hms_tune.service.publishing import publish_study
@@ -32,9 +33,7 @@ class Quiet(WSGIRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def artifacts(
-    storage: Storage, run_study: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def artifacts(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifacts of a study that has been run and published."""
     folder = tmp_path_factory.mktemp("artifacts")
     run_study(storage, NAME, folder)
@@ -50,12 +49,9 @@ def study(storage: Storage, artifacts: Path) -> StudyRecord:
 @pytest.fixture(scope="module")
 def dashboard(storage: Storage, artifacts: Path) -> Iterator[str]:
     """The dashboard's address."""
-    with make_server("127.0.0.1", 0, dashboard_app(storage, artifacts), handler_class=Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/dashboard"
-        server.shutdown()
-        thread.join()
+    server = make_server("127.0.0.1", 0, dashboard_app(storage, artifacts), handler_class=Quiet)
+    with served(server) as address:
+        yield f"{address}/dashboard"
 
 
 @pytest.fixture(scope="module")

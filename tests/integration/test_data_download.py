@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -12,10 +11,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from kaggle_server import Kaggle, serve
 from typer.testing import CliRunner
 
 pytest.importorskip("kagglesdk")
@@ -32,19 +31,6 @@ PIECE = 2**16
 COMPETITION = "hms-harmful-brain-activity-classification"
 
 
-def load_server() -> ModuleType:
-    # loaded by path: the test folders are no packages
-    spec = importlib.util.spec_from_file_location(
-        "kaggle_server", Path(__file__).with_name("kaggle_server.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kaggle_server"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> bytes:
     """The archive of a tiny competition, about 3 MB."""
@@ -58,7 +44,7 @@ def content(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callab
 
 
 @pytest.fixture
-def kaggle(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def kaggle(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
     """Kaggle, for an account that has an access token in its environment."""
     for name in list(os.environ):
         if name.startswith("KAGGLE_") or name.lower().endswith("_proxy"):
@@ -68,8 +54,7 @@ def kaggle(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
-    server = load_server()
-    with server.serve(server.Kaggle(content)) as running:
+    with serve(Kaggle(content)) as running:
         monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.TEST, running.api)
         yield running
 
@@ -88,7 +73,7 @@ def never(_: float) -> None:
     raise AssertionError("nothing to wait for")
 
 
-def test_a_download_is_whole_and_leaves_nothing_beside_it(kaggle: Any, root: Path) -> None:
+def test_a_download_is_whole_and_leaves_nothing_beside_it(kaggle: Kaggle, root: Path) -> None:
     bytes_told: list[tuple[int, int]] = []
     files_told: list[tuple[int, int]] = []
     watch = Watch(lambda *told: bytes_told.append(told), lambda *told: files_told.append(told))
@@ -106,7 +91,7 @@ def test_a_download_is_whole_and_leaves_nothing_beside_it(kaggle: Any, root: Pat
     ]
 
 
-def test_credentials_are_never_sent_to_the_storage_nor_shown(kaggle: Any, root: Path) -> None:
+def test_credentials_are_never_sent_to_the_storage_nor_shown(kaggle: Kaggle, root: Path) -> None:
     download(root, sleep=never)
     assert kaggle.stored_headers
     assert all("Authorization" not in headers for headers in kaggle.stored_headers)
@@ -182,7 +167,7 @@ def by_old_sign_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_credentials_are_found_where_the_client_finds_them(
-    kaggle: Any,
+    kaggle: Kaggle,
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
     give: Callable[[Path, pytest.MonkeyPatch], None],
@@ -206,7 +191,7 @@ def refused(root: Path, **options: Any) -> DownloadError:
 
 
 def test_without_credentials_it_says_where_to_click(
-    kaggle: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: Kaggle, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     error = refused(root)
@@ -217,7 +202,7 @@ def test_without_credentials_it_says_where_to_click(
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "username=ann", '{"username": "ann", "key": 5}'])
 def test_a_key_file_that_is_none_is_named(
-    kaggle: Any, root: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    kaggle: Kaggle, root: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.delenv("KAGGLE_API_TOKEN")
     path = Path.home() / ".kaggle/kaggle.json"
@@ -233,13 +218,13 @@ def test_without_the_client_it_says_how_to_get_it(root: Path, monkeypatch: pytes
     assert 'pip install "hms-tune[kaggle]"' in str(error)
 
 
-def test_wrong_credentials_are_named_by_their_place(kaggle: Any, root: Path) -> None:
+def test_wrong_credentials_are_named_by_their_place(kaggle: Kaggle, root: Path) -> None:
     kaggle.accepted = set()
     error = refused(root)
     assert (error.what, error.where) == ("Kaggle does not accept the credentials", "KAGGLE_API_TOKEN")
 
 
-def test_rules_that_are_not_accepted_are_linked(kaggle: Any, root: Path) -> None:
+def test_rules_that_are_not_accepted_are_linked(kaggle: Kaggle, root: Path) -> None:
     message = "You must accept this competition's rules before you'll be able to download files."
     kaggle.refusals = [(403, message, {})]
     error = refused(root)
@@ -250,20 +235,20 @@ def test_rules_that_are_not_accepted_are_linked(kaggle: Any, root: Path) -> None
 @pytest.mark.parametrize(
     ("code", "what"), [(404, "does not have the competition's"), (400, "Kaggle refuses")]
 )
-def test_other_refusals_end_at_once(kaggle: Any, root: Path, code: int, what: str) -> None:
+def test_other_refusals_end_at_once(kaggle: Kaggle, root: Path, code: int, what: str) -> None:
     kaggle.refusals = [(code, "No", {})]
     assert what in refused(root).what
     assert len(kaggle.asked) == 1
 
 
-def test_a_busy_kaggle_is_asked_again_when_it_says(kaggle: Any, root: Path) -> None:
+def test_a_busy_kaggle_is_asked_again_when_it_says(kaggle: Kaggle, root: Path) -> None:
     kaggle.refusals = [(503, "Try later", {}), (429, "Slow down", {"Retry-After": "17"})]
     pauses: list[float] = []
     download(root, sleep=pauses.append)
     assert pauses == [1.0, 17.0]
 
 
-def test_a_broken_connection_goes_on_where_it_broke(kaggle: Any, root: Path) -> None:
+def test_a_broken_connection_goes_on_where_it_broke(kaggle: Kaggle, root: Path) -> None:
     kaggle.breaks = [300_000, 500_000, 100_000]
     pauses: list[float] = []
     download(root, sleep=pauses.append)
@@ -275,7 +260,7 @@ def test_a_broken_connection_goes_on_where_it_broke(kaggle: Any, root: Path) -> 
     assert pauses == [1.0, 1.0, 1.0]  # each attempt brought some
 
 
-def test_a_lost_server_is_an_error_and_the_next_run_goes_on(kaggle: Any, root: Path) -> None:
+def test_a_lost_server_is_an_error_and_the_next_run_goes_on(kaggle: Kaggle, root: Path) -> None:
     kaggle.breaks = [400_000, 0, 0, 0, 0, 0]
     pauses: list[float] = []
     with pytest.raises(DownloadError, match=r"lost after 39\d\.\d kB of \d\.\d MB .*it goes on from there"):
@@ -289,7 +274,7 @@ def test_a_lost_server_is_an_error_and_the_next_run_goes_on(kaggle: Any, root: P
     assert beside(root) == ["hms"]
 
 
-def break_off(kaggle: Any, root: Path) -> None:
+def break_off(kaggle: Kaggle, root: Path) -> None:
     """Leave the beginning of an archive behind."""
     kaggle.breaks = [400_000, 0, 0, 0, 0, 0]
     with pytest.raises(DownloadError):
@@ -297,7 +282,7 @@ def break_off(kaggle: Any, root: Path) -> None:
 
 
 def test_an_archive_that_changed_between_two_runs_is_fetched_anew(
-    kaggle: Any, root: Path, content: bytes
+    kaggle: Kaggle, root: Path, content: bytes
 ) -> None:
     kaggle.content = content[:-1] + b"\x01"
     break_off(kaggle, root)
@@ -309,7 +294,7 @@ def test_an_archive_that_changed_between_two_runs_is_fetched_anew(
 
 @pytest.mark.parametrize("trait", [{"ranges": False}, {"weak": True}])
 def test_a_server_without_ranges_or_without_a_strong_validator_sends_all_again(
-    kaggle: Any, root: Path, trait: dict[str, bool]
+    kaggle: Kaggle, root: Path, trait: dict[str, bool]
 ) -> None:
     vars(kaggle).update(trait)
     break_off(kaggle, root)
@@ -318,14 +303,14 @@ def test_a_server_without_ranges_or_without_a_strong_validator_sends_all_again(
     assert check_folder(root, quick=True).defects == []
 
 
-def test_an_address_that_expired_is_asked_for_again(kaggle: Any, root: Path) -> None:
+def test_an_address_that_expired_is_asked_for_again(kaggle: Kaggle, root: Path) -> None:
     kaggle.storage_refusals = [403]
     download(root, sleep=lambda _: None)
     assert len(kaggle.asked) == 2
 
 
 def test_a_disk_without_room_is_found_before_the_download(
-    kaggle: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: Kaggle, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
         f_bavail, f_frsize = 1_000, 4_096  # 4.1 MB
@@ -336,7 +321,7 @@ def test_a_disk_without_room_is_found_before_the_download(
     assert error.what.endswith("the disk has 4.1 MB free")
 
 
-def test_a_damaged_archive_is_not_kept(kaggle: Any, root: Path) -> None:
+def test_a_damaged_archive_is_not_kept(kaggle: Kaggle, root: Path) -> None:
     kaggle.content = kaggle.content[:-5_000]
     assert "not a whole zip archive" in refused(root).what
 
@@ -351,7 +336,7 @@ download(Path(sys.argv[2]))
 """
 
 
-def test_a_killed_download_goes_on(kaggle: Any, root: Path) -> None:
+def test_a_killed_download_goes_on(kaggle: Kaggle, root: Path) -> None:
     kaggle.stall_at = 1_500_000
     process = subprocess.Popen([sys.executable, "-c", KILLED, kaggle.api, str(root)])
     assert kaggle.stalled.wait(60)
@@ -370,7 +355,7 @@ def test_a_killed_download_goes_on(kaggle: Any, root: Path) -> None:
 
 
 def test_a_whole_archive_is_unpacked_without_asking_again(
-    kaggle: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+    kaggle: Kaggle, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

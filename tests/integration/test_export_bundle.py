@@ -29,12 +29,9 @@ from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 REAL_EEG = Path(__file__).parents[2].parent / "shared" / "real_eeg"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def make_config(backbone: str, *, kaggle: bool) -> TrialConfig:

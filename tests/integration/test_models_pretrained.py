@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import pickle
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
+from serving import served
 
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import PretrainedError
@@ -53,10 +53,6 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.status = 200
         super().__init__(("127.0.0.1", 0), _Answer)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -95,13 +91,9 @@ class _Answer(BaseHTTPRequestHandler):
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that publishes test_resnet, in place of the real one, with an empty cache."""
     server = Hub({"model.safetensors": save(published()), "config.json": json.dumps({}).encode()})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    point_to(server.url, tmp_path, monkeypatch)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with served(server) as address:
+        point_to(address, tmp_path, monkeypatch)
+        yield server
 
 
 def point_to(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

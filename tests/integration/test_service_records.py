@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from fake_study import run_study
 from optuna_dashboard import get_note, save_note
 from rich.console import Console
 from sqlalchemy import select, text
@@ -34,13 +34,11 @@ from hms_tune.service.tables import out_of_fold
 
 NAME = "looked-at"
 EPOCHS = 3
-"""Of each of the two folds; see studied.py."""
-
-RunStudy = Callable[..., None]
+"""Of each of the two folds; see tests/fake_study.py."""
 
 
 @pytest.fixture(scope="module")
-def artifacts(storage: Storage, run_study: RunStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifacts(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifacts of a study that has been run and published."""
     folder = tmp_path_factory.mktemp("artifacts")
     run_study(storage, NAME, folder)
@@ -107,7 +105,7 @@ def test_predictions_are_kept_of_those_that_were_the_best_when_they_ended(
 
 
 def test_a_record_that_an_outage_cut_off_is_written_when_it_is_over(
-    storage: Storage, run_study: RunStudy, study_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, study_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, outages = TrialRecorder._store, iter(range(3))
 
@@ -124,7 +122,6 @@ def test_a_record_that_an_outage_cut_off_is_written_when_it_is_over(
 
 def test_a_recorder_that_fails_is_said_once_and_harms_no_trial(
     storage: Storage,
-    run_study: RunStudy,
     study_name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -185,9 +182,7 @@ def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, 
     assert "0123456789abcdef" in note
 
 
-def test_a_note_that_a_person_edited_stays(
-    storage: Storage, run_study: RunStudy, study_name: str, tmp_path: Path
-) -> None:
+def test_a_note_that_a_person_edited_stays(storage: Storage, study_name: str, tmp_path: Path) -> None:
     run_study(storage, study_name, tmp_path, trials=3)
     publish_study(storage, study_name, tmp_path)
     study = optuna.load_study(study_name=study_name, storage=storage.optuna)
@@ -217,7 +212,7 @@ def test_one_publisher_is_elected_and_another_takes_over(
 
 
 def test_a_publisher_publishes_once_more_when_it_is_told_to_finish(
-    storage: Storage, run_study: RunStudy, database_url: str, study_name: str, tmp_path: Path
+    storage: Storage, database_url: str, study_name: str, tmp_path: Path
 ) -> None:
     run_study(storage, study_name, tmp_path, trials=3)
     told = iter([True])

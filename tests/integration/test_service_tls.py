@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import ssl
@@ -10,12 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_front import front
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
@@ -35,20 +34,6 @@ search: {sampler: random, pruner: none}
 budget: {trials: 1}
 tracking: {wandb: {mode: offline}}
 """
-
-
-def _front() -> Callable[..., AbstractContextManager[Any]]:
-    path = Path(__file__).with_name("postgres_front.py")
-    spec = importlib.util.spec_from_file_location("postgres_front", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["postgres_front"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module.front  # type: ignore[no-any-return]
-
-
-front = _front()
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.folds import HELD_OUT
-from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, DataError, NonFiniteLossError
 from hms_tune.training.cross_validation import CrossValidation
@@ -31,16 +29,7 @@ from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.refit import Refit
 from hms_tune.training.workspace import Workspace
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
-    root = competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, seconds=60)
-    return prepare(root, jobs=1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_config(**training: object) -> TrialConfig:

@@ -25,7 +25,6 @@ from torch.distributed import TCPStore
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, DataError, RankLostError, TrainingError, UsageError
 from hms_tune.service.devices import slot_groups
@@ -39,6 +38,8 @@ from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, 
 from hms_tune.training.ranks import Ranks
 from hms_tune.training.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONTEXT = multiprocessing.get_context("forkserver")  # processes that need not load torch again
 CONTEXT.set_forkserver_preload(["hms_tune.training.rank_trials"])
 CPU = torch.device("cpu")
@@ -46,17 +47,6 @@ TIMEOUT_S = 60.0
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
 """Sums over a batch are taken in another order, and training amplifies the last bit of float32. Plain SGD:
 Adam turns the rounding error of a gradient near zero into a step of full length."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
-    root = competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, seconds=60)
-    return prepare(root, jobs=1)
 
 
 def make_config(backbone: str = "test_resnet", **training: object) -> TrialConfig:

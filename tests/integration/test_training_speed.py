@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,25 +11,15 @@ import torch
 
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded
 from hms_tune.training.features import FeatureCache
 from hms_tune.training.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
-    root = competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, seconds=60)
-    return prepare(root, jobs=1)
 
 
 def make_config(frozen: int, **training: object) -> TrialConfig:

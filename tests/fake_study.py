@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from stories import EPOCHS, FOLDS, a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -17,17 +18,10 @@ from hms_tune.service.recording import Place, TrialRecorder
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import Storage
 from hms_tune.service.study import join_search
-from hms_tune.training.events import (
-    CrossValidationEnded,
-    EpochEnded,
-    Event,
-    FoldEnded,
-    FoldStarted,
-    OutOfFold,
-)
+from hms_tune.training.events import Event, OutOfFold
 from hms_tune.training.metrics import kl_divergence
 
-FOLDS, EPOCHS, ROWS = 2, 3, 40
+ROWS = 40
 
 STUDY = """
 study: {name}
@@ -69,42 +63,21 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     out_of_fold = predictions(distance)
     kl = kl_divergence(out_of_fold.targets, out_of_fold.probabilities)
     for fold in range(FOLDS):
-        yield FoldStarted(fold=fold, folds=FOLDS, epochs=EPOCHS, train_rows=80, validation_rows=20)
+        yield a_fold_start(fold)
         for epoch in range(EPOCHS):
             score = kl + 0.02 * fold + 0.1 * (EPOCHS - 1 - epoch)
-            yield EpochEnded(
-                fold=fold,
-                folds=FOLDS,
-                epoch=epoch,
-                epochs=EPOCHS,
-                stage=0,
-                train_loss=0.8 * score,
-                kl=score,
-                kl_all_rows=score,
-                kl_high_vote=score,
-                best_kl=score,
-                estimate=score,
-                learning_rate=config.training.learning_rate,
-                images=80,
-                seconds=0.25,
+            rate = config.training.learning_rate
+            yield an_epoch(
+                fold, epoch, kl=score, train_loss=0.8 * score, learning_rate=rate, images=80, seconds=0.25
             )
-        yield FoldEnded(
-            fold=fold,
-            folds=FOLDS,
-            kl=score,
-            kl_all_rows=score,
-            kl_high_vote=score,
-            best_epoch=EPOCHS - 1,
-            epochs_run=EPOCHS,
-            stopped_early=False,
-        )
-    yield CrossValidationEnded(
-        kl=kl + 0.01,
+        yield a_fold_end(fold, kl=score)
+    yield an_ending(
+        kl + 0.01,
         kl_all_rows=kl,
         kl_high_vote=kl,
         fold_kl=(kl, kl + 0.02),
-        best_epochs=(EPOCHS - 1, EPOCHS - 1),
-        out_of_fold=out_of_fold,
+        best_epochs=(EPOCHS - 1,) * FOLDS,
+        predictions=out_of_fold,
     )
 
 

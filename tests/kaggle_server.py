@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from serving import served
+
 DOWNLOAD = "/api/v1/competitions.CompetitionApiService/DownloadDataFiles"
 RENEW = "/api/v1/users.AccountService/GenerateAccessToken"
 PIECE = 8_192
@@ -143,13 +145,9 @@ def serve(kaggle: Kaggle) -> Iterator[Kaggle]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
         server.daemon_threads = True
         server.handle_error = lambda *_: None  # clients that leave early are expected
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         servers.append(server)
-    kaggle.api, kaggle.storage = (f"http://localhost:{server.server_address[1]}" for server in servers)
-    try:
-        yield kaggle
-    finally:
-        kaggle.closing.set()
-        for server in servers:
-            server.shutdown()
-            server.server_close()
+    with served(servers[0]) as kaggle.api, served(servers[1]) as kaggle.storage:
+        try:
+            yield kaggle
+        finally:
+            kaggle.closing.set()
