@@ -162,6 +162,8 @@ def assembled(url: URL, connect: Connect) -> Storage:
     """The storage whose connections ``connect`` opens; its tables are there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Of a lost connection it warns with the whole statement, a page long; we tell it in a line.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     # Optuna formats the URL it is given as a template (a brace breaks it) and keeps it with the password.
     # It gets one without either; the connections come from `connect`.
     backend = PatientStorage(
