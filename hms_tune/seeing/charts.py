@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
 from hms_tune.data.summary import Labelling
-from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, GRID, INK, new_figure, quiet
+from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart
 
 _PATIENT_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 201)
 
 
 def class_shares(labelling: Labelling) -> Figure:
     """Share of rows by consensus, and mean share of the votes, by class."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     places = np.arange(len(CLASSES))
     consensus = [labelling.consensus_shares[name] for name in CLASSES]
     votes = [labelling.vote_shares[name] for name in CLASSES]
@@ -37,7 +37,7 @@ def class_shares(labelling: Labelling) -> Figure:
 
 def votes_per_row(raters: NDArray[np.int64]) -> Figure:
     """How many rows had how many experts; those on the high-vote scale are dark."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     numbers = np.arange(1, int(raters.max(initial=1)) + 1)
     shares = np.bincount(raters, minlength=len(numbers) + 1)[1:] / max(len(raters), 1)
     axes.bar(numbers, shares, color=[ACCENT if number >= HIGH_VOTES else FAINT for number in numbers])
@@ -48,7 +48,7 @@ def votes_per_row(raters: NDArray[np.int64]) -> Figure:
 
 def recording_lengths(seconds: NDArray[np.float64]) -> Figure:
     """Lengths of the recordings."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     edges = np.geomspace(max(seconds.min(), 1) * 0.98, max(seconds.max(), seconds.min() + 10) * 1.02, 33)
     axes.hist(seconds, bins=edges.tolist(), color=ACCENT)
     axes.set_xscale("log")
@@ -67,7 +67,7 @@ def recording_lengths(seconds: NDArray[np.float64]) -> Figure:
 
 def eegs_per_patient(counts: NDArray[np.int64]) -> Figure:
     """How many patients have how many recordings."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     edges = [edge for edge in _PATIENT_EDGES if edge <= counts.max()] + [int(counts.max()) + 1]
     patients, _ = np.histogram(counts, bins=edges)
     names = [f"{low}–{high - 1}" if high - 1 > low else f"{low}" for low, high in pairwise(edges)]
@@ -85,7 +85,7 @@ def eegs_per_patient(counts: NDArray[np.int64]) -> Figure:
 
 def kinds_of_agreement(kinds: Mapping[str, float]) -> Figure:
     """How experts agree."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     names = list(kinds)
     axes.bar(names, list(kinds.values()), color=[ACCENT, ACCENT, ACCENT, FAINT], width=0.6)
     for place, share in enumerate(kinds.values()):
@@ -96,20 +96,11 @@ def kinds_of_agreement(kinds: Mapping[str, float]) -> Figure:
 
 def nan_shares(shares: Mapping[str, float]) -> Figure:
     """NaN of each channel."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.0)
     axes.bar(list(shares), [100 * share for share in shares.values()], color=ACCENT)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.set_ylabel("% of samples", fontsize=9.5, color=INK)
     return figure
-
-
-def _chart() -> tuple[Figure, Axes]:
-    figure = new_figure(5.4, 3.0)
-    axes = figure.add_axes((0.125, 0.185, 0.865, 0.78))
-    quiet(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _percent(axes: Axes) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hms_tune.seeing.style import ACCENT, FAINT, GRID, INK, new_figure, quiet
+from hms_tune.seeing.style import ACCENT, FAINT, GRID, INK, chart
 from hms_tune.service.graphs import pareto_front
 from hms_tune.service.records import StudyRecord, TrialRecord
 
@@ -18,7 +17,7 @@ _MOST = 3.0
 
 def history_figure(study: StudyRecord) -> Figure:
     """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.4)
     complete = sorted(study.ranked, key=lambda trial: trial.number)
     pruned = [trial for trial in study.ended("pruned") if trial.reported]
     estimates = [trial.reported[max(trial.reported)] for trial in pruned]
@@ -57,7 +56,7 @@ def history_figure(study: StudyRecord) -> Figure:
 
 def fold_spread_figure(best: Sequence[TrialRecord]) -> Figure:
     """The KL of each fold of the best trials, and their means."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.4)
     shown = [trial for trial in best if trial.folds]
     for place, trial in enumerate(shown):
         scores = [fold.kl for fold in trial.folds if fold.kl is not None]
@@ -72,7 +71,7 @@ def fold_spread_figure(best: Sequence[TrialRecord]) -> Figure:
 
 def cost_figure(study: StudyRecord, unit: str) -> Figure:
     """What complete trials cost, and those that none beats on both cost and KL."""
-    figure, axes = _chart()
+    figure, axes = chart(5.4, 3.4)
     trials = [trial for trial in study.ranked if trial.attempts]
     costs, values = [trial.cost for trial in trials], [trial.value or 0.0 for trial in trials]
     axes.scatter(costs, values, s=18, color=ACCENT)
@@ -91,12 +90,3 @@ def cost_figure(study: StudyRecord, unit: str) -> Figure:
     axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure
-
-
-def _chart() -> tuple[Figure, Axes]:
-    figure = new_figure(5.4, 3.4)
-    axes = figure.add_axes((0.125, 0.165, 0.855, 0.775))
-    quiet(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import DataError
 from hms_tune.seeing.example import load_example
-from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, GRID, INK, new_figure, quiet
+from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart, new_figure, quiet
 from hms_tune.seeing.window_figure import View, heading, labelled_figure
 from hms_tune.tracking.record import FoldRecord
 from hms_tune.training.events import OutOfFold
@@ -101,7 +100,7 @@ def reliability_figure(predictions: OutOfFold, *, bins: int = 10) -> Figure:
     mean = np.bincount(place, predicted, bins)[there] / rows[there]
     share = np.bincount(place, voted, bins)[there] / rows[there]
     gap = float(np.sum(rows[there] * np.abs(mean - share)) / rows.sum())
-    figure, axes = _chart(5.4, 5.0)
+    figure, axes = chart(5.4, 5.0)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     axes.plot(mean, share, color=ACCENT, linewidth=1.4)
     axes.scatter(mean, share, s=18 + 160 * rows[there] / rows.max(), color=ACCENT, zorder=3)
@@ -115,7 +114,7 @@ def reliability_figure(predictions: OutOfFold, *, bins: int = 10) -> Figure:
 
 def score_figure(scores: Sequence[Score], *, overall: float) -> Figure:
     """Scores side by side, with intervals over patients, and the overall one as a line."""
-    figure, axes = _chart(5.4, 3.4)
+    figure, axes = chart(5.4, 3.4)
     places = np.arange(len(scores))
     colours = [CLASS_COLOURS.get(each.name, ACCENT) for each in scores]
     axes.bar(places, [each.kl for each in scores], width=0.62, color=colours)
@@ -132,7 +131,7 @@ def score_figure(scores: Sequence[Score], *, overall: float) -> Figure:
 
 def curves_figure(folds: Sequence[FoldRecord]) -> Figure:
     """Training loss (pale) and validation KL of each fold; the best epoch is marked."""
-    figure, axes = _chart(5.4, 3.4)
+    figure, axes = chart(5.4, 3.4)
     for fold in folds:
         colour = FOLD_COLOURS[fold.fold % len(FOLD_COLOURS)]
         epochs = [epoch.epoch + 1 for epoch in fold.epochs]
@@ -192,13 +191,3 @@ def _worst(predictions: OutOfFold, row: int, kl: float, root: Path | None) -> Wo
     above = f"{heading(view.example)}; predicted {said}; KL {kl:.2f}"
     figure.text(0.065, 0.985, above, fontsize=12, va="top")
     return Worst(eeg_id, kl, title, figure)
-
-
-def _chart(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = new_figure(width, height)
-    left, bottom = 0.62 / width, 0.56 / height
-    axes = figure.add_axes((left, bottom, 1 - left - 0.12 / width, 1 - bottom - 0.14 / height))
-    quiet(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
