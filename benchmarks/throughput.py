@@ -1,226 +1,262 @@
-"""How near training steps come to what the device can do, and what each technique adds.
+"""How fast the product takes training steps.
 
-    python benchmarks/throughput.py          # a few cells, for two CPU cores, about four minutes
+    python benchmarks/throughput.py          # some cells, for two CPU cores, about six minutes
     python benchmarks/throughput.py --full   # every cell, for a GPU, within ten minutes
 
-A cell is a backbone, an image size and a batch size; in it, full training steps (forward, loss, backward,
-AdamW) run on random images that are already on the device, with the techniques of a row of
-:data:`LADDER`. Rows are cumulative, so that each shows what its last technique adds.
+That is against plain PyTorch, with each technique on and off, and against what the device can do. A cell is
+a backbone, an image size and a batch size; in it, full training steps (forward, loss, backward, AdamW) run
+on one batch of random images that is on the device already.
+
+* **plain PyTorch** is a notebook's loop with nothing that holds it up: no loader, no ``.item()``, no
+  scheduler, PyTorch's defaults, autocast as the product has it.
+* **ours** is ``Learner.learn`` of the product with its defaults. Further rows change one of its own switches
+  (``training.precision``, ``--acceleration``, ``model.frozen_layers``), or undo what has none.
+
+Rows of a cell take turns, five times over; the ratio to plain PyTorch is the median of the five, with the
+least and the most. On a GPU the first two rows alone take turns, and all other rows come after the first two
+of all cells. Cells that the time left no room for are marked, as are those that do not fit the memory.
 
 * FLOPs of the forward pass by torch.utils.flop_counter (two for a multiply-add); the backward pass of a
   trained layer counts as twice its forward pass.
-* Bytes are estimated: every module's output is written once and read once in the forward pass and twice
-  more in the backward pass, in the precision it has, and AdamW reads and writes 28 bytes a parameter. Fused
-  kernels move fewer, unfused element-wise ones more.
-* The roofline's time is the larger of FLOPs over the peak of a large matrix product (in bfloat16 where the
-  technique uses it) and bytes over the speed of a large copy, both measured here just before.
-
-Each cell runs for a fixed time after its warm-up; cells that the time left no room for are marked, as are
-those that do not fit the memory.
+* Bytes are estimated: every module's output is written once and read once in the forward pass and, where it
+  is trained, twice more in the backward pass, in the precision it has, and AdamW reads and writes 28 bytes a
+  parameter. Fused kernels move fewer, unfused element-wise ones more.
+* The roofline's time is the larger of FLOPs over the device's rate in that precision and bytes over that of
+  its memory, as its maker states them (benchmarks/device_limits.py); measured where the device is unknown.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
-from machine import device_name, show, table, write_result
-from steps import Cell, Training, Ways, synchronize, tf32, work_of_step
+from device_limits import Limits, limits_of
+from machine import device_name, median, show, table, write_result
+from steps import Cell, Way, race, training_of, work_of_step
 
-_PLAIN = Ways("float32 throughout")
-_TF32 = replace(_PLAIN, name="+ TF32", tf32=True)
-_LAST = replace(_TF32, name="+ channels_last, cuDNN search", channels_last=True)
-_BF16 = replace(_LAST, name="+ bfloat16 autocast", bfloat16=True)
-_FUSED = replace(_BF16, name="+ fused optimizer", fused=True)
-_GRAPHS = replace(_FUSED, name="+ CUDA graph", acceleration="graphs")
-_COMPILED = replace(_GRAPHS, name="+ torch.compile", acceleration="compiled")
-_FROZEN = replace(_GRAPHS, name="CUDA graph, first half of the layers frozen", frozen_share=0.5)
-LADDER = (_PLAIN, _TF32, _LAST, _BF16, _FUSED, _GRAPHS, _COMPILED, _FROZEN)
-
-_CPU_LAST = replace(_PLAIN, name="+ channels_last", channels_last=True)
-_CPU_FUSED = replace(_CPU_LAST, name="+ fused optimizer", fused=True)
-CPU_LADDER = (
-    _PLAIN,
-    _CPU_LAST,
-    _CPU_FUSED,
-    replace(_CPU_FUSED, name="+ bfloat16 autocast", bfloat16=True),
-    replace(_CPU_FUSED, name="float32, fused, first half of the layers frozen", frozen_share=0.5),
+PLAIN = Way("plain PyTorch", bare=True)
+OURS = Way("ours")
+CPU_WAYS = (
+    Way("ours, not channels_last", channels_last=False),
+    Way("ours, optimizer not fused", fused=False),
+    Way("ours, bfloat16", precision="bfloat16"),
+    Way("ours, first half of the layers frozen", frozen=True),
+    Way("ours, first half frozen, its features kept", frozen=True, kept=True),
 )
-
+GPU_WAYS = (
+    Way("plain PyTorch, float32", bare=True, precision="float32"),
+    Way("ours, plain steps", acceleration="plain"),
+    Way("ours, plain steps, not channels_last", acceleration="plain", channels_last=False),
+    Way("ours, plain steps, optimizer not fused", acceleration="plain", fused=False),
+    Way("ours, CUDA graph", acceleration="graphs"),
+    Way("ours, CUDA graph, float32", acceleration="graphs", precision="float32"),
+    Way("ours, CUDA graph, TF32", acceleration="graphs", precision="tf32"),
+    Way("ours, CUDA graph, first half of the layers frozen", acceleration="graphs", frozen=True),
+    Way(
+        "ours, CUDA graph, first half frozen, its features kept",
+        acceleration="graphs",
+        frozen=True,
+        kept=True,
+    ),
+)
+COMPILED = Way("ours, compiled", acceleration="compiled")
 
 BACKBONES = ("resnet18d", "resnet34d", "efficientnet_b0", "efficientnet_b2")
 FULL = [
     Cell(backbone, image, batch)
-    for image, batches in (((128, 256), (32, 128, 16, 64, 256)), ((512, 512), (32, 16, 64, 128, 256)))
-    for batch in batches
+    for image in ((128, 256), (512, 512))
+    for batch in (32, 64, 16, 128, 256)
     for backbone in BACKBONES
 ]
 CPU = [
-    Cell("resnet18d", (64, 128), 16),
-    Cell("efficientnet_b0", (64, 128), 16),
-    Cell("resnet18d", (128, 256), 16),
-    Cell("efficientnet_b0", (128, 256), 16),
+    Cell(backbone, image, batch)
+    for image, batch in (((64, 128), 4), ((64, 128), 16), ((128, 256), 4))
+    for backbone in BACKBONES
 ]
 
+TECHNIQUES_AT = (16, 64, 256)
+"""Batch sizes at which a GPU's further rows are measured."""
 
-@dataclass(frozen=True)
-class Peaks:
-    """What the device reaches, FLOP/s and bytes/s."""
-
-    float32: float
-    bfloat16: float
-    copy: float
+ROUNDS = 5
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What a cell came to. ``note`` says why there are none."""
+@dataclass
+class Row:
+    """A way in a cell: seconds of a step in each round, or why there are none."""
 
-    step: float = math.nan
-    flops: float = math.nan
-    moved: float = math.nan
-    roofline: float = math.nan
+    cell: Cell
+    way: Way
+    seconds: list[float] = field(default_factory=list)
     note: str = ""
 
-
-def fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Seconds of one call, the best of those that fit the time."""
-    for _ in range(3):
-        work()
-    synchronize(device)
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        work()
-        synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return best
+    @property
+    def step(self) -> float:
+        """Seconds of a step, the median of the rounds."""
+        return median(self.seconds)
 
 
-def measure_peaks(device: torch.device) -> Peaks:
-    """Large matrix products (TF32 where there is a GPU), and a large copy, which reads and writes."""
-    n = 8192 if device.type == "cuda" else 1536
-    speed = {}
-    with tf32(True):
-        for dtype in (torch.float32, torch.bfloat16):
-            left, right = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-            speed[dtype] = 2 * n**3 / fastest(lambda: left @ right, device, 1.0)  # noqa: B023 (called at once)
-    source = torch.empty(2**31 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy = 2 * source.numel() / fastest(lambda: target.copy_(source), device, 1.0)
-    return Peaks(speed[torch.float32], speed[torch.bfloat16], copy)
+def races(cells: list[Cell], device: torch.device) -> Iterator[tuple[Cell, tuple[Way, ...]]]:
+    """What is run, in order: the ways of a race take turns."""
+    if device.type == "cpu":
+        for cell in cells:
+            yield cell, (PLAIN, OURS, *CPU_WAYS)
+        return
+    for cell in cells:
+        yield cell, (PLAIN, OURS)
+    for cell in cells:
+        if cell.batch in TECHNIQUES_AT:
+            for way in GPU_WAYS:
+                yield cell, (way,)
+    for cell in cells:
+        if cell.batch == 64 and cell.image == (128, 256):
+            yield cell, (COMPILED,)
 
 
-def measure(cell: Cell, ways: Ways, device: torch.device, peaks: Peaks, seconds: float) -> Figures:
-    """Run one cell."""
+def run_race(cell: Cell, ways: tuple[Way, ...], device: torch.device, seconds: float) -> list[Row]:
+    """Let ways take turns; where memory does not hold all of them at once, one after another."""
     try:
-        with tf32(ways.tf32):
-            flops, moved = work_of_step(cell, ways)
-            training = Training(cell, ways, device)
-            for _ in range(3):
-                training.step()
-            synchronize(device)
-            steps, began = 0, time.perf_counter()
-            while (spent := time.perf_counter() - began) < seconds or steps < 3:
-                for _ in range(5 if device.type == "cuda" else 1):
-                    training.step()
-                    steps += 1
-                synchronize(device)
-            spent = time.perf_counter() - began
+        spent = race([training_of(cell, way, device) for way in ways], device, seconds=seconds, rounds=ROUNDS)
+        return [Row(cell, way, each) for way, each in zip(ways, spent, strict=True)]
     except torch.OutOfMemoryError:
-        return Figures(note="out of memory")
+        note = "out of memory"
     except Exception as error:  # noqa: BLE001  (a technique that a backbone cannot do is a result too)
-        return Figures(note=f"{type(error).__name__}: {str(error).splitlines()[0][:60]}")
+        note = f"{type(error).__name__}: {str(error).splitlines()[0][:60]}"
     finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    peak = peaks.bfloat16 if ways.bfloat16 else peaks.float32
-    return Figures(spent / steps, flops, moved, max(flops / peak, moved / peaks.copy))
+        release(device)
+    if len(ways) == 1:
+        return [Row(cell, ways[0], note=note)]
+    return [row for way in ways for row in run_race(cell, (way,), device, seconds)]
 
 
-def row_of(cell: Cell, ways: Ways, figures: Figures, plain: float) -> list[str]:
+def release(device: torch.device) -> None:
+    """Give memory back: captured steps hold their learner in a circle."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def run(cells: list[Cell], device: torch.device, minutes: float, seconds: float) -> list[Row]:
+    """All races that fit the time."""
+    end = time.monotonic() + 60 * minutes
+    longest: dict[tuple[Way, ...], float] = {}
+    rows = []
+    for cell, ways in races(cells, device):
+        began = time.monotonic()
+        if began + longest.get(ways, 0.0) > end:
+            rows += [Row(cell, way, note="skipped: no time left") for way in ways]
+            continue
+        done = run_race(cell, ways, device, seconds)
+        longest[ways] = max(longest.get(ways, 0.0), time.monotonic() - began)
+        rows += done
+        for row in done:
+            show(f"{cell}, {row.way.name}: {row.note or f'{cell.batch / row.step:,.1f} images/s'}")
+    return rows
+
+
+def ratios(row: Row, plain: Row) -> list[float]:
+    """How much faster a row is than plain PyTorch, round by round; nothing where one of them was not run."""
+    return [theirs / mine for theirs, mine in zip(plain.seconds, row.seconds, strict=False)]
+
+
+def line_of(row: Row, plain: Row, device: torch.device, limits: Limits) -> list[str]:
     """A line of the table."""
-    shape = f"{cell.image[0]}×{cell.image[1]}"
-    begin = [cell.backbone, shape, str(cell.batch), ways.name]
-    if figures.note:
-        return [*begin, *["–"] * 6, figures.note]
-    step = figures.step
+    cell, way = row.cell, row.way
+    begin = [cell.backbone, f"{cell.image[0]}×{cell.image[1]}", str(cell.batch), way.name]
+    if row.note:
+        return [*begin, *["–"] * 6, row.note]
+    flops, moved = work_of_step(cell, way, device)
+    roofline = max(flops / limits.compute(way.rate(device)), moved / limits.memory)
+    over = ratios(row, plain)
     return [
         *begin,
-        f"{cell.batch / step:,.0f}",
-        f"{1 / step:.1f}",
-        f"{plain / step:.2f}" if not math.isnan(plain) else "–",
-        f"{figures.flops / step / 1e12:.2f}",
-        f"{figures.moved / step / 1e9:.0f}",
-        f"{100 * figures.roofline / step:.0f} %",
+        f"{cell.batch / row.step:,.1f}",
+        f"{1 / row.step:.2f}",
+        f"{median(over):.2f} ({min(over):.2f}–{max(over):.2f})" if over else "–",
+        f"{flops / row.step / 1e12:.3g}",
+        f"{moved / row.step / 1e9:.3g}",
+        f"{100 * roofline / row.step:.0f} %",
         "",
     ]
 
 
 HEADER = [
-    "backbone", "image", "batch", "techniques", "images/s", "steps/s", "speed-up", "TFLOP/s", "GB/s (est.)",
-    "of roofline", "",
+    "backbone", "image", "batch", "way", "images/s", "steps/s", "over plain PyTorch", "TFLOP/s",
+    "GB/s (est.)", "of roofline", "",
 ]  # fmt: skip
 
 
-def run(cells: list[Cell], ladder: tuple[Ways, ...], minutes: float, seconds: float) -> list[str]:
-    """All cells that fit the time, those to be compiled last; the table's lines."""
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    end = time.monotonic() + 60 * minutes
-    peaks = measure_peaks(device)
-    done: dict[tuple[Cell, Ways], Figures] = {}
-    longest: dict[bool, float] = {}
-    todo = [(cell, ways) for cell in cells for ways in ladder]
-    for cell, ways in sorted(todo, key=lambda item: item[1].acceleration == "compiled"):
-        compiling = ways.acceleration == "compiled"
-        began = time.monotonic()
-        if began + longest.get(compiling, 0.0) > end:
-            done[cell, ways] = Figures(note="skipped: no time left")
-            continue
-        done[cell, ways] = figures = measure(cell, ways, device, peaks, seconds)
-        longest[compiling] = max(longest.get(compiling, 0.0), time.monotonic() - began)
-        show(" | ".join(row_of(cell, ways, figures, done[cell, ladder[0]].step)))
-    rows = [row_of(cell, ways, done[cell, ways], done[cell, ladder[0]].step) for cell, ways in todo]
-    kind = "float32 (TF32)" if device.type == "cuda" else "float32"
-    head = (
-        f"Measured peaks: {peaks.float32 / 1e12:.2f} TFLOP/s in {kind}, {peaks.bfloat16 / 1e12:.2f} in "
-        f"bfloat16; copying {peaks.copy / 1e9:.0f} GB/s."
+def verdict(rows: dict[tuple[Cell, Way], Row], cells: list[Cell]) -> str:
+    """Where ours, with its defaults, is slower than plain PyTorch."""
+    compared = {
+        cell: ratios(rows[cell, OURS], rows[cell, PLAIN])
+        for cell in cells
+        if rows[cell, OURS].seconds and rows[cell, PLAIN].seconds
+    }
+    slower = [
+        f"{cell} ({median(over):.2f}{', in some rounds faster' if max(over) >= 1 else ''})"
+        for cell, over in compared.items()
+        if median(over) < 1.0
+    ]
+    least = min((median(over) for over in compared.values()), default=math.nan)
+    said = (
+        f"**Ours is no slower than plain PyTorch in {len(compared) - len(slower)} of {len(compared)} cells**"
     )
-    return [head, "", *table(HEADER, rows)]
+    said += f"; the least ratio is {least:.2f}."
+    if slower:
+        said += f" Slower: {'; '.join(slower)}."
+    if left := len(cells) - len(compared):
+        said += f" {left} cells were not compared."
+    return said
+
+
+def report(rows: list[Row], cells: list[Cell], device: torch.device, limits: Limits) -> list[str]:
+    """The verdict and the table, cell by cell."""
+    by_way = {(row.cell, row.way): row for row in rows}
+    lines = [
+        line_of(row, by_way[row.cell, PLAIN], device, limits)
+        for cell in cells
+        for row in rows
+        if row.cell == cell
+    ]
+    return [verdict(by_way, cells), "", f"Limits: {limits}.", "", *table(HEADER, lines)]
 
 
 def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every cell, for a GPU")
-    parser.add_argument("--minutes", type=float, help="cells that would begin later are marked as skipped")
+    parser.add_argument("--minutes", type=float, help="cells that would end later are marked as skipped")
     parser.add_argument("--seconds", type=float, help="length of one measurement")
     parser.add_argument("--backbone", action="append", help="only this one; may be repeated")
     arguments = parser.parse_args()
     cells = FULL if arguments.full else CPU
     cells = [cell for cell in cells if not arguments.backbone or cell.backbone in arguments.backbone]
-    ladder = tuple(ways for ways in LADDER) if torch.cuda.is_available() else CPU_LADDER
-    minutes = arguments.minutes or (8.5 if arguments.full else 3.5)
-    seconds = arguments.seconds or (0.5 if arguments.full else 2.5)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     options = ["--full"] * arguments.full + [
-        f"--{key} {value}"
-        for key, value in vars(arguments).items()
-        if key in ("minutes", "seconds") and value
+        f"--{key} {value}" for key in ("minutes", "seconds") if (value := getattr(arguments, key))
     ]
+    options += [f"--backbone {name}" for name in arguments.backbone or ()]
+    limits = limits_of(device)
+    minutes = arguments.minutes or (8.5 if arguments.full else 7.0)
+    rows = run(cells, device, minutes, arguments.seconds or (0.5 if arguments.full else 2.0))
     lines = [
-        "# How near training comes to the device's limits",
+        "# How fast training steps are",
         "",
         f"`{' '.join(['python benchmarks/throughput.py', *options])}` on {device_name()}, torch "
         f"{torch.__version__}, {torch.get_num_threads()} threads.",
         "",
-        *run(cells, ladder, minutes, seconds),
+        *report(rows, cells, device, limits),
         "",
-        "FLOPs by torch.utils.flop_counter; bytes are an estimate (the benchmark's docstring says how). "
-        "Steps run on images that are already on the device. Speed-up is over the first row of the cell.",
+        "One batch that is on the device already. *plain PyTorch*: a notebook's loop without loader, "
+        "`.item()` and scheduler. *ours*: the product's `Learner` with its defaults; further rows change one "
+        "of its switches, or undo what has none. Over plain PyTorch: the median of five rounds (least–most) "
+        "in which the rows took turns. FLOPs by torch.utils.flop_counter; bytes are an estimate (the "
+        "benchmark's docstring says how).",
     ]
     show("\n".join(["", *lines]))
     show(f"\nwritten to {write_result('throughput', lines).name}")
