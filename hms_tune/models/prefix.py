@@ -62,10 +62,22 @@ class TrainedRest(nn.Module):
 def cut(network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
     """Cut a network behind its frozen layers; None where nothing is frozen or its course cannot be traced.
 
-    Both parts share the modules of the network, so that they follow its weights.
+    Both parts share the modules of the network, so that they follow its weights. The cut is where a network
+    in training would be cut, whichever mode this one is in: a moving average, which never trains, takes the
+    features of its network's prefix.
     """
     if not any(not parameter.requires_grad for parameter in network.backbone.parameters()):
         return None
+    was_training = network.training
+    network.train()
+    try:
+        return _cut(network)
+    finally:
+        network.train(was_training)
+
+
+def _cut(network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
+    """Cut a network in training mode."""
     try:
         graph = _BlockTracer(network.backbone).trace(network.backbone)
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError):

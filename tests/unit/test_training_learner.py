@@ -218,6 +218,20 @@ def test_a_network_cut_behind_its_frozen_layers_computes_the_same(backbone: str,
     assert all(map(torch.equal, of_rest, of_whole))
 
 
+def test_a_moving_average_takes_the_features_of_its_networks_prefix() -> None:
+    config = ModelConfig(backbone="test_resnet", pretrained=False, frozen_layers=1)
+    network = build_network(config, channels=1, image=IMAGE)
+    network.backbone.act1 = nn.Dropout(0.5)  # random in training alone; pooling follows it
+    average = MovingAverage(network, 0.9).network
+    parts, of_average = cut(network), cut(average)
+    assert parts is not None
+    assert of_average is not None
+    assert network.training
+    assert not any(module.training for module in average.modules())
+    images = torch.randn(2, 1, *IMAGE)
+    assert torch.equal(of_average[1](*parts[0](images)), average(images))
+
+
 def test_a_network_without_frozen_layers_is_not_cut() -> None:
     assert cut(build_network(ModelConfig(backbone="test_resnet", pretrained=False), channels=1)) is None
 
