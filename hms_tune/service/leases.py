@@ -17,6 +17,7 @@ from typing import Literal, Self
 from sqlalchemy import Connection, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.errors import LeaseLostError
 from hms_tune.service.machine import ProcessIdentity
 from hms_tune.service.outages import passes
@@ -25,7 +26,7 @@ from hms_tune.service.tables import leases, lineages, seconds_from_now, studies,
 
 _logger = logging.getLogger(__name__)
 
-LEASE_S = 180.0
+LEASE_S = DEFAULT_LEASE_SECONDS
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
 DesiredState = Literal["running", "paused", "stopped"]

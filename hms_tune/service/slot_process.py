@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, RankLostError
@@ -49,7 +50,7 @@ class SlotPlan:
     worker_id: str
     slot: str
     settings: SlotSettings
-    checkpoint_s: float = 30.0
+    checkpoint_s: float = DEFAULT_CHECKPOINT_SECONDS
     gpus: float = 0.0
     companions: tuple[str, ...] = ()
     ranks: RankPlace | None = None

@@ -25,6 +25,7 @@ from typing import Literal
 
 import hms_tune
 from hms_tune.config.acceleration import Acceleration
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
@@ -80,8 +81,8 @@ class WorkerOptions:
     ranks_per_trial: int = 1
     max_trials: int | None = None
     acceleration: Acceleration = "auto"
-    lease_s: float = 180.0
-    checkpoint_s: float = 30.0
+    lease_s: float = DEFAULT_LEASE_SECONDS
+    checkpoint_s: float = DEFAULT_CHECKPOINT_SECONDS
 
 
 @dataclass(slots=True)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import NonFiniteLossError
+from hms_tune.models.network import Network
 from hms_tune.training.inference import predict_probabilities
 from hms_tune.training.learner import Learner
 from hms_tune.training.randomness import counter_generator, counter_seed
@@ -108,15 +109,12 @@ class FoldTraining:
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class probabilities of rows, float32 ``(n_rows, 6)``."""
-        network = self.learner.judged_network
-        features = self._features
-        parts = self.learner.parts(network) if features is not None else None
         mine = torch.from_numpy(rows)[self._ranks.share(len(rows)).rows]
-        if features is None:
+        if self._features is None:
             self._data.images.announce(mine.split(self.config.training.test_batch_size))
         probabilities = predict_probabilities(
-            [network if parts is None else parts[1]],
-            self._data.images.clean if features is None else lambda some: _rows_of(features, some),
+            [self._through(self.learner.judged_network)],
+            self._data.images.clean if self._features is None else partial(_rows_of, self._features),
             mine,
             training=self.config.training,
             device=self._device,
@@ -160,6 +158,11 @@ class FoldTraining:
             return None
         return self.learner.features.get(self.config, self.fold, parts[0], self._data, self._device)
 
+    def _through(self, network: Network) -> nn.Module:
+        """What computes logits: the network, or what follows its prefix where features of that are kept."""
+        parts = None if self._features is None else self.learner.parts(network)
+        return network if parts is None else parts[1]
+
     def _train_step(self, stage: Stage, epoch: int, step: int, rows: Tensor) -> Tensor:
         generator = self._generator(epoch, step)
         torch.manual_seed(counter_seed(self.config.training.seed, "regularization", self.fold, epoch, step))
@@ -174,8 +177,7 @@ class FoldTraining:
             inputs = _rows_of(self._features, rows)
             on_device = rows.to(self._device)
             weights = None if self._weights is None or stage.number else self._weights[on_device]
-            parts = self.learner.parts(self.learner.network)
-            rest = None if parts is None else parts[1]
+            rest = self._through(self.learner.network)
             loss = self.learner.learn(inputs, self._targets[on_device], weights, through=rest)
         if self._device.type == "cpu":
             self._refuse_non_finite(self._ranks.sum(loss).item(), epoch)
