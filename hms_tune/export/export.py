@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from hms_tune import __version__
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.data.store import Store
@@ -115,7 +116,14 @@ def _train(
     on_event: Callable[[Event], None],
 ) -> CrossValidationEnded:
     ended = None
-    for event in CrossValidation(config, workspace, directory=directory, keep_weights=True).run():
+    trial = CrossValidation(
+        config,
+        workspace,
+        directory=directory,
+        keep_weights=True,
+        checkpoint_every_s=DEFAULT_CHECKPOINT_SECONDS,
+    )
+    for event in trial.run():
         on_event(event)
         if isinstance(event, CrossValidationEnded):
             ended = event
@@ -123,7 +131,14 @@ def _train(
         raise TrainingError("cross-validation ended without a result")
     if refit == "full":
         epochs = refit_epochs(config, ended.best_epochs)
-        for event in Refit(config, workspace, epochs=epochs, directory=directory).run():
+        final = Refit(
+            config,
+            workspace,
+            epochs=epochs,
+            directory=directory,
+            checkpoint_every_s=DEFAULT_CHECKPOINT_SECONDS,
+        )
+        for event in final.run():
             on_event(event)
     return ended
 

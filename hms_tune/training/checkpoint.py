@@ -13,6 +13,8 @@ import io
 import logging
 import os
 import pickle
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,30 @@ _KEPT = 2
 """How many checkpoints stay: the newest and one to fall back on."""
 
 _log = logging.getLogger(__name__)
+
+
+class CheckpointClock:
+    """Says when the next checkpoint is due; it starts to run when it is made.
+
+    Parameters
+    ----------
+    every_s : seconds from one checkpoint to the next; 0: one is always due
+    now : asked whether one is due all the same
+    """
+
+    def __init__(self, every_s: float, now: Callable[[], bool] = lambda: False) -> None:
+        self._every_s = every_s
+        self._now = now
+        self._written_at = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether to write one now."""
+        return time.monotonic() - self._written_at >= self._every_s or self._now()
+
+    def written(self) -> None:
+        """Begin to count anew."""
+        self._written_at = time.monotonic()
 
 
 def checkpoint_path(directory: Path, number: int) -> Path:

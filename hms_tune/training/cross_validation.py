@@ -18,7 +18,12 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, NonFiniteLossError
-from hms_tune.training.checkpoint import checkpoint_path, read_newest_checkpoint, write_checkpoint
+from hms_tune.training.checkpoint import (
+    CheckpointClock,
+    checkpoint_path,
+    read_newest_checkpoint,
+    write_checkpoint,
+)
 from hms_tune.training.device import resolve_device
 from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
@@ -93,9 +98,7 @@ class CrossValidation:
         checkpoint_now: Callable[[], bool] = lambda: False,
     ) -> None:
         self.config = config
-        self.checkpoint_every_s = checkpoint_every_s
-        self.checkpoint_now = checkpoint_now
-        self._written_at = time.monotonic()
+        self._clock = CheckpointClock(checkpoint_every_s, checkpoint_now)
         if isinstance(store, Workspace):
             self.workspace = store
         else:
@@ -214,11 +217,9 @@ class CrossValidation:
 
     def _checkpoint_due(self) -> bool:
         """Whether to write a checkpoint now; on several ranks the first one decides."""
-        waited = time.monotonic() - self._written_at
-        due = waited >= self.checkpoint_every_s or self.checkpoint_now()
-        (agreed,) = self.workspace.ranks.agreed(float(due))
+        (agreed,) = self.workspace.ranks.agreed(float(self._clock.due))
         if agreed:
-            self._written_at = time.monotonic()
+            self._clock.written()
         return bool(agreed)
 
     def _written_down(

@@ -11,7 +11,7 @@ import torch
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store import Store
-from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
+from hms_tune.training.checkpoint import CheckpointClock, read_newest_checkpoint, write_checkpoint
 from hms_tune.training.device import resolve_device
 from hms_tune.training.events import CheckpointWritten, EpochEnded, Event, FoldStarted
 from hms_tune.training.fold import FoldTraining
@@ -44,6 +44,8 @@ class Refit:
     device : where to compute; ignored when a workspace is given
     epochs : how many epochs to train
     directory : receives checkpoints and ``full.safetensors``
+    checkpoint_every_s : after an epoch no checkpoint is written before so many seconds have passed since the
+        last one; 0: after every epoch
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Refit:
         *,
         epochs: int,
         directory: Path,
+        checkpoint_every_s: float = 0.0,
     ) -> None:
         self.config = config
         if isinstance(store, Workspace):
@@ -62,6 +65,7 @@ class Refit:
             self.workspace = Workspace(store, resolve_device(str(device)))
         self.epochs = min(epochs, config.training.total_epochs)
         self.directory = directory
+        self._clock = CheckpointClock(checkpoint_every_s)
 
     def run(self) -> Iterator[Event]:
         """Yield what happens; at the end ``full.safetensors`` lies in the directory."""
@@ -105,6 +109,9 @@ class Refit:
                 images=trained.images,
                 seconds=time.perf_counter() - start,
             )
-            content = {"identity": identity, "epoch": epoch, "state": state.state_dict()}
-            yield CheckpointWritten(path=write_checkpoint(checkpoints, epoch, content), fold=0, epoch=epoch)
+            if self._clock.due:
+                content = {"identity": identity, "epoch": epoch, "state": state.state_dict()}
+                path = write_checkpoint(checkpoints, epoch, content)
+                self._clock.written()
+                yield CheckpointWritten(path=path, fold=0, epoch=epoch)
         write_weights(full_weights_path(self.directory), state.judged_weights())

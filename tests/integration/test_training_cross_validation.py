@@ -324,6 +324,12 @@ def test_refit_trains_on_all_rows_and_resumes_bit_for_bit(store: Store, tmp_path
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def test_a_refits_checkpoints_keep_their_distance(store: Store, tmp_path: Path) -> None:
+    refit = Refit(make_config(), store, "cpu", epochs=2, directory=tmp_path, checkpoint_every_s=3600.0)
+    assert not any(isinstance(event, CheckpointWritten) for event in refit.run())
+    assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]
+
+
 def test_too_few_rows_are_an_error_that_names_the_fold(store: Store) -> None:
     config = TrialConfig.model_validate(
         {**make_config().model_dump(), "data": {"folds": 2, "holdout": 0.0, "min_votes": 10_000}}
