@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hms_tune.config.trial import TrialConfig
-from hms_tune.models.prefix import FrozenPrefix
+from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.models.network import Network, build_network
+from hms_tune.models.prefix import FrozenPrefix, cut
+from hms_tune.signals.augmentation import Augmentation
 from hms_tune.training.device import autocast
-from hms_tune.training.free_memory import read_memory
+from hms_tune.training.footprint import shape_of
 from hms_tune.training.images import RowImages
 
 if TYPE_CHECKING:
     from hms_tune.training.workspace import TrialData
 
-_CACHED_SHARE = 0.25
-"""Largest share of the device's free memory that features may take."""
-
-_CHUNK = 64
+_AT_ONCE = 64
+"""Rows whose features are made in one piece, where so many are predicted in one."""
 
 
 class FeatureCache:
     """Features of every row at the cut of one network.
 
     Where weights are pretrained, the frozen prefix is the same in every fold and in every trial of a
-    backbone; where they are random, each fold has its own. Only the newest features are kept.
+    backbone; where they are random, each fold has its own. Only the newest features are kept, and only in the
+    room that a trial's memory plan leaves them.
     """
 
     def __init__(self) -> None:
-        self._key: str | None = None
+        self._room = 0
+        self._trial = ""
+        self._fold: int | None = None
         self._features: tuple[Tensor, ...] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return sum(feature.nbytes for feature in self._features or ())
+
+    def begin_trial(self, config: TrialConfig, images_key: str, *, room: int) -> None:
+        """Hear how many bytes a trial's features may take; those of other settings go."""
+        trial = _key(config, images_key)
+        if room == 0 or trial != self._trial:
+            self._features = self._fold = None
+        self._room, self._trial = room, trial
 
     @torch.no_grad()
     def get(
@@ -48,20 +64,23 @@ class FeatureCache:
         data : the rows and their clean images
         device : where they are computed and kept
         """
-        key, n_rows = _key(config, data.images.key, fold), len(data.labels)
-        if key == self._key:
+        if _key(config, data.images.key) != self._trial:
+            return None  # another trial's memory was planned meanwhile
+        n_rows = len(data.labels)
+        fold = 0 if config.model.pretrained else fold
+        if fold == self._fold:
             return self._features
-        self._key, self._features = key, None
+        self._fold, self._features = fold, None
         parts = self._compute(prefix, data.images, torch.arange(min(2, n_rows)), config, device)
         if parts is None:
             return None
         needed = sum(part[0].numel() * part.element_size() for part in parts) * n_rows
-        if needed > _CACHED_SHARE * read_memory(device).free:
+        if needed > self._room:
             return None
         features = tuple(
             torch.empty((n_rows, *part.shape[1:]), dtype=part.dtype, device=device) for part in parts
         )
-        for rows in torch.arange(n_rows).split(_CHUNK):
+        for rows in torch.arange(n_rows).split(_at_once(config)):
             computed = self._compute(prefix, data.images, rows, config, device)
             assert computed is not None
             for whole, part in zip(features, computed, strict=True):
@@ -80,11 +99,72 @@ class FeatureCache:
         return parts if whole else None
 
 
-def _key(config: TrialConfig, images_key: str, fold: int) -> str:
-    """What the features of a fold's frozen prefix depend on."""
+def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
+    """Bytes that one row's features take, at most; nothing is computed.
+
+    Parameters
+    ----------
+    config : the trial
+    half : whether it computes under bfloat16 autocast
+
+    Returns
+    -------
+    None where the trial keeps none: nothing is frozen, images vary, or the network cannot be cut
+    """
     model = config.model
-    weights = "published" if model.pretrained is True else model.pretrained or [config.training.seed, fold]
+    freezes = bool(model.frozen_layers) or model.finetuned_layers is not None
+    if not freezes or Augmentation(config.augmentation, config.input).changes_anything:
+        return None
+    counted = _counted(shape_of(model), config.input.channels, config.input.image)
+    if counted is None:
+        return None
+    numbers, normalizes_in_float32 = counted
+    return numbers * (2 if half and not normalizes_in_float32 else 4)
+
+
+@lru_cache(maxsize=256)
+def _counted(model: ModelConfig, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
+    """Numbers in a row's features, and whether autocast leaves them in float32 as it may."""
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left untouched
+        try:
+            with torch.device("meta"):
+                network = build_network(model, channels=channels, image=image)
+            numbers = _numbers(network, channels, image)
+        except (NotImplementedError, RuntimeError):  # some ask for the values of tensors
+            network = build_network(model, channels=channels, image=image)
+            numbers = _numbers(network, channels, image)
+    if numbers is None:
+        return None
+    return numbers, any(isinstance(each, nn.LayerNorm | nn.GroupNorm) for each in network.modules())
+
+
+def _numbers(network: Network, channels: int, image: tuple[int, int]) -> int | None:
+    parts = cut(network)
+    if parts is None:
+        return None
+    device = next(network.parameters()).device
+    features = parts[0](torch.empty(2, channels, *image, device=device))
+    whole = all(isinstance(each, Tensor) and len(each) == 2 for each in features)
+    return sum(each[0].numel() for each in features) if whole else None
+
+
+def _at_once(config: TrialConfig) -> int:
+    return min(_AT_ONCE, config.training.test_batch_size)
+
+
+def _key(config: TrialConfig, images_key: str) -> str:
+    """What the features of a trial's frozen prefixes depend on, but for the fold."""
+    model = config.model
+    weights = "published" if model.pretrained is True else model.pretrained or config.training.seed
     depth = [model.frozen_layers, model.finetuned_layers]
     return json.dumps(
-        [images_key, model.backbone, depth, weights, config.training.precision, config.input.channels]
+        [
+            images_key,
+            model.backbone,
+            depth,
+            weights,
+            config.training.precision,
+            config.input.channels,
+            _at_once(config),
+        ]
     )

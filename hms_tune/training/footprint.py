@@ -124,7 +124,7 @@ def footprint(config: TrialConfig, *, half: bool) -> Footprint:
         If there is no such network.
     """
     training = config.training
-    counted = _counted(_shape_of(config.model), config.input.channels, config.input.image, half)
+    counted = _counted(shape_of(config.model), config.input.channels, config.input.image, half)
     moments = (1 if training.optimizer.momentum else 0) if isinstance(training.optimizer, SGD) else 2
     return Footprint(
         weights=counted.weights,
@@ -165,7 +165,7 @@ class _Counted:
     predict_per_sample: int
 
 
-def _shape_of(model: ModelConfig) -> ModelConfig:
+def shape_of(model: ModelConfig) -> ModelConfig:
     """The configuration without what changes no shape, so that fewer are counted."""
     return model.model_copy(
         update={

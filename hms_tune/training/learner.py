@@ -218,8 +218,8 @@ class Learners:
     ) -> None:
         together = AccelerationSettings("plain") if ranks.size > 1 else None
         self.acceleration = together or acceleration or AccelerationSettings()
+        self.features = FeatureCache()
         self._networks = Networks(device, ranks)
-        self._features = FeatureCache()
         self._key: str | None = None
         self._learner: Learner | None = None
 
@@ -228,6 +228,6 @@ class Learners:
         key = learner_key(config)
         if self._learner is None or key != self._key or not self._learner.adopt(config):
             self._learner = None  # its memory, before another takes as much
-            self._learner = Learner(config, self._networks, self._features, self.acceleration)
+            self._learner = Learner(config, self._networks, self.features, self.acceleration)
             self._key = key
         return self._learner

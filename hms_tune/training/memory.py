@@ -1,15 +1,14 @@
 """The memory plan: before a trial starts, what it will hold where, and whether it fits.
 
 What it cannot do without comes first: the network with gradients, optimizer state and moving average, the
-working memory of a training or validation step, and a reserve. What is left is shared between signals and
-cached images, that first which each step of this trial reads.
+working memory of a training or validation step, and a reserve. What is left is shared between features of
+frozen layers, signals and cached images, that first which each step of this trial reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -18,6 +17,7 @@ from hms_tune.data.gather import AHEAD, Kind
 from hms_tune.errors import MemoryPlanError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.training.device import computes_in_bfloat16
+from hms_tune.training.features import feature_bytes
 from hms_tune.training.footprint import (
     EEG_SHAPE,
     SPECTROGRAM_SHAPE,
@@ -25,10 +25,8 @@ from hms_tune.training.footprint import (
     footprint,
     transform_bytes_per_sample,
 )
+from hms_tune.training.holdings import Features, Images, Signals, readable
 from hms_tune.training.image_cache import BYTES, Form, harmless_forms
-
-Placement = Literal["resident", "streamed", "mapped"]
-"""On the device; copied to it a batch at a time; read from the memory map by the CPU."""
 
 RESERVED_SHARE = 0.05
 """Share of the memory that is left alone: fragments, and what other processes begin to need."""
@@ -37,8 +35,8 @@ WORKSPACES = 512 * 2**20
 """Bytes that a GPU's libraries take for themselves."""
 
 CACHED_SHARE = {"cpu": 0.25, "cuda": 0.8}
-"""Largest share of what is left that images may take. The CPU's memory is other programs' too, and holds the
-pages of the store."""
+"""Largest share of what is left that features, and then images, may take. The CPU's memory is other programs'
+too, and holds the pages of the store."""
 
 IMAGE_COPIES = 3
 """A batch of images as they are read, as they are varied, and in the layout that convolutions want."""
@@ -49,31 +47,6 @@ _WINDOW_BYTES: dict[Kind, int] = {
     "eeg": 2 * EEG_SHAPE[0] * EEG_SHAPE[1],
     "spectrogram": 2 * SPECTROGRAM_SHAPE[0] * SPECTROGRAM_SHAPE[1],
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """One array of the store: its bytes, where it lives, and why."""
-
-    kind: Kind
-    nbytes: int
-    placement: Placement
-    why: str
-
-    @property
-    def held(self) -> int:
-        """Bytes of the device that it takes."""
-        return self.nbytes if self.placement == "resident" else 0
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """The cached images of all rows: their bytes and form, or None, and why. ``most`` is for all settings."""
-
-    nbytes: int
-    form: Form | None
-    most: int
-    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +61,7 @@ class MemoryPlan:
     step : the most that a training or validation step needs besides, at ``batch_size``
     reserve : left alone
     signals, images : what is resident, streamed or cached, and why; nothing is where the trial does not fit
+    features : those of the frozen layers; None where nothing is frozen or images vary from epoch to epoch
     batch_size : the trial's
     largest_batch_size : the largest that fits; 0: none does
     """
@@ -99,6 +73,7 @@ class MemoryPlan:
     reserve: int
     signals: tuple[Signals, ...]
     images: Images
+    features: Features | None
     batch_size: int
     largest_batch_size: int
 
@@ -121,7 +96,8 @@ class MemoryPlan:
     def choices(self) -> tuple[object, ...]:
         """What was decided, without what free memory happens to be."""
         placed = tuple((signals.kind, signals.placement) for signals in self.signals)
-        return (self.batch_size, self.network, self.step, placed, self.images.form)
+        kept = self.features is not None and self.features.kept
+        return (self.batch_size, self.network, self.step, placed, self.images.form, kept)
 
     def require(self) -> None:
         """Refuse a trial that does not fit.
@@ -154,13 +130,8 @@ class MemoryPlan:
             f"{self.largest_batch_size}",
             f"  reserve  {readable(self.reserve)}",
         ]
-        lines += [
-            f"  {signals.kind}: {readable(signals.nbytes)}, {signals.placement}: {signals.why}"
-            for signals in self.signals
-        ]
-        kept = f"{readable(self.images.nbytes)} as {self.images.form}" if self.images.form else "not cached"
-        lines.append(f"  images: {kept}: {self.images.why}")
-        return "\n".join(lines)
+        held = (*self.signals, *([self.features] if self.features else []), self.images)
+        return "\n".join([*lines, *(f"  {each}" for each in held)])
 
 
 def plan_memory(
@@ -186,11 +157,14 @@ def plan_memory(
         that free memory, which comes and goes, does not change what trials see
     ratio : how much more a step takes on this device than was counted (:mod:`~hms_tune.training.probe`)
     """
-    counted = footprint(config, half=computes_in_bfloat16(device, config.training.precision))
+    half = computes_in_bfloat16(device, config.training.precision)
+    counted = footprint(config, half=half)
     reserve = round(RESERVED_SHARE * available) + (WORKSPACES if device.type == "cuda" else 0)
     step = _step_bytes(config, counted, ratio)
-    left = available - reserve - counted.network - step(config.training.batch_size)
-    signals, images = _share(config, device, max(0, left), signal_bytes, n_rows, kept)
+    left = max(0, available - reserve - counted.network - step(config.training.batch_size))
+    features = _features(config, device, left, n_rows, half)
+    left -= 0 if features is None else features.held
+    signals, images = _share(config, device, left, signal_bytes, n_rows, kept)
     return MemoryPlan(
         device=str(device),
         available=available,
@@ -199,6 +173,7 @@ def plan_memory(
         reserve=reserve,
         signals=signals,
         images=images,
+        features=features,
         batch_size=config.training.batch_size,
         largest_batch_size=_largest(step, available - reserve - counted.network),
     )
@@ -235,6 +210,18 @@ def _largest(step: Callable[[int], int], room: int) -> int:
 def _needed(config: TrialConfig) -> tuple[Kind, ...]:
     needs: dict[Kind, bool] = {"eeg": config.input.needs_eeg, "spectrogram": config.input.needs_spectrogram}
     return tuple(kind for kind, needed in needs.items() if needed)
+
+
+def _features(
+    config: TrialConfig, device: torch.device, left: int, n_rows: int, half: bool
+) -> Features | None:
+    per_row = feature_bytes(config, half=half)
+    if per_row is None:
+        return None
+    nbytes, most = n_rows * per_row, int(CACHED_SHARE[device.type] * left)
+    if nbytes > most:
+        return Features(nbytes, False, f"{readable(most)} are there for them")
+    return Features(nbytes, True, "the frozen layers see each image once")
 
 
 def _share(
@@ -285,10 +272,3 @@ def _cache(config: TrialConfig, device: torch.device, left: int, n_rows: int, ke
             exact = "bit for bit as they are made" if form == "float32" else "no wider form fits"
             return Images(nbytes, form, most, exact)
     return Images(0, None, most, f"{readable(most)} are there for them")
-
-
-def readable(nbytes: int) -> str:
-    """A number of bytes for people."""
-    if nbytes >= 2**30:
-        return f"{nbytes / 2**30:.1f} GiB"
-    return f"{nbytes / 2**20:.1f} MiB"

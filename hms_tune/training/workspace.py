@@ -154,6 +154,8 @@ class Workspace:
         plan.require()
         self._lent = True
         self._say(plan)
+        room = 0 if plan.features is None else plan.features.held
+        self.learners.features.begin_trial(config, self._key(config), room=room)
         labels, source = self._rows(config.data)
         transform = ImageTransform(config.input).to(self.device)
         images = RowImages(
@@ -191,7 +193,7 @@ class Workspace:
     def _available(self) -> int:
         """What is free, and what of our own the next trial uses again or replaces."""
         memory = self._memory(self.device)
-        ours = self._cache.nbytes
+        ours = self._cache.nbytes + self.learners.features.nbytes
         if self.device.type == "cuda":
             ours += resident_bytes(self.device)
             ours += torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)

@@ -15,6 +15,7 @@ from hms_tune.data.store import Store
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded
 from hms_tune.training.features import FeatureCache
+from hms_tune.training.free_memory import DeviceMemory
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,6 +71,26 @@ def test_a_frozen_prefix_computed_once_gives_the_same_curves(
     np.testing.assert_allclose(
         cut_ended.out_of_fold.probabilities, whole_ended.out_of_fold.probabilities, atol=1e-6
     )
+
+
+def test_features_are_kept_only_in_the_room_that_the_plan_leaves(store: Store) -> None:
+    config = make_config(frozen=2, epochs=1)
+    free = [2**34]
+    workspace = Workspace(store, CPU, memory=lambda _: DeviceMemory(free[0], 2**34))
+    kept, _ = run(workspace, config)
+    plan = workspace.plan(config)
+    assert plan.features is not None
+    assert workspace.learners.features.nbytes == plan.features.nbytes
+    # What the trial cannot do without, and a little: its images and features have no room.
+    free[0] = round((plan.required - plan.reserve) / 0.95) + 2**16 - workspace.learners.features.nbytes
+    whole, _ = run(workspace, config)
+    assert workspace.learners.features.nbytes == 0
+    np.testing.assert_allclose(whole, kept, rtol=1e-5)
+    free[0] = 2**34
+    run(workspace, config)
+    assert workspace.learners.features.nbytes == plan.features.nbytes
+    workspace.trial_data(make_config(frozen=0))
+    assert workspace.learners.features.nbytes == 0
 
 
 def test_images_that_vary_are_never_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from torch import nn
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
 from hms_tune.models.network import Network, build_network
+from hms_tune.models.prefix import cut
+from hms_tune.training.features import feature_bytes
 from hms_tune.training.footprint import Footprint, LiveBytes, count_step, footprint
 from hms_tune.training.free_memory import _of_the_container, read_memory
 from hms_tune.training.memory import MemoryPlan, plan_memory
@@ -218,6 +220,40 @@ def test_a_trial_that_cannot_fit_is_refused_with_the_largest_batch_that_can() ->
     assert not plan(tight.available, beyond).fits
     with pytest.raises(MemoryPlanError, match="No batch size fits"):
         plan(MIB).require()
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "efficientnet_b0"])
+def test_features_of_frozen_layers_are_counted_as_they_are(backbone: str) -> None:
+    trial = config(backbone, frozen=2)
+    network, images = real_network(trial.model)
+    parts = cut(network)
+    assert parts is not None
+    real = sum(feature.nbytes for feature in parts[0](images)) / BATCH
+    assert feature_bytes(trial, half=False) == real
+    assert feature_bytes(trial, half=True) == real / 2
+
+
+def test_features_are_kept_where_they_fit_beside_all_else() -> None:
+    trial = config(frozen=2)
+    ample = plan(2**40, trial)
+    assert ample.features is not None
+    assert ample.features.nbytes == 1000 * (feature_bytes(trial, half=False) or 0)
+    assert "  features: " in str(ample)
+    assert ", kept: the frozen layers see each image once" in str(ample)
+    room = round((ample.required - ample.reserve + 4 * ample.features.nbytes) / 0.95)
+    fitting, tight = plan(room + 4096, trial), plan(room - 4096, trial)
+    assert fitting.features is not None
+    assert tight.features is not None
+    assert (fitting.features.kept, tight.features.kept) == (True, False)
+    assert tight.features.held == 0
+    assert ", not kept: " in str(tight)
+    # What they take, images and signals on a GPU have no more.
+    assert fitting.images.most == pytest.approx(0.25 * 3 * fitting.features.nbytes, rel=0.01)
+
+
+def test_no_features_are_planned_where_nothing_is_frozen_or_images_vary() -> None:
+    assert plan(2**40, config()).features is None
+    assert plan(2**40, config(frozen=2, augmentation={"time_mask": 0.2})).features is None
 
 
 def test_a_plan_reads_as_sentences() -> None:
