@@ -62,6 +62,11 @@ class Accelerator:
         self._compiled: dict[nn.Module, nn.Module] = {}
         self._ways: dict[tuple[nn.Module, str], Callable[[Batch], Tensor]] = {}
 
+    def forget(self) -> None:
+        """Let go of every way to take a step. They hold whose step it is, which holds this, in a circle."""
+        self._ways.clear()
+        self._compiled.clear()
+
     def expect(self, steps: int) -> None:
         """Hear about how many steps a trial takes; compiling must pay within those of the trials to come."""
         self._steps_of_trial = steps
@@ -143,12 +148,17 @@ class Accelerator:
                 return step(through, some)
 
             if self._device.type == "cuda":
-                return CapturedStep(taken, batch)
+                return CapturedStep(taken, batch, beside=self._captured())
             taken(batch)
         except RuntimeError as error:
             _logger.warning("Steps run plainly, for they cannot run %s: %s", way, str(error).splitlines()[0])
             return None
         return taken
+
+    def _captured(self) -> CapturedStep | None:
+        """A step that has been captured before."""
+        captured = (way for way in self._ways.values() if isinstance(way, CapturedStep))
+        return next(captured, None)
 
     def _timed(self, way: Callable[[Batch], Tensor], batch: Batch) -> float:
         """Seconds of a step."""
@@ -169,20 +179,35 @@ class CapturedStep:
     ----------
     step : takes the step; whatever it allocates belongs to the graph, and it must not wait for the device
     batch : an example; batches to come have its shapes
+    beside : another step of the same learner, whose memory this one shares. Nothing but the loss outlives a
+        replay, and that is read before the next, so that they may be replayed in any order
+
+    Notes
+    -----
+    Gradients are set to None within the step, so that the graph's backward pass writes them into memory of
+    its own instead of adding to them. Autocast begins and ends within it too: its casts of the weights are
+    part of the graph and are made anew in each replay. The device's random generator is the graph's by
+    default; a seed that is set before a replay holds in it.
     """
 
-    def __init__(self, step: Callable[[Batch], Tensor], batch: Batch) -> None:
+    def __init__(
+        self, step: Callable[[Batch], Tensor], batch: Batch, *, beside: CapturedStep | None = None
+    ) -> None:
         self._batch = tuple(None if tensor is None else tensor.clone() for tensor in batch)
         device = next(tensor.device for tensor in self._batch if tensor is not None)
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):  # what is set up at first use must not be captured
-            for _ in range(_WARM_UP):
-                step(self._batch)
-        torch.cuda.current_stream(device).wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._loss = step(self._batch)
+        with torch.cuda.device(device):
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # what is set up at first use must not be captured
+                for _ in range(_WARM_UP):
+                    step(self._batch)
+            torch.cuda.current_stream().wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            pool = None if beside is None else beside._graph.pool()
+            # Other threads go on: batches that are gathered ahead take pinned memory and ask for events. That
+            # would break a capture that watches all threads, and fail in theirs as well.
+            with torch.cuda.graph(self._graph, pool, stream=aside, capture_error_mode="thread_local"):
+                self._loss = step(self._batch)
 
     def __call__(self, batch: Batch) -> Tensor:
         for mine, given in zip(self._batch, batch, strict=True):

@@ -39,6 +39,12 @@ def resolve_device(text: str = "auto") -> torch.device:
     return device
 
 
+def make_current(device: torch.device) -> None:
+    """Let what torch asks of "the" GPU be asked of this one, and no context be opened on another."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def prepare_device(device: torch.device, precision: Precision) -> None:
     """Let a GPU choose its fastest kernels, and round products to TF32 only where that is asked for."""
     if device.type == "cuda":

@@ -106,6 +106,11 @@ class Learner:
             self._average.reset()
         return self.fold
 
+    def retire(self) -> None:
+        """Serve no fold any more, and let go of captured steps: memory is free once nobody holds it."""
+        self.fold = None
+        self._accelerator.forget()
+
     def parts(self, network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
         """The frozen prefix of the network, or of its average, and what follows it; None without one."""
         if network not in self._parts:
@@ -188,9 +193,15 @@ class Learner:
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Steps in here leave no trace: neither in what is learnt nor in the random numbers."""
-        weights = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        moments = [{key: each.clone() for key, each in state.items()} for state in self.updater.state_dict()]
+        """Steps in here leave no trace: neither in what is learnt nor in the random numbers.
+
+        What was is kept in the host's memory; the device's has been planned without it.
+        """
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
+        moments = [
+            {key: each.to("cpu", copy=True) for key, each in state.items()}
+            for state in self.updater.state_dict()
+        ]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             yield
         put_weights(self.network, weights)
@@ -227,6 +238,8 @@ class Learners:
         """The learner for a trial; whoever had it before has it no more."""
         key = learner_key(config)
         if self._learner is None or key != self._key or not self._learner.adopt(config):
+            if self._learner is not None:
+                self._learner.retire()
             self._learner = None  # its memory, before another takes as much
             self._learner = Learner(config, self._networks, self.features, self.acceleration)
             self._key = key

@@ -143,6 +143,7 @@ def plan_memory(
     n_rows: int,
     kept: Form | None = None,
     ratio: float = 1.0,
+    captured: bool = False,
 ) -> MemoryPlan:
     """Plan a trial's memory. Nothing is allocated.
 
@@ -156,11 +157,12 @@ def plan_memory(
     kept : the form in which this trial's images are cached already. They stay as they are while they fit, so
         that free memory, which comes and goes, does not change what trials see
     ratio : how much more a step takes on this device than was counted (:mod:`~hms_tune.training.probe`)
+    captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
     """
     half = computes_in_bfloat16(device, config.training.precision)
     counted = footprint(config, half=half)
     reserve = round(RESERVED_SHARE * available) + (WORKSPACES if device.type == "cuda" else 0)
-    step = _step_bytes(config, counted, ratio)
+    step = _step_bytes(config, counted, ratio, captured)
     left = max(0, available - reserve - counted.network - step(config.training.batch_size))
     features = _features(config, device, left, n_rows, half)
     left -= 0 if features is None else features.held
@@ -179,7 +181,9 @@ def plan_memory(
     )
 
 
-def _step_bytes(config: TrialConfig, counted: Footprint, ratio: float) -> Callable[[int], int]:
+def _step_bytes(
+    config: TrialConfig, counted: Footprint, ratio: float, captured: bool
+) -> Callable[[int], int]:
     """Working memory by batch size: images are made first, then learnt or predicted from."""
     height, width = config.input.image
     image = 4 * config.input.channels * height * width
@@ -193,7 +197,8 @@ def _step_bytes(config: TrialConfig, counted: Footprint, ratio: float) -> Callab
     validation = max(making, predicting) * config.training.test_batch_size
 
     def step(batch_size: int) -> int:
-        return max(making * batch_size, fixed + learning * batch_size, validation)
+        learnt, beside = fixed + learning * batch_size, max(making * batch_size, validation)
+        return learnt + beside if captured else max(learnt, beside)
 
     return step
 

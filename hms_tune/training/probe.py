@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.network import build_network
-from hms_tune.training.device import autocast, computes_in_bfloat16
+from hms_tune.training.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.training.footprint import N_CLASSES, footprint
 
 PROBED_BATCH = 8
@@ -47,10 +47,11 @@ class Calibration:
         if key not in self._ratios:
             self._ratios |= self._read()
         if key not in self._ratios:
-            try:
-                self.remember(key, max(LEAST_RATIO, measure(config, device)))
-            except torch.OutOfMemoryError:  # what is free went meanwhile; the next trial tries again
+            measured = _measured(config, device)
+            if measured is None:  # what is free went meanwhile; the next trial tries again
+                torch.cuda.empty_cache()
                 return LEAST_RATIO
+            self.remember(key, max(LEAST_RATIO, measured))
         return self._ratios[key]
 
     def remember(self, key: str, ratio: float) -> None:
@@ -88,8 +89,17 @@ def probe_key(config: TrialConfig, device: torch.device) -> str:
     return " ".join((*parts, hardware, f"torch {torch.__version__}"))
 
 
+def _measured(config: TrialConfig, device: torch.device) -> float | None:
+    """As :func:`measure`; None where memory ran out. What it held is free only when the error is gone."""
+    try:
+        return measure(config, device)
+    except torch.OutOfMemoryError:
+        return None
+
+
 def measure(config: TrialConfig, device: torch.device) -> float:
     """Peak bytes of a small real step on a GPU over the bytes counted for it, weights and gradients apart."""
+    prepare_device(device, config.training.precision)  # cuDNN's workspaces depend on it
     height, width = config.input.image
     model = config.model.model_copy(update={"pretrained": False})
     counted = footprint(config, half=computes_in_bfloat16(device, config.training.precision))

@@ -21,6 +21,7 @@ from hms_tune.data.windows import WindowSource, resident_bytes
 from hms_tune.errors import DataError
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
+from hms_tune.training.device import make_current
 from hms_tune.training.free_memory import MemoryReader, read_memory
 from hms_tune.training.image_cache import CachedImages, ImageCache
 from hms_tune.training.images import RowImages, make_images
@@ -116,6 +117,7 @@ class Workspace:
         calibration: Calibration | None = None,
         memory: MemoryReader = read_memory,
     ) -> None:
+        make_current(device)
         self.store = store
         self.device = device
         self.ranks = ranks
@@ -182,6 +184,7 @@ class Workspace:
                 n_rows=len(labels),
                 kept=self._cache.form(self._key(config)),
                 ratio=ratio,
+                captured=self.device.type == "cuda" and self.learners.acceleration.wanted != "plain",
             )
 
         plan = planned(1.0)

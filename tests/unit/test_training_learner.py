@@ -1,5 +1,8 @@
 """One network for many folds and trials: nothing of one is left in the next."""
 
+import gc
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +80,21 @@ def test_trials_of_other_shapes_get_a_learner_of_their_own() -> None:
     assert learners.lend(a_trial(loss="bce")) is not first
     assert learners.lend(a_trial(backbone_lr_ratio=0.1)).network is first.network
     assert learners.lend(a_trial(model={"dropout": 0.1})).network is not first.network
+
+
+def test_a_learner_that_is_replaced_gives_its_memory_back_at_once() -> None:
+    learners = Learners(CPU)
+    first = learners.lend(a_trial(ema_decay=0.9))
+    train(first)
+    token, average = first.begin(0), weakref.ref(first.judged_network)
+    gc.disable()  # what is held in a circle alone would stay until the collector comes by
+    try:
+        learners.lend(a_trial(loss="bce"))
+        assert first.fold is not token
+        del first
+        assert average() is None
+    finally:
+        gc.enable()
 
 
 def test_folds_start_from_weights_of_their_own_that_depend_on_the_seed_alone() -> None:
@@ -302,5 +320,38 @@ def test_captured_steps_learn_what_plain_ones_do(wanted: str) -> None:
         weights.append({name: tensor.cpu() for name, tensor in learner.judged_network.state_dict().items()})
         if way == "graphs":
             assert isinstance(next(iter(learner._accelerator._ways.values())), CapturedStep)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_steps_of_two_shapes_are_captured_while_another_thread_pins_memory() -> None:
+    device, ended = torch.device("cuda", 0), threading.Event()
+
+    def pin() -> None:
+        stream = torch.cuda.Stream(device)
+        while not ended.is_set():
+            with torch.cuda.stream(stream):
+                torch.empty(2**22, pin_memory=True).to(device, non_blocking=True)
+
+    weights = []
+    thread = threading.Thread(target=pin)
+    thread.start()
+    try:
+        for way in ("plain", "graphs"):
+            learner = Learners(device, AccelerationSettings(way)).lend(a_trial(precision="float32"))
+            learner.begin(0)
+            learner.network.train()
+            learner.updater.plan([1.0] * 6)
+            for step, (images, targets) in enumerate(batches(6)):
+                learner.updater.set_step(step)
+                rows = 8 if step % 2 else 6
+                learner.learn((images[:rows].to(device),), targets[:rows].to(device), None)
+            weights.append({name: each.cpu() for name, each in learner.network.state_dict().items()})
+    finally:
+        ended.set()
+        thread.join()
+    ways = list(learner._accelerator._ways.values())
+    assert [type(each) for each in ways] == [CapturedStep, CapturedStep]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=2e-4, atol=2e-5)

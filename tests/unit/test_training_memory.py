@@ -282,6 +282,17 @@ def test_a_ratio_enlarges_the_step_alone() -> None:
     assert more.largest_batch_size <= usual.largest_batch_size
 
 
+def test_a_captured_step_shares_its_memory_with_nothing_else() -> None:
+    trial = config(training={"batch_size": 16, "test_batch_size": 64})
+    usual, captured = plan(2**40, trial), plan(2**40, trial, captured=True)
+    small = config(training={"batch_size": 1, "test_batch_size": 64})
+    beside = plan(2**40, small).step  # with one row to learn from, validation needs the most
+    learnt = captured.step - beside
+    assert usual.step == max(learnt, beside)
+    assert learnt > 0
+    assert captured.largest_batch_size <= usual.largest_batch_size
+
+
 def test_a_containers_limit_is_read_without_its_page_cache(tmp_path: Path) -> None:
     assert _of_the_container(tmp_path) is None
     (tmp_path / "memory.max").write_text("1000\n")
