@@ -141,7 +141,11 @@ def main() -> None:
     for _, way, _, ratio, _ in rows:
         if ratio != "–":
             faster.setdefault(way, []).append(float(ratio))
-    options = " --full" * arguments.full
+    options = " --full" * arguments.full + "".join(
+        f" --{key} {value:g}"
+        for key in ("seconds", "repeats")
+        if (value := getattr(arguments, key)) != parser.get_default(key)
+    )
     lines = [
         "# The folds of a trial, side by side",
         "",
