@@ -1,6 +1,6 @@
 """How many trials an hour: a notebook's search, a tuned notebook's, and ours, over the same configurations.
 
-    python benchmarks/trials.py            # sizes for two CPU cores, about five minutes
+    python benchmarks/trials.py            # sizes for two CPU cores, about ten minutes
     python benchmarks/trials.py --full     # sizes for a GPU, within ten minutes
 
 Arms, each in one process that lives through the whole benchmark:
@@ -9,7 +9,7 @@ Arms, each in one process that lives through the whole benchmark:
   autocast with GradScaler on a GPU. Finished float32 images wait in its RAM; making them is not counted.
 * **A+**: the same with min(16, 2 × cores) workers that persist, pinned memory, channels_last, cuDNN search.
 * **ours**: ``hms_tune.service.slot.Slot`` on an embedded PostgreSQL: claim, ask, train through
-  ``CrossValidation`` with a checkpoint every epoch, tell. Making images from EEG is counted.
+  ``CrossValidation`` with checkpoints at the distance of a worker, tell. Making images from EEG is counted.
 * **ours, seed 1**: ours with other random numbers, which says what a difference between arms means.
 
 All train the same networks on the same windows, folds and epochs without pruning. The configurations are
@@ -37,7 +37,7 @@ from trial_task import Size, draw
 ARMS = ("A", "A+", "ours", "ours, seed 1")
 
 
-CPU = Size(("resnet10t",), (32, 64), 60, 3, 2, 3, 8, 4, 4.5)
+CPU = Size(("resnet10t",), (32, 64), 60, 3, 2, 3, 12, 6, 12.0)
 FULL = Size(("resnet34d", "efficientnet_b0"), (128, 256), 400, 5, 2, 3, 64, 8, 7.0)
 
 
