@@ -30,6 +30,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -241,6 +242,7 @@ def main() -> None:
         f"--{key} {value}" for key in ("minutes", "seconds") if (value := getattr(arguments, key))
     ]
     options += [f"--backbone {name}" for name in arguments.backbone or ()]
+    load = os.getloadavg()[0]
     limits = limits_of(device)
     minutes = arguments.minutes or (8.5 if arguments.full else 7.0)
     rows = run(cells, device, minutes, arguments.seconds or (0.5 if arguments.full else 2.0))
@@ -248,7 +250,7 @@ def main() -> None:
         "# How fast training steps are",
         "",
         f"`{' '.join(['python benchmarks/throughput.py', *options])}` on {device_name()}, torch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads.",
+        f"{torch.__version__}, {torch.get_num_threads()} threads; load average {load:.1f} before it began.",
         "",
         *report(rows, cells, device, limits),
         "",
