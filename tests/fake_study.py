@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from hms_tune.service.leases import Holder
 from hms_tune.service.machine import this_process
 from hms_tune.service.recording import Place, TrialRecorder
 from hms_tune.service.slot import Slot, SlotSettings
+from hms_tune.service.slot_process import run_url
 from hms_tune.service.storage import Storage
 from hms_tune.service.study import join_search
+from hms_tune.tracking.observer import Observer
 from hms_tune.training.events import Event, OutOfFold
 from hms_tune.training.metrics import kl_divergence
 
@@ -81,17 +83,20 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     )
 
 
-def run_study(storage: Storage, name: str, folder: Path, *, trials: int = 14) -> None:
+def run_study(
+    storage: Storage, name: str, folder: Path, *, trials: int = 14, observers: Sequence[Observer] = ()
+) -> None:
     """Run a study of that many trials; some are pruned, a few may fail."""
     search = join_search(storage, StudyFile.parse(STUDY.format(name=name, trials=trials), "studies/a.yaml"))
-    recorder = TrialRecorder(storage, search.study_id, Place("cpu", 0.0, "0123456789abcdef" * 4))
+    place = Place("cpu", 0.0, "0123456789abcdef" * 4)
+    recorder = TrialRecorder(storage, search.study_id, place, run_url=lambda trial: run_url(observers, trial))
     slot = Slot(
         storage,
         search,
         Holder("worker", "cpu", this_process()),
         train=train,
         artifacts=Artifacts.at(folder, folder.parent / f"{folder.name}-scratch", name),
-        observers=[recorder],
+        observers=[*observers, recorder],
         settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
     )
     slot.run()

@@ -22,7 +22,7 @@ from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.stopping import GRACE_S, Stop
-from hms_tune.tracking.observer import Observer
+from hms_tune.tracking.observer import Observer, TrialInfo
 from hms_tune.training.events import Event
 from hms_tune.training.rank_group import RankPlace
 
@@ -149,7 +149,9 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     search = storage.through_outages(lambda: join_search(storage, study_file))
     place = Place(plan.device, plan.gpus, store.manifest.digest)
     others = tuple(observers)
-    observers.append(TrialRecorder(storage, search.study_id, place, run_url=lambda: _run_url(others)))
+    observers.append(
+        TrialRecorder(storage, search.study_id, place, run_url=lambda trial: run_url(others, trial))
+    )
 
     def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
         trial = CrossValidation(
@@ -193,6 +195,7 @@ def _acceleration(plan: SlotPlan, study_file: StudyFile) -> AccelerationSettings
     return AccelerationSettings(plan.acceleration, home / "steps.json", trials_to_come=trials)
 
 
-def _run_url(others: Sequence[Observer]) -> str | None:
-    """Where the running trial is tracked; an observer that knows says it as ``url``."""
-    return next((url for each in others if (url := getattr(each, "url", None))), None)
+def run_url(others: Sequence[Observer], trial: TrialInfo) -> str | None:
+    """Where a trial is tracked; an observer that knows has ``url_of``."""
+    told = (each.url_of(trial) for each in others if hasattr(each, "url_of"))
+    return next((url for url in told if url), None)

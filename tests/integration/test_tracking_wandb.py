@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_study import run_study
 from stories import EPOCHS, FOLDS, a_fold_start, a_story, a_trial, an_epoch, some_predictions, tell
 from wandb_records import Stored, read_run
 from wandb_server import Server, wandb_server
 
+from hms_tune.service.records import study_record
+from hms_tune.service.storage import Storage
+from hms_tune.service.trial_note import trial_note
 from hms_tune.tracking.observer import TrialInfo
 from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id, session
 from hms_tune.tracking.wandb.architecture import layers_of
@@ -318,6 +322,34 @@ def test_an_online_run_arrives_whole(
     assert any("oof/table" in name for name in server.uploads)
     assert server.unknown == []
     assert not [body for body in server.bodies if b"canary" in body]
+
+
+class Opened:
+    """Holds a trial up until its run is open: these trials take no time, and runs open beside them."""
+
+    def __init__(self, observer: WandbObserver) -> None:
+        self.trial_ended = self.close = lambda *_: None
+        self.event = lambda trial, _: None
+        self.trial_started = lambda trial: _eventually(lambda: observer.url_of(trial) is not None)
+
+
+def test_each_trials_record_and_note_lead_to_its_run_even_after_that_was_closed(
+    storage: Storage, study_name: str, server: Server, tmp_path: Path
+) -> None:
+    observer = observed(tmp_path / "home")
+    run_study(storage, study_name, tmp_path / "artifacts", trials=3, observers=[observer, Opened(observer)])
+    trials = study_record(storage, study_name).trials
+    for trial in trials:
+        (run,) = (name for name in server.runs if name.startswith(f"{study_name}-{trial.number}-"))
+        assert trial.run_url == f"{server.address}/team/hms/runs/{run}"
+        assert f"[Weights & Biases run]({trial.run_url})" in trial_note(trial, trials)
+    assert len({trial.run_url for trial in trials}) == 3
+
+
+def test_a_run_on_disk_has_no_address(trial: TrialInfo, tmp_path: Path) -> None:
+    observer = observed(tmp_path)
+    tell(observer, trial)
+    assert observer.url_of(trial) is None
 
 
 def test_an_export_that_was_interrupted_goes_on_in_its_run_and_its_bundle_is_an_artifact(

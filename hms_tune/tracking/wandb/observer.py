@@ -60,12 +60,15 @@ class WandbObserver:
         self._warned = False
         self._run: Any = None
         self._done = 0
+        self._address: tuple[int, str] | None = None
 
-    @property
-    def url(self) -> str | None:
-        """Where the running trial can be looked at; None while its run is written to disk."""
-        url = getattr(self._run, "url", None)
-        return url if isinstance(url, str) else None
+    def url_of(self, trial: TrialInfo) -> str | None:
+        """Where the last trial that was begun can be looked at, also after its end; None of others.
+
+        None too while its run is written to disk, or not open yet: that happens on another thread.
+        """
+        number, url = self._address or (None, None)
+        return url if number == trial.number else None
 
     def trial_started(self, trial: TrialInfo) -> None:
         """Open the attempt's run, or go on with it."""
@@ -126,6 +129,8 @@ class WandbObserver:
         self._close_run({}, failed=True)
         run = self._session.open(trial)
         self._run = run
+        url = run.url
+        self._address = (trial.number, url) if isinstance(url, str) else None
         # What a run that is gone on with already has is not sent again.
         self._done = int(run.summary.get("epochs_trained") or 0) if run.resumed else 0
         define_metrics(run)
