@@ -12,6 +12,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
+from optuna.storages import get_storage
 
 from hms_tune.errors import UsageError
 from hms_tune.service.dashboard_store import dashboard_store, writable_store
@@ -34,7 +35,10 @@ def dashboard_app(
     writable : whether notes, artifacts, and studies may be changed and deleted
     """
     store = writable_store(artifacts) if writable else dashboard_store(artifacts)
-    application = TrialNotes(optuna_dashboard.wsgi(storage.optuna, artifact_store=store), storage)
+    # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
+    # what a page costs the server.
+    cached = get_storage(storage.optuna)
+    application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
     return Gatekeeper(application, password=password, writable=writable)
 
 
