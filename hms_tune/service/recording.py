@@ -88,7 +88,7 @@ class TrialRecorder:
     ----------
     study_id : Optuna's id of the study
     place : where the slot's trials run
-    run_url : the address of the trial's tracking run, once it is known
+    run_url : told a trial, the address of its tracking run, once that is known
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class TrialRecorder:
         study_id: int,
         place: Place,
         *,
-        run_url: Callable[[], str | None] = lambda: None,
+        run_url: Callable[[TrialInfo], str | None] = lambda trial: None,
     ) -> None:
         self._storage = storage
         self._study_id = study_id
@@ -158,7 +158,6 @@ class TrialRecorder:
             "peak_memory": self._place.peak_memory(),
             "data_digest": self._place.data_digest,
             "version": hms_tune.__version__,
-            "run_url": self._run_url() or draft.values.get("run_url"),
         }
         offered = _Draft(
             trial,
@@ -196,14 +195,22 @@ class TrialRecorder:
             _logger.warning("Records of trials cannot be kept (%s); the search goes on", error)
 
     def _write(self, number: int, draft: _Draft) -> None:
-        self._store(number, draft.values)
+        # Asked here, as late as can be: a run is opened on a thread of its own, after the trial has begun.
+        url = self._run_url(draft.trial)
+        self._store(number, draft.values | ({"run_url": url} if url else {}))
         if not draft.ended:
             return
         study = draft.trial.study
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
         others = self._storage.optuna.get_all_trials(self._study_id, deepcopy=False)
-        self._store(number, {"note": trial_note(trial_record(self._storage, study, number), others)})
+        record = trial_record(self._storage, study, number)
+        self._store(number, {"note": trial_note(record, others)})
+        for attempt in record.attempts:
+            if attempt.number < number:  # one that was lost could not say so itself
+                earlier = trial_record(self._storage, study, attempt.number)
+                note = trial_note(earlier, others)
+                self._store(attempt.number, {"lineage": draft.trial.lineage, "note": note})
 
     def _store(self, number: int, values: dict[str, Any]) -> None:
         identity = {"study_id": self._study_id, "number": number}

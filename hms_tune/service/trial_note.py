@@ -16,11 +16,13 @@ def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]
     if trial.state == "pruned":
         return _pruned(trial, others)
     reason = trial.reason or "no reason was given"
+    later = [attempt.number for attempt in trial.attempts if attempt.number > trial.number]
+    onward = f"it goes on as trial {later[0]}" if later else "it goes on as a later attempt"
     sentences = {
         "failed": f"Failed: {reason}.",
         "declined": f"Declined: {reason}.",
-        "handed_back": f"{reason.capitalize()}; it goes on as a later attempt.",
-        "lost": f"{reason.capitalize()}; it goes on as a later attempt.",
+        "handed_back": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
+        "lost": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
         "running": "Running.",
     }
     return sentences.get(trial.state, "Waits for a slot.")

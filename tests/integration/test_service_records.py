@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -14,23 +16,28 @@ import pytest
 from fake_study import run_study
 from optuna_dashboard import get_note, save_note
 from rich.console import Console
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
 from hms_tune.cli.trial_view import trial_view
 from hms_tune.config.study_file import StudyFile
+from hms_tune.service import noted
 from hms_tune.service.dashboard import dashboard_app
+from hms_tune.service.gatekeeper import Gatekeeper
 from hms_tune.service.graphs import pareto_front
 from hms_tune.service.ledger import saving
+from hms_tune.service.patient import PatientStorage
 from hms_tune.service.predictions import kept_out_of_fold
 from hms_tune.service.publisher import Publisher, PublisherPlan
 from hms_tune.service.publishing import publish_study
 from hms_tune.service.recording import Place, TrialRecorder
 from hms_tune.service.records import StudyRecord, study_record, trial_record
-from hms_tune.service.storage import Storage
+from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import join_search
 from hms_tune.service.study_report import gather, report_page
-from hms_tune.service.tables import out_of_fold
+from hms_tune.service.tables import leases, out_of_fold, seconds_from_now
+from hms_tune.tracking.observer import TrialInfo
+from hms_tune.training.events import Event, FoldEnded
 
 NAME = "looked-at"
 EPOCHS = 3
@@ -51,12 +58,13 @@ def study(storage: Storage, artifacts: Path) -> StudyRecord:
     return study_record(storage, NAME)
 
 
-def asked(storage: Storage, artifacts: Path, path: str) -> Any:
+def asked(storage: Storage, artifacts: Path, path: str, application: Gatekeeper | None = None) -> Any:
     """What the dashboard answers."""
+    application = application or dashboard_app(storage, artifacts)
     status: list[str] = []
     environment: dict[str, Any] = {"PATH_INFO": path, "HTTP_HOST": "127.0.0.1"}
     setup_testing_defaults(environment)
-    parts = dashboard_app(storage, artifacts)(environment, lambda code, headers, *rest: status.append(code))
+    parts = application(environment, lambda code, headers, *rest: status.append(code))
     body = b"".join(parts)
     assert status[0].startswith("200"), (status, body)
     return json.loads(body)
@@ -162,6 +170,76 @@ def test_every_trial_has_a_note_in_the_dashboard(
     assert {each["id"] for each in page["plotly_graph_objects"]} == {"fold-spread", "time", "cost", "slots"}
 
 
+def test_a_page_of_many_trials_is_told_what_the_newest_and_the_best_reported(
+    storage: Storage, study: StudyRecord, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/studies/{study.study_id}"
+    whole = asked(storage, artifacts, path)
+    monkeypatch.setattr(noted, "NEWEST", 3)
+    monkeypatch.setattr(noted, "BEST", 2)
+    page = asked(storage, artifacts, path)
+    reported = [trial.pop("intermediate_values") for trial in page["trials"]]
+    kept = {trial.number for trial in study.ranked[:2]} | set(range(len(reported) - 3, len(reported)))
+    for trial, values in zip(whole["trials"], reported, strict=True):
+        assert values == (trial.pop("intermediate_values") if trial["number"] in kept else [])
+        assert values or trial["state"] == "Fail" or trial["number"] not in kept
+    assert [trial | {"intermediate_values": []} for trial in whole["trials"]] == [
+        trial | {"intermediate_values": []} for trial in page["trials"]
+    ]
+    assert page["best_trials"] == whole["best_trials"]
+
+
+def test_an_ended_trial_is_read_from_the_database_once(
+    storage: Storage, study: StudyRecord, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optuna_dashboard._storage.timedelta", lambda seconds: timedelta(0))  # its own cache
+    read: list[int] = []
+    get = PatientStorage._get_trials
+
+    def counted(self: PatientStorage, *arguments: Any, **keywords: Any) -> Any:
+        found = get(self, *arguments, **keywords)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(PatientStorage, "_get_trials", counted)
+    application = dashboard_app(storage, artifacts)
+    for _ in range(3):
+        assert len(asked(storage, artifacts, f"/api/studies/{study.study_id}", application)["trials"]) == 14
+    assert read == [14, 0, 0]
+
+
+class Thief:
+    """Lets the first lease run out in the middle of its trial, which another slot then completes."""
+
+    def __init__(self, storage: Storage, take: Callable[[], None]) -> None:
+        self._storage, self._take = storage, take
+        self.trial_started = self.trial_ended = lambda *_: None
+        self.close = lambda: None
+
+    def event(self, trial: TrialInfo, event: Event) -> None:
+        if trial.number == 0 and isinstance(event, FoldEnded) and event.fold == 0:
+            with self._storage.engine.begin() as connection:
+                late = (
+                    update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+                )
+                connection.execute(late)
+            self._take()
+
+
+def test_an_attempt_that_was_lost_says_where_its_trial_went_on(
+    storage: Storage, database_url: str, study_name: str, tmp_path: Path
+) -> None:
+    other = open_storage(database_url)
+    thief = Thief(storage, lambda: run_study(other, study_name, tmp_path / "other", trials=1))
+    run_study(storage, study_name, tmp_path / "artifacts", trials=1, observers=[thief])
+    other.close()
+    study_id = storage.optuna.get_study_id_from_name(study_name)
+    page = asked(storage, tmp_path, f"/api/studies/{study_id}")
+    notes = [trial["note"]["body"] for trial in page["trials"]]
+    assert "Lease lost; it goes on as trial 1." in notes[0]
+    assert "attempts 0, 1" in notes[1]
+
+
 def test_text_that_looks_like_a_note_is_left_alone(
     storage: Storage, study: StudyRecord, artifacts: Path
 ) -> None:
@@ -265,7 +343,7 @@ def test_a_trial_is_shown_whole_in_eighty_columns(shown: str, study: StudyRecord
     assert f"best (trial {study.best.number})" in shown
     assert "Pruned in fold 1 after epoch 2 of 3" in shown
     assert "validation KL by epoch  ━ fold 1" in shown
-    assert "model.backbone=test_resnet" in shown
+    assert "backbone=test_resnet" in shown
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
