@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from hms_tune.service.doctor import Check
     from hms_tune.service.summaries import StudySummary, TrialSummary
+
+
+_WENT_ON = {"lost": "lost", "handed_back": "handed back"}
 
 
 def as_json(value: Any) -> str:
@@ -58,12 +62,18 @@ def study_table(summaries: Sequence[StudySummary]) -> Table:
 def trial_table(trials: Sequence[TrialSummary]) -> Table:
     """Trials, a line each."""
     table = _table("trial", "state", "KL", "parameters", "reason")
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for trial in trials:
         value = "" if trial.value is None else f"{trial.value:.4f}"
         name = str(trial.number)
         if trial.lineage is not None and trial.lineage != trial.number:
             name += f" (from {trial.lineage})"
-        table.add_row(name, trial.state, value, Text(params_text(trial.params)), Text(trial.reason or ""))
+        # To Optuna an attempt that was lost or handed back is a failed one; its trial did not fail.
+        went_on = str(trial.attributes.get("ended", "")) in _WENT_ON
+        state = _WENT_ON[trial.attributes["ended"]] if went_on else trial.state
+        reason = trial.reason if trial.reason != state else None
+        table.add_row(name, state, value, Text(short_params(trial.params)), Text(reason or ""))
     return table
 
 
@@ -85,6 +95,18 @@ def counts(trials: dict[str, int]) -> str:
 def params_text(params: dict[str, Any]) -> str:
     """Parameters on one line."""
     return "  ".join(f"{name}={value_text(value)}" for name, value in params.items())
+
+
+def short_params(params: dict[str, Any]) -> str:
+    """Parameters on one line by the last part of their names, as long as that tells them apart."""
+    last = Counter(name.rpartition(".")[2] for name in params)
+    return "  ".join(f"{name}={value_text(value)}" for name, value in _shortened(params, last))
+
+
+def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str, Any]]:
+    for name, value in params.items():
+        short = name.rpartition(".")[2]
+        yield (short if last[short] == 1 and short != "name" else name), value
 
 
 def value_text(value: Any) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.render import params_text, value_text
+from hms_tune.cli.render import params_text, short_params
 from hms_tune.tracking.slot_lines import duration
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _GIB = 2**30
 
 def status_view(status: StudyStatus) -> RenderableType:
     """Budget and end, trials by state with reasons, speed, the five best, running trials, workers."""
-    parts: list[RenderableType] = [_heading(status), Padding(_facts(status), (0, 0, 0, 2))]
+    parts: list[RenderableType] = [_heading(status), Padding(_facts(status), (0, 0, 0, 2), expand=False)]
     if status.leaders:
         parts += [Text(), best_table(status.leaders)]
     if status.running:
@@ -189,18 +189,6 @@ def _devices(devices: str) -> str:
 
 def _short_host(host: str) -> str:
     return host.partition(".")[0]
-
-
-def short_params(params: dict[str, Any]) -> str:
-    """Parameters on one line by the last part of their names, as long as that tells them apart."""
-    last = Counter(name.rpartition(".")[2] for name in params)
-    return "  ".join(f"{name}={value_text(value)}" for name, value in _shortened(params, last))
-
-
-def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str, Any]]:
-    for name, value in params.items():
-        short = name.rpartition(".")[2]
-        yield (short if last[short] == 1 and short != "name" else name), value
 
 
 def _table() -> Table:

@@ -15,6 +15,7 @@ from hms_tune.tracking.console import duration
 
 WIDTH = 80
 _CURVE_ROWS = 9
+_EPOCH_COLUMNS = 20
 
 
 def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) -> RenderableType:
@@ -33,7 +34,7 @@ def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) ->
         _configuration(trial, study.best),
     ]
     if trial.folds:
-        parts += [Text(""), _folds(trial), Text(""), *_curves(trial, min(width, 2 * WIDTH))]
+        parts += [Text(""), _folds(trial), Text(""), *_curves(trial, width)]
     parts += [Text(""), _facts(trial)]
     if trial.attempts:
         parts += [Text(""), _attempts(trial)]
@@ -73,8 +74,14 @@ def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableTy
     }
     if not fixed:
         return table
-    text = ", ".join(f"{name}={_value(value)}" for name, value in fixed.items())
-    return Group(table, Text(f"fixed: {text}", style="dim"))
+    sections: dict[str, list[str]] = {}
+    for name, value in fixed.items():
+        section, _, own = name.partition(".")
+        sections.setdefault(section, []).append(f"{own or section}={_value(value)}")
+    beneath = Table.grid(padding=(0, 2))
+    for section, told in sections.items():
+        beneath.add_row(Text(section, style="dim"), Text(", ".join(told), style="dim"))
+    return Group(table, Text("\nfixed", style="bold"), beneath)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -115,6 +122,9 @@ def _curves(trial: TrialRecord, width: int) -> list[Text]:
         name = f"fold {fold.fold + 1}"
         validation.append(Curve(name, epochs, [epoch.kl for epoch in fold.epochs]))
         training.append(Curve(name, epochs, [epoch.train_loss for epoch in fold.epochs]))
+    # Two or three epochs drawn over a wide terminal would be long flat lines.
+    longest = max(len(fold.epochs) for fold in trial.folds)
+    width = min(width, 2 * WIDTH, max(WIDTH // 2, _EPOCH_COLUMNS * longest))
     return [
         draw_curves(validation, width=width, height=_CURVE_ROWS, title="validation KL by epoch"),
         Text(""),

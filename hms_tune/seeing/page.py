@@ -40,15 +40,17 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .84rem; line-he
   margin: 8px 0 14px; font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 .bar { display: inline-block; width: 72px; height: 10px; background: var(--line); border-radius: 2px; }
 .bar i { display: block; height: 10px; border-radius: 2px; background: #2f5d8a; }
+.share { white-space: nowrap; }
 @page { margin: 15mm 13mm; }
 @media print { body { background: #fff; font-size: 10.5pt; } main { max-width: none; padding: 0; }
   h2 { margin: 22px 0 8px; } h2, h3 { break-after: avoid; } .card, tr { break-inside: avoid; }
   pre.card { break-inside: auto; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  .grid { grid-template-columns: 1fr 1fr; gap: 10px; } }
+  .bar { width: 40px; } .grid { grid-template-columns: 1fr 1fr; gap: 10px; } }
 @media (max-width: 560px) { main { padding: 18px 12px 40px; } h1 { font-size: 1.35rem; }
   .card { padding: 10px; } table { font-size: .84rem; } th, td { padding-right: 8px; }
   th.n { white-space: normal; } td:not(.n) { overflow-wrap: anywhere; }
+  td:first-child:not(.path) { overflow-wrap: break-word; }
   .bar { display: none; } td b { overflow-wrap: normal; } }
 """
 

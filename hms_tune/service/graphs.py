@@ -20,6 +20,8 @@ MOST_POINTS = 400
 _COLOUR, _FRONT = "#2f5d8a", "#c0392b"
 _MOMENT = "%Y-%m-%d %H:%M:%S"
 _STRETCHES = 100
+_FEW = 8
+"""Slots up to which each has its own line on the axis; there is no half a slot."""
 _INK = "#1d2430"
 
 
@@ -106,8 +108,10 @@ def _cost(study: StudyRecord) -> Graph:
         x, y = [trial.cost for trial in front], [trial.value or 0.0 for trial in front]
         line = {"mode": "lines+markers", "line": {"shape": "hv", "color": _FRONT}}
         data.append({"type": "scatter", "name": "Pareto front", "x": _rounded(x), "y": _rounded(y), **line})
-    unit = cost_unit(trials)
-    return _graph("cost", "What a KL costs", data, {"title": {"text": f"{unit} of a trial"}}, "KL")
+    axis: dict[str, Any] = {"title": {"text": f"{cost_unit(trials)} of a trial"}}
+    if spans_decades([trial.cost for trial in trials]):
+        axis |= {"type": "log", "dtick": "D1"}  # labels at 1, 2 and 5 of each decade
+    return _graph("cost", "What a KL costs", data, axis, "KL")
 
 
 def _utilisation(study: StudyRecord) -> Graph:
@@ -127,7 +131,15 @@ def _utilisation(study: StudyRecord) -> Graph:
         line = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": _COLOUR, "width": 1}}
         data.append({"type": "scatter", "x": x, "y": _rounded(busy), **line})
     axis = {"title": {"text": "time (UTC)"}, "type": "date"}
-    return _graph("slots", "Slots at work", data, axis, "slots", legend=False)
+    graph = _graph("slots", "Slots at work", data, axis, "slots", legend=False)
+    if attempts and max(busy) <= _FEW:
+        graph.layout["yaxis"]["dtick"] = 1
+    return graph
+
+
+def spans_decades(costs: Sequence[float]) -> bool:
+    """Whether costs are so far apart that a few dear trials would press the others together."""
+    return bool(costs) and min(costs) > 0.0 and max(costs) > 8.0 * min(costs)
 
 
 def cost_unit(trials: Sequence[TrialRecord]) -> str:

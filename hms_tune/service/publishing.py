@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,6 @@ from hms_tune.training.events import OutOfFold
 
 _logger = logging.getLogger(__name__)
 
-_MOST_FOR_FANOVA = 800
-"""Above this many complete trials random forests take too long, and a quicker evaluator takes their place."""
-
 _PLOT = "dashboard:plot_data:"
 
 
@@ -62,14 +60,16 @@ def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Pa
 
 
 def importances(storage: Storage, name: str) -> dict[str, float]:
-    """How much of the KL's variance each parameter explains, the largest first; empty with too few trials."""
+    """How much each parameter matters, by PED-ANOVA, the largest first; empty with too few trials."""
     study = load_study(storage, name)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < 4:
         return {}
-    evaluator = PedAnovaImportanceEvaluator() if len(complete) > _MOST_FOR_FANOVA else None
     try:
-        found = get_param_importances(study, evaluator=evaluator)
+        with warnings.catch_warnings():
+            # It warns of each conditional parameter that few trials have; that is what its share says, too.
+            warnings.simplefilter("ignore", UserWarning)
+            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     except (ValueError, RuntimeError) as error:  # all values alike, or no parameter in common
         _logger.debug("no importances: %s", error)
         return {}

@@ -195,7 +195,8 @@ def value_text(value: object) -> str:
 
 
 def _bar(share: float, width: float) -> str:
-    return f'<span class="bar"><i style="width:{100 * width:.0f}%"></i></span> {share:.0%}'
+    drawn = f'<span class="bar"><i style="width:{100 * width:.0f}%"></i></span>'
+    return f'<span class="share">{drawn} {share:.0%}</span>'
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

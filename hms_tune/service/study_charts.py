@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hms_tune.seeing.style import ACCENT, FAINT, GRID, INK, chart
-from hms_tune.service.graphs import pareto_front
+from hms_tune.service.graphs import pareto_front, spans_decades
 from hms_tune.service.records import StudyRecord, TrialRecord
 
 PRUNED = "#d9a441"
@@ -84,9 +85,19 @@ def cost_figure(study: StudyRecord, unit: str) -> Figure:
         color=INK,
         linewidth=1.2,
     )
-    for trial in front:
+    if spans_decades(costs):
+        axes.set_xscale("log")
+        plain = FuncFormatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1.0 else f"{cost:g}")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    # The ends of the front alone are named: those between may lie on one another.
+    for trial in {each.number: each for each in (*front[:1], *front[-1:])}.values():
         place = (trial.cost, trial.value or 0.0)
-        axes.annotate(str(trial.number), place, xytext=(4, 4), textcoords="offset points", fontsize=8.5)
+        above = trial is front[0] and len(front) > 1
+        offset, side = ((-4, 4), "right") if above else ((4, -11), "left")
+        text = f"trial {trial.number}"
+        axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=8.5, ha=side)
     axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure

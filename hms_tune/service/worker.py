@@ -216,6 +216,9 @@ class Worker:
         return self._signals > 0 or bool(self._errors)
 
     def _supervise(self, devices: Sequence[SlotDevices]) -> None:
+        _logger.info(
+            "%s: starting slots %s", self.options.study_file.study, ", ".join(slot for slot, _ in devices)
+        )
         for slot, group in devices:
             if not self._signals:
                 self._start(self._plan(slot, group, devices))

@@ -82,8 +82,9 @@ class ConsoleObserver:
             line.append(_OUTCOMES[outcome], style=_STYLES.get(outcome, ""))
             if value is not None and math.isfinite(value):
                 line.append(f"  KL {value:.4f}")
-            if reason and reason != _OUTCOMES[outcome]:
-                line.append(f"  {reason}", style="dim")
+            told = (reason or "").removeprefix(_OUTCOMES[outcome]).removeprefix(": ")
+            if told:
+                line.append(f"  {told}", style="dim")
             self._redraw()
             self._line(line)
 

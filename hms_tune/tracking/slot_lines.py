@@ -104,7 +104,7 @@ def board(
             table.add_row(Text(slot), *[Text("–", style="dim")] * (len(table.columns) - 1))
         else:
             table.add_row(*_cells(slot, progress, outlook, wide=width >= 100))
-    return Group(table, _footer(outlook)) if outlook is not None else table
+    return Group(table, _footer(outlook, width)) if outlook is not None else table
 
 
 def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, wide: bool) -> list[Text]:
@@ -135,8 +135,8 @@ def _score(value: float, style: str = "") -> Text:
     return Text("–" if math.isnan(value) else f"{value:.4f}", style=style)
 
 
-def _footer(outlook: StudyOutlook) -> Text:
-    """The study on one line, what matters most first: the rest is cut off where the terminal is narrow."""
+def _footer(outlook: StudyOutlook, width: int) -> Text:
+    """The study on one line, what matters most first: what does not fit is left out."""
     ended = f"{outlook.ended} of {outlook.budget} trials" if outlook.budget else f"{outlook.ended} trials"
     parts = [Text(outlook.study, style="bold"), Text(ended)]
     if outlook.left_s is not None:
@@ -145,6 +145,7 @@ def _footer(outlook: StudyOutlook) -> Text:
         parts.append(Text(f"best KL {outlook.best:.4f} (trial {outlook.best_trial})", style="green"))
     if outlook.per_hour is not None:
         parts.append(Text(f"{outlook.per_hour:,.1f} trials/h"))
-    line = Text(" · ").join(parts)
+    lines = [Text(" · ").join(parts[:number]) for number in range(len(parts), 0, -1)]
+    line = next((line for line in lines if line.cell_len <= width), lines[-1])
     line.no_wrap, line.overflow = True, "ellipsis"
     return line

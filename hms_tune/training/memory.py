@@ -121,6 +121,13 @@ class MemoryPlan:
             excess=self.required / max(1, self.available) - 1.0,
         )
 
+    def in_a_line(self) -> str:
+        """What is needed of what is there, at which batch size."""
+        return (
+            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} required "
+            f"at batch size {self.batch_size}; the largest that fits is {self.largest_batch_size}"
+        )
+
     def __str__(self) -> str:
         """A few lines for people."""
         lines = [

@@ -234,10 +234,15 @@ class Workspace:
         return json.dumps([self._rows_key, config.input.model_dump(mode="json")], sort_keys=True)
 
     def _say(self, plan: MemoryPlan) -> None:
-        """Log a plan that was not told yet; trials of several architectures take turns."""
+        """Log a plan that was not told yet; trials of several architectures take turns.
+
+        The first on a GPU is told whole, with why each array lies where it lies; others differ little, and
+        the CPU's memory is seldom what limits a trial.
+        """
         if plan.choices not in self._said:
+            whole = not self._said and self.device.type != "cpu"
             self._said.add(plan.choices)
-            _logger.info("%s", plan)
+            _logger.info("%s", plan if whole else plan.in_a_line())
 
     def _rows(self, config: DataConfig) -> tuple[Labels, WindowSource]:
         key = f"{config.rows}:{config.min_votes}"
