@@ -24,7 +24,7 @@ from hms_tune.service.figures import best_ids
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import trial_records
 
-NEWEST, BEST = 100, 10
+NEWEST, BEST = 50, 10
 """Of how many trials the page is told what they reported."""
 
 _NO_NOTE = b'"note": {"version": 0, "body": ""}'

@@ -29,7 +29,7 @@ from hms_tune.training.events import OutOfFold
 _SHOWN_FAILURES = 6
 
 _ON_IMPORTANCE = (
-    "Importance is Optuna's: the share of the KL's variance among complete trials that a setting explains. "
+    "Importance is Optuna's PED-ANOVA: how far a setting tells the better complete trials from the others. "
     "It describes this search, not the world."
 )
 _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not independent."

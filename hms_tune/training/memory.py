@@ -124,8 +124,8 @@ class MemoryPlan:
     def in_a_line(self) -> str:
         """What is needed of what is there, at which batch size."""
         return (
-            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} required "
-            f"at batch size {self.batch_size}; the largest that fits is {self.largest_batch_size}"
+            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} "
+            f"at batch size {self.batch_size}, which may be {self.largest_batch_size}"
         )
 
     def __str__(self) -> str:
