@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import warnings
 from contextlib import suppress
 from typing import Annotated
 
@@ -39,6 +40,8 @@ def dashboard(
     check_exposure(host, password)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Of a conditional parameter that few trials have; nobody can mend that, and each page would say it.
+    warnings.filterwarnings("ignore", message="Some regimes for parameter")
     with opened(storage, read_only=not writable) as database, suppress(KeyboardInterrupt):
         serve_dashboard(
             dashboard_app(database, artifacts_folder(settings), password=password, writable=writable),

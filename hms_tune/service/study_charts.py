@@ -91,13 +91,11 @@ def cost_figure(study: StudyRecord, unit: str) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(plain)
         axes.xaxis.set_minor_formatter(NullFormatter())
-    # The ends of the front alone are named: those between may lie on one another.
-    for trial in {each.number: each for each in (*front[:1], *front[-1:])}.values():
+    axes.margins(y=0.12)
+    for trial in front[-1:]:  # the best alone: names of those near it would lie on one another
         place = (trial.cost, trial.value or 0.0)
-        above = trial is front[0] and len(front) > 1
-        offset, side = ((-4, 4), "right") if above else ((4, -11), "left")
-        text = f"trial {trial.number}"
-        axes.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=8.5, ha=side)
+        name = f"trial {trial.number}"
+        axes.annotate(name, place, xytext=(4, -12), textcoords="offset points", fontsize=8.5)
     axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure
