@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hms_tune.data.defects import Defect, DefectKind, errors
-from hms_tune.data.encoding import Signal, encode_eeg, encode_power
+from hms_tune.data.encoding import Channels, Signal, encode_eeg, encode_power, second_means
 from hms_tune.data.footers import RESTORE, footer_defects, is_usual
-from hms_tune.data.scratch import scratch
 from hms_tune.data.signal_file import SignalFile
 from hms_tune.data.silence import windows_of_nan
 
@@ -43,13 +42,25 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
             defects = footer_defects(file, parquet)
             if errors(defects):
                 return _nothing(file), defects
-            values = _values(parquet, file, reuse=True)
+            batch = _batch(parquet, file)
     except _READ_ERRORS as error:
         return _nothing(file), [_unreadable(file, error)]
-    defects += _value_defects(file, values)
-    if errors(defects):
-        return _nothing(file), defects
-    return (encode_power(values) if file.kind == "spectrogram" else encode_eeg(values)), defects
+    signal, found = _power(file, batch) if file.kind == "spectrogram" else _eeg(file, batch)
+    return signal, defects + found
+
+
+def _power(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:
+    values = _values(batch)
+    defects = _value_defects(file, values)
+    return _nothing(file) if errors(defects) else encode_power(values), defects
+
+
+def _eeg(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:
+    """Encoded from where pyarrow decoded it, channel by channel, without a copy of all of it."""
+    channels = _channels(batch)
+    means = second_means(channels)
+    defects = [] if np.isfinite(means).all() else _value_defects(file, np.stack(list(channels)))
+    return _nothing(file) if errors(defects) else encode_eeg(channels, means), defects
 
 
 def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
@@ -62,7 +73,7 @@ def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
     """
     try:
         with _opened(file) as parquet:
-            values = _values(parquet, file)
+            values = _values(_batch(parquet, file))
     except _READ_ERRORS as error:
         return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
     return values, _value_defects(file, values)
@@ -86,24 +97,38 @@ def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _values(parquet: pq.ParquetFile, file: SignalFile, *, reuse: bool = False) -> NDArray[np.float32]:
-    """The signal columns as float32 (n_columns, n_rows), nulls as NaN; with ``reuse``, until the next call.
+def _batch(parquet: pq.ParquetFile, file: SignalFile) -> pa.RecordBatch:
+    """The signal columns, in order.
 
     All columns are read: naming 400 of them takes longer than reading one that is not needed.
     """
-    table = parquet.read(use_threads=False)
+    batches = list(parquet.iter_batches(parquet.metadata.num_rows, use_threads=False))
+    if len(batches) > 1:
+        batches = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    batch = batches[0]
     if not is_usual(file, parquet):
-        table = table.select(file.columns)
-    elif file.kind == "spectrogram":
-        table = table.remove_column(0)  # the time; much faster than naming the 400 others
-    elif all(column.num_chunks == 1 and not column.null_count for column in table.columns):
-        columns = [column.chunk(0).to_numpy() for column in table.columns]
-        out = scratch("values", len(columns), table.num_rows) if reuse else None
-        return np.stack(columns, out=out)  # several times as fast as the general way below
-    batches = table.to_batches()
-    batch = batches[0] if len(batches) == 1 else table.combine_chunks().to_batches()[0]
+        return batch.select(list(file.columns))
+    return batch.remove_column(0) if file.kind == "spectrogram" else batch  # the time
+
+
+def _values(batch: pa.RecordBatch) -> NDArray[np.float32]:
+    """The columns as float32 (n_columns, n_rows), C order, nulls as NaN."""
     tensor = batch.to_tensor(null_to_nan=True, row_major=False).to_numpy()
     return np.ascontiguousarray(tensor.T, dtype=np.float32)
+
+
+def _channels(batch: pa.RecordBatch) -> Channels:
+    """The columns where they lie, or a copy where they have nulls or are not float32.
+
+    Not with ``to_numpy``, which imports pandas: that takes a new process as long as 100 files.
+    """
+    columns = batch.columns
+    if any(column.null_count or column.type != pa.float32() for column in columns):
+        return _values(batch)
+    n_rows, size = batch.num_rows, np.dtype(np.float32).itemsize
+    return [
+        np.frombuffer(column.buffers()[1], np.float32, n_rows, column.offset * size) for column in columns
+    ]
 
 
 def _value_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defect]:

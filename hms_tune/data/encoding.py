@@ -12,7 +12,7 @@ logarithm, within 0.004 (0.4 % of the power) for powers from :data:`POWER_FLOOR`
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ RELATIVE_ERROR = 2.0**-11
 
 ABSOLUTE_ERROR = 2.0**-24
 """Bound on the rounding of values next to zero, where float16 has fewer digits."""
+
+
+Channels = Sequence[NDArray[np.float32]] | NDArray[np.float32]
+"""Channels of equal length, in one array or each in its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +60,30 @@ class Signal:
         return self.values.data.cast("B")
 
 
-def encode_eeg(values: NDArray[np.float32]) -> Signal:
+@np.errstate(invalid="ignore")  # there is a NaN that makes every operation on it invalid
+def encode_eeg(channels: Channels, means: NDArray[np.float32] | None = None) -> Signal:
     """Centre the channels and round them to float16.
 
     Parameters
     ----------
-    values : float32 (n_chans, n_times), µV, at least one second, not infinite; NaN is kept
+    channels : float32 (n_chans, n_times), or n_chans arrays of n_times; µV, at least one second, not
+        infinite; NaN is kept
+    means : their :func:`second_means`, where they are known already
     """
-    n_chans, n_times = values.shape
-    centre = centres(values, second_means(values))
+    n_chans, n_times = len(channels), len(channels[0])
+    centre = centres(channels, second_means(channels) if means is None else means)
     rows = np.empty((n_times, n_chans), dtype=np.float16)
     clipped = 0
     for place in _pieces(n_times, n_chans):
-        piece = values[:, place]
-        centred = np.subtract(piece, centre[:, np.newaxis], out=scratch("piece", *piece.shape))
+        centred = scratch("piece", n_chans, len(rows[place]))
+        for channel, offset, out in zip(channels, centre, centred, strict=True):
+            np.subtract(channel[place], offset, out=out)
         clipped += _clip(centred)
         rows[place] = round_to_half(centred).T
     return Signal(rows, centre, clipped)
 
 
+@np.errstate(invalid="ignore")
 def encode_power(values: NDArray[np.float32]) -> Signal:
     """Round the natural logarithm of spectrogram power to float16; NaN stays NaN.
 
@@ -88,31 +97,36 @@ def encode_power(values: NDArray[np.float32]) -> Signal:
         piece = values[:, place]
         logarithm = np.maximum(piece, np.float32(POWER_FLOOR), out=scratch("piece", *piece.shape))
         np.log(logarithm, out=logarithm)
+        if np.isnan(logarithm.max()):
+            _unify_nan(logarithm)
         rows[place] = round_to_half(logarithm).T
     return Signal(rows, np.empty(0, np.float32), 0)
 
 
-def second_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of each channel over each second; not finite exactly where a sample of that second is not.
+def second_means(channels: Channels) -> NDArray[np.float32]:
+    """Mean of each channel over each second; not finite wherever a sample of that second is not.
 
     Parameters
     ----------
-    values : float32 (n_chans, n_times), n_times at least one second
+    channels : float32 (n_chans, n_times), or n_chans arrays of n_times, which is at least one second
 
     Returns
     -------
     float32 (n_chans, ceil(n_times / 200)); the last second overlaps the one before if it is not whole
     """
-    n_chans, n_times = values.shape
-    whole = n_times // SFREQ * SFREQ
+    n_times = len(channels[0])
+    n_whole, rest = divmod(n_times, SFREQ)
     ones = np.ones(SFREQ, dtype=np.float32)  # a product with these is several times as fast as a sum
-    sums: NDArray[np.float32] = values[:, :whole].reshape(n_chans, -1, SFREQ) @ ones
-    if whole < n_times:
-        sums = np.column_stack([sums, values[:, -SFREQ:] @ ones])
-    return sums / np.float32(SFREQ)
+    sums = np.empty((len(channels), n_whole + (rest > 0)), dtype=np.float32)
+    for channel, out in zip(channels, sums, strict=True):
+        np.matmul(channel[: n_whole * SFREQ].reshape(n_whole, SFREQ), ones, out=out[:n_whole])
+        if rest:
+            out[n_whole] = channel[-SFREQ:] @ ones
+    sums /= np.float32(SFREQ)
+    return sums
 
 
-def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[np.float32]:
+def centres(channels: Channels, means: NDArray[np.float32]) -> NDArray[np.float32]:
     """Where each channel lies: the median over seconds of its mean over each second.
 
     Like the median of all samples it does not follow artefacts that fill less than half of a recording, at a
@@ -121,7 +135,7 @@ def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[
 
     Parameters
     ----------
-    values : float32 (n_chans, n_times), µV, not infinite
+    channels : float32 (n_chans, n_times), or n_chans arrays of n_times; µV, not infinite
     means : float32 (n_chans, n_seconds), of :func:`second_means`
 
     Returns
@@ -136,7 +150,7 @@ def centres(values: NDArray[np.float32], means: NDArray[np.float32]) -> NDArray[
     return np.array(
         [
             _median(row[there] if there.any() else channel)
-            for channel, row, there in zip(values, means, whole, strict=True)
+            for channel, row, there in zip(channels, means, whole, strict=True)
         ],
         dtype=np.float32,
     )
@@ -152,27 +166,26 @@ def round_to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
 
     NumPy's own conversion goes value by value in software. Here a product with a power of two moves the
     exponents to where float16 has them; then half of the last place kept is added and what lies below is cut
-    off (halves go away from zero). NaN stays NaN.
+    off (halves go away from zero).
 
     Parameters
     ----------
-    values : float32, last axis contiguous, within the float16 range; overwritten
+    values : float32, last axis contiguous, within the float16 range or NumPy's own NaN; overwritten
 
     Returns
     -------
     float16 of the same shape, a view of the memory of ``values``
     """
     values *= np.float32(2.0**-112)  # 2⁻¹⁴ … 2¹⁵ now have exponents 1 … 30, as in float16
-    magnitude = values.view(np.uint32)
-    magnitude += np.uint32(1 << 12)
-    sign = np.right_shift(magnitude, np.uint32(16), out=scratch("sign", *values.shape).view(np.uint32))
-    sign &= np.uint32(0x8000)
-    magnitude >>= np.uint32(13)
-    magnitude |= sign  # the lower half of each is the result; above it the sign remains
-    return values.view(np.float16)[..., _LOWER_HALF]
+    bits = values.view(np.uint32)
+    bits += np.uint32(1 << 12)
+    sign = np.bitwise_and(bits, np.uint32(1 << 31), out=scratch("sign", *values.shape).view(np.uint32))
+    bits <<= np.uint32(3)  # drops the sign and three zeros, and the upper half of each is the magnitude
+    bits |= sign
+    return values.view(np.float16)[..., _UPPER_HALF]
 
 
-_LOWER_HALF = slice(sys.byteorder == "big", None, 2)
+_UPPER_HALF = slice(sys.byteorder == "little", None, 2)
 
 _PIECE = 2**16
 """Values encoded at a time: 256 KiB of float32, which stay in the cache through every step."""
@@ -187,9 +200,15 @@ def _pieces(n_rows: int, n_columns: int) -> Iterator[slice]:
 
 def _clip(values: NDArray[np.float32]) -> int:
     """Bring values into the float16 range; returns how many were outside."""
-    low, high = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)  # both look past NaN
+    low, high = values.min(), values.max()  # NaN where there is any
     if low >= -FLOAT16_MAX and high <= FLOAT16_MAX:
         return 0
+    _unify_nan(values)
     outside = int(np.count_nonzero(np.abs(values) > FLOAT16_MAX))
     np.clip(values, -FLOAT16_MAX, FLOAT16_MAX, out=values)
     return outside
+
+
+def _unify_nan(values: NDArray[np.float32]) -> None:
+    """Make every NaN NumPy's own; there are others, and rounding would carry their bits into the sign."""
+    values[np.isnan(values)] = np.nan

@@ -80,3 +80,20 @@ def test_log_power_is_kept_within_its_bound_down_to_the_floor() -> None:
     power[0, 0] = 0.0
     stored = encode_power(power.copy()).values.astype(np.float64).T
     assert np.abs(stored - np.log(np.maximum(power, 1e-6).astype(np.float64))).max() <= 2.0**-8 + 2e-6
+
+
+def test_nan_of_any_bits_is_stored_as_nan() -> None:
+    bits = np.uint32([0x7FC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFFC00000])
+    eeg = np.zeros((20, 1000), dtype=np.float32)
+    eeg[3, :5] = bits.view(np.float32)
+    assert np.flatnonzero(np.isnan(encode_eeg(eeg).values[:, 3])).tolist() == [0, 1, 2, 3, 4]
+    power = np.ones((400, 300), dtype=np.float32)
+    power[7, :5] = bits.view(np.float32)
+    assert np.flatnonzero(np.isnan(encode_power(power).values[:, 7])).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_channels_in_arrays_of_their_own_are_stored_as_those_in_one() -> None:
+    eeg = np.random.default_rng(3).normal(500, 50, (20, 12_345)).astype(np.float32)
+    one, apart = encode_eeg(eeg), encode_eeg(list(eeg.copy()))
+    assert one.values.tobytes() == apart.values.tobytes()
+    assert one.centre.tolist() == apart.centre.tolist()
