@@ -37,7 +37,7 @@ Tables = dict[Split, pd.DataFrame]
 
 _COLUMNS: dict[Split, tuple[Column, ...]] = {"train": TRAIN_COLUMNS, "test": TEST_COLUMNS}
 
-_SAMPLED_FOOTERS = 64
+_SAMPLED_FOOTERS = 24
 """Files of each kind whose length is read to tell the size of a store before it is written."""
 
 _SPARE_BYTES = 64 * 2**20

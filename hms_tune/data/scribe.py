@@ -108,6 +108,10 @@ class Scribe:
         return None if content is None else (content, written)
 
 
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Scribes share the cores out among themselves."""
+
+
 class ScribeProcess:
     """A scribe in a process of its own, which ends with this one.
 
@@ -118,7 +122,7 @@ class ScribeProcess:
 
     def __init__(self, partial: Path, shelf: Shelf | None) -> None:
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )

@@ -27,8 +27,12 @@ Progress = Callable[[int, int], None]
 DECODED_AHEAD = 96 * 2**20
 """Bytes of files being decoded or waiting for their turn; decoding takes up to seven times that in memory."""
 
-_AT_ONCE, _AT_ONCE_BYTES = 16, 4 * 2**20
-"""Files, and bytes of files, handed to a scribe at once; each handing over costs as much as some 50 kB."""
+_HANDED_OUT = 4
+"""Parts of what may be ahead, for each scribe, of which one is handed over at once: each handing over costs
+as much as decoding some 50 kB."""
+
+_LEFT_OVER = 8
+"""Parts of what is left, for each scribe, of which one is handed over at once: all shall end together."""
 
 WORTH_PROCESSES = 128 * 2**20
 """Bytes of files from which on scribes get processes of their own.
@@ -80,7 +84,7 @@ def write_signals(
         for kind, handle in arrays.items():
             os.ftruncate(handle, next_row[kind] * row_bytes(kind))
         stream = files.enter_context(_rewritten(partial / JOURNAL, done))
-        line = _Line(sources[len(done) :], next_row)
+        line = _Line(sources[len(done) :], next_row, jobs)
         with _scribes(partial, shelf, line, jobs):
             for written in line.finished():
                 append(stream, written)
@@ -99,10 +103,13 @@ class _Line:
     ----------
     sources : the files, in the order in which they shall lie
     next_row : the row of each array at which the first of them begins
+    jobs : number of scribes
     """
 
-    def __init__(self, sources: Sequence[Source], next_row: Mapping[Kind, int]) -> None:
+    def __init__(self, sources: Sequence[Source], next_row: Mapping[Kind, int], jobs: int) -> None:
         self.sources = sources
+        self._jobs = jobs
+        self._left = sum(source.size for source in sources)  # bytes of files not handed out
         self._next_row = dict(next_row)
         self._changed = threading.Condition()
         self._n_begun = 0  # files handed out
@@ -161,16 +168,17 @@ class _Line:
 
     def _next_files(self) -> dict[int, Source]:
         files: dict[int, Source] = {}
-        size = 0
-        for number in range(self._n_begun, min(self._n_begun + _AT_ONCE, len(self.sources))):
+        size, at_once = 0, min(DECODED_AHEAD // _HANDED_OUT, self._left // _LEFT_OVER) // self._jobs
+        for number in range(self._n_begun, len(self.sources)):
             more = self.sources[number].size
-            too_much = size + more > _AT_ONCE_BYTES if files else self._ahead + more > DECODED_AHEAD
+            too_much = size + more > at_once if files else self._ahead + more > DECODED_AHEAD
             if self._ahead and too_much:
                 break
             files[number] = self.sources[number]
             size += more
             self._ahead += more
         self._n_begun += len(files)
+        self._left -= size
         return files
 
     def _record(self, scribe: Writer, places: Mapping[int, Written], told: Mapping[int, Written]) -> None:
