@@ -69,11 +69,12 @@ def worker(
     """
     from hms_tune.service.worker import Worker, WorkerOptions
     from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.tracking.error_stream import error_console
 
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)
     root = data_root(data, study_file, settings)
-    console = Console(stderr=True)
+    console = error_console()
     log_to(console)
     options = WorkerOptions(
         study_file=study_file,

@@ -85,12 +85,13 @@ class Artifacts:
         Raises
         ------
         ArtifactError
-            If it stayed away. Beginning again would throw away what is there.
+            If it stayed away: beginning again would throw away what is there. Or if this machine's own disk
+            is full.
         """
         attempt = f"{self._prefix(lineage)}attempt-{number:06d}/"
         directory = self.scratch / attempt
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        _make(directory)
         try:
             if number != lineage:
                 _patiently(
@@ -147,6 +148,17 @@ class Artifacts:
                 (directory / name).unlink(missing_ok=True)
             else:
                 return
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot be made ({error.strerror or error})",
+            where=directory,
+            mend="Make room there, or set HMS_TUNE_HOME to another place",
+        ) from error
 
 
 def _patiently(work: Callable[[], None], patience: Patience) -> None:

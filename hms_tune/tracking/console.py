@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from hms_tune.tracking.error_stream import error_console
 from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.tracking.outlook import StudyOutlook
 from hms_tune.tracking.slot_lines import TrialProgress, board, duration, trial_name
@@ -44,7 +45,7 @@ class ConsoleObserver:
         self, console: Console | None = None, *, live: bool | None = None, every_epoch: bool = False
     ) -> None:
         self._every_epoch = every_epoch
-        self._console = console or Console(stderr=True)
+        self._console = console or error_console()
         drawable = self._console.is_terminal and not self._console.is_dumb_terminal
         self._is_live = drawable if live is None else live
         self._live: Live | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.models.network import build_network
 from hms_tune.training.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.training.footprint import N_CLASSES, footprint
+
+_logger = logging.getLogger(__name__)
 
 PROBED_BATCH = 8
 
@@ -55,17 +58,21 @@ class Calibration:
         return self._ratios[key]
 
     def remember(self, key: str, ratio: float) -> None:
-        """Keep a ratio, beside those that other processes have written."""
+        """Keep a ratio, beside those of other processes; where that fails, it is measured again next time."""
         self._ratios[key] = ratio
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._ratios = self._read() | self._ratios
-            written = self._path.with_suffix(".new")
-            written.write_text(json.dumps(self._ratios, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(written, self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._ratios = self._read() | self._ratios
+                written = self._path.with_suffix(".new")
+                text = json.dumps(self._ratios, indent=2, sort_keys=True) + "\n"
+                written.write_text(text, encoding="utf-8")
+                os.replace(written, self._path)
+        except OSError as error:
+            _logger.warning("%s cannot be written: %s", self._path, error.strerror or error)
 
     def _read(self) -> dict[str, float]:
         """What the file holds; a damaged one holds nothing, and is written anew."""

@@ -8,7 +8,7 @@ import re
 
 import pytest
 from rich.console import Console
-from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch
+from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch, tell
 
 from hms_tune.tracking.console import ConsoleObserver, duration
 from hms_tune.tracking.outlook import StudyOutlook
@@ -153,3 +153,12 @@ def test_what_is_left_behind_are_the_ends(stream: io.StringIO) -> None:
 )
 def test_durations_read_as_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_disk_full_behind_standard_error_costs_lines_and_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)  # type: ignore[type-var]
+    monkeypatch.setattr("sys.stderr", full)
+    with pytest.raises(OSError, match="No space left"):
+        full.write("a line")
+    tell(ConsoleObserver(), a_trial())
+    tell(ConsoleObserver(live=True), a_trial())
