@@ -4,20 +4,27 @@ Creating a trial and ending one are not here: repeated, they would do it twice. 
 
 What is written to a trial is written under the lock of its row. Optuna looks at the trial's state and then
 writes: a worker that falls asleep in between would write to a trial that recovery has ended meanwhile.
+
+Optuna dates the start and the end of a trial by the clock of whoever writes. Here it is the database's, so
+that a fleet with wrong clocks shows no trial that ended before it began.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm import Session
 
 from hms_tune.service.outages import Patience, through_outages
+from hms_tune.service.tables import now
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +49,7 @@ class PatientStorage(RDBStorage):
     def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
         self.patience = patience or Patience()
         super().__init__(*arguments, **keywords)
+        event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
     get_study_name_from_id = _patiently(RDBStorage.get_study_name_from_id)
@@ -99,3 +107,24 @@ class PatientStorage(RDBStorage):
         with _create_scoped_session(self.scoped_session, True) as session:
             models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self._set_trial_attr_without_commit(session, kind, trial_id, key, value)
+
+
+_DATES = ("_datetime_start_utc", "_datetime_complete_utc")
+"""Naive, in UTC."""
+
+
+def _date_by_the_database(session: Session, _context: object, _instances: object) -> None:
+    """Put the database's moment in place of the process's, wherever Optuna dates a trial."""
+    for trial in session.dirty:
+        if not isinstance(trial, models.TrialModel):
+            continue
+        changed = [key for key in _DATES if _is_set(trial, key)]
+        if changed:
+            moment: Any = session.execute(select(now())).scalar_one()
+            for key in changed:
+                setattr(trial, key, moment.astimezone(UTC).replace(tzinfo=None))
+
+
+def _is_set(trial: models.TrialModel, key: str) -> bool:
+    added: Any = inspect(trial).attrs[key].history.added
+    return bool(added) and added[0] is not None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+import wrong_clock
 from history import Fact
 
 import hms_tune.search.check  # noqa: F401  imported here once, not by each process after it was forked
@@ -39,7 +40,8 @@ class Orders:
 
     ``full_disk``: how many of a hundred checkpoint writes fail for want of space; ``flips``: how many of a
     hundred stored checkpoints have a bit flipped or their end cut off; ``poison``: the step at which the
-    study's first trial ends its process with a segmentation fault.
+    study's first trial ends its process with a segmentation fault; ``clock_s``: by how much its own clock is
+    wrong, s; ``zone``: its time zone, as in the environment variable TZ.
     """
 
     url: str
@@ -53,6 +55,8 @@ class Orders:
     flips: int = 0
     poison: int | None = None
     most_losses: int = 1_000_000
+    clock_s: float = 0.0
+    zone: str | None = None
 
 
 class Diary:
@@ -94,6 +98,7 @@ def told(folder: Path, trial_of: dict[int, int]) -> list[Fact]:
 
 def work(orders: Orders) -> None:
     """A worker's slot: runs trials until the budget is spent."""
+    wrong_clock.set_wrong(orders.clock_s, orders.zone)
     _log_to(orders)
     try:
         _damage_checkpoints(orders)

@@ -21,7 +21,7 @@ import pytest
 from checker import check
 from fleet import Fleet, Orders, told
 from proxy import Proxy
-from server import OwnServer, own_server
+from server import OwnServer
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from tiny import study_file, tiny_train, undisturbed
@@ -43,45 +43,6 @@ from hms_tune.service.tables import leases
 from hms_tune.training.events import Event
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OwnServer]:
-    with own_server() as own:
-        yield own
-
-
-@pytest.fixture(scope="module")
-def storage(server: OwnServer) -> Iterator[Storage]:
-    """Straight to the server."""
-    opened = open_storage(server.url)
-    open_search(opened, study_file("first", trials=1))  # Optuna's tables are whole before history begins
-    history.begin(opened.engine)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def proxy(server: OwnServer) -> Iterator[Proxy]:
-    made = Proxy(server.socket)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def through_proxy(proxy: Proxy, storage: Storage) -> Iterator[Storage]:
-    """The same database, through a proxy of this test's own."""
-    opened = open_storage(proxy.url)
-    yield opened
-    proxy.restore()
-    opened.close()
-
-
-@pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    made = Fleet()
-    yield made
-    made.close()
 
 
 def holder(name: str) -> Holder:
