@@ -22,6 +22,8 @@ from hms_tune.search.turns import is_enqueued, turn_of
 class _ListedSampler(BaseSampler):
     """A trial takes the entry of its turn; what an enqueued trial leaves open is drawn at random."""
 
+    goes_through_a_list = True
+
     def __init__(self, space: Group, seed: int) -> None:
         self._distributions = distributions(space)
         self._random = CountedRandomSampler(seed)

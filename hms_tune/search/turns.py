@@ -1,18 +1,19 @@
-"""Whose turn it is: the position of a trial among those that were drawn, not enqueued.
+"""Whose turn it is, in searches that go through a list: grid and quasi-random.
 
-Grid and quasi-random searches go through a list. Optuna's own samplers find the next entry by reading what
-other workers have taken and then writing, so that two workers can take the same one. A turn needs no
-writing: the database numbers trials in the order of their creation and an enqueued trial is one from its
-creation on, so the count of earlier drawn trials is the same whenever and wherever it is taken.
+Optuna's own samplers find the next entry by reading what other workers have taken and then writing, so that
+two workers can take the same one. Here a trial has its turn from its creation on: the fleet gives each that
+is to be drawn the first free one, under the study's lock (``service/asking.py``). In a study without a fleet
+the turn is the count of earlier drawn trials, which is the same whenever and wherever it is taken.
 
-The attempts that take over a lost trial are enqueued with its parameters and use up no turn. Where it was
-lost before its parameters were drawn, the attempt stands in for it and takes the turn of the lost one.
+What was enqueued, by a person or as the successor of a lost trial, has its values and uses up no turn. Where
+a trial was lost before its values were drawn, its successor stands in for it and has its turn.
 """
 
 from __future__ import annotations
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 FIXED_PARAMS = "fixed_params"
 """Optuna's mark of an enqueued trial."""
@@ -20,14 +21,34 @@ FIXED_PARAMS = "fixed_params"
 STANDS_IN_FOR = "hms_tune:stands_in_for"
 """System attribute of an attempt that takes over a trial whose parameters were not drawn: its number."""
 
+CONTINUES_ATTRIBUTE = "continues"
+"""User attribute of an attempt that goes on with a lost or handed-back one: its number."""
+
+TURN = "hms_tune:turn"
+"""System attribute of a trial that is drawn from a list: its turn, counted from 0."""
+
+
+def goes_through_a_list(sampler: BaseSampler) -> bool:
+    """Whether trials need turns."""
+    return bool(getattr(sampler, "goes_through_a_list", False))
+
 
 def is_enqueued(trial: FrozenTrial) -> bool:
     """Whether the trial's parameters were given to it."""
     return FIXED_PARAMS in trial.system_attrs
 
 
+def was_given(trial: FrozenTrial) -> bool:
+    """Whether a person or a script gave the trial its values, and a worker has taken it."""
+    is_successor = CONTINUES_ATTRIBUTE in trial.user_attrs
+    return is_enqueued(trial) and not is_successor and trial.state != TrialState.WAITING
+
+
 def turn_of(study: optuna.Study, trial: FrozenTrial) -> int:
-    """How many drawn trials came before this one."""
+    """The turn that the trial was given, else how many drawn trials came before it."""
+    given = trial.system_attrs.get(TURN)
+    if given is not None:
+        return int(given)
     # Not study.get_trials: under Hyperband a sampler is handed one bracket's trials only.
     trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
     number = trial.system_attrs.get(STANDS_IN_FOR, trial.number)

@@ -1,21 +1,13 @@
-"""From a claim to an Optuna trial, and from a result back to Optuna, so that dying anywhere loses nothing.
+"""What an attempt is, how it ended, and how that is told, so that dying anywhere loses nothing.
 
 Two stores are written: Optuna's tables through Optuna (which commits as it pleases) and ours in one
-transaction. The order makes every interruption visible:
+transaction. The order makes every interruption visible: a result is told to Optuna while the lease row is
+locked, and the lease ends in that transaction. Dying in between leaves a finished Optuna trial under a live
+lease, and recovery takes the result from it. A loser can write nothing: recovery ends its Optuna trial first,
+and Optuna refuses to change a finished one. When the answer to the COMMIT was lost the result is told again,
+and found by the lease that has ended with it.
 
-* An attempt carries its lease's id as a user attribute from the moment it exists, before it is bound to the
-  lease. A worker that dies in between leaves a RUNNING trial that :mod:`recovery` finds by that attribute.
-* A result is told to Optuna while the lease row is locked, and the lease ends in that transaction. Dying in
-  between leaves a finished Optuna trial under a live lease, and recovery takes the result from it. A loser
-  can write nothing: recovery ends its Optuna trial first, and Optuna refuses to change a finished one.
-* Either may be repeated. When the answer to a COMMIT was lost, the trial is found by its attribute, and a
-  result by the lease that has ended with it.
-
-A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
-by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps
-its values only as ``fixed_params``. The lineage row, claimed under the study's row lock, names the one worker
-that continues it. ``study enqueue`` goes the same way: it leaves a lineage with the values given, which a
-claim takes as it takes any other that waits.
+How an attempt begins is in :mod:`asking`.
 """
 
 from __future__ import annotations
@@ -26,13 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, case, func, null, select, update
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, case, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.feasibility import is_declined, mark_infeasible
-from hms_tune.search.turns import FIXED_PARAMS, STANDS_IN_FOR
 from hms_tune.service.leases import Lease, hold
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, trial_records
@@ -44,7 +35,6 @@ LEASE_ATTRIBUTE = "lease"
 LINEAGE_ATTRIBUTE = "lineage"
 ENDING_ATTRIBUTE = "ended"
 REASON_ATTRIBUTE = "reason"
-CONTINUES_ATTRIBUTE = "continues"
 
 STOPPED_BY_A_PERSON = "stopped by a person"
 """The reason of a trial that ``study stop-trial`` ended."""
@@ -91,126 +81,6 @@ class Result:
             raise ValueError("a complete trial has a value, and no other has one")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a complete trial has a finite value, not {self.value}")
-
-
-def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = False) -> Attempt:
-    """Make the Optuna trial of a claimed lease.
-
-    That is the continuation of the lineage's last attempt, or the values it was enqueued with; else a
-    configuration that a script left with Optuna's ``enqueue_trial``, else a new one. It happens under the
-    study's lock: Optuna's grid sampler would otherwise give two workers one point.
-
-    Parameters
-    ----------
-    again : whether an earlier call for this lease was cut off by an outage, and may have left a trial
-
-    Raises
-    ------
-    LeaseLostError
-        If the lease ended meanwhile.
-    UnknownStudyError
-        If the study was deleted.
-    """
-    with storage.study_lock(lease.study_id) as connection:
-        assert connection is not None
-        hold(connection, lease)
-        try:
-            trial_id = unbound(storage, lease) if again else None
-            if trial_id is None:
-                trial_id = _begun(storage, connection, lease)
-            if trial_id is None:
-                trial_id = _enqueued(storage, lease)
-            if trial_id is None:
-                trial_id = storage.optuna.create_new_trial(lease.study_id, _template(connection, lease))
-            # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            trial = optuna.Trial(study, trial_id)
-        except KeyError:
-            raise UnknownStudyError("the study was deleted", where=study.study_name) from None
-        lineage = bind(connection, lease, trial_id, trial.number)
-        trial.set_user_attr(LINEAGE_ATTRIBUTE, lineage)
-    return Attempt(lease=lease, trial=trial, number=trial.number, lineage=lineage)
-
-
-def bind(connection: Connection, lease: Lease, trial_id: int, number: int) -> int:
-    """Tie an Optuna trial to its lease; returns the number of the lineage's first attempt."""
-    connection.execute(
-        update(leases).where(leases.c.lease_id == lease.lease_id).values(trial_id=trial_id, number=number)
-    )
-    first: int = connection.execute(
-        update(lineages)
-        .where(lineages.c.lineage_id == lease.lineage_id)
-        .values(last_trial_id=trial_id, first_number=func.coalesce(lineages.c.first_number, number))
-        .returning(lineages.c.first_number)
-    ).scalar_one()
-    return first
-
-
-def unbound(storage: Storage, lease: Lease) -> int | None:
-    """Optuna's id of the trial that was made for a lease and not yet bound to it."""
-    states = (TrialState.RUNNING, TrialState.FAIL)
-    for trial in reversed(storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=states)):
-        if trial.user_attrs.get(LEASE_ATTRIBUTE) == lease.lease_id:
-            return int(trial._trial_id)
-    return None
-
-
-def _begun(storage: Storage, connection: Connection, lease: Lease) -> int | None:
-    """Go on with a lineage that has values: those of its last attempt, or those it was enqueued with."""
-    lineage = connection.execute(
-        select(lineages.c.last_trial_id, lineages.c.given).where(lineages.c.lineage_id == lease.lineage_id)
-    ).one()
-    if lineage.last_trial_id is not None:
-        template = _template(connection, lease, storage.optuna.get_trial(lineage.last_trial_id))
-    elif lineage.given is not None:
-        template = _template(connection, lease)
-        template.system_attrs[FIXED_PARAMS] = lineage.given
-    else:
-        return None
-    return storage.optuna.create_new_trial(lease.study_id, template)
-
-
-def _enqueued(storage: Storage, lease: Lease) -> int | None:
-    """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
-    waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
-    for trial in waiting:
-        storage.optuna.set_trial_user_attr(trial._trial_id, LEASE_ATTRIBUTE, lease.lease_id)
-        if storage.optuna.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-            return int(trial._trial_id)
-    return None
-
-
-def _template(connection: Connection, lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTrial:
-    claimed_at = connection.execute(
-        select(leases.c.claimed_at).where(leases.c.lease_id == lease.lease_id)
-    ).scalar_one()
-    attributes: dict[str, Any] = {LEASE_ATTRIBUTE: lease.lease_id}
-    if predecessor is None:
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-    else:
-        attributes[CONTINUES_ATTRIBUTE] = predecessor.number
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=predecessor.params,
-            distributions=predecessor.distributions,
-            user_attrs=attributes,
-            system_attrs=_inherited(predecessor),
-        )
-    # Optuna keeps naive local times; this one is at least the database's moment.
-    template.datetime_start = claimed_at.astimezone().replace(tzinfo=None)
-    return template
-
-
-def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
-    """What a successor's values are to a sampler: given, or still to be drawn in its predecessor's place.
-
-    Whatever else stands there (rungs, constraints, artifact links) belongs to the attempt that was lost.
-    """
-    system = predecessor.system_attrs
-    if CONFIG_HASH_ATTRIBUTE in predecessor.user_attrs:
-        return {FIXED_PARAMS: predecessor.params}
-    kept = {key: system[key] for key in (FIXED_PARAMS, STANDS_IN_FOR) if key in system}
-    return kept or {STANDS_IN_FOR: predecessor.number}
 
 
 def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result) -> Result:

@@ -20,16 +20,15 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, or_, select, text
 
+from hms_tune.search.turns import CONTINUES_ATTRIBUTE
+from hms_tune.service.asking import bind, unbound
 from hms_tune.service.attempts import (
-    CONTINUES_ATTRIBUTE,
     ENDING_ATTRIBUTE,
     LEASE_ATTRIBUTE,
     REASON_ATTRIBUTE,
     Result,
-    bind,
     result_of,
     settle,
-    unbound,
 )
 from hms_tune.service.leases import Lease
 from hms_tune.service.machine import ProcessIdentity

@@ -38,7 +38,8 @@ from hms_tune.errors import (
 )
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import FLUSH_S, STORE_S, Artifacts, Workplace
-from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, ask, release, tell
+from hms_tune.service.asking import ask
+from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, release, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.courier import Courier
 from hms_tune.service.following import Following, resumable

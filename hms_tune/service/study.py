@@ -32,7 +32,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
         budget = study_file.budget
         study_id = register_study(
-            storage, study_file.study, Budget(trial_limit(study_file), budget.hours, budget.gpu_hours)
+            storage, study_file.study, Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours)
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:

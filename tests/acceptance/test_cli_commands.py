@@ -18,7 +18,8 @@ import pytest
 
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
-from hms_tune.service.attempts import Result, ask, tell
+from hms_tune.service.asking import ask
+from hms_tune.service.attempts import Result, tell
 from hms_tune.service.budget import claim
 from hms_tune.service.leases import Holder, Lease
 from hms_tune.service.machine import this_process

@@ -14,7 +14,8 @@ from sqlalchemy import func, select, text, update
 
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.service import recovery
-from hms_tune.service.attempts import Attempt, Result, ask, bind, release, tell
+from hms_tune.service.asking import ask, bind
+from hms_tune.service.attempts import Attempt, Result, release, tell
 from hms_tune.service.budget import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.service.leases import Holder, Lease, LeaseKeeper
 from hms_tune.service.machine import ProcessIdentity, this_process

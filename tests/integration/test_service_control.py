@@ -19,7 +19,8 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 from hms_tune.service import tables
 from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.attempts import Attempt, Result, ask, tell
+from hms_tune.service.asking import ask
+from hms_tune.service.attempts import Attempt, Result, tell
 from hms_tune.service.budget import Budget, Refusal, claim, gpu_hours_used, register_study
 from hms_tune.service.control import drain, set_state, stop_trial
 from hms_tune.service.enqueueing import enqueue
