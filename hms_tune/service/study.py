@@ -9,7 +9,7 @@ from hms_tune.search.reports import Reporter
 from hms_tune.search.space import suggest
 from hms_tune.search.study_setup import create_or_load
 from hms_tune.service.budget import Budget, next_ordinal, register_study
-from hms_tune.service.slot import Search
+from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage
 
 

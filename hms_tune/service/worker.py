@@ -1,24 +1,19 @@
-"""``hms-tune worker``: a supervisor and its slots.
+"""``hms-tune worker``: what it takes to join a study with this machine's devices.
 
-The supervisor computes nothing. It starts one process per slot, shows what they tell, starts a dead one
-again, and answers signals: at the first, slots hand their trials back and it exits 0; at the second, all is
-over at once.
+Data and study are checked first, then one process per slot runs (:mod:`supervisor`). Signals are answered: at
+the first, slots hand their trials back and the worker exits 0; at the second, all is over at once.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -29,30 +24,25 @@ from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_S
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
-from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
+from hms_tune.errors import RankLostError
 from hms_tune.service.addresses import parse_address
-from hms_tune.service.companions import Companions, LocalRanks
+from hms_tune.service.companions import Companions
 from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu_share, slot_groups
-from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.object_store import open_store
 from hms_tune.service.presence import ImageCount, Presence, announce
 from hms_tune.service.publisher import PublisherPlan, publishing
 from hms_tune.service.slot import SlotSettings
-from hms_tune.service.slot_process import SlotPlan, slot_main
+from hms_tune.service.slot_process import SlotPlan
 from hms_tune.service.stopping import STOP_SIGNALS
 from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
+from hms_tune.service.supervisor import Supervisor
 from hms_tune.service.watch import StudyWatch
 from hms_tune.tracking.observer import Observer
 from hms_tune.tracking.outlook import StudyOutlook
 from hms_tune.training.rank_group import RankPlace, place_from_environment
 
 _logger = logging.getLogger(__name__)
-
-MOST_RESTARTS = 4
-QUICK_S = 600.0
-"""A slot that ran longer than this before it died starts with a clean record."""
-
 
 Progress = Callable[[int, int], None]
 
@@ -85,16 +75,6 @@ class WorkerOptions:
     checkpoint_s: float = DEFAULT_CHECKPOINT_SECONDS
 
 
-@dataclass(slots=True)
-class _SlotProcess:
-    plan: SlotPlan
-    process: SpawnProcess
-    pipe: Connection
-    started: float
-    deaths: int = 0
-    ranks: LocalRanks | None = None
-
-
 class Worker:
     """Runs a study's trials on this machine until none is left or it is stopped.
 
@@ -120,12 +100,10 @@ class Worker:
         self.worker_id = uuid.uuid4().hex[:12]
         self._storage_url = ""
         self._images = ImageCount()
-        self._slots: dict[str, _SlotProcess] = {}
+        self._signals = 0
+        self._supervisor = Supervisor(observer, self._images, stopping=lambda: self._signals > 0)
         self._place = place_from_environment()
         self._followed: Companions | None = None
-        self._signals = 0
-        self._said = False
-        self._errors: list[HmsTuneError] = []
 
     def run(self) -> None:
         """Run until the study is done or this worker is stopped.
@@ -158,8 +136,8 @@ class Worker:
                 self._work(devices)
         finally:
             self.observer.close()
-        if self._errors:
-            raise self._errors[0]
+        if self._supervisor.errors:
+            raise self._supervisor.errors[0]
 
     def _groups(self, slots_per_device: int | Mapping[str, int]) -> tuple[SlotDevices, ...]:
         options = self.options
@@ -201,7 +179,8 @@ class Worker:
             )
             published = publishing(self._publisher(), hurried=self._is_hurried)
             with announce(storage, presence, self._images), watch.running(), published:
-                self._supervise(devices)
+                _logger.info("%s: starting slots %s", search.study.study_name, ", ".join(dict(devices)))
+                self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
         finally:
             storage.close()
 
@@ -213,26 +192,7 @@ class Worker:
         return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
 
     def _is_hurried(self) -> bool:
-        return self._signals > 0 or bool(self._errors)
-
-    def _supervise(self, devices: Sequence[SlotDevices]) -> None:
-        _logger.info(
-            "%s: starting slots %s", self.options.study_file.study, ", ".join(slot for slot, _ in devices)
-        )
-        for slot, group in devices:
-            if not self._signals:
-                self._start(self._plan(slot, group, devices))
-        while self._slots:
-            pipes = {slot.pipe: slot for slot in self._slots.values()}
-            for pipe in wait(list(pipes)):
-                self._say_once_that_it_stops()
-                assert isinstance(pipe, Connection)
-                self._hear(pipes[pipe])
-
-    def _say_once_that_it_stops(self) -> None:
-        if self._signals and not self._said:
-            self._said = True
-            _logger.info("Stopping: trials are handed back; a second signal ends at once")
+        return self._signals > 0 or bool(self._supervisor.errors)
 
     def _plan(self, slot: str, group: tuple[str, ...], devices: Sequence[SlotDevices]) -> SlotPlan:
         device, *companions = group
@@ -257,83 +217,6 @@ class Worker:
             ranks=self._place,
         )
 
-    def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
-        context = multiprocessing.get_context("spawn")
-        ranks = LocalRanks(plan) if plan.companions else None
-        told = plan if ranks is None else replace(plan, ranks=ranks.first)
-        ours, theirs = context.Pipe(duplex=True)
-        process = context.Process(
-            target=slot_main, args=(told, theirs), name=f"slot-{plan.slot}", daemon=True
-        )
-        process.start()
-        theirs.close()
-        if ranks is not None:
-            ranks.others.watch(process)
-        self._slots[plan.slot] = _SlotProcess(plan, process, ours, time.monotonic(), deaths, ranks)
-
-    def _hear(self, slot: _SlotProcess) -> None:
-        """Take one message of a slot, or its end."""
-        try:
-            message = slot.pipe.recv()
-        except (EOFError, OSError):
-            self._ended(slot)
-            return
-        match message:
-            case TrialStarted(trial):
-                self.observer.trial_started(trial)
-            case TrialEvent(trial, event):
-                self._images.add(trial, event)
-                self.observer.event(trial, event)
-            case TrialEnded(trial, outcome, value, reason):
-                self.observer.trial_ended(trial, outcome, value, reason)
-            case LogLine(name, level, text):
-                logging.getLogger(name).log(level, "%s", text)
-            case SlotFailed(error):
-                self._errors.append(error)
-                self._ask_to_stop()
-
-    def _ended(self, slot: _SlotProcess) -> None:
-        slot.process.join()
-        slot.pipe.close()
-        if slot.ranks is not None:
-            slot.ranks.others.kill()
-            slot.ranks.others.wait()
-            if slot.ranks.others.error is not None and not self._signals:
-                self._errors.append(slot.ranks.others.error)
-                self._ask_to_stop()
-        del self._slots[slot.plan.slot]
-        code = slot.process.exitcode
-        if code == 0 or self._signals or self._errors:
-            return
-        deaths = 1 if time.monotonic() - slot.started > QUICK_S else slot.deaths + 1
-        died = f"slot {slot.plan.slot} died ({_describe(code)})"
-        if slot.plan.ranks is not None:
-            self._errors.append(
-                RankLostError(
-                    f"{died}, and its ranks with it", mend="torchrun --max-restarts starts all anew"
-                )
-            )
-            return
-        if deaths > MOST_RESTARTS:
-            self._errors.append(
-                TrainingError(
-                    f"{died}, {deaths} times in a row", mend="Run hms-tune doctor; look at the system's log"
-                )
-            )
-            self._ask_to_stop()
-            return
-        pause = 2.0 ** (deaths - 1)
-        _logger.warning("%s; it starts again in %.0f s", died, pause)
-        # Other slots' stories wait in their pipes meanwhile.
-        time.sleep(pause)
-        if not self._signals:
-            self._start(slot.plan, deaths)
-
-    def _ask_to_stop(self) -> None:
-        for slot in self._slots.values():
-            with suppress(OSError):
-                slot.pipe.send("stop")
-
     @contextmanager
     def _signals_answered(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
@@ -351,17 +234,14 @@ class Worker:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
-            for slot in self._slots.values():
-                slot.process.kill()
-                if slot.ranks is not None:
-                    slot.ranks.others.kill()
+            self._supervisor.kill()
             if self._followed is not None:
                 self._followed.kill()
             os._exit(128 + number)
-        if not self._slots and self._followed is None:
+        if not self._supervisor.has_slots and self._followed is None:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
-        self._ask_to_stop()
+        self._supervisor.ask_to_stop()
 
 
 def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:
@@ -380,12 +260,3 @@ def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:
 
 class _Stopped(BaseException):
     """A signal arrived before there was a slot to stop."""
-
-
-def _describe(code: int | None) -> str:
-    if code is None:
-        return "unknown"
-    if code < 0:
-        with suppress(ValueError):
-            return signal.Signals(-code).name
-    return f"exit status {code}"

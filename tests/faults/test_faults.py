@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -68,7 +69,7 @@ def facts_of(storage: Storage, name: str, folder: Path) -> tuple[list[history.Fa
     return facts + told(folder, {trial.number: trial._trial_id for trial in trials}), reference
 
 
-def test_a_search_under_fire_ends_each_trial_once_with_the_value_it_would_have_had() -> None:
+def test_sigkill_of_workers_ends_each_trial_once_with_the_value_it_would_have_had() -> None:
     plan = campaign.Plan(
         seed=7,
         trials=12,
@@ -88,7 +89,7 @@ def test_a_search_under_fire_ends_each_trial_once_with_the_value_it_would_have_h
     assert outcome.faults["swallowed COMMIT replies"] >= 2
 
 
-def test_training_goes_on_through_an_outage_and_no_report_is_lost(
+def test_database_outage_training_goes_on_and_no_report_is_lost(
     storage: Storage, proxy: Proxy, fleet: Fleet, tmp_path: Path
 ) -> None:
     outage_s, workers = (60.0, 4) if LONG else (6.0, 2)
@@ -116,7 +117,7 @@ def test_training_goes_on_through_an_outage_and_no_report_is_lost(
     assert (verdict.attempts, verdict.complete, verdict.facts["report"]) == (workers, workers, 6 * workers)
 
 
-def test_who_is_cut_off_for_longer_than_its_lease_finds_it_lost_and_writes_nothing(
+def test_database_outage_longer_than_the_lease_is_a_clean_lease_lost(
     storage: Storage, server: OwnServer, proxy: Proxy, fleet: Fleet, tmp_path: Path
 ) -> None:
     study = study_file("lost", trials=1)
@@ -187,7 +188,7 @@ CREATE TRIGGER fail BEFORE INSERT ON hms_tune.leases FOR EACH ROW EXECUTE FUNCTI
 """
 
 
-def test_deadlocks_and_serialization_failures_are_tried_again_as_a_whole(storage: Storage) -> None:
+def test_deadlock_and_serialization_failure_retry_the_whole_transaction(storage: Storage) -> None:
     injected = 1000 if LONG else 40
     search = open_search(storage, study_file("deadlocks", trials=1_000_000))
     with storage.engine.begin() as connection:
@@ -245,7 +246,7 @@ def test_of_two_transactions_in_a_real_deadlock_both_succeed(storage: Storage) -
 
 
 @pytest.mark.parametrize(("budget", "claimants"), [(100, 64), (10_000, 64)] if LONG else [(100, 16)])
-def test_claims_that_race_never_take_one_trial_twice(
+def test_two_workers_claim_at_once_and_never_take_one_trial_twice(
     storage: Storage, server: OwnServer, budget: int, claimants: int
 ) -> None:
     search = open_search(storage, study_file(f"race-{budget}", trials=budget))
@@ -283,7 +284,7 @@ def in_process(storage: Storage, name: str, folder: Path, train: object, stop: S
     )
 
 
-def test_a_worker_asked_to_stop_in_an_outage_is_gone_within_20_s(
+def test_sigterm_in_a_database_outage_ends_the_worker_within_20_s(
     storage: Storage, through_proxy: Storage, proxy: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stop = Stop()
@@ -304,7 +305,7 @@ def test_a_worker_asked_to_stop_in_an_outage_is_gone_within_20_s(
     assert "nothing could be handed back" in caplog.text
 
 
-def test_an_outage_beyond_all_patience_ends_the_worker_with_what_to_do(
+def test_database_outage_beyond_all_patience_ends_the_worker_with_what_to_do(
     storage: Storage, through_proxy: Storage, proxy: Proxy, tmp_path: Path
 ) -> None:
     through_proxy.optuna.patience = Patience(most_s=1.0)
@@ -322,7 +323,7 @@ def test_an_outage_beyond_all_patience_ends_the_worker_with_what_to_do(
     proxy.restore()
 
 
-def test_a_trial_that_kills_its_workers_is_set_aside_and_the_search_goes_on(
+def test_host_out_of_memory_or_segfault_sets_the_trial_aside_and_the_search_goes_on(
     storage: Storage, server: OwnServer, fleet: Fleet, tmp_path: Path
 ) -> None:
     study = study_file("poison", trials=2)
@@ -351,3 +352,27 @@ def wait_until(condition: object, *, most_s: float = 90.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
+    storage: Storage, server: OwnServer, fleet: Fleet, tmp_path: Path
+) -> None:
+    study = study_file("paused", trials=1)
+    open_search(storage, study)
+    orders = Orders(server.url, study.to_json(), tmp_path, "loser", 1.5, 0.3, seed=1)
+    fleet.start(orders)
+    wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("loser.steps")))
+    fleet.signal("loser", signal.SIGSTOP)
+    fleet.start(replace(orders, name="heir"))
+    fleet.workers["heir"].join(timeout=90.0)
+    stored = {path: path.stat() for path in (tmp_path / "store").rglob("*")}
+    said = (tmp_path / "loser.diary").read_text()
+    fleet.signal("loser", signal.SIGCONT)
+    fleet.workers["loser"].join(timeout=90.0)
+    assert (fleet.workers["heir"].exitcode, fleet.workers["loser"].exitcode) == (0, 0)
+    assert "the lease was lost" in (tmp_path / "loser.log").read_text()
+    assert (tmp_path / "loser.diary").read_text() == said  # nothing to whoever tracks it
+    assert {path: path.stat() for path in (tmp_path / "store").rglob("*")} == stored  # no checkpoint
+    verdict = check(*facts_of(storage, "paused", tmp_path), trials=1)  # nothing to the trial
+    assert verdict.violations == ()
+    assert [trial.state for trial in show_trials(storage, "paused")] == ["failed", "complete"]

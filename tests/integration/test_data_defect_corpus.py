@@ -664,7 +664,9 @@ def test_a_folder_without_permission_is_a_defect(
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_a_spoilt_folder_is_named_by_check_and_its_errors_by_prepare_alike(root: Path, name: str) -> None:
+def test_corrupt_short_empty_renamed_or_wrong_typed_parquet_or_csv_is_named_by_check_and_prepare_alike(
+    root: Path, name: str
+) -> None:
     spoilt = CORPUS[name]
     spoilt.change(root)
     before = sorted(root.parent.rglob("*"))

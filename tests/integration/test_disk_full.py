@@ -121,8 +121,8 @@ def written(directory: Path, step: int, state: dict[str, Any], fold: int, epoch:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for room that will not come; no wandb of the real kind."""
     monkeypatch.setattr("hms_tune.service.uploads.AGAIN_S", 0.01)
-    monkeypatch.setattr("hms_tune.service.slot.STORE_S", 0.0)
-    monkeypatch.setattr("hms_tune.service.slot.FLUSH_S", 0.2)
+    monkeypatch.setattr("hms_tune.service.running.STORE_S", 0.0)
+    monkeypatch.setattr("hms_tune.service.running.FLUSH_S", 0.2)
 
     def init(session: Session, _trial: Any, _mode: str) -> LoggedRun:
         return LoggedRun(session._directory)

@@ -47,7 +47,8 @@ from hms_tune.service.budget import Budget, register_study
 from hms_tune.service.control import drain, set_state
 from hms_tune.service.leases import Holder
 from hms_tune.service.machine import this_process
-from hms_tune.service.slot import Search, Slot, SlotSettings
+from hms_tune.service.running import Search
+from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import Storage
 from hms_tune.service.studies import status
 from hms_tune.training.checkpoint import read_checkpoint, read_newest_checkpoint

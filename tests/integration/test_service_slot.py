@@ -403,7 +403,7 @@ def test_dropped_connections_lose_no_trial_and_no_report(
     own.close()
 
 
-def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_is_told(
+def test_cuda_out_of_memory_is_infeasible_frees_what_it_held_and_the_sampler_is_told(
     storage: Storage, study_name: str, tmp_path: Path
 ) -> None:
     class Tensor:
@@ -436,7 +436,7 @@ def test_out_of_device_memory_is_infeasible_frees_what_it_held_and_the_sampler_i
     assert sorted(trial.number for trial in above) == [0, 1, 2, 3, 5]
 
 
-def test_a_loss_that_is_not_finite_is_no_failure_of_the_worker(
+def test_non_finite_loss_ends_its_trial_and_is_no_failure_of_the_worker(
     storage: Storage, study_name: str, tmp_path: Path
 ) -> None:
     def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:

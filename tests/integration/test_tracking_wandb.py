@@ -262,7 +262,7 @@ def failing() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("away", "patience"), [(black_hole, None), (refused, 2.0), (silent, 2.0), (failing, 2.0)]
 )
-def test_a_server_that_is_away_costs_a_trial_nothing_and_the_run_goes_to_disk(
+def test_tracking_service_down_costs_a_trial_nothing_and_the_run_goes_to_disk(
     away: Callable[[], Any],
     patience: float | None,
     trial: TrialInfo,
@@ -413,7 +413,7 @@ def test_a_run_that_was_kept_on_disk_is_completed_by_wandb_sync(
     assert any("oof/table" in name for name in server.uploads)
 
 
-def test_a_server_that_goes_away_in_the_middle_is_completed_by_wandb_sync_later(
+def test_tracking_service_down_in_the_middle_is_completed_by_wandb_sync_later(
     trial: TrialInfo, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "SERVER_TIMEOUT_SECONDS", 3.0)

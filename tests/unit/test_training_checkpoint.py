@@ -39,7 +39,7 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     ]
 
 
-def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
+def test_corrupt_or_truncated_checkpoint_is_found_at_every_flipped_bit_and_cut(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, 0, state(0))
     whole = path.read_bytes()
     draw = random.Random(0)
@@ -55,7 +55,7 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path: Path) -> None:
             verify_checkpoint(path)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_on_the_one_before(tmp_path: Path) -> None:
+def test_corrupt_newest_checkpoint_falls_back_on_the_one_before(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 0, state(0))
     newest = write_checkpoint(tmp_path, 1, state(1))
     newest.write_bytes(newest.read_bytes()[:-1])

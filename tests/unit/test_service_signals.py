@@ -1,0 +1,52 @@
+"""How a worker answers signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.service.worker import Worker, WorkerOptions
+from hms_tune.tracking.console import ConsoleObserver
+
+
+class Slots:
+    """A supervisor with a slot, that notes what it is asked."""
+
+    has_slots = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def ask_to_stop(self) -> None:
+        self.asked.append("stop")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_once(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = StudyFile.parse("study: signals\nmodel: {backbone: test_resnet, pretrained: false}\n", "test")
+    worker = Worker(WorkerOptions(file, None, tmp_path, tmp_path, tmp_path), ConsoleObserver())
+    slots = Slots()
+    monkeypatch.setattr(worker, "_supervisor", slots)
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    before = signal.getsignal(number)
+    with worker._signals_answered():
+        os.kill(os.getpid(), number)
+        assert slots.asked == ["stop"]
+        with pytest.raises(SystemExit) as left:
+            os.kill(os.getpid(), number)
+        assert left.value.code == 128 + number
+        assert slots.asked == ["stop", "kill"]
+    assert signal.getsignal(number) == before
