@@ -53,7 +53,8 @@ KILLS ?= 80
 
 faults: $(STAMP)
 	HMS_TUNE_FAULTS_LONG=1 $(BIN)/python -m pytest tests/faults tests/unit/test_training_checkpoint.py \
-	  tests/integration/test_service_artifacts.py tests/acceptance/test_worker_supervision.py --durations=10
+	  tests/integration/test_service_artifacts.py tests/integration/test_disk_full.py \
+	  tests/acceptance/test_worker_supervision.py --durations=10
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
 
 format: $(STAMP)
