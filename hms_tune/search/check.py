@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
-
 from hms_tune.config.completeness import corners
 from hms_tune.config.ranges import Choices, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
@@ -16,7 +14,6 @@ from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ConfigError, ModelError
 from hms_tune.models.layers import check_depth
 from hms_tune.search.space import grid_size
-from hms_tune.search.turns import was_given
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
 
@@ -50,17 +47,6 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
     return StudyCheck(searched, cells, tuple(_notes(study_file, searched, cells)))
-
-
-def trial_limit(study_file: StudyFile, study: optuna.Study | None = None) -> int:
-    """The most trials the study can use: its budget, and for a grid no more than its cells.
-
-    What scripts enqueued, in a ``study`` that has begun, comes on top of the cells.
-    """
-    if study_file.search.sampler != "grid":
-        return study_file.budget.trials
-    given = 0 if study is None else sum(map(was_given, study.get_trials(deepcopy=False)))
-    return min(study_file.budget.trials, grid_size(study_file.space) + given)
 
 
 def _check_models(study_file: StudyFile) -> None:

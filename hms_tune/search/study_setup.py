@@ -14,6 +14,8 @@ from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
 from hms_tune.search.pruners import make_pruner
 from hms_tune.search.samplers import make_sampler
+from hms_tune.search.space import grid_size
+from hms_tune.search.turns import was_given
 
 STUDY_FILE = "hms_tune:study_file"
 SPACE_HASH = "hms_tune:space_hash"
@@ -98,6 +100,17 @@ def stored_study_file(study: optuna.Study) -> StudyFile:
             where=error.where,
             mend="Use the version of hms-tune that the study was started with",
         ) from error
+
+
+def trial_limit(study_file: StudyFile, study: optuna.Study | None = None) -> int:
+    """The most trials the study can use: its budget, and for a grid no more than its cells.
+
+    What scripts enqueued, in a ``study`` that has begun, comes on top of the cells.
+    """
+    if study_file.search.sampler != "grid":
+        return study_file.budget.trials
+    given = 0 if study is None else sum(map(was_given, study.get_trials(deepcopy=False)))
+    return min(study_file.budget.trials, grid_size(study_file.space) + given)
 
 
 def _check_same_search(study_file: StudyFile, running: StudyFile) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, func, or_, select, update
 
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.listed import GridSampler
-from hms_tune.search.study_setup import stored_study_file
+from hms_tune.search.study_setup import stored_study_file, trial_limit
 from hms_tune.search.turns import (
     CONTINUES_ATTRIBUTE,
     FIXED_PARAMS,
@@ -137,8 +137,6 @@ def _enqueued(storage: Storage, connection: Connection, study: optuna.Study, lea
 
 def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> None:
     """Let a grid have as many trials as cells and what was enqueued, within the budget that a person gave."""
-    from hms_tune.search.check import trial_limit  # brings timm along
-
     limit = trial_limit(stored_study_file(study), study)
     connection.execute(
         update(studies).where(studies.c.study_id == lease.study_id).values(budget_trials=limit)

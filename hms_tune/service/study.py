@@ -7,7 +7,7 @@ import optuna
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.reports import Reporter
 from hms_tune.search.space import suggest
-from hms_tune.search.study_setup import create_or_load
+from hms_tune.search.study_setup import create_or_load, trial_limit
 from hms_tune.service.budget import Budget, next_ordinal, register_study
 from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage
@@ -25,8 +25,6 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     SpaceChangedError
         If the study was started with another search space.
     """
-    from hms_tune.search.check import trial_limit  # brings timm along
-
     # Of workers that start at once, one makes the study and the others find it whole.
     with storage.setup_lock():
         study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)

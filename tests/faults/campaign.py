@@ -17,7 +17,7 @@ from pathlib import Path
 
 import history
 from checker import Verdict, check
-from fleet import Fleet, Orders, recover_and_die, told
+from fleet import Fleet, Orders, put_out_after, recover_and_die, told
 from proxy import Proxy
 from server import OwnServer, own_server
 from sqlalchemy import text
@@ -31,7 +31,9 @@ LEASE_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How hard a campaign is. ``restarts`` is how often the database is killed."""
+    """How hard a campaign is. ``restarts`` is how often the database is killed; ``asleep_s`` is after
+    how long it puts out a worker that was paused in a transaction, and until when the others wait for it.
+    """
 
     seed: int
     trials: int
@@ -44,6 +46,7 @@ class Plan:
     swallowed: int = 20
     most_s: float = 1200.0
     epoch_s: float = 0.03
+    asleep_s: float = 60.0
 
 
 @dataclass(slots=True)
@@ -139,7 +142,7 @@ class _Campaign:
     def _start(self, name: str) -> None:
         self.started += 1
         orders = Orders(
-            url=self.proxy.url,
+            url=put_out_after(self.proxy.url, self.plan.asleep_s),
             study_json=self.study.to_json(),
             folder=self.folder,
             name=name,

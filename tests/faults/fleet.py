@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Optuna brings these along when it first looks at its tables; here once, not in each process that is forked.
+import alembic.command
+import alembic.config
+import alembic.script  # noqa: F401
+import mako.template  # noqa: F401
+import psycopg2.extras  # noqa: F401
 import tiny
 import wrong_clock
 from history import Fact
 
-import hms_tune.search.check  # noqa: F401  imported here once, not by each process after it was forked
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.service import recovery
@@ -57,6 +62,15 @@ class Orders:
     most_losses: int = 1_000_000
     clock_s: float = 0.0
     zone: str | None = None
+
+
+def put_out_after(url: str, seconds: float) -> str:
+    """The database, for processes that may be stopped in a transaction: it puts out whoever sleeps in one.
+
+    A worker's own limit is 60 s.
+    """
+    mark = "&" if "?" in url else "?"
+    return f"{url}{mark}options=-c%20idle_in_transaction_session_timeout%3D{round(1000 * seconds)}"
 
 
 class Diary:

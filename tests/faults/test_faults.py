@@ -20,7 +20,7 @@ import campaign
 import history
 import pytest
 from checker import check
-from fleet import Fleet, Orders, told
+from fleet import Fleet, Orders, put_out_after, told
 from proxy import Proxy
 from server import OwnServer
 from sqlalchemy import select, text
@@ -80,6 +80,7 @@ def test_sigkill_of_workers_ends_each_trial_once_with_the_value_it_would_have_ha
         cuts=1,
         stalls=1,
         swallowed=4,
+        asleep_s=3.0,
         most_s=240.0,
     )
     outcome = campaign.run(plan)
@@ -359,7 +360,8 @@ def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
 ) -> None:
     study = study_file("paused", trials=1)
     open_search(storage, study)
-    orders = Orders(server.url, study.to_json(), tmp_path, "loser", 1.5, 0.3, seed=1)
+    url = put_out_after(server.url, 2.0)
+    orders = Orders(url, study.to_json(), tmp_path, "loser", 1.5, 0.3, seed=1)
     fleet.start(orders)
     wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("loser.steps")))
     fleet.signal("loser", signal.SIGSTOP)
