@@ -80,6 +80,13 @@ def test_every_command_of_the_table_runs_something(fault: str) -> None:
             assert (ROOT / command.split()[1]).is_file(), command
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for command in re.findall(r"`((?:L=1 )?pytest [^`]*)`", document.read_text(encoding="utf-8")):
+            options = shlex.split(command)
+            assert selected(shlex.join([word for word in options if word != "-s"])), (document.name, command)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_has_a_row_and_a_test_of_its_name(fault: str) -> None:
     (row,) = [row for row in TABLE if row.startswith(fault)]
