@@ -1,7 +1,7 @@
 """Disk full while checkpointing, and at every other write of a trial's life and of the store's making.
 
-``HMS_TUNE_FAULTS_LONG=1`` fails every call there is, once and from there on; without it, one call of every
-fourth kind, by turns once and from there on.
+``HMS_TUNE_FAULTS_LONG=1`` fails every call there is, and lets the disk stay full from the first of every kind;
+without it, one call of every fourth kind, by turns once and from there on.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ tracking: {{wandb: {{mode: offline}}}}
 
 def campaign(calls: Sequence[Call]) -> list[tuple[Call, bool]]:
     """Which call to fail, and whether the disk stays full."""
-    if LONG:
-        return [(call, stays) for call in dict.fromkeys(calls) for stays in (False, True)]
     kinds = dict.fromkeys(kind for kind, _ in calls)
+    if LONG:
+        return [(call, False) for call in dict.fromkeys(calls)] + [((kind, 0), True) for kind in kinds]
     return [((kind, 0), index % 8 == 4) for index, kind in enumerate(kinds) if index % 4 == 0]
 
 
