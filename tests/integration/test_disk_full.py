@@ -1,7 +1,7 @@
 """Disk full while checkpointing, and at every other write of a trial's life and of the store's making.
 
-``HMS_TUNE_FAULTS_LONG=1`` fails every call there is, and lets the disk stay full from the first of every kind;
-without it, one call of every fourth kind, by turns once and from there on.
+``HMS_TUNE_FAULTS_LONG=1`` fails every call there is, and lets the disk stay full from the first of every
+kind; without it, one call of every fourth kind, by turns once and from there on.
 """
 
 from __future__ import annotations
