@@ -105,6 +105,7 @@ def main() -> None:
     # The worker decides when this ends; a Ctrl-C reaches the whole process group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with suppress(OSError):
         os.nice(10)
     logging.basicConfig(level=logging.CRITICAL)

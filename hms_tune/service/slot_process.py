@@ -82,6 +82,7 @@ def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
     """The supervisor alone decides; a Ctrl-C reaches the whole process group, and it answers for all."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def cut(_signal: int, _frame: FrameType | None) -> None:
         stop.cut()

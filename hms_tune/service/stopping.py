@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # USR1 is what SLURM sends before the end
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""USR1 is what SLURM sends before the end, HUP a terminal that is closed."""
 
 GRACE_S = 8.0
 """How long a step may go on after a request to stop."""

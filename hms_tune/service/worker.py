@@ -222,7 +222,8 @@ class Worker:
         if threading.current_thread() is not threading.main_thread():
             yield  # a test; there are no signals
             return
-        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        answered = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # nohup
+        before = {number: signal.signal(number, self._on_signal) for number in answered}
         try:
             yield
         except _Stopped:
@@ -232,6 +233,8 @@ class Worker:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._signals and number == signal.SIGHUP:
+            return  # a closed terminal and its shell both send one: nobody is in a hurry
         self._signals += 1
         if self._signals > 1:
             self._supervisor.kill()

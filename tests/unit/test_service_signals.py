@@ -28,14 +28,20 @@ class Slots:
         self.asked.append("kill")
 
 
+def a_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Slots]:
+    """A worker that runs such slots."""
+    file = StudyFile.parse("study: signals\nmodel: {backbone: test_resnet, pretrained: false}\n", "test")
+    worker = Worker(WorkerOptions(file, None, folder, folder, folder), ConsoleObserver())
+    slots = Slots()
+    monkeypatch.setattr(worker, "_supervisor", slots)
+    return worker, slots
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_once(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = StudyFile.parse("study: signals\nmodel: {backbone: test_resnet, pretrained: false}\n", "test")
-    worker = Worker(WorkerOptions(file, None, tmp_path, tmp_path, tmp_path), ConsoleObserver())
-    slots = Slots()
-    monkeypatch.setattr(worker, "_supervisor", slots)
+    worker, slots = a_worker(tmp_path, monkeypatch)
 
     def leave(status: int) -> None:
         raise SystemExit(status)
@@ -50,3 +56,26 @@ def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_o
         assert left.value.code == 128 + number
         assert slots.asked == ["stop", "kill"]
     assert signal.getsignal(number) == before
+
+
+def test_a_closed_terminal_asks_to_stop_however_often_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, slots = a_worker(tmp_path, monkeypatch)
+    with worker._signals_answered():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert slots.asked == ["stop"]
+
+
+def test_a_worker_that_nohup_started_outlives_its_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, slots = a_worker(tmp_path, monkeypatch)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with worker._signals_answered():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert slots.asked == []
