@@ -69,7 +69,15 @@ def export_best(
     with progress_bar("preparing", "files", console) as progress:
         store = prepare(root, progress=progress)
     observers = [ConsoleObserver(console), *trackers(choice.study_file, settings.home)]
-    exported = export_watched(choice, store, target, device=device, refit=refit, observers=observers)
+    exported = export_watched(
+        choice,
+        store,
+        target,
+        device=device,
+        refit=refit,
+        checkpoint_every_s=settings.checkpoint_seconds,
+        observers=observers,
+    )
     if as_json:
         report = exported.scores.as_json() | {"path": str(exported.path), "full": exported.full}
         report["onnx"] = None if exported.onnx is None else asdict(exported.onnx)

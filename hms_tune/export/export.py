@@ -66,6 +66,7 @@ def export_best(
     *,
     device: str = "auto",
     refit: RefitMode = "none",
+    checkpoint_every_s: float = DEFAULT_CHECKPOINT_SECONDS,
     on_event: Callable[[Event], None] | None = None,
 ) -> Exported:
     """Train the winner on its folds again, keep the weights, and write a bundle.
@@ -80,6 +81,7 @@ def export_best(
     out : the bundle's folder, which must not exist yet
     device : auto, cpu or cuda:N
     refit : ``full`` also trains one network on all rows, for the mean best epoch of the folds
+    checkpoint_every_s : so much work is done again, about, after an interruption
     on_event : is told everything that happens in training
 
     Raises
@@ -91,7 +93,7 @@ def export_best(
     workspace = Workspace(store, resolve_device(device))
     partial = out.with_name(f".{out.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    ended = _train(winner.config, workspace, partial, refit, on_event or _ignore)
+    ended = _train(winner.config, workspace, partial, refit, checkpoint_every_s, on_event or _ignore)
     exported = _assemble(winner, workspace, partial, out, ended, refit)
     shutil.rmtree(partial)
     return exported
@@ -113,6 +115,7 @@ def _train(
     workspace: Workspace,
     directory: Path,
     refit: RefitMode,
+    checkpoint_every_s: float,
     on_event: Callable[[Event], None],
 ) -> CrossValidationEnded:
     ended = None
@@ -121,7 +124,7 @@ def _train(
         workspace,
         directory=directory,
         keep_weights=True,
-        checkpoint_every_s=DEFAULT_CHECKPOINT_SECONDS,
+        checkpoint_every_s=checkpoint_every_s,
     )
     for event in trial.run():
         on_event(event)
@@ -136,7 +139,7 @@ def _train(
             workspace,
             epochs=epochs,
             directory=directory,
-            checkpoint_every_s=DEFAULT_CHECKPOINT_SECONDS,
+            checkpoint_every_s=checkpoint_every_s,
         )
         for event in final.run():
             on_event(event)

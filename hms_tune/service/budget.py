@@ -170,7 +170,7 @@ def _refusal(
         return Refusal.OUT_OF_HOURS
     if study.budget_gpu_hours is not None and gpu_hours_used(connection, study_id) >= study.budget_gpu_hours:
         return Refusal.OUT_OF_GPU_HOURS
-    if worker_most is not None and _taken_by(connection, holder.worker_id) >= worker_most:
+    if worker_most is not None and _taken_by(connection, study_id, holder.worker_id) >= worker_most:
         return Refusal.WORKER_DONE
     return None
 
@@ -217,11 +217,12 @@ def trials_claimed(connection: Connection, study_id: int) -> int:
     ).scalar_one()
 
 
-def _taken_by(connection: Connection, worker_id: str) -> int:
-    """Trials that a worker runs or has ended; those it handed back or lost do not count."""
+def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
+    """Trials of a study that a worker runs or has ended; those it handed back or lost do not count."""
     counted = or_(leases.c.ended_at.is_(None), leases.c.outcome.in_(["complete", "pruned", "failed"]))
+    of_worker = (leases.c.study_id == study_id, leases.c.worker_id == worker_id)
     return connection.execute(
-        select(func.count()).select_from(leases).where(leases.c.worker_id == worker_id, counted)
+        select(func.count()).select_from(leases).where(*of_worker, counted)
     ).scalar_one()
 
 

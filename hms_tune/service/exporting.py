@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
@@ -75,6 +76,7 @@ def export_watched(
     *,
     device: str = "auto",
     refit: RefitMode = "none",
+    checkpoint_every_s: float = DEFAULT_CHECKPOINT_SECONDS,
     observers: Sequence[Observer] = (),
 ) -> Exported:
     """Export a trial while observers are told its story; see :func:`hms_tune.export.export.export_best`."""
@@ -96,7 +98,15 @@ def export_watched(
     for observer in observers:
         observer.trial_started(trial)
     try:
-        exported = export_best(winner, store, out, device=device, refit=refit, on_event=on_event)
+        exported = export_best(
+            winner,
+            store,
+            out,
+            device=device,
+            refit=refit,
+            checkpoint_every_s=checkpoint_every_s,
+            on_event=on_event,
+        )
     except HmsTuneError as error:
         for observer in observers:
             observer.trial_ended(trial, "failed", None, str(error))

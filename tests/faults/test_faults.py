@@ -355,6 +355,12 @@ def wait_until(condition: object, *, most_s: float = 90.0) -> None:
         time.sleep(0.02)
 
 
+def stamps(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Which files are there, and when each was last written."""
+    states = {path: path.stat() for path in folder.rglob("*")}
+    return {path: (state.st_ino, state.st_size, state.st_mtime_ns) for path, state in states.items()}
+
+
 def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
     storage: Storage, server: OwnServer, fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -367,14 +373,14 @@ def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
     fleet.signal("loser", signal.SIGSTOP)
     fleet.start(replace(orders, name="heir"))
     fleet.workers["heir"].join(timeout=90.0)
-    stored = {path: path.stat() for path in (tmp_path / "store").rglob("*")}
+    stored = stamps(tmp_path / "store")
     said = (tmp_path / "loser.diary").read_text()
     fleet.signal("loser", signal.SIGCONT)
     fleet.workers["loser"].join(timeout=90.0)
     assert (fleet.workers["heir"].exitcode, fleet.workers["loser"].exitcode) == (0, 0)
     assert "the lease was lost" in (tmp_path / "loser.log").read_text()
     assert (tmp_path / "loser.diary").read_text() == said  # nothing to whoever tracks it
-    assert {path: path.stat() for path in (tmp_path / "store").rglob("*")} == stored  # no checkpoint
+    assert stamps(tmp_path / "store") == stored  # no checkpoint
     verdict = check(*facts_of(storage, "paused", tmp_path), trials=1)  # nothing to the trial
     assert verdict.violations == ()
     assert [trial.state for trial in show_trials(storage, "paused")] == ["failed", "complete"]

@@ -231,7 +231,7 @@ def test_an_interrupted_export_goes_on_and_gives_the_same_bundle(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_best(winner, store, out, device="cpu", on_event=interrupt)
+        export_best(winner, store, out, device="cpu", checkpoint_every_s=0.0, on_event=interrupt)
     assert not out.exists()
     events: list[Event] = []
     again = export_best(winner, store, out, device="cpu", on_event=events.append)
