@@ -10,7 +10,8 @@ turns, in processes of their own, from the first file to the last:
 * the same, each process then writing two bytes for every value into a file: the least a store must write;
 * ``hms_tune.data.prepare.prepare``, with as many jobs.
 
-Neither counts the start of its interpreters. Reports the median of each, their ratio, and the largest
+All count the start of their workers, none the start of what starts these; the decoding arms are
+``benchmarks/plain_decoding.py``. Reports the median of each, their ratio, and the largest
 resident memory of the whole process tree, and writes ``benchmarks/results/prepare.md``.
 """
 
@@ -26,8 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,40 +89,6 @@ def _write_part(root: Path, eegs: np.ndarray, seconds: np.ndarray, frames: list[
         pq.write_table(pa.table(columns), root / "train_spectrograms" / f"{number}.parquet")
 
 
-def decode_all(root: Path, jobs: int) -> float:
-    """Seconds to decode every file, started workers given."""
-    return _in_processes(_decode, root, jobs)
-
-
-def decode_and_write_all(root: Path, jobs: int) -> float:
-    """Seconds to decode every file and write as many bytes as a store has, started workers given."""
-    root.with_name("store").mkdir(exist_ok=True)
-    return _in_processes(_decode_and_write, root, jobs)
-
-
-def _in_processes(work: Callable[[str], int], root: Path, jobs: int) -> float:
-    paths = [
-        str(path) for folder in ("eegs", "spectrograms") for path in (root / f"train_{folder}").iterdir()
-    ]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(time.sleep, [0.5] * jobs))  # every worker is there
-        began = time.perf_counter()
-        list(pool.map(work, paths, chunksize=8))
-        return time.perf_counter() - began
-
-
-def _decode_and_write(path: str) -> int:
-    with pq.ParquetFile(path) as parquet:
-        table = parquet.read(use_threads=False)
-    with (Path(path).parents[2] / "store" / f"written-{os.getpid()}").open("ab") as stream:
-        return stream.write(bytes(2 * table.num_rows * table.num_columns))
-
-
-def _decode(path: str) -> int:
-    with pq.ParquetFile(path) as parquet:
-        return parquet.read(use_threads=False).num_rows
-
-
 def prepare_all(root: Path, jobs: int) -> float:
     """Seconds to prepare the folder anew."""
     from hms_tune.data.prepare import prepare
@@ -132,16 +98,12 @@ def prepare_all(root: Path, jobs: int) -> float:
     return time.perf_counter() - began
 
 
-WAYS: dict[str, Callable[[Path, int], float]] = {
-    "decode": decode_all,
-    "decode-and-write": decode_and_write_all,
-    "prepare": prepare_all,
-}
-_NAMES = {
+WAYS = {
     "decode": "decode with pyarrow, dropped",
     "decode-and-write": "the same, and two bytes written for each value",
     "prepare": "`hms-tune data prepare`",
 }
+"""The arms, by the name under which the table has them."""
 
 
 def measure(way: str, root: Path, jobs: int) -> float:
@@ -164,8 +126,12 @@ def largest_memory(way: str, root: Path, jobs: int) -> int:
 def _run(way: str, root: Path, jobs: int) -> subprocess.Popen[str]:
     shutil.rmtree(root.with_name("store"), ignore_errors=True)
     _claim_memory(root)
-    command = [sys.executable, __file__, "--run", way, "--at", str(root.parent), "--jobs", str(jobs)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    if way == "prepare":
+        command = [__file__, "--run", "--at", str(root.parent), "--jobs", str(jobs)]
+    else:
+        command = [str(Path(__file__).with_name("plain_decoding.py")), str(root), "--jobs", str(jobs)]
+        command += ["--write", str(root.with_name("store"))] if way == "decode-and-write" else []
+    return subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
 
 
 def _claim_memory(root: Path) -> None:
@@ -225,7 +191,7 @@ def report(root: Path, jobs: int, runs: dict[str, list[float]], memory: dict[str
     ]
     for way, seconds in times.items():
         rates = f"{len(files) / seconds:,.0f} | {size / 2**20 / seconds:,.0f}"
-        lines.append(f"| {_NAMES[way]} | {seconds:.1f} | {rates} | {memory[way] / 2**20:,.0f} |")
+        lines.append(f"| {WAYS[way]} | {seconds:.1f} | {rates} | {memory[way] / 2**20:,.0f} |")
     lines += [
         "",
         f"Preparing takes **{times['prepare'] / times['decode']:.2f}** times as long as decoding (of each "
@@ -262,10 +228,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--at", type=Path, help="where to write the files; a temporary folder by default")
-    parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.run:
-        sys.stdout.write(f"{WAYS[options.run](options.at / 'hms', options.jobs)}\n")
+        sys.stdout.write(f"{prepare_all(options.at / 'hms', options.jobs)}\n")
     elif options.at is not None:
         compare(options.at / "hms", options.eegs, options.jobs, options.repeats)
     else:
