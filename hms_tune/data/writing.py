@@ -41,6 +41,9 @@ Decoding many small columns holds the interpreter's lock for much of its time, s
 other; starting a process takes as long as decoding some 60 MiB.
 """
 
+_WRITE_BACK_S = 1.0
+"""Seconds between two requests to the disk to take what is written."""
+
 JOURNAL = "journal.jsonl"
 
 
@@ -85,7 +88,7 @@ def write_signals(
             os.ftruncate(handle, next_row[kind] * row_bytes(kind))
         stream = files.enter_context(_rewritten(partial / JOURNAL, done))
         line = _Line(sources[len(done) :], next_row, jobs)
-        with _scribes(partial, shelf, line, jobs):
+        with _written_back(list(arrays.values())), _scribes(partial, shelf, line, jobs):
             for written in line.finished():
                 append(stream, written)
                 done.append(written)
@@ -209,6 +212,34 @@ def _scribes(partial: Path, shelf: Shelf | None, line: _Line, jobs: int) -> Iter
             stack.callback(thread.join)
         stack.callback(line.close)
         yield
+
+
+@contextmanager
+def _written_back(handles: Sequence[int]) -> Iterator[None]:
+    """The disk takes what is written while more is decoded, so that the end has little to wait for.
+
+    An error of the disk is raised at the end of the block: it is told once, and not when all is synchronized.
+    """
+    over = threading.Event()
+    failed: list[OSError] = []
+
+    def write_back() -> None:
+        try:
+            while not over.wait(_WRITE_BACK_S):
+                for handle in handles:
+                    os.fdatasync(handle)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=write_back, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _sound_beginning(journal: Path, sources: Sequence[Source], arrays: Mapping[Kind, int]) -> list[Written]:
