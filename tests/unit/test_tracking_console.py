@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import pty
 import re
 
 import pytest
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch, tell
 
 from hms_tune.tracking.console import ConsoleObserver, duration
+from hms_tune.tracking.error_stream import error_console
 from hms_tune.tracking.outlook import StudyOutlook
 
 OUTLOOK = StudyOutlook(
@@ -162,3 +166,16 @@ def test_disk_full_behind_standard_error_costs_lines_and_no_trial(monkeypatch: p
         full.write("a line")
     tell(ConsoleObserver(), a_trial())
     tell(ConsoleObserver(live=True), a_trial())
+
+
+def test_closed_terminal_costs_lines_and_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    controlling, terminal = pty.openpty()
+    stream = io.TextIOWrapper(io.FileIO(terminal, "w"), write_through=True)  # type: ignore[type-var]
+    os.close(controlling)
+    monkeypatch.setattr("sys.stderr", stream)
+    with pytest.raises(OSError, match="Input/output error"):
+        stream.write("a line")
+    tell(ConsoleObserver(), a_trial())
+    tell(ConsoleObserver(live=True), a_trial())
+    monkeypatch.setattr("sys.stderr", FileProxy(Console(), stream))  # what a live display puts there
+    error_console().print("a line")
