@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hms_tune.config.trial import ModelConfig, TrialConfig
-from hms_tune.models.network import Network, build_network
+from hms_tune.models.network import Network
 from hms_tune.models.prefix import FrozenPrefix, cut
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.training.device import autocast
-from hms_tune.training.footprint import shape_of
+from hms_tune.training.footprint import count_shapes, shape_of
 from hms_tune.training.images import RowImages
 
 if TYPE_CHECKING:
@@ -125,27 +125,20 @@ def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
 @lru_cache(maxsize=256)
 def _counted(model: ModelConfig, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
     """Numbers in a row's features, and whether autocast leaves them in float32 as it may."""
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left untouched
-        try:
-            with torch.device("meta"):
-                network = build_network(model, channels=channels, image=image)
-            numbers = _numbers(network, channels, image)
-        except (NotImplementedError, RuntimeError):  # some ask for the values of tensors
-            network = build_network(model, channels=channels, image=image)
-            numbers = _numbers(network, channels, image)
-    if numbers is None:
-        return None
-    return numbers, any(isinstance(each, nn.LayerNorm | nn.GroupNorm) for each in network.modules())
+    return count_shapes(model, channels, image, lambda network: _numbers(network, channels, image))
 
 
-def _numbers(network: Network, channels: int, image: tuple[int, int]) -> int | None:
+def _numbers(network: Network, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
     parts = cut(network)
     if parts is None:
         return None
     device = next(network.parameters()).device
     features = parts[0](torch.empty(2, channels, *image, device=device))
     whole = all(isinstance(each, Tensor) and len(each) == 2 for each in features)
-    return sum(each[0].numel() for each in features) if whole else None
+    if not whole:
+        return None
+    normalizes_in_float32 = any(isinstance(each, nn.LayerNorm | nn.GroupNorm) for each in network.modules())
+    return sum(each[0].numel() for each in features), normalizes_in_float32
 
 
 def _at_once(config: TrialConfig) -> int:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ BATCH_SIZES = (2, 4)
 
 EEG_SHAPE = (20, 10_000)
 SPECTROGRAM_SHAPE = (400, 300)
+
+
+Count = TypeVar("Count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +181,24 @@ def shape_of(model: ModelConfig) -> ModelConfig:
 
 @lru_cache(maxsize=256)
 def _counted(model: ModelConfig, channels: int, image: tuple[int, int], half: bool) -> _Counted:
-    # The caller's random numbers are left untouched.
+    return count_shapes(model, channels, image, lambda network: _count(network, channels, image, half))
+
+
+def count_shapes(
+    model: ModelConfig, channels: int, image: tuple[int, int], count: Callable[[Network], Count]
+) -> Count:
+    """What ``count`` makes of a network without contents; the caller's random numbers are left untouched.
+
+    Some networks ask for the values of tensors, or for autocast, which the meta device does not have: they
+    are counted on the CPU, where a few samples take the same bytes.
+    """
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 network = build_network(model, channels=channels, image=image)
-            return _count(network, channels, image, half)
+            return count(network)
         except (NotImplementedError, RuntimeError):
-            # Some networks ask for the values of tensors, or for autocast, which the meta device does not
-            # have. Two and four samples on the CPU take the same bytes.
-            network = build_network(model, channels=channels, image=image)
-            return _count(network, channels, image, half)
+            return count(build_network(model, channels=channels, image=image))
 
 
 def _count(network: Network, channels: int, image: tuple[int, int], half: bool) -> _Counted:
