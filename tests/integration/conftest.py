@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fake_study import run_study
 
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.service.embedded import start_embedded
+from hms_tune.service.publishing import publish_study
 from hms_tune.service.storage import Storage, open_storage
 
 _names = itertools.count()
@@ -56,3 +58,14 @@ def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable
 def one_thread() -> None:
     """Torch computes on one thread: sums are taken in the same order everywhere."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    request: pytest.FixtureRequest, storage: Storage, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The artifacts of a study, by the ``NAME`` that a module gives it, that has been run and published."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    run_study(storage, request.module.NAME, folder)
+    publish_study(storage, request.module.NAME, folder)
+    return folder

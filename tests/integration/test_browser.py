@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
-from fake_study import run_study
 from serving import served
 
 from hms_tune.service.dashboard import dashboard_app
-from hms_tune.service.publishing import publish_study
 from hms_tune.service.records import StudyRecord, study_record
 from hms_tune.service.storage import Storage
 from hms_tune.service.study_report import gather, report_page
@@ -30,15 +28,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 class Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def artifacts(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifacts of a study that has been run and published."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    run_study(storage, NAME, folder)
-    publish_study(storage, NAME, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -44,15 +44,6 @@ EPOCHS = 3
 """Of each of the two folds; see tests/fake_study.py."""
 
 
-@pytest.fixture(scope="module")
-def artifacts(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifacts of a study that has been run and published."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    run_study(storage, NAME, folder)
-    publish_study(storage, NAME, folder)
-    return folder
-
-
 @pytest.fixture
 def study(storage: Storage, artifacts: Path) -> StudyRecord:
     return study_record(storage, NAME)
