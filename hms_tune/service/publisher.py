@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from sqlalchemy import Connection as DatabaseConnection
 from sqlalchemy import func, text
 from sqlalchemy import select as select_from
 
+from hms_tune.service.stopping import leave_signals_to_the_worker
 from hms_tune.service.tables import studies, trial_records
 
 _logger = logging.getLogger(__name__)
@@ -102,10 +102,7 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
 
 def main() -> None:
     """Publish until told to finish, or until the worker is gone."""
-    # The worker decides when this ends; a Ctrl-C reaches the whole process group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    leave_signals_to_the_worker()
     with suppress(OSError):
         os.nice(10)
     logging.basicConfig(level=logging.CRITICAL)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 from multiprocessing.connection import Connection
 
 from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot_process import ORPHAN_S, SlotPlan
-from hms_tune.service.stopping import STOP_SIGNALS
+from hms_tune.service.stopping import leave_signals_to_the_worker
 from hms_tune.training.rank_group import RankPlace
 
 _logger = logging.getLogger(__name__)
@@ -30,8 +29,7 @@ def rank_main(plan: SlotPlan, place: RankPlace, device: str, pipe: Connection) -
     device : where it computes
     pipe : for its log; the supervisor's end closes when the supervisor is gone
     """
-    for number in STOP_SIGNALS:  # the slot's process answers for all its ranks
-        signal.signal(number, signal.SIG_IGN)
+    leave_signals_to_the_worker()
     threading.Thread(target=_end_when_orphaned, args=(pipe,), name="supervisor", daemon=True).start()
     teller = PipeObserver(pipe)
     logging.basicConfig(level=logging.WARNING, handlers=[PipeLogHandler(teller)], force=True)

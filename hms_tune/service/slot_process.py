@@ -21,7 +21,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot import SlotSettings
-from hms_tune.service.stopping import GRACE_S, Stop
+from hms_tune.service.stopping import GRACE_S, Stop, leave_signals_to_the_worker
 from hms_tune.tracking.observer import Observer, TrialInfo
 from hms_tune.training.events import Event
 from hms_tune.training.rank_group import RankPlace
@@ -79,10 +79,8 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
 
 
 def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
-    """The supervisor alone decides; a Ctrl-C reaches the whole process group, and it answers for all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    """The supervisor alone decides."""
+    leave_signals_to_the_worker()
 
     def cut(_signal: int, _frame: FrameType | None) -> None:
         stop.cut()

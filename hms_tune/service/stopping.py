@@ -18,6 +18,12 @@ GRACE_S = 8.0
 """How long a step may go on after a request to stop."""
 
 
+def leave_signals_to_the_worker() -> None:
+    """Ignore what asks to stop: it reaches the whole process group, and the worker answers for all of it."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StepCut(BaseException):
     """Raised inside a training step that outlasted the grace. Not an ``Exception``: no trial may catch it."""
 
