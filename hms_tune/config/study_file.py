@@ -266,7 +266,7 @@ def _folders(settings: Settings) -> Iterator[Path]:
     if settings.studies is not None:
         yield settings.studies
     package = Path(__file__).resolve().parents[1]
-    yield package / "studies"
+    yield package / "study_files"  # where the wheel has them
     if (package.parent / "pyproject.toml").is_file():
         yield package.parent / "studies"
 
