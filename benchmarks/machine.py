@@ -34,7 +34,7 @@ def device_name() -> str:
 
 def cores() -> int:
     """Cores this process may use."""
-    from hms_tune.data.parallel import available_cores
+    from hms_tune.machine.cores import available_cores
 
     return available_cores()
 

@@ -109,7 +109,7 @@ class Bench:
         from hms_tune.config.study_file import StudyFile
         from hms_tune.data.prepare import prepare
         from hms_tune.data.synthetic import synthesize
-        from hms_tune.service.devices import cpu_threads
+        from hms_tune.machine.cores import cpu_threads
         from hms_tune.service.embedded import start_embedded
         from hms_tune.service.storage import open_storage
         from hms_tune.training.device import resolve_device

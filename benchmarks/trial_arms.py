@@ -112,7 +112,7 @@ class OurArm:
 
         from hms_tune.config.acceleration import AccelerationSettings
         from hms_tune.data.prepare import prepare
-        from hms_tune.service.devices import cpu_threads
+        from hms_tune.machine.cores import cpu_threads
         from hms_tune.service.embedded import start_embedded
         from hms_tune.service.storage import open_storage
         from hms_tune.training.device import resolve_device

@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO, BinaryIO
 
-from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.parallel import unordered
 from hms_tune.errors import DownloadError
+from hms_tune.machine.cores import available_cores
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are unpacked."""

@@ -15,13 +15,14 @@ from hms_tune.data.agreement import split_defects, submission_defects
 from hms_tune.data.decoding import check_footer, decode
 from hms_tune.data.defects import Defect, DefectKind, errors
 from hms_tune.data.layout import Competition, structure_defects
-from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.parallel import unordered
 from hms_tune.data.quality import nan_counts, quality_defects
 from hms_tune.data.schema import SPLITS, Split
 from hms_tune.data.signal_file import SignalFile
 from hms_tune.data.signal_files import list_signal_files, missing_files, unexpected_files
 from hms_tune.data.summary import Summary, summarize
 from hms_tune.data.tables import read_table
+from hms_tune.machine.cores import available_cores
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files have been read."""

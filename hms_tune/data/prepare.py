@@ -23,13 +23,13 @@ from hms_tune.data.defects import refuse
 from hms_tune.data.journal import Source, Written
 from hms_tune.data.layout import Competition
 from hms_tune.data.locking import exclusive
-from hms_tune.data.parallel import available_cores
 from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
 from hms_tune.data.shelf import Shelf, index_of
 from hms_tune.data.signal_files import list_signal_files, missing_files
 from hms_tune.data.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
 from hms_tune.data.writing import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
+from hms_tune.machine.cores import available_cores
 
 _logger = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
+from hms_tune.machine.cores import cpu_threads
 from hms_tune.search.typical import largest_config, middle_config
 from hms_tune.service.calibration import Measured, NoRoomError, Work, slots_that_pay
-from hms_tune.service.devices import cpu_threads, most_slots
+from hms_tune.service.devices import most_slots
 
 PATIENCE_S = 600.0
 """A probe that is silent for longer is taken to be stuck."""

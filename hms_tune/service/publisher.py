@@ -22,7 +22,7 @@ from sqlalchemy import Connection as DatabaseConnection
 from sqlalchemy import func, text
 from sqlalchemy import select as select_from
 
-from hms_tune.service.stopping import leave_signals_to_the_worker
+from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.service.tables import studies, trial_records
 
 _logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import threading
 from multiprocessing.connection import Connection
 
 from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot_process import ORPHAN_S, SlotPlan
-from hms_tune.service.stopping import leave_signals_to_the_worker
 from hms_tune.training.rank_group import RankPlace
 
 _logger = logging.getLogger(__name__)

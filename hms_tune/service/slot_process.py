@@ -19,9 +19,10 @@ from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot import SlotSettings
-from hms_tune.service.stopping import GRACE_S, Stop, leave_signals_to_the_worker
+from hms_tune.service.stopping import GRACE_S, Stop
 from hms_tune.tracking.observer import Observer, TrialInfo
 from hms_tune.training.events import Event
 from hms_tune.training.rank_group import RankPlace

@@ -6,22 +6,12 @@ step itself is cut: the trial continues elsewhere from the epoch before, whose c
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-"""USR1 is what SLURM sends before the end, HUP a terminal that is closed."""
-
 GRACE_S = 8.0
 """How long a step may go on after a request to stop."""
-
-
-def leave_signals_to_the_worker() -> None:
-    """Ignore what asks to stop: it reaches the whole process group, and the worker answers for all of it."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class StepCut(BaseException):

@@ -25,15 +25,16 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import RankLostError
+from hms_tune.machine.cores import cpu_threads
+from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.service.addresses import parse_address
 from hms_tune.service.companions import Companions
-from hms_tune.service.devices import SlotDevices, cpu_threads, device_names, gpu_share, slot_groups
+from hms_tune.service.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.service.object_store import open_store
 from hms_tune.service.presence import ImageCount, Presence, announce
 from hms_tune.service.publisher import PublisherPlan, publishing
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.slot_process import SlotPlan
-from hms_tune.service.stopping import STOP_SIGNALS
 from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
 from hms_tune.service.supervisor import Supervisor

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hms_tune.data.layout import Competition
-from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.parallel import unordered
 from hms_tune.data.schema import (
     CLASSES,
     EEG_COLUMNS,
@@ -29,6 +29,7 @@ from hms_tune.data.synthetic.outline import Extent, Plan, Stretch
 from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.stretch import recording_samples, render, spectrogram_frames
 from hms_tune.errors import DataError, UsageError
+from hms_tune.machine.cores import available_cores
 
 ORACLE = "oracle.parquet"
 """Beside the tables: the true class probabilities of every window. Training never reads it."""

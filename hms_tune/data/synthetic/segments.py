@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from hms_tune.data.parallel import available_cores, unordered
+from hms_tune.data.parallel import unordered
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, WINDOW_SECONDS
 from hms_tune.data.synthetic.episodes import episode_around
 from hms_tune.data.synthetic.outline import SEGMENT, Episode, Stretch, Surroundings, stream
 from hms_tune.data.synthetic.raters import CAMPAIGNS, N_CLASSES, Campaign, RaterPool
 from hms_tune.data.synthetic.stretch import render
+from hms_tune.machine.cores import available_cores
 
 
 @dataclass(frozen=True, slots=True)
