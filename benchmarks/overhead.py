@@ -110,9 +110,9 @@ class Bench:
         from hms_tune.data.prepare import prepare
         from hms_tune.data.synthetic import synthesize
         from hms_tune.machine.cores import cpu_threads
+        from hms_tune.machine.device import resolve_device
         from hms_tune.service.embedded import start_embedded
         from hms_tune.service.storage import open_storage
-        from hms_tune.training.device import resolve_device
         from hms_tune.training.workspace import Workspace
 
         device = resolve_device(asked.device)
@@ -161,9 +161,9 @@ class Bench:
 
     def _on(self, study_file: Any, *, dense: bool) -> Callable[[], Told]:
         from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
+        from hms_tune.machine.processes import this_process
         from hms_tune.service.artifacts import Artifacts
         from hms_tune.service.leases import LEASE_S, Holder
-        from hms_tune.service.machine import this_process
         from hms_tune.service.recording import Place, TrialRecorder
         from hms_tune.service.slot import Slot, SlotSettings
         from hms_tune.service.study import join_search

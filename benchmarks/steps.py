@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
 from hms_tune.config.trial import Precision, TrialConfig
+from hms_tune.machine.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.models.layers import layer_groups
 from hms_tune.models.network import build_network
-from hms_tune.training.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.training.learner import Learners
 
 

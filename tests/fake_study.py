@@ -11,9 +11,9 @@ from stories import EPOCHS, FOLDS, a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import DataError
+from hms_tune.machine.processes import this_process
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.leases import Holder
-from hms_tune.service.machine import this_process
 from hms_tune.service.recording import Place, TrialRecorder
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.slot_process import run_url

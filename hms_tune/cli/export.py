@@ -48,10 +48,10 @@ def export_best(
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card."""
     from hms_tune.data.prepare import prepare
     from hms_tune.export.export import check_vacant
+    from hms_tune.machine.device import resolve_device
     from hms_tune.service.exporting import best_trial, export_watched
     from hms_tune.service.trackers import trackers
     from hms_tune.tracking.console import ConsoleObserver
-    from hms_tune.training.device import resolve_device
 
     if not STUDY_NAME.fullmatch(study):
         raise UsageError(

@@ -29,9 +29,9 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.signals import eeg_windows, spectrogram_windows
+from hms_tune.machine.device import resolve_device
 from hms_tune.models.network import build_network
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.device import resolve_device
 from hms_tune.training.inference import predict_probabilities
 
 Weights = Literal["folds", "full"]

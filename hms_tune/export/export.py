@@ -24,8 +24,8 @@ from hms_tune.export.bundle import load_network, seal_bundle
 from hms_tune.export.card import model_card
 from hms_tune.export.onnx import OnnxCheck, export_onnx
 from hms_tune.export.scores import METRICS, Scores, scores_of
+from hms_tune.machine.device import resolve_device
 from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.device import resolve_device
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
 from hms_tune.training.inference import predict_probabilities
 from hms_tune.training.refit import Refit, refit_epochs

@@ -14,11 +14,11 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store import Store
 from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
+from hms_tune.machine.device import resolve_device
 from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
 from hms_tune.tracking.observer import KeepsBundles, Observer, TrialInfo
-from hms_tune.training.device import resolve_device
 from hms_tune.training.events import Event
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from hms_tune.config.study_sections import Happening
+from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.service import figures
 from hms_tune.service.budget import trials_claimed
 from hms_tune.service.figures import Budget
-from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.notices import Notice, last_message
 from hms_tune.service.tables import leases, lineages
 from hms_tune.tracking.notify import compose

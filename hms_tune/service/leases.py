@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.errors import LeaseLostError
-from hms_tune.service.machine import ProcessIdentity
+from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.service.outages import passes
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, seconds_from_now, studies, workers

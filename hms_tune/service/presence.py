@@ -12,10 +12,10 @@ from sqlalchemy import Connection, delete, func, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from hms_tune.service.machine import this_process
+from hms_tune.machine.processes import this_process
+from hms_tune.machine.usage import UsageMeter
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import now, worker_minutes, workers
-from hms_tune.service.usage import UsageMeter
 from hms_tune.tracking.observer import TrialInfo
 from hms_tune.training.events import EpochEnded, Event
 

@@ -181,7 +181,7 @@ def _serve(plan: ProbePlan, pipe: Connection) -> None:
     import torch
 
     from hms_tune.data.prepare import prepare
-    from hms_tune.training.device import resolve_device
+    from hms_tune.machine.device import resolve_device
     from hms_tune.training.events import EpochEnded
 
     device = resolve_device(plan.device)

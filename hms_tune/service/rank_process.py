@@ -57,8 +57,8 @@ def _follow(plan: SlotPlan, place: RankPlace, device_name: str) -> None:
     import torch
 
     from hms_tune.data.prepare import prepare
+    from hms_tune.machine.device import resolve_device
     from hms_tune.training.cross_validation import CrossValidation
-    from hms_tune.training.device import resolve_device
     from hms_tune.training.rank_group import join
     from hms_tune.training.rank_trials import TrialRequest, follow_trials
     from hms_tune.training.workspace import Workspace

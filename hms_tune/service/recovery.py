@@ -20,6 +20,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, or_, select, text
 
+from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.search.turns import CONTINUES_ATTRIBUTE
 from hms_tune.service.asking import bind, unbound
 from hms_tune.service.attempts import (
@@ -31,7 +32,6 @@ from hms_tune.service.attempts import (
     settle,
 )
 from hms_tune.service.leases import Lease
-from hms_tune.service.machine import ProcessIdentity
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import SCHEMA, leases, lineages, now
 

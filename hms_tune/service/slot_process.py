@@ -110,17 +110,17 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from optuna.exceptions import ExperimentalWarning
 
     from hms_tune.data.prepare import prepare
+    from hms_tune.machine.device import resolve_device
+    from hms_tune.machine.processes import this_process
     from hms_tune.search.memory_check import check_memory
     from hms_tune.service.artifacts import Artifacts
     from hms_tune.service.leases import Holder
-    from hms_tune.service.machine import this_process
     from hms_tune.service.recording import Place, TrialRecorder
     from hms_tune.service.slot import Slot
     from hms_tune.service.storage import open_patiently
     from hms_tune.service.study import join_search
     from hms_tune.service.trackers import best_of_study, trackers
     from hms_tune.training.cross_validation import CrossValidation
-    from hms_tune.training.device import resolve_device
     from hms_tune.training.probe import Calibration
     from hms_tune.training.rank_group import join
     from hms_tune.training.rank_trials import dismiss, lead_trial

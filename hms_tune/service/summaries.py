@@ -11,9 +11,9 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Row
 
+from hms_tune.machine.usage import Usage
 from hms_tune.search.feasibility import is_declined
 from hms_tune.service.leases import DesiredState
-from hms_tune.service.usage import Usage
 
 STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")
 _NAMES = {

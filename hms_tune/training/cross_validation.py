@@ -18,13 +18,13 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.store import Store
 from hms_tune.errors import CheckpointError, NonFiniteLossError
+from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (
     CheckpointClock,
     checkpoint_path,
     read_newest_checkpoint,
     write_checkpoint,
 )
-from hms_tune.training.device import resolve_device
 from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
     CheckpointFailed,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.machine.device import autocast
 from hms_tune.models.network import Network
 from hms_tune.models.prefix import FrozenPrefix, cut
 from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.device import autocast
 from hms_tune.training.footprint import count_shapes, shape_of
 from hms_tune.training.images import RowImages
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hms_tune.config.trial import TrainingConfig
+from hms_tune.machine.device import autocast
 from hms_tune.models.losses import probabilities
-from hms_tune.training.device import autocast
 
 
 @torch.no_grad()

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
+from hms_tune.machine.device import autocast, prepare_device
 from hms_tune.models.losses import make_loss
 from hms_tune.models.network import Network
 from hms_tune.models.prefix import FrozenPrefix, TrainedRest, cut
 from hms_tune.training.acceleration import Accelerator, Batch
 from hms_tune.training.average import MovingAverage
-from hms_tune.training.device import autocast, prepare_device
 from hms_tune.training.features import FeatureCache
 from hms_tune.training.networks import Networks, architecture_key, put_weights
 from hms_tune.training.optimizers import Updater

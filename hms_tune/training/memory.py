@@ -15,8 +15,8 @@ import torch
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.gather import AHEAD, Kind
 from hms_tune.errors import MemoryPlanError
+from hms_tune.machine.device import computes_in_bfloat16
 from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.device import computes_in_bfloat16
 from hms_tune.training.features import feature_bytes
 from hms_tune.training.footprint import (
     EEG_SHAPE,

@@ -19,10 +19,10 @@ from hms_tune.data.labels import HIGH_VOTES, Labels, make_labels
 from hms_tune.data.store import Store
 from hms_tune.data.windows import WindowSource, resident_bytes
 from hms_tune.errors import DataError
+from hms_tune.machine.device import make_current
+from hms_tune.machine.memory import MemoryReader, read_memory
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.device import make_current
-from hms_tune.training.free_memory import MemoryReader, read_memory
 from hms_tune.training.image_cache import CachedImages, ImageCache
 from hms_tune.training.images import RowImages, make_images
 from hms_tune.training.learner import Learners

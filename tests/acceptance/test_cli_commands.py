@@ -18,11 +18,11 @@ import pytest
 
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
+from hms_tune.machine.processes import this_process
 from hms_tune.service.asking import ask
 from hms_tune.service.attempts import Result, tell
 from hms_tune.service.budget import claim
 from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.machine import this_process
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.storage import Storage
 from hms_tune.service.study import open_search

@@ -27,10 +27,10 @@ from history import Fact
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.machine.processes import this_process
 from hms_tune.service import recovery
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.leases import Holder
-from hms_tune.service.machine import this_process
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import open_patiently
 from hms_tune.service.study import join_search, open_search

@@ -29,12 +29,12 @@ from tiny import study_file, tiny_train, undisturbed
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import StorageAwayError
+from hms_tune.machine.processes import this_process
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.asking import ask
 from hms_tune.service.attempts import Result, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.machine import this_process
 from hms_tune.service.outages import Patience, through_outages
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.stopping import Stop

@@ -21,9 +21,9 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.prepare import prepare
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
+from hms_tune.machine.processes import this_process
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.leases import Holder
-from hms_tune.service.machine import this_process
 from hms_tune.service.recording import Place, TrialRecorder
 from hms_tune.service.records import trial_record
 from hms_tune.service.slot import Slot, SlotSettings

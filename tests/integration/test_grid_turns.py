@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import func, text, update
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.search.space import grid
 from hms_tune.search.turns import TURN
 from hms_tune.service.asking import ask
 from hms_tune.service.attempts import LEASE_ATTRIBUTE, Attempt, Result, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.recovery import recover
 from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage

@@ -40,13 +40,13 @@ from hms_tune.data.archive import Limits, unpack
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, CheckpointError, ConfigError, HmsTuneError, PretrainedError
 from hms_tune.export.bundle import load_bundle
+from hms_tune.machine.processes import this_process
 from hms_tune.models.pretrained import load_weights
 from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.budget import Budget, register_study
 from hms_tune.service.control import drain, set_state
 from hms_tune.service.leases import Holder
-from hms_tune.service.machine import this_process
 from hms_tune.service.running import Search
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import Storage

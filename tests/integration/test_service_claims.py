@@ -13,12 +13,12 @@ from optuna.trial import TrialState
 from sqlalchemy import func, select, text, update
 
 from hms_tune.errors import LeaseLostError, UnknownStudyError
+from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.service import recovery
 from hms_tune.service.asking import ask, bind
 from hms_tune.service.attempts import Attempt, Result, release, tell
 from hms_tune.service.budget import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.service.leases import Holder, Lease, LeaseKeeper
-from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.recovery import MOST_LOSSES, recover
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.studies import status

@@ -17,6 +17,7 @@ from stories import a_fold_start, an_ending
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
+from hms_tune.machine.processes import this_process
 from hms_tune.service import tables
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.asking import ask
@@ -25,7 +26,6 @@ from hms_tune.service.budget import Budget, Refusal, claim, gpu_hours_used, regi
 from hms_tune.service.control import drain, set_state, stop_trial
 from hms_tune.service.enqueueing import enqueue
 from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.machine import this_process
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.recovery import recover
 from hms_tune.service.slot import Slot, SlotSettings

@@ -20,11 +20,11 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
+from hms_tune.machine.processes import this_process
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.control import set_state
 from hms_tune.service.enqueueing import enqueue
 from hms_tune.service.leases import Holder
-from hms_tune.service.machine import this_process
 from hms_tune.service.records import trial_record
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.stopping import Stop

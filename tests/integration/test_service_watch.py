@@ -14,10 +14,10 @@ from receiver import SECRET, Receiver, receiver
 from sqlalchemy import select, update
 
 from hms_tune.config.study_sections import HAPPENINGS
+from hms_tune.machine.processes import this_process
 from hms_tune.service.attempts import Result, settle
 from hms_tune.service.budget import claim
 from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.machine import this_process
 from hms_tune.service.notices import Notice, take, write
 from hms_tune.service.presence import Presence, announce
 from hms_tune.service.storage import Storage, open_storage

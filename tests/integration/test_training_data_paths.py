@@ -14,8 +14,8 @@ from hms_tune.data.gather import StreamedGather
 from hms_tune.data.prepare import prepare
 from hms_tune.data.store import Store
 from hms_tune.errors import MemoryPlanError
+from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.free_memory import DeviceMemory
 from hms_tune.training.image_cache import CachedImages, ImageCache
 from hms_tune.training.loading import TrialRows, indexed, loader
 from hms_tune.training.randomness import counter_generator

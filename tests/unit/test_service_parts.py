@@ -17,12 +17,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from hms_tune.errors import DataError, StorageError, UsageError
 from hms_tune.machine.cores import cpu_threads, usable_cores
+from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.service.attempts import Result
 from hms_tune.service.dashboard import check_exposure
 from hms_tune.service.devices import gpu_share, slot_devices
 from hms_tune.service.doctor import database_check
 from hms_tune.service.gatekeeper import is_loopback
-from hms_tune.service.machine import ProcessIdentity, this_process
 from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.outages import Patience, as_storage_error, passes, through_outages
 from hms_tune.service.stopping import StepCut, Stop

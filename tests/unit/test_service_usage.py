@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hms_tune.service.nvml import GpuUsage, Nvml, physical_gpu
-from hms_tune.service.usage import Usage, UsageMeter
+from hms_tune.machine.gpu import GpuUsage, Nvml, physical_gpu
+from hms_tune.machine.usage import Usage, UsageMeter
 
 BUSY = """
 import time
