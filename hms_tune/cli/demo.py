@@ -20,8 +20,8 @@ from rich.table import Table
 
 from hms_tune.cli.progress import progress_bar
 from hms_tune.cli.worker import log_to
-from hms_tune.config.located import Source, parse_yaml
 from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hms_tune.config.located import Located
 from hms_tune.config.ranges import Label
+from hms_tune.config.yaml_lines import Located
 
 LABEL_KEYS = ("name", "kind", "backbone")
 """The first of these keys that a branch holds is its label."""

@@ -16,14 +16,14 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hms_tune.config import ranges
-from hms_tune.config.completeness import check_complete
-from hms_tune.config.located import Located, Source, nearest, parse_yaml
+from hms_tune.config.range_corners import check_complete
+from hms_tune.config.range_reader import ConfigReader
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
-from hms_tune.config.reading import ConfigReader
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
-from hms_tune.config.webhooks import check_webhook, hidden
+from hms_tune.config.webhook import check_webhook, hidden
+from hms_tune.config.yaml_lines import Located, Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hms_tune.config.completeness import corners
+from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from pydantic import BaseModel
 
-from hms_tune.config.completeness import corners
 from hms_tune.config.input import InputConfig
+from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig

@@ -15,7 +15,6 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from hms_tune.config.located import Source, nearest, parse_yaml
 from hms_tune.config.ranges import (
     Choices,
     FloatRange,
@@ -33,6 +32,7 @@ from hms_tune.config.ranges import (
     stepped_values,
 )
 from hms_tune.config.trial import TrialConfig
+from hms_tune.config.yaml_lines import Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError
 
 LARGEST_GRID = 100_000

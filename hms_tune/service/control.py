@@ -12,7 +12,7 @@ from typing import Literal
 import optuna
 from sqlalchemy import case, delete, select, update
 
-from hms_tune.config.located import nearest
+from hms_tune.config.yaml_lines import nearest
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.service.attempts import STOPPED_BY_A_PERSON, ended
 from hms_tune.service.leases import DesiredState

@@ -14,7 +14,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from hms_tune.config.study_sections import NotifyConfig
-from hms_tune.config.webhooks import hidden, webhook_of
+from hms_tune.config.webhook import hidden, webhook_of
 from hms_tune.errors import NotificationError
 
 Message = Mapping[str, Any]

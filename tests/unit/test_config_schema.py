@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from hms_tune.config.located import Source, parse_yaml
-from hms_tune.config.schema import schema_text, study_schema
+from hms_tune.config.json_schema import schema_text, study_schema
 from hms_tune.config.study_file import StudyFile
+from hms_tune.config.yaml_lines import Source, parse_yaml
 
 STUDIES = Path(__file__).parents[2] / "studies"
 FILES = sorted(STUDIES.glob("*.yaml"))
@@ -24,7 +24,9 @@ def plain(path: Path) -> Any:
 
 def test_the_committed_schema_is_current() -> None:
     committed = (STUDIES / "study.schema.json").read_text(encoding="utf-8")
-    assert committed == schema_text(), "run: python -m hms_tune.config.schema > studies/study.schema.json"
+    assert committed == schema_text(), (
+        "run: python -m hms_tune.config.json_schema > studies/study.schema.json"
+    )
     Draft202012Validator.check_schema(json.loads(committed))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hms_tune.config.located import Source, parse_yaml
 from hms_tune.config.ranges import (
     Choices,
     FloatRange,
@@ -20,6 +19,7 @@ from hms_tune.config.ranges import (
 )
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile, available_studies, load_study_file
+from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 
 TEXT = """\

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from hms_tune.config.branch_labels import branch_labels
-from hms_tune.config.located import Located, Source, nearest
 from hms_tune.config.ranges import (
     Branch,
     Choices,
@@ -29,6 +28,7 @@ from hms_tune.config.ranges import (
     join,
     stepped_values,
 )
+from hms_tune.config.yaml_lines import Located, Source, nearest
 
 RANGE_KEYS = ["low", "high", "log", "step"]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hms_tune.config.located import Source
 from hms_tune.config.ranges import (
     Choices,
     Group,
@@ -26,6 +25,7 @@ from hms_tune.config.ranges import (
     parameters,
     resolve,
 )
+from hms_tune.config.yaml_lines import Source
 
 MOST_COMBINATIONS = 1024
 """A section with more combinations of ends and branches is sampled instead."""

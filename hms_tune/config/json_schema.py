@@ -1,6 +1,6 @@
 """The JSON schema of study files, for editors.
 
-``python -m hms_tune.config.schema > studies/study.schema.json`` writes it.
+``python -m hms_tune.config.json_schema > studies/study.schema.json`` writes it.
 """
 
 from __future__ import annotations
