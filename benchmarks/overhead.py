@@ -107,7 +107,7 @@ class Bench:
         import torch
 
         from hms_tune.config.study_file import StudyFile
-        from hms_tune.data.prepare import prepare
+        from hms_tune.data.store.prepare import prepare
         from hms_tune.data.synthetic import synthesize
         from hms_tune.machine.cores import cpu_threads
         from hms_tune.machine.device import resolve_device

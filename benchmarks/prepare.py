@@ -9,7 +9,7 @@ turns, in processes of their own, from the first file to the last:
 * decoding every file with ``pyarrow.parquet.read_table`` in as many processes as there are jobs;
 * the same with ``ParquetFile.read``, which spares a file of 400 columns a third of the usual call's time;
 * that, each process then writing two bytes for every value into a file: the least a store must write;
-* ``hms_tune.data.prepare.prepare``, with as many jobs.
+* ``hms_tune.data.store.prepare.prepare``, with as many jobs.
 
 All count the start of their workers, none the start of what starts these; the decoding arms are
 ``benchmarks/plain_decoding.py``. Reports the median of each, their ratio, and the largest
@@ -92,7 +92,7 @@ def _write_part(root: Path, eegs: np.ndarray, seconds: np.ndarray, frames: list[
 
 def prepare_all(root: Path, jobs: int) -> float:
     """Seconds to prepare the folder anew."""
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
 
     began = time.perf_counter()
     prepare(root, store=root.with_name("store"), jobs=jobs)

@@ -38,7 +38,7 @@ class NotebookArm:
 
         from hms_tune.config.study_file import StudyFile
         from hms_tune.config.trial import TrialConfig
-        from hms_tune.data.prepare import prepare
+        from hms_tune.data.store.prepare import prepare
         from hms_tune.search.space import config_of
         from hms_tune.training.workspace import Workspace
 
@@ -111,7 +111,7 @@ class OurArm:
         import torch
 
         from hms_tune.config.acceleration import AccelerationSettings
-        from hms_tune.data.prepare import prepare
+        from hms_tune.data.store.prepare import prepare
         from hms_tune.machine.cores import cpu_threads
         from hms_tune.machine.device import resolve_device
         from hms_tune.service.embedded import start_embedded

@@ -215,7 +215,7 @@ def main() -> None:
     size = replace(FULL if arguments.full else CPU, **asked)
     options = ["--full"] * arguments.full + [f"--{key} {value}" for key, value in asked.items()]
 
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.data.synthetic import synthesize
 
     with tempfile.TemporaryDirectory(prefix="hms-tune-trials-") as folder:

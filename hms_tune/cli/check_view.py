@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.data.check import Report
-from hms_tune.data.defects import Defect
+from hms_tune.data.check.folder import Report
+from hms_tune.data.check.summary import Labelling, Summary
+from hms_tune.data.files.defects import Defect
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES, Split
-from hms_tune.data.summary import Labelling, Summary
 
 MOST_OF_A_KIND = 20
 """So many defects of one kind are written out; ``--json`` has all of them."""

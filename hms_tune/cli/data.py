@@ -15,8 +15,8 @@ from hms_tune.cli.check_view import report_view
 from hms_tune.cli.download import download
 from hms_tune.cli.progress import progress_bar
 from hms_tune.cli.seeing import folds, report, show
-from hms_tune.data.check import check_folder
-from hms_tune.data.prepare import prepare as prepare_store
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.store.prepare import prepare as prepare_store
 
 app = typer.Typer(
     no_args_is_help=True, help="Download, check, prepare and look at a competition folder; or make one up."

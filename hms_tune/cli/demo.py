@@ -109,7 +109,7 @@ def demo(
 
 
 def _synthesize(plan: Demo, console: Console) -> None:
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.data.synthetic import synthesize
 
     with _step(console, f"A synthetic competition of {plan.patients} patients"):
@@ -159,7 +159,7 @@ def _refuse_unfinished(plan: Demo) -> None:
 
 
 def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, Scores]:
-    from hms_tune.data.store import Store
+    from hms_tune.data.store.store import Store
     from hms_tune.export.scores import read_scores
     from hms_tune.service.exporting import best_trial, export_watched
     from hms_tune.service.storage import open_storage, resolve_address

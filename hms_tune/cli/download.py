@@ -18,8 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hms_tune.data.download import Watch
-from hms_tune.data.download import download as download_competition
+from hms_tune.data.download.competition import Watch
+from hms_tune.data.download.competition import download as download_competition
 from hms_tune.errors import DownloadError
 
 

@@ -46,7 +46,7 @@ def export_best(
     as_json: JsonOption = False,
 ) -> None:
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card."""
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.export.export import check_vacant
     from hms_tune.machine.device import resolve_device
     from hms_tune.service.exporting import best_trial, export_watched

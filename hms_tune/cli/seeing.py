@@ -67,10 +67,10 @@ def folds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how alike the folds are: rows, patients, classes and votes of each."""
+    from hms_tune.data.files.competition import Competition
     from hms_tune.data.fold_report import fold_report
     from hms_tune.data.folds import assign_folds
     from hms_tune.data.labels import make_labels
-    from hms_tune.data.layout import Competition
 
     config = DataConfig() if study is None else _data_config(load_study_file(study))
     train = Competition.open(root, splits=("train",)).train_table()

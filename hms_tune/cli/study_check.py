@@ -57,7 +57,7 @@ def check(file: str, json: bool = False, *, data: Path | None = None, device: st
 
 
 def _plan(study_file: StudyFile, data: Path, device: str) -> MemoryPlan:
-    from hms_tune.data.store import Store
+    from hms_tune.data.store.store import Store
     from hms_tune.machine.device import resolve_device
     from hms_tune.search.data_check import check_data
     from hms_tune.search.memory_check import check_memory

@@ -18,7 +18,7 @@ from hms_tune import __version__
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, TrainingError, UsageError
 from hms_tune.export.bundle import load_network, seal_bundle
 from hms_tune.export.card import model_card

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hms_tune.data.files.competition import Competition
 from hms_tune.data.labels import Labels, make_labels
-from hms_tune.data.layout import Competition
-from hms_tune.data.prepare import prepare
 from hms_tune.data.schema import Split
-from hms_tune.data.store import Store, store_path, test_rows
-from hms_tune.data.windows import WindowSource
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store, store_path, test_rows
+from hms_tune.data.store.windows import WindowSource
 from hms_tune.errors import BundleError
 from hms_tune.export.bundle import Bundle, Weights, load_bundle
 from hms_tune.export.submission import check_writable, write_submission

@@ -1,6 +1,7 @@
 """Arrays that a caller hands in, checked and brought into the form that the store would deliver.
 
-Centring, floor and precision are those of :mod:`hms_tune.data.encoding`, so that a window predicts the same
+Centring, floor and precision are those of :mod:`hms_tune.data.files.encoding`, so that a window predicts the
+same
 whether it comes from memory or from a competition folder.
 """
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hms_tune.config.input import InputConfig
-from hms_tune.data.encoding import encode_eeg, encode_power
+from hms_tune.data.files.encoding import encode_eeg, encode_power
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS, WINDOW_FRAMES, WINDOW_SAMPLES
 from hms_tune.errors import SignalError
 

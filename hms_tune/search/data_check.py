@@ -15,8 +15,8 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
 from hms_tune.data.labels import make_labels
-from hms_tune.data.store import Store
-from hms_tune.data.windows import WindowSource
+from hms_tune.data.store.store import Store
+from hms_tune.data.store.windows import WindowSource
 
 Section = TypeVar("Section", bound=BaseModel)
 

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hms_tune.data.check.summary import Labelling
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
-from hms_tune.data.summary import Labelling
 from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart
 
 _PATIENT_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 201)

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.decoding import check_footer, decode
-from hms_tune.data.defects import errors, refuse
-from hms_tune.data.layout import Competition
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.decoding import check_footer, decode
+from hms_tune.data.files.defects import errors, refuse
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import (
     CLASSES,
     FRAME_SECONDS,
@@ -22,7 +23,6 @@ from hms_tune.data.schema import (
     WINDOW_SECONDS,
     Split,
 )
-from hms_tune.data.signal_file import SignalFile
 from hms_tune.errors import DataError
 
 LABELLED_SECONDS = (20.0, 30.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hms_tune.data.defects import Defect
-from hms_tune.data.layout import Competition
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.defects import Defect
 from hms_tune.data.schema import CLASSES
 from hms_tune.seeing import charts
 from hms_tune.seeing.example import load_rows
@@ -39,7 +39,7 @@ def write_report(
     root : competition folder
     out : the page, one HTML file that needs nothing beside it
     quick : do not decode every signal
-    jobs, progress : as of :func:`hms_tune.data.check.check_folder`
+    jobs, progress : as of :func:`hms_tune.data.check.folder.check_folder`
 
     Raises
     ------

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.check import Report, check_folder
-from hms_tune.data.decoding import check_footer
-from hms_tune.data.defects import refuse
+from hms_tune.data.check.folder import Report, check_folder
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.decoding import check_footer
+from hms_tune.data.files.defects import refuse
+from hms_tune.data.files.signal_files import list_signal_files
 from hms_tune.data.labels import HIGH_VOTES
-from hms_tune.data.layout import Competition
 from hms_tune.data.schema import CLASSES, SFREQ, VOTE_COLUMNS, Split
-from hms_tune.data.signal_files import list_signal_files
 from hms_tune.seeing.kinds import kinds_of, leading_class
 
 SHOWN_KINDS = ("idealized", "proto", "edge")
@@ -77,7 +77,7 @@ def survey(
     ----------
     root : competition folder
     quick : do not decode every signal; the report then has no NaN shares and no odd channels
-    jobs, progress : as of :func:`hms_tune.data.check.check_folder`
+    jobs, progress : as of :func:`hms_tune.data.check.folder.check_folder`
 
     Raises
     ------

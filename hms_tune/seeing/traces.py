@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt, spectrogram
 from scipy.signal.windows import dpss
 
-from hms_tune.data.quality import FLAT_MICROVOLTS, MILLIVOLT_MICROVOLTS
+from hms_tune.data.check.quality import FLAT_MICROVOLTS, MILLIVOLT_MICROVOLTS
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, WINDOW_SAMPLES
 from hms_tune.seeing.example import Example
 from hms_tune.signals.montage import CHAINS

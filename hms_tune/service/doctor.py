@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import text
 
 from hms_tune.config.settings import Settings
-from hms_tune.data.layout import Competition
+from hms_tune.data.files.competition import Competition
 from hms_tune.errors import HmsTuneError
 from hms_tune.service.gatekeeper import is_loopback
 from hms_tune.service.storage import open_storage, resolve_address

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device

@@ -21,7 +21,7 @@ from typing import Any, Self
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
 from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.search.typical import largest_config, middle_config
@@ -180,7 +180,7 @@ def probe_main(plan: ProbePlan, pipe: Connection) -> None:
 def _serve(plan: ProbePlan, pipe: Connection) -> None:
     import torch
 
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.machine.device import resolve_device
     from hms_tune.training.events import EpochEnded
 

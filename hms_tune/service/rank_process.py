@@ -56,7 +56,7 @@ def _end_when_orphaned(pipe: Connection) -> None:
 def _follow(plan: SlotPlan, place: RankPlace, device_name: str) -> None:
     import torch
 
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.machine.device import resolve_device
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.rank_group import join

@@ -109,7 +109,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     import torch
     from optuna.exceptions import ExperimentalWarning
 
-    from hms_tune.data.prepare import prepare
+    from hms_tune.data.store.prepare import prepare
     from hms_tune.machine.device import resolve_device
     from hms_tune.machine.processes import this_process
     from hms_tune.search.memory_check import check_memory

@@ -22,8 +22,8 @@ import hms_tune
 from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
-from hms_tune.data.prepare import prepare
-from hms_tune.data.store import Store
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.errors import RankLostError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.stop_signals import STOP_SIGNALS

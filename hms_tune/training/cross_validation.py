@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, NonFiniteLossError
 from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hms_tune.data.gather import Kind
+from hms_tune.data.store.gather import Kind
 from hms_tune.training.image_cache import Form
 
 Placement = Literal["resident", "streamed", "mapped"]

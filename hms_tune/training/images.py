@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from hms_tune.data.gather import Kind
-from hms_tune.data.windows import Wanted, WindowSource
+from hms_tune.data.store.gather import Kind
+from hms_tune.data.store.windows import Wanted, WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.image_cache import CachedImages

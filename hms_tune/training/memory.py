@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.gather import AHEAD, Kind
+from hms_tune.data.store.gather import AHEAD, Kind
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.device import computes_in_bfloat16
 from hms_tune.signals.augmentation import Augmentation

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import CheckpointClock, read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointWritten, EpochEnded, Event, FoldStarted

@@ -16,8 +16,8 @@ from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import DataConfig, TrialConfig
 from hms_tune.data.folds import HELD_OUT, assign_folds
 from hms_tune.data.labels import HIGH_VOTES, Labels, make_labels
-from hms_tune.data.store import Store
-from hms_tune.data.windows import WindowSource, resident_bytes
+from hms_tune.data.store.store import Store
+from hms_tune.data.store.windows import WindowSource, resident_bytes
 from hms_tune.errors import DataError
 from hms_tune.machine.device import make_current
 from hms_tune.machine.memory import MemoryReader, read_memory

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
+from hms_tune.data.store.prepare import prepare
 from hms_tune.service.records import trial_record
 from hms_tune.service.storage import Storage
 from hms_tune.training.cross_validation import CrossValidation

@@ -14,8 +14,8 @@ import pytest
 import torch
 from fake_study import run_study
 
-from hms_tune.data.prepare import prepare
-from hms_tune.data.store import Store
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.service.embedded import start_embedded
 from hms_tune.service.publishing import publish_study
 from hms_tune.service.storage import Storage, open_storage

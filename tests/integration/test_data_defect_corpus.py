@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from hms_tune.config.study_file import load_study_file
-from hms_tune.data.check import check_folder
-from hms_tune.data.defects import WARNINGS, DefectKind, errors
-from hms_tune.data.prepare import prepare
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
+from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import DataError
 from hms_tune.service.worker import Worker, WorkerOptions
 from hms_tune.tracking.console import ConsoleObserver

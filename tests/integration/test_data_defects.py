@@ -11,10 +11,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from hms_tune.cli.data import app
-from hms_tune.data.check import check_folder
-from hms_tune.data.defects import WARNINGS, DefectKind
-from hms_tune.data.layout import Competition
-from hms_tune.data.prepare import prepare
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.defects import WARNINGS, DefectKind
+from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import DataError
 
 Change = Callable[[Path], None]

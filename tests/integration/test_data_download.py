@@ -21,10 +21,10 @@ pytest.importorskip("kagglesdk")
 from kagglesdk import kaggle_env
 
 from hms_tune.cli.data import app
-from hms_tune.data import archive as archive_module
-from hms_tune.data.check import check_folder
-from hms_tune.data.download import Watch, download
-from hms_tune.data.kaggle import Credentials
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.download import unzip as archive_module
+from hms_tune.data.download.competition import Watch, download
+from hms_tune.data.download.kaggle import Credentials
 from hms_tune.errors import DownloadError
 
 PIECE = 2**16
@@ -331,7 +331,7 @@ import sys
 from pathlib import Path
 from kagglesdk import kaggle_env
 kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.TEST] = sys.argv[1]
-from hms_tune.data.download import download
+from hms_tune.data.download.competition import download
 download(Path(sys.argv[2]))
 """
 
@@ -361,7 +361,7 @@ def test_a_whole_archive_is_unpacked_without_asking_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hms_tune.data.download.unpack", killed)
+        patch.setattr("hms_tune.data.download.competition.unpack", killed)
         with pytest.raises(KeyboardInterrupt):
             download(root, sleep=never)
     assert beside(root) == ["hms.partial"]

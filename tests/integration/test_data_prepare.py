@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hms_tune.data import scribe
-from hms_tune.data.encoding import ABSOLUTE_ERROR, RELATIVE_ERROR
-from hms_tune.data.journal import Source
+from hms_tune.data.files.encoding import ABSOLUTE_ERROR, RELATIVE_ERROR
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.labels import make_labels
-from hms_tune.data.prepare import bytes_needed, prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
-from hms_tune.data.signal_file import SignalFile
-from hms_tune.data.store import Manifest, Store, store_path, test_rows
+from hms_tune.data.store import decoder as scribe
+from hms_tune.data.store.journal import Source
+from hms_tune.data.store.prepare import bytes_needed, prepare
+from hms_tune.data.store.store import Manifest, Store, store_path, test_rows
 from hms_tune.errors import DataError, StoreError
 
 PREPARE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from hms_tune.data.prepare import prepare
+from hms_tune.data.store.prepare import prepare
 
 def progress(done, total):
     print(done, total, flush=True)
@@ -166,7 +166,7 @@ def test_a_slice_that_was_damaged_after_a_kill_is_decoded_again(root: Path, tmp_
 
 def test_three_callers_at_once_prepare_once(root: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from hms_tune.data.prepare import prepare\n"
+        "import sys; from pathlib import Path; from hms_tune.data.store.prepare import prepare\n"
         "input()\n"
         "prepare(Path(sys.argv[1]), store=Path(sys.argv[2]), jobs=1, progress=lambda d, t: print(d))\n"
     )
@@ -273,7 +273,7 @@ def test_the_room_a_store_takes_is_told_before_it_is_written(
         assert "the store takes 0.01 GiB, the disk has" in caplog.text
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hms_tune.data.prepare.write_signals", refuse)
+    monkeypatch.setattr("hms_tune.data.store.prepare.write_signals", refuse)
     with caplog.at_level("INFO", logger="hms_tune"), pytest.raises(StoreError):
         prepare(root, store=tmp_path / "store")
 

@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hms_tune.data.gather import MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.labels import Labels, make_labels
-from hms_tune.data.prepare import prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
-from hms_tune.data.store import Store, test_rows
-from hms_tune.data.windows import WindowSource
+from hms_tune.data.store.gather import MappedGather, ResidentGather, StreamedGather, upload
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store, test_rows
+from hms_tune.data.store.windows import WindowSource
 from hms_tune.errors import DataError
 
 DEVICES = [

@@ -19,7 +19,7 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
+from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
 from hms_tune.machine.processes import this_process
 from hms_tune.service.artifacts import Artifacts

@@ -11,7 +11,7 @@ import torch
 from optuna.trial import TrialState, create_trial
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.data.prepare import prepare
+from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.export.export import Exported
 from hms_tune.search.space import distributions

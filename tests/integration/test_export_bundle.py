@@ -16,9 +16,9 @@ import torch
 
 import hms_tune
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
-from hms_tune.data.store import Store
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, DataError, SignalError, UsageError
 from hms_tune.export.bundle import file_digest, load_bundle
 from hms_tune.export.export import Exported, Winner, export_best

@@ -36,7 +36,7 @@ from stories import an_ending
 
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.archive import Limits, unpack
+from hms_tune.data.download.unzip import Limits, unpack
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, CheckpointError, ConfigError, HmsTuneError, PretrainedError
 from hms_tune.export.bundle import load_bundle

@@ -14,8 +14,8 @@ import torch
 from moto.server import ThreadedMotoServer
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
-from hms_tune.data.store import Store
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.errors import ArtifactError, UsageError
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.object_store import DirectoryStore, ObjectStore, open_store

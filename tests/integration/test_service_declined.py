@@ -15,8 +15,8 @@ from stories import an_ending
 from hms_tune.cli.study_check import check
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
-from hms_tune.data.store import Store
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.machine.processes import this_process

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.prepare import prepare
+from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import TrainingError
 from hms_tune.service.calibration import Work, slots_that_pay
 from hms_tune.service.probing import DeviceProbes, ProbePlan

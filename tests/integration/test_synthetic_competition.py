@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from hms_tune.data.files.competition import Competition
 from hms_tune.data.labels import make_labels
-from hms_tune.data.layout import Competition
 from hms_tune.data.schema import CLASSES, EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.synthetic import ORACLE, synthesize
 from hms_tune.data.synthetic.spectrogram import chain_spectrogram

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.folds import HELD_OUT
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, DataError, NonFiniteLossError
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import (
@@ -161,7 +161,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.fold import FoldTraining
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.gather import StreamedGather
-from hms_tune.data.prepare import prepare
-from hms_tune.data.store import Store
+from hms_tune.data.store.gather import StreamedGather
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation

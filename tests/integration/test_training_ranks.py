@@ -25,7 +25,7 @@ from torch.distributed import TCPStore
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, DataError, RankLostError, TrainingError, UsageError
 from hms_tune.service.devices import slot_groups
 from hms_tune.service.storage import Storage

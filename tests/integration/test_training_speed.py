@@ -11,7 +11,7 @@ import torch
 
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store import Store
+from hms_tune.data.store.store import Store
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded

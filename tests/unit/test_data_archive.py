@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hms_tune.data.archive import ArchiveError, Limits, size, unpack
+from hms_tune.data.download.unzip import ArchiveError, Limits, size, unpack
 from hms_tune.errors import DownloadError
 
 Build = Callable[[zipfile.ZipFile], None]

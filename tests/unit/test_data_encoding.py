@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hms_tune.data.encoding import (
+from hms_tune.data.files.encoding import (
     ABSOLUTE_ERROR,
     FLOAT16_MAX,
     RELATIVE_ERROR,

@@ -4,8 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hms_tune.data.files.tables import read_table
 from hms_tune.data.schema import EEG_COLUMNS, FREQUENCIES, SPECTROGRAM_COLUMNS, TRAIN_COLUMNS, VOTE_COLUMNS
-from hms_tune.data.tables import read_table
 
 
 def table() -> pd.DataFrame:

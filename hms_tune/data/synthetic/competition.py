@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from hms_tune.data.layout import Competition
-from hms_tune.data.parallel import unordered
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.threads import unordered
 from hms_tune.data.schema import (
     CLASSES,
     EEG_COLUMNS,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from hms_tune.data.parallel import unordered
+from hms_tune.data.files.threads import unordered
 from hms_tune.data.schema import EEG_COLUMNS, SFREQ, WINDOW_SECONDS
 from hms_tune.data.synthetic.episodes import episode_around
 from hms_tune.data.synthetic.outline import SEGMENT, Episode, Stretch, Surroundings, stream

@@ -12,7 +12,7 @@
       manifest.json         versions, digests, counts, units
 
 NaN is kept in both arrays. float16 holds a centred sample within 2⁻¹¹ of its value (0.1 µV at 200 µV), and a
-log power within 0.004; see :mod:`hms_tune.data.encoding`.
+log power within 0.004; see :mod:`hms_tune.data.files.encoding`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import platformdirs
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hms_tune.data.encoding import FLOAT16_MAX, POWER_FLOOR
+from hms_tune.data.files.encoding import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.data.labels import Labels
 from hms_tune.data.schema import ARRAYS, EEG_COLUMNS, SFREQ, Kind
 from hms_tune.errors import StoreError

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import Kind, Split
-from hms_tune.data.signal_file import SignalFile
 
 Key = tuple[Kind, Split, int]
 

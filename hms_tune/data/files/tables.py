@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind, errors
+from hms_tune.data.files.defects import Defect, DefectKind, errors
 from hms_tune.data.schema import CLASSES, TABLE_COLUMNS, VOTE_COLUMNS, Column, Split
 
 _KEYS: dict[Split, tuple[tuple[str, ...], ...]] = {

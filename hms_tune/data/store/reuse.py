@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hms_tune.data.journal import Key, Source, Written
 from hms_tune.data.schema import EEG_COLUMNS, Kind
-from hms_tune.data.store import Store
+from hms_tune.data.store.journal import Key, Source, Written
+from hms_tune.data.store.store import Store
 
 _CENTRES = [f"centre_{channel}" for channel in EEG_COLUMNS]
 
@@ -41,7 +41,7 @@ class Shelf:
 
 
 def index_of(kind: Kind, written: Sequence[Written]) -> pd.DataFrame:
-    """The index of one array, a row for each file; see :class:`hms_tune.data.store.Store`."""
+    """The index of one array, a row for each file; see :class:`hms_tune.data.store.store.Store`."""
     entries = [entry for entry in written if entry.kind == kind]
 
     def whole(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

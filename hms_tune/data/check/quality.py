@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.files.defects import Defect, DefectKind
+from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.silence import SCALP_CHANNELS, windows_of_nan
 from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, TIME_COLUMN
-from hms_tune.data.signal_file import SignalFile
-from hms_tune.data.silence import SCALP_CHANNELS, windows_of_nan
 
 NAN_SHARE = 0.5
 """A channel with at least this share of NaN is named."""
@@ -34,7 +34,7 @@ def quality_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defec
     Parameters
     ----------
     file : the file
-    values : float32 (n_columns, n_rows) of :func:`hms_tune.data.signal_files.decode`
+    values : float32 (n_columns, n_rows) of :func:`hms_tune.data.files.signal_files.decode`
     """
     if file.kind == "eeg":
         # in training it is an error, which reading the file has told

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind, errors
-from hms_tune.data.encoding import Channels, Signal, encode_eeg, encode_power, second_means
-from hms_tune.data.footers import RESTORE, footer_defects, is_usual
-from hms_tune.data.signal_file import SignalFile
-from hms_tune.data.silence import windows_of_nan
+from hms_tune.data.files.defects import Defect, DefectKind, errors
+from hms_tune.data.files.encoding import Channels, Signal, encode_eeg, encode_power, second_means
+from hms_tune.data.files.footers import RESTORE, footer_defects, is_usual
+from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.silence import windows_of_nan
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
@@ -35,7 +35,7 @@ def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
 def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
     """A file in the form of the store, with every defect of its footer and of its content.
 
-    The file is opened once; see :mod:`hms_tune.data.encoding` for the form.
+    The file is opened once; see :mod:`hms_tune.data.files.encoding` for the form.
     """
     try:
         with _opened(file) as parquet:

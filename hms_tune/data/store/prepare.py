@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hms_tune.data.decoding import check_footer
-from hms_tune.data.defects import refuse
-from hms_tune.data.journal import Source, Written
-from hms_tune.data.layout import Competition
-from hms_tune.data.locking import exclusive
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.decoding import check_footer
+from hms_tune.data.files.defects import refuse
+from hms_tune.data.files.lock import exclusive
+from hms_tune.data.files.signal_files import list_signal_files, missing_files
 from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
-from hms_tune.data.shelf import Shelf, index_of
-from hms_tune.data.signal_files import list_signal_files, missing_files
-from hms_tune.data.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
-from hms_tune.data.writing import JOURNAL, Progress, write_signals
+from hms_tune.data.store.journal import Source, Written
+from hms_tune.data.store.reuse import Shelf, index_of
+from hms_tune.data.store.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
+from hms_tune.data.store.write import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
 from hms_tune.machine.cores import available_cores
 
@@ -60,7 +60,7 @@ def prepare(
     Parameters
     ----------
     root : the competition folder; either split may be absent, and so may whole spectrogram folders
-    store : where to put it; see :func:`hms_tune.data.store.store_path` for the default
+    store : where to put it; see :func:`hms_tune.data.store.store.store_path` for the default
     jobs : files decoded at once; one for each core when None
     progress : told how many of how many files are done, in the calling thread
 

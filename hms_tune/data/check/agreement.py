@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.files.defects import Defect, DefectKind
+from hms_tune.data.files.tables import read_csv
 from hms_tune.data.schema import VOTE_COLUMNS
-from hms_tune.data.tables import read_csv
 
 SUBMISSION_COLUMNS = ("eeg_id", *VOTE_COLUMNS)
 """``sample_submission.csv``, in file order."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hms_tune.data.files.scratch import scratch
 from hms_tune.data.schema import SFREQ
-from hms_tune.data.scratch import scratch
 
 POWER_FLOOR = 1e-6
 """Spectrogram power below this, µV²/Hz, is stored as this; recipes clip at e⁻⁴ or above."""

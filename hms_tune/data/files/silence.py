@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.files.defects import Defect, DefectKind
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import EEG_COLUMNS, FRAME_SECONDS, WINDOW_FRAMES, WINDOW_SAMPLES, window_start
-from hms_tune.data.signal_file import SignalFile
 
 SCALP_CHANNELS = len(EEG_COLUMNS) - 1
 """All channels but the last, the electrocardiogram, which is at the level of millivolts by nature."""

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hms_tune.data.archive import ArchiveError, refuse_full_disk, size, unpack
-from hms_tune.data.kaggle import find_credentials, open_archive
-from hms_tune.data.layout import Competition
-from hms_tune.data.locking import exclusive
-from hms_tune.data.transfer import fetch, is_whole
+from hms_tune.data.download.http import fetch, is_whole
+from hms_tune.data.download.kaggle import find_credentials, open_archive
+from hms_tune.data.download.unzip import ArchiveError, refuse_full_disk, size, unpack
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.lock import exclusive
 from hms_tune.errors import DownloadError
 
 Progress = Callable[[int, int], None]

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hms_tune.data.decoding import read_signal
-from hms_tune.data.defects import refuse
-from hms_tune.data.encoding import Signal
-from hms_tune.data.footers import length_defects
-from hms_tune.data.journal import Source, Written
+from hms_tune.data.files.decoding import read_signal
+from hms_tune.data.files.defects import refuse
+from hms_tune.data.files.encoding import Signal
+from hms_tune.data.files.footers import length_defects
 from hms_tune.data.schema import ARRAYS, Kind
+from hms_tune.data.store.journal import Source, Written
 from hms_tune.errors import DataError
 
 if TYPE_CHECKING:  # its tables would cost each process as long as all else together
-    from hms_tune.data.shelf import Shelf
+    from hms_tune.data.store.reuse import Shelf
 
 
 @dataclass(frozen=True, slots=True)

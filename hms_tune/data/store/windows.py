@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hms_tune.data.gather import Gather, Kind, MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.labels import Labels
 from hms_tune.data.schema import FRAME_SECONDS, SFREQ, WINDOW_FRAMES, WINDOW_SAMPLES
-from hms_tune.data.store import Store
+from hms_tune.data.store.gather import Gather, Kind, MappedGather, ResidentGather, StreamedGather, upload
+from hms_tune.data.store.store import Store
 from hms_tune.errors import DataError
 
 RESIDENT_SHARE = 0.6

@@ -7,11 +7,11 @@ import os
 import numpy as np
 import pandas as pd
 
-from hms_tune.data.defects import Defect, DefectKind
-from hms_tune.data.footers import RESTORE
-from hms_tune.data.layout import Competition
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.defects import Defect, DefectKind
+from hms_tune.data.files.footers import RESTORE
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import KINDS, Kind, Split
-from hms_tune.data.signal_file import SignalFile
 
 
 def list_signal_files(competition: Competition, split: Split, table: pd.DataFrame) -> list[SignalFile]:

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.agreement import split_defects, submission_defects
-from hms_tune.data.decoding import check_footer, decode
-from hms_tune.data.defects import Defect, DefectKind, errors
-from hms_tune.data.layout import Competition, structure_defects
-from hms_tune.data.parallel import unordered
-from hms_tune.data.quality import nan_counts, quality_defects
+from hms_tune.data.check.agreement import split_defects, submission_defects
+from hms_tune.data.check.quality import nan_counts, quality_defects
+from hms_tune.data.check.summary import Summary, summarize
+from hms_tune.data.files.competition import Competition, structure_defects
+from hms_tune.data.files.decoding import check_footer, decode
+from hms_tune.data.files.defects import Defect, DefectKind, errors
+from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.signal_files import list_signal_files, missing_files, unexpected_files
+from hms_tune.data.files.tables import read_table
+from hms_tune.data.files.threads import unordered
 from hms_tune.data.schema import SPLITS, Split
-from hms_tune.data.signal_file import SignalFile
-from hms_tune.data.signal_files import list_signal_files, missing_files, unexpected_files
-from hms_tune.data.summary import Summary, summarize
-from hms_tune.data.tables import read_table
 from hms_tune.machine.cores import available_cores
 
 Progress = Callable[[int, int], None]

@@ -14,12 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from hms_tune.data.defects import errors
-from hms_tune.data.footers import length_defects
-from hms_tune.data.journal import Source, Written, append, read_journal
+from hms_tune.data.files.defects import errors
+from hms_tune.data.files.footers import length_defects
 from hms_tune.data.schema import ARRAYS, Kind
-from hms_tune.data.scribe import Order, Scribe, ScribeProcess, Writer, open_array, read_slice, row_bytes
-from hms_tune.data.shelf import Shelf
+from hms_tune.data.store.decoder import (
+    Order,
+    Scribe,
+    ScribeProcess,
+    Writer,
+    open_array,
+    read_slice,
+    row_bytes,
+)
+from hms_tune.data.store.journal import Source, Written, append, read_journal
+from hms_tune.data.store.reuse import Shelf
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are done."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hms_tune.data.defects import Defect, DefectKind, refuse
+from hms_tune.data.files.defects import Defect, DefectKind, refuse
+from hms_tune.data.files.tables import read_table
 from hms_tune.data.schema import KINDS, SPLITS, Kind, Split
-from hms_tune.data.tables import read_table
 
 _GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
 

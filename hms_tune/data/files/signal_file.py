@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, Kind, Split
 
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO, BinaryIO
 
-from hms_tune.data.parallel import unordered
+from hms_tune.data.files.threads import unordered
 from hms_tune.errors import DownloadError
 from hms_tune.machine.cores import available_cores
 

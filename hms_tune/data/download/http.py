@@ -17,7 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hms_tune.data.archive import size
+from hms_tune.data.download.unzip import size
 from hms_tune.errors import DownloadError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hms_tune.data.defects import Defect, DefectKind
+from hms_tune.data.files.defects import Defect, DefectKind
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import (
     EEG_COLUMNS,
     FRAME_SECONDS,
@@ -19,7 +20,6 @@ from hms_tune.data.schema import (
     Split,
     window_start,
 )
-from hms_tune.data.signal_file import SignalFile
 
 RESTORE = "Restore the file from its source"
 """How most mends begin."""

@@ -1,0 +1,1 @@
+"""Every defect of a competition folder in one list."""

@@ -1,0 +1,1 @@
+"""The competition from Kaggle, unpacked safely."""

@@ -1,0 +1,1 @@
+"""The files of a competition folder, read and checked one by one."""

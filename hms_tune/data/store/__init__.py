@@ -1,0 +1,1 @@
+"""The prepared, memory-mapped form of a competition folder, and windows read from it."""
