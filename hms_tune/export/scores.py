@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
-from hms_tune.training.intervals import patient_interval
-from hms_tune.training.metrics import kl_divergence, kl_per_row
-from hms_tune.training.workspace import TrialData
+from hms_tune.training.metrics import kl_divergence, kl_per_row, patient_interval
+from hms_tune.training.trial_data import TrialData
 
 METRICS = "metrics.json"
 """The file of a bundle that holds its scores."""

@@ -27,11 +27,10 @@ from hms_tune.tracking.pictures import (
     curves_figure,
     reliability_figure,
     score_figure,
-    scores_by_class,
-    scores_by_votes,
     worst_predicted,
 )
 from hms_tune.training.events import OutOfFold
+from hms_tune.training.metrics import scores_by_class, scores_by_votes
 
 _logger = logging.getLogger(__name__)
 

@@ -17,14 +17,9 @@ from hms_tune.service.honesty import deciding_score, in_words
 from hms_tune.service.ledger import places, saving, span
 from hms_tune.service.records import StudyRecord
 from hms_tune.service.report_parts import breakable, chart, table
-from hms_tune.tracking.pictures import (
-    confusion_figure,
-    reliability_figure,
-    score_figure,
-    scores_by_class,
-    scores_by_votes,
-)
+from hms_tune.tracking.pictures import confusion_figure, reliability_figure, score_figure
 from hms_tune.training.events import OutOfFold
+from hms_tune.training.metrics import scores_by_class, scores_by_votes
 
 _SHOWN_FAILURES = 6
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import DataError
 from hms_tune.seeing.example import load_example
@@ -19,51 +17,9 @@ from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart, new_
 from hms_tune.seeing.window_figure import View, heading, labelled_figure
 from hms_tune.tracking.record import FoldRecord
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.intervals import patient_interval
-from hms_tune.training.metrics import kl_per_row
+from hms_tune.training.metrics import Score, kl_per_row
 
-VOTE_BINS = ((1, 2), (3, 5), (6, HIGH_VOTES - 1), (HIGH_VOTES, 10**6))
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A mean KL over some rows, with its interval over patients where there are two or more."""
-
-    name: str
-    kl: float
-    rows: int
-    patients: int
-    interval: tuple[float, float] | None
-
-
-def score(name: str, predictions: OutOfFold, chosen: NDArray[np.bool_] | None = None) -> Score | None:
-    """The score over the chosen rows; None if there are none."""
-    chosen = np.ones(len(predictions.row), dtype=bool) if chosen is None else chosen
-    if not chosen.any():
-        return None
-    kl = kl_per_row(predictions.targets[chosen], predictions.probabilities[chosen])
-    patients = predictions.patient_id[chosen]
-    return Score(
-        name, float(kl.mean()), int(chosen.sum()), len(np.unique(patients)), patient_interval(kl, patients)
-    )
-
-
-def scores_by_votes(predictions: OutOfFold) -> list[Score]:
-    """Scores of rows with few and with many votes."""
-    found = []
-    for low, high in VOTE_BINS:
-        name = f"{low}–{high} votes" if high < 10**6 else f"≥{low} votes"
-        chosen = (predictions.total_votes >= low) & (predictions.total_votes <= high)
-        found.append(score(name, predictions, chosen))
-    return [each for each in found if each is not None]
-
-
-def scores_by_class(predictions: OutOfFold) -> list[Score]:
-    """Scores by the class with the most votes."""
-    consensus = predictions.targets.argmax(axis=1)
-    found = [score(name, predictions, consensus == place) for place, name in enumerate(CLASSES)]
-    return [each for each in found if each is not None]
 
 
 def confusion_figure(predictions: OutOfFold) -> Figure:

@@ -22,8 +22,10 @@ from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (
     CheckpointClock,
     checkpoint_path,
+    fold_weights_path,
     read_newest_checkpoint,
     write_checkpoint,
+    write_weights,
 )
 from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
@@ -38,8 +40,8 @@ from hms_tune.training.events import (
 )
 from hms_tune.training.fold import FoldTraining
 from hms_tune.training.metrics import kl_divergence
-from hms_tune.training.weights import fold_weights_path, write_weights
-from hms_tune.training.workspace import Judged, TrialData, Workspace
+from hms_tune.training.trial_data import Judged, TrialData
+from hms_tune.training.workspace import Workspace
 
 _log = logging.getLogger(__name__)
 

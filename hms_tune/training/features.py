@@ -13,12 +13,11 @@ from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.machine.device import autocast
 from hms_tune.models.network import Network
 from hms_tune.models.prefix import FrozenPrefix, cut
-from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.footprint import count_shapes, shape_of
+from hms_tune.training.footprint import count_shapes
 from hms_tune.training.images import RowImages
 
 if TYPE_CHECKING:
-    from hms_tune.training.workspace import TrialData
+    from hms_tune.training.trial_data import TrialData
 
 _AT_ONCE = 64
 """Rows whose features are made in one piece, where so many are predicted in one."""
@@ -97,29 +96,6 @@ class FeatureCache:
             parts = prefix(batch)
         whole = all(isinstance(part, Tensor) and part.shape[:1] == rows.shape for part in parts)
         return parts if whole else None
-
-
-def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
-    """Bytes that one row's features take, at most; nothing is computed.
-
-    Parameters
-    ----------
-    config : the trial
-    half : whether it computes under bfloat16 autocast
-
-    Returns
-    -------
-    None where the trial keeps none: nothing is frozen, images vary, or the network cannot be cut
-    """
-    model = config.model
-    freezes = bool(model.frozen_layers) or model.finetuned_layers is not None
-    if not freezes or Augmentation(config.augmentation, config.input).changes_anything:
-        return None
-    counted = _counted(shape_of(model), config.input.channels, config.input.image)
-    if counted is None:
-        return None
-    numbers, normalizes_in_float32 = counted
-    return numbers * (2 if half and not normalizes_in_float32 else 4)
 
 
 @lru_cache(maxsize=256)

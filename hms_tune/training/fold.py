@@ -19,7 +19,7 @@ from hms_tune.training.learner import Learner
 from hms_tune.training.randomness import counter_generator, counter_seed
 from hms_tune.training.schedules import make_schedule
 from hms_tune.training.stages import Stage, learning_targets, learning_weights, make_stages
-from hms_tune.training.workspace import TrialData
+from hms_tune.training.trial_data import TrialData
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hms_tune.training.workspace import TrialData
+from hms_tune.training.trial_data import TrialData
 
 
 class Batch(NamedTuple):

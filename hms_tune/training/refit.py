@@ -12,10 +12,15 @@ import torch
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.machine.device import resolve_device
-from hms_tune.training.checkpoint import CheckpointClock, read_newest_checkpoint, write_checkpoint
+from hms_tune.training.checkpoint import (
+    CheckpointClock,
+    full_weights_path,
+    read_newest_checkpoint,
+    write_checkpoint,
+    write_weights,
+)
 from hms_tune.training.events import CheckpointWritten, EpochEnded, Event, FoldStarted
 from hms_tune.training.fold import FoldTraining
-from hms_tune.training.weights import full_weights_path, write_weights
 from hms_tune.training.workspace import Workspace
 
 

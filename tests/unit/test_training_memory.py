@@ -15,7 +15,7 @@ from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import _of_the_container, read_memory
 from hms_tune.models.network import Network, build_network
 from hms_tune.models.prefix import cut
-from hms_tune.training.features import feature_bytes
+from hms_tune.training.feature_bytes import feature_bytes
 from hms_tune.training.footprint import Footprint, LiveBytes, count_step, footprint
 from hms_tune.training.memory import MemoryPlan, plan_memory
 from hms_tune.training.probe import Calibration
