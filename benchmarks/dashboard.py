@@ -42,8 +42,8 @@ from hms_tune.service.predictions import keep_out_of_fold
 from hms_tune.service.publishing import publish_study
 from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import open_search
-from hms_tune.tracking.record import EpochRecord, FoldRecord, folds_as_json
 from hms_tune.training.events import OutOfFold
+from hms_tune.training.history import EpochRecord, FoldRecord, folds_as_json
 
 SIZES = (100, 1000, 5000)
 STEPS = 20

@@ -105,7 +105,7 @@ def compare(task: Task, seconds: float, repeats: int) -> list[list[str]]:
             difference[name] += " (too much)"
         steps[name] = made.step
         if device.type == "cuda":
-            from hms_tune.training.acceleration import CapturedStep
+            from hms_tune.training.step.acceleration import CapturedStep
 
             captured = CapturedStep(lambda _batch, made=made: made.step(), (torch.zeros(1, device=device),))
             steps[f"{name}, CUDA graph"] = lambda captured=captured: captured((None,))

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.network import build_network
-from hms_tune.training.footprint import count_step, footprint
-from hms_tune.training.probe import measure
+from hms_tune.training.memory.footprint import count_step, footprint
+from hms_tune.training.memory.measured_ratio import measure
 
 BACKBONES = ("resnet18d", "resnet34d", "efficientnet_b0", "efficientnet_b2")
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.scores import kl_divergence
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from hms_tune.config.trial import Precision, TrialConfig
 from hms_tune.machine.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.models.layers import layer_groups
 from hms_tune.models.network import build_network
-from hms_tune.training.learner import Learners
+from hms_tune.training.step.learner import Learners
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Bare:
 
 
 class Ours:
-    """:class:`~hms_tune.training.learner.Learner`, as a fold uses it."""
+    """:class:`~hms_tune.training.step.learner.Learner`, as a fold uses it."""
 
     def __init__(self, cell: Cell, way: Way, images: Tensor, targets: Tensor) -> None:
         self._device, self._precision = images.device, way.precision

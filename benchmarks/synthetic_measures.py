@@ -11,7 +11,7 @@ from scipy.signal import butter, sosfiltfilt, welch
 
 from hms_tune.data.schema import CLASSES, VOTE_COLUMNS
 from hms_tune.data.synthetic.spectrogram import bipolar_matrix
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.scores import kl_divergence
 
 Values = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ from hms_tune.data.schema import CLASSES, EEG_COLUMNS
 from hms_tune.data.synthetic.segments import make_segments
 from hms_tune.signals.filters import ZeroPhaseFilter
 from hms_tune.signals.montage import ANODES, CATHODES, CHAINS, PAIRS, SFREQ
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.scores import kl_divergence
 
 RESULTS = Path(__file__).parent / "results" / "transfer.md"
 HELD_OUT = 900

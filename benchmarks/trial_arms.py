@@ -133,7 +133,7 @@ class OurArm:
 
     def _time_data(self) -> None:
         """Time the calls that get images; on a GPU that is the host's share, for the device works apart."""
-        from hms_tune.training.images import RowImages
+        from hms_tune.training.images.images import RowImages
 
         def timed(owner: Any, name: str) -> None:
             method = getattr(owner, name)

@@ -19,9 +19,9 @@ from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.slot_process import run_url
 from hms_tune.service.storage import Storage
 from hms_tune.service.study import join_search
-from hms_tune.tracking.observer import Observer
 from hms_tune.training.events import Event, OutOfFold
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.observer import Observer
+from hms_tune.training.scores import kl_divergence
 
 ROWS = 40
 

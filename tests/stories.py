@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.tracking.observer import Observer, TrialInfo
 from hms_tune.training.events import (
     CheckpointWritten,
     CrossValidationEnded,
@@ -20,6 +19,7 @@ from hms_tune.training.events import (
     FoldStarted,
     OutOfFold,
 )
+from hms_tune.training.observer import Observer, TrialInfo
 
 FOLDS, EPOCHS = 2, 3
 

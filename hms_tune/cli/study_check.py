@@ -19,7 +19,7 @@ from hms_tune.search.space import describe_label
 from hms_tune.search.study_setup import trial_limit
 
 if TYPE_CHECKING:
-    from hms_tune.training.memory import MemoryPlan
+    from hms_tune.training.memory.plan import MemoryPlan
 
 PAGE_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""

@@ -1,4 +1,4 @@
-"""What a slot is asked about the running of steps; see :mod:`hms_tune.training.acceleration`."""
+"""What a slot is asked about the running of steps; see :mod:`hms_tune.training.step.acceleration`."""
 
 from __future__ import annotations
 

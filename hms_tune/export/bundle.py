@@ -32,7 +32,7 @@ from hms_tune.export.signals import eeg_windows, spectrogram_windows
 from hms_tune.machine.device import resolve_device
 from hms_tune.models.network import build_network
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.inference import predict_probabilities
+from hms_tune.training.step.inference import predict_probabilities
 
 Weights = Literal["folds", "full"]
 

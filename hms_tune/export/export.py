@@ -28,8 +28,8 @@ from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import fold_weights_path, full_weights_path
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
-from hms_tune.training.inference import predict_probabilities
 from hms_tune.training.refit import Refit, refit_epochs
+from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
 

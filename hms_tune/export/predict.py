@@ -20,8 +20,8 @@ from hms_tune.data.store.windows import WindowSource
 from hms_tune.errors import BundleError
 from hms_tune.export.bundle import Bundle, Weights, load_bundle
 from hms_tune.export.submission import check_writable, write_submission
-from hms_tune.training.images import make_images
-from hms_tune.training.inference import predict_probabilities
+from hms_tune.training.images.images import make_images
+from hms_tune.training.step.inference import predict_probabilities
 
 Progress = Callable[[int, int], None]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
-from hms_tune.training.metrics import kl_divergence, kl_per_row, patient_interval
+from hms_tune.training.scores import kl_divergence, kl_per_row, patient_interval
 from hms_tune.training.trial_data import TrialData
 
 METRICS = "metrics.json"

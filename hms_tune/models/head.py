@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hms_tune.config.trial import ModelConfig
-from hms_tune.models.dropping import Dropout
+from hms_tune.models.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

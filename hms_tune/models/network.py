@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
 from hms_tune.models.backbone import make_backbone, traits
-from hms_tune.models.dropping import replace_drop_paths
+from hms_tune.models.dropout import replace_drop_paths
 from hms_tune.models.head import FeatureMap, Head
 from hms_tune.models.layers import check_depth, divide, freeze, frozen_count
 from hms_tune.models.pretrained import load_weights, with_published_weights

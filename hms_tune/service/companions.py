@@ -16,7 +16,7 @@ from hms_tune.errors import HmsTuneError
 from hms_tune.service.messages import LogLine, SlotFailed
 from hms_tune.service.rank_process import rank_main
 from hms_tune.service.slot_process import SlotPlan
-from hms_tune.training.rank_group import RankPlace, host_store, tell_of_loss
+from hms_tune.training.distributed.group import RankPlace, host_store, tell_of_loss
 
 GRACE_S = 20.0
 """How long a slot has to hand its trial back after one of its ranks died. Between CPUs it notices at once;

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from hms_tune.errors import UsageError
 from hms_tune.machine.cores import usable_cores
 from hms_tune.machine.device import resolve_device
-from hms_tune.training.rank_group import RankPlace
+from hms_tune.training.distributed.group import RankPlace
 
 MOST_SLOTS = 16
 """No device gets more slots than this by itself."""

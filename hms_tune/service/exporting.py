@@ -18,8 +18,8 @@ from hms_tune.machine.device import resolve_device
 from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
-from hms_tune.tracking.observer import KeepsBundles, Observer, TrialInfo
 from hms_tune.training.events import Event
+from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
 
 
 @dataclass(frozen=True, slots=True)

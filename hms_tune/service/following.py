@@ -10,13 +10,13 @@ from hms_tune.service.courier import Courier
 from hms_tune.service.leases import LeaseKeeper, Wanted
 from hms_tune.service.outcomes import Story
 from hms_tune.service.uploads import Uploader
-from hms_tune.tracking.observer import Observer
 from hms_tune.training.events import (
     CheckpointFailed,
     CheckpointWritten,
     EpochEnded,
     Event,
 )
+from hms_tune.training.observer import Observer
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.service.records import TrialRecord
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.metrics import Score, score
+from hms_tune.training.scores import Score, score
 
 
 def deciding_score(trial: TrialRecord, predictions: OutOfFold | None) -> Score | None:

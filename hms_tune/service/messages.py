@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from hms_tune.errors import HmsTuneError
-from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.training.events import Event
+from hms_tune.training.observer import Outcome, TrialInfo
 
 
 @dataclass(frozen=True, slots=True)

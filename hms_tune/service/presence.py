@@ -16,8 +16,8 @@ from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import UsageMeter
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import now, worker_minutes, workers
-from hms_tune.tracking.observer import TrialInfo
 from hms_tune.training.events import EpochEnded, Event
+from hms_tune.training.observer import TrialInfo
 
 _logger = logging.getLogger(__name__)
 

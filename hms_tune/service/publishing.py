@@ -30,7 +30,7 @@ from hms_tune.tracking.pictures import (
     worst_predicted,
 )
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.metrics import scores_by_class, scores_by_votes
+from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _logger = logging.getLogger(__name__)
 

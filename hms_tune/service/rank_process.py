@@ -14,7 +14,7 @@ from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot_process import ORPHAN_S, SlotPlan
-from hms_tune.training.rank_group import RankPlace
+from hms_tune.training.distributed.group import RankPlace
 
 _logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _follow(plan: SlotPlan, place: RankPlace, device_name: str) -> None:
     from hms_tune.data.store.prepare import prepare
     from hms_tune.machine.device import resolve_device
     from hms_tune.training.cross_validation import CrossValidation
-    from hms_tune.training.rank_group import join
+    from hms_tune.training.distributed.group import join
     from hms_tune.training.rank_trials import TrialRequest, follow_trials
     from hms_tune.training.workspace import Workspace
 

@@ -26,9 +26,9 @@ from hms_tune.service.records import trial_record
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import now, trial_records
 from hms_tune.service.trial_note import trial_note
-from hms_tune.tracking.observer import Outcome, TrialInfo
-from hms_tune.tracking.record import Recorder, folds_as_json
 from hms_tune.training.events import CrossValidationEnded, Event, FoldEnded, OutOfFold
+from hms_tune.training.history import Recorder, folds_as_json
+from hms_tune.training.observer import Outcome, TrialInfo
 
 _logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from hms_tune.search.space import config_of
 from hms_tune.search.study_setup import stored_study_file
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, trial_records
-from hms_tune.tracking.record import FoldRecord, folds_from_json
+from hms_tune.training.history import FoldRecord, folds_from_json
 
 _STATES = {
     TrialState.COMPLETE: "complete",

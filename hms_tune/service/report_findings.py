@@ -19,7 +19,7 @@ from hms_tune.service.records import StudyRecord
 from hms_tune.service.report_parts import breakable, chart, table
 from hms_tune.tracking.pictures import confusion_figure, reliability_figure, score_figure
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.metrics import scores_by_class, scores_by_votes
+from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _SHOWN_FAILURES = 6
 

@@ -43,8 +43,8 @@ from hms_tune.service.outcomes import OUTCOMES, Story, attributes_of, declined, 
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
 from hms_tune.service.wishes import wished
-from hms_tune.tracking.observer import Observer, Outcome, TrialInfo
 from hms_tune.training.events import CrossValidationEnded, Event
+from hms_tune.training.observer import Observer, Outcome, TrialInfo
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 """Runs a trial configuration, with checkpoints in a directory."""

@@ -27,7 +27,7 @@ from hms_tune.service.running import Admit, Runner, Search, Train, admit_all
 from hms_tune.service.stopping import Stop
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import lineages
-from hms_tune.tracking.observer import Observer
+from hms_tune.training.observer import Observer
 
 _logger = logging.getLogger(__name__)
 

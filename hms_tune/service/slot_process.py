@@ -23,9 +23,9 @@ from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.service.messages import PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.service.slot import SlotSettings
 from hms_tune.service.stopping import GRACE_S, Stop
-from hms_tune.tracking.observer import Observer, TrialInfo
+from hms_tune.training.distributed.group import RankPlace
 from hms_tune.training.events import Event
-from hms_tune.training.rank_group import RankPlace
+from hms_tune.training.observer import Observer, TrialInfo
 
 ORPHAN_S = 20.0
 """A slot without its supervisor hands its trial back, and is gone after this many seconds at the latest."""
@@ -121,10 +121,10 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.service.study import join_search
     from hms_tune.service.trackers import best_of_study, trackers
     from hms_tune.training.cross_validation import CrossValidation
-    from hms_tune.training.probe import Calibration
-    from hms_tune.training.rank_group import join
+    from hms_tune.training.distributed.group import join
+    from hms_tune.training.distributed.ranks import ALONE
+    from hms_tune.training.memory.measured_ratio import Calibration
     from hms_tune.training.rank_trials import dismiss, lead_trial
-    from hms_tune.training.ranks import ALONE
     from hms_tune.training.workspace import Workspace
 
     warnings.filterwarnings("ignore", category=ExperimentalWarning)

@@ -21,7 +21,7 @@ from hms_tune.service.companions import LocalRanks
 from hms_tune.service.messages import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.service.presence import ImageCount
 from hms_tune.service.slot_process import SlotPlan, slot_main
-from hms_tune.tracking.observer import Observer
+from hms_tune.training.observer import Observer
 
 _logger = logging.getLogger(__name__)
 

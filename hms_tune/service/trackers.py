@@ -8,7 +8,7 @@ from pathlib import Path
 from hms_tune.config.study_file import StudyFile
 from hms_tune.service import figures
 from hms_tune.service.storage import Storage
-from hms_tune.tracking.observer import Observer
+from hms_tune.training.observer import Observer
 
 
 def trackers(

@@ -39,9 +39,9 @@ from hms_tune.service.storage import open_storage, resolve_address
 from hms_tune.service.study import open_search
 from hms_tune.service.supervisor import Supervisor
 from hms_tune.service.watch import StudyWatch
-from hms_tune.tracking.observer import Observer
 from hms_tune.tracking.outlook import StudyOutlook
-from hms_tune.training.rank_group import RankPlace, place_from_environment
+from hms_tune.training.distributed.group import RankPlace, place_from_environment
+from hms_tune.training.observer import Observer
 
 _logger = logging.getLogger(__name__)
 

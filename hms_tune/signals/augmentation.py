@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
-from hms_tune.signals.draws import (
+from hms_tune.signals.filters import band_pass_each
+from hms_tune.signals.montage import ELECTRODE_PARTNERS, ELECTRODES, N_SCALP, REGION_PARTNERS, REGIONS, SFREQ
+from hms_tune.signals.random_draws import (
     draw_beta,
     draw_marks,
     draw_noise,
@@ -19,8 +21,6 @@ from hms_tune.signals.draws import (
     draw_uniform,
     place_spans,
 )
-from hms_tune.signals.filters import band_pass_each
-from hms_tune.signals.montage import ELECTRODE_PARTNERS, ELECTRODES, N_SCALP, REGION_PARTNERS, REGIONS, SFREQ
 
 BAND_PASS_CEILING_HZ = 40.0
 """Highest upper edge of a random band-pass; no recipe of the competition looks higher."""

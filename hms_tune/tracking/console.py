@@ -10,10 +10,10 @@ from rich.live import Live
 from rich.text import Text
 
 from hms_tune.tracking.error_stream import error_console
-from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.tracking.outlook import StudyOutlook
 from hms_tune.tracking.slot_lines import TrialProgress, board, duration, trial_name
 from hms_tune.training.events import EpochEnded, Event, FoldEnded
+from hms_tune.training.observer import Outcome, TrialInfo
 
 __all__ = ["ConsoleObserver", "duration", "trial_name"]
 

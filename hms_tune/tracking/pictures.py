@@ -15,9 +15,9 @@ from hms_tune.errors import DataError
 from hms_tune.seeing.example import load_example
 from hms_tune.seeing.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart, new_figure, quiet
 from hms_tune.seeing.window_figure import View, heading, labelled_figure
-from hms_tune.tracking.record import FoldRecord
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.metrics import Score, kl_per_row
+from hms_tune.training.history import FoldRecord
+from hms_tune.training.scores import Score, kl_per_row
 
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
 

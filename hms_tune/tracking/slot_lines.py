@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.tracking.observer import TrialInfo
 from hms_tune.tracking.outlook import StudyOutlook
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event, FoldStarted
+from hms_tune.training.observer import TrialInfo
 
 
 @dataclass(slots=True)

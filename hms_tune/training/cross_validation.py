@@ -39,7 +39,7 @@ from hms_tune.training.events import (
     OutOfFold,
 )
 from hms_tune.training.fold import FoldTraining
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.scores import kl_divergence
 from hms_tune.training.trial_data import Judged, TrialData
 from hms_tune.training.workspace import Workspace
 

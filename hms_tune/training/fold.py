@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import NonFiniteLossError
 from hms_tune.models.network import Network
-from hms_tune.training.inference import predict_probabilities
-from hms_tune.training.learner import Learner
-from hms_tune.training.randomness import counter_generator, counter_seed
 from hms_tune.training.schedules import make_schedule
 from hms_tune.training.stages import Stage, learning_targets, learning_weights, make_stages
+from hms_tune.training.step.inference import predict_probabilities
+from hms_tune.training.step.learner import Learner
+from hms_tune.training.step.random_counters import counter_generator, counter_seed
 from hms_tune.training.trial_data import TrialData
 
 

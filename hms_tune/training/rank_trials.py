@@ -17,8 +17,8 @@ from pathlib import Path
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import RankLostError
 from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.distributed.group import RankGroup
 from hms_tune.training.events import Event
-from hms_tune.training.rank_group import RankGroup
 
 _STEP, _END, _LEAVE = "step", "end", "leave"
 

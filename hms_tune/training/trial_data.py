@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from hms_tune.data.folds import HELD_OUT
 from hms_tune.data.labels import HIGH_VOTES, Labels
 from hms_tune.errors import DataError
-from hms_tune.training.images import RowImages
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.images.images import RowImages
+from hms_tune.training.scores import kl_divergence
 
 
 @dataclass(frozen=True, slots=True)

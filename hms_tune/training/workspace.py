@@ -18,12 +18,12 @@ from hms_tune.machine.device import make_current
 from hms_tune.machine.memory import MemoryReader, read_memory
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.image_cache import CachedImages, ImageCache
-from hms_tune.training.images import RowImages, make_images
-from hms_tune.training.learner import Learners
-from hms_tune.training.memory import MemoryPlan, plan_memory
-from hms_tune.training.probe import Calibration
-from hms_tune.training.ranks import ALONE, Ranks
+from hms_tune.training.distributed.ranks import ALONE, Ranks
+from hms_tune.training.images.cache import CachedImages, ImageCache
+from hms_tune.training.images.images import RowImages, make_images
+from hms_tune.training.memory.measured_ratio import Calibration
+from hms_tune.training.memory.plan import MemoryPlan, plan_memory
+from hms_tune.training.step.learner import Learners
 from hms_tune.training.trial_data import TrialData
 
 _logger = logging.getLogger(__name__)

@@ -34,9 +34,9 @@ from hms_tune.service.leases import Holder
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import open_patiently
 from hms_tune.service.study import join_search, open_search
-from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
+from hms_tune.training.observer import Outcome, TrialInfo
 
 
 @dataclass(frozen=True, slots=True)

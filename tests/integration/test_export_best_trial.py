@@ -18,8 +18,8 @@ from hms_tune.search.space import distributions
 from hms_tune.search.study_setup import create_or_load
 from hms_tune.service.exporting import Choice, best_trial, export_watched
 from hms_tune.service.storage import Storage
-from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.training.events import CrossValidationEnded, Event
+from hms_tune.training.observer import Outcome, TrialInfo
 
 STUDY = """
 study: {name}

@@ -26,7 +26,7 @@ from hms_tune.export.onnx import OnnxUnavailableError, export_onnx
 from hms_tune.export.predict import predict
 from hms_tune.export.scores import read_scores
 from hms_tune.training.events import Event, FoldEnded
-from hms_tune.training.metrics import kl_divergence
+from hms_tune.training.scores import kl_divergence
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")

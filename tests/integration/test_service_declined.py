@@ -28,8 +28,8 @@ from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import Storage
 from hms_tune.service.studies import show_trials, status
 from hms_tune.service.study import join_search
-from hms_tune.tracking.observer import TrialInfo
 from hms_tune.training.events import Event
+from hms_tune.training.observer import TrialInfo
 from hms_tune.training.workspace import Workspace
 
 MIB = 2**20

@@ -36,8 +36,8 @@ from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.study import join_search
 from hms_tune.service.study_report import gather, report_page
 from hms_tune.service.tables import leases, out_of_fold, seconds_from_now
-from hms_tune.tracking.observer import TrialInfo
 from hms_tune.training.events import Event, FoldEnded
+from hms_tune.training.observer import TrialInfo
 
 NAME = "looked-at"
 EPOCHS = 3

@@ -32,7 +32,6 @@ from hms_tune.service.storage import Storage, open_storage
 from hms_tune.service.studies import list_studies, show_trials, status
 from hms_tune.service.study import join_search
 from hms_tune.service.tables import leases, seconds_from_now
-from hms_tune.tracking.observer import Outcome, TrialInfo
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import (
     CheckpointWritten,
@@ -41,6 +40,7 @@ from hms_tune.training.events import (
     Event,
     FoldStarted,
 )
+from hms_tune.training.observer import Outcome, TrialInfo
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 FAST = SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0)

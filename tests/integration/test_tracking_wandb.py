@@ -25,10 +25,10 @@ from wandb_server import Server, wandb_server
 from hms_tune.service.records import study_record
 from hms_tune.service.storage import Storage
 from hms_tune.service.trial_note import trial_note
-from hms_tune.tracking.observer import TrialInfo
 from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id, session
 from hms_tune.tracking.wandb.architecture import layers_of
 from hms_tune.tracking.wandb.pictures import reliability
+from hms_tune.training.observer import TrialInfo
 
 TESTS = Path(__file__).parents[1]
 

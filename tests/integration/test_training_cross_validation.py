@@ -25,8 +25,8 @@ from hms_tune.training.events import (
     FoldEnded,
     FoldStarted,
 )
-from hms_tune.training.metrics import kl_divergence
 from hms_tune.training.refit import Refit
+from hms_tune.training.scores import kl_divergence
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")

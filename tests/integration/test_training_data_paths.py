@@ -16,9 +16,9 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.image_cache import CachedImages, ImageCache
+from hms_tune.training.images.cache import CachedImages, ImageCache
 from hms_tune.training.loading import TrialRows, indexed, loader
-from hms_tune.training.randomness import counter_generator
+from hms_tune.training.step.random_counters import counter_generator
 from hms_tune.training.workspace import Workspace
 
 CPU = torch.device("cpu")

@@ -31,11 +31,11 @@ from hms_tune.service.devices import slot_groups
 from hms_tune.service.storage import Storage
 from hms_tune.training import rank_trials
 from hms_tune.training.cross_validation import CrossValidation
+from hms_tune.training.distributed.group import RankGroup, RankPlace, host_store, join, place_from_environment
+from hms_tune.training.distributed.ranks import Ranks
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.fold import FoldTraining
-from hms_tune.training.rank_group import RankGroup, RankPlace, host_store, join, place_from_environment
 from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, lead_trial
-from hms_tune.training.ranks import Ranks
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")

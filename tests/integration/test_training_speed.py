@@ -15,7 +15,7 @@ from hms_tune.data.store.store import Store
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded
-from hms_tune.training.features import FeatureCache
+from hms_tune.training.step.features import FeatureCache
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hms_tune.config.trial import ModelConfig
-from hms_tune.models.dropping import Dropout
+from hms_tune.models.dropout import Dropout
 from hms_tune.models.head import GeneralizedMean
 from hms_tune.models.layers import layer_groups
 from hms_tune.models.network import Network, build_network

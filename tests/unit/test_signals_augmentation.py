@@ -16,10 +16,10 @@ from hms_tune.signals.augmentation import (
     swap_hemispheres,
     swap_regions,
 )
-from hms_tune.signals.draws import draw_beta, draw_spans
 from hms_tune.signals.filters import band_pass_each
 from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.montage import ELECTRODES
+from hms_tune.signals.random_draws import draw_beta, draw_spans
 
 EVERYTHING = {
     "left_right_swap": 0.5,

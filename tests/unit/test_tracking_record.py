@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hms_tune.tracking.record import Recorder, folds_as_json, folds_from_json
 from hms_tune.training.events import EpochEnded, Event, FoldEnded, FoldStarted
+from hms_tune.training.history import Recorder, folds_as_json, folds_from_json
 
 
 def epoch(fold: int, number: int, kl: float) -> EpochEnded:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hms_tune.training.metrics import patient_interval
+from hms_tune.training.scores import patient_interval
 
 
 def test_rows_of_the_same_patients_give_a_wider_interval_than_rows_of_many() -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.input import InputConfig
 from hms_tune.config.trial import SGD, Adam, AdamW, ModelConfig, Optimizer, TrainingConfig, TrialConfig
+from hms_tune.models.frozen_prefix import cut
 from hms_tune.models.network import Network, build_network
-from hms_tune.models.prefix import cut
-from hms_tune.training.acceleration import Accelerator, CapturedStep, _Times, compiling_pays
-from hms_tune.training.average import MovingAverage
-from hms_tune.training.learner import Learner, Learners
-from hms_tune.training.optimizers import Updater
+from hms_tune.training.step.acceleration import Accelerator, CapturedStep, _Times, compiling_pays
+from hms_tune.training.step.learner import Learner, Learners
+from hms_tune.training.step.optimizers import Updater
+from hms_tune.training.step.weight_average import MovingAverage
 
 CPU = torch.device("cpu")
 IMAGE = (32, 64)

@@ -13,12 +13,12 @@ from torch import nn
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import _of_the_container, read_memory
+from hms_tune.models.frozen_prefix import cut
 from hms_tune.models.network import Network, build_network
-from hms_tune.models.prefix import cut
-from hms_tune.training.feature_bytes import feature_bytes
-from hms_tune.training.footprint import Footprint, LiveBytes, count_step, footprint
-from hms_tune.training.memory import MemoryPlan, plan_memory
-from hms_tune.training.probe import Calibration
+from hms_tune.training.memory.feature_bytes import feature_bytes
+from hms_tune.training.memory.footprint import Footprint, LiveBytes, count_step, footprint
+from hms_tune.training.memory.measured_ratio import Calibration
+from hms_tune.training.memory.plan import MemoryPlan, plan_memory
 
 IMAGE = (64, 128)
 BATCH = 6

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import rel_entr
 
-from hms_tune.training.metrics import kl_divergence, kl_per_row
+from hms_tune.training.scores import kl_divergence, kl_per_row
 
 
 def test_kl_of_a_perfect_prediction_is_zero() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hms_tune.training.randomness import counter_generator, counter_seed
+from hms_tune.training.step.random_counters import counter_generator, counter_seed
 
 
 def test_equal_counters_draw_equal_numbers() -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hms_tune.tracking.observer import TrialInfo
+from hms_tune.training.observer import TrialInfo
 
 
 def log_bundle(run: Any, trial: TrialInfo, path: Path) -> None:

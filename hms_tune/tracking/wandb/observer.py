@@ -9,13 +9,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from hms_tune.tracking.observer import Outcome, TrialInfo, first_line
 from hms_tune.tracking.wandb.account import Mode, resolve_mode
 from hms_tune.tracking.wandb.bundles import log_bundle
 from hms_tune.tracking.wandb.content import define_metrics, log_event, log_layers
 from hms_tune.tracking.wandb.pictures import log_out_of_fold
 from hms_tune.tracking.wandb.session import Session
 from hms_tune.training.events import CrossValidationEnded, Event
+from hms_tune.training.observer import Outcome, TrialInfo, first_line
 
 if TYPE_CHECKING:
     from hms_tune.tracking.wandb.architecture import Layer

@@ -8,7 +8,7 @@ import numpy as np
 
 from hms_tune.data.schema import CLASSES
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.metrics import kl_per_row
+from hms_tune.training.scores import kl_per_row
 
 BINS = 10
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from hms_tune.tracking.observer import TrialInfo, first_line
+from hms_tune.training.observer import TrialInfo, first_line
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from timm.layers.drop import DropPath
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from hms_tune.models.dropping import Dropping
+from hms_tune.models.dropout import Dropping
 from hms_tune.models.layers import divide, is_within
 from hms_tune.models.network import Network
 

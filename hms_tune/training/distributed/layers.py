@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hms_tune.errors import ModelError
-from hms_tune.models.dropping import Dropout, DropPath
-from hms_tune.training.ranks import ProcessRanks
+from hms_tune.models.dropout import Dropout, DropPath
+from hms_tune.training.distributed.ranks import ProcessRanks
 
 
 class _OfBatch:

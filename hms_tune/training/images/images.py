@@ -11,8 +11,8 @@ from hms_tune.data.store.gather import Kind
 from hms_tune.data.store.windows import Wanted, WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
-from hms_tune.training.image_cache import CachedImages
-from hms_tune.training.ranks import ALONE, Ranks
+from hms_tune.training.distributed.ranks import ALONE, Ranks
+from hms_tune.training.images.cache import CachedImages
 
 
 class RowImages:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from hms_tune.config.trial import TrialConfig
 from hms_tune.machine.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.models.network import build_network
-from hms_tune.training.footprint import N_CLASSES, footprint
+from hms_tune.training.memory.footprint import N_CLASSES, footprint
 
 _logger = logging.getLogger(__name__)
 

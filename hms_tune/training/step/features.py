@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.machine.device import autocast
+from hms_tune.models.frozen_prefix import FrozenPrefix, cut
 from hms_tune.models.network import Network
-from hms_tune.models.prefix import FrozenPrefix, cut
-from hms_tune.training.footprint import count_shapes
-from hms_tune.training.images import RowImages
+from hms_tune.training.images.images import RowImages
+from hms_tune.training.memory.footprint import count_shapes
 
 if TYPE_CHECKING:
     from hms_tune.training.trial_data import TrialData

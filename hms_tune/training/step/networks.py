@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.models.dropping import set_drop_rates
+from hms_tune.models.dropout import set_drop_rates
 from hms_tune.models.network import Network, build_network
-from hms_tune.training.randomness import counter_seed
-from hms_tune.training.ranks import ALONE, Ranks
+from hms_tune.training.distributed.ranks import ALONE, Ranks
+from hms_tune.training.step.random_counters import counter_seed
 
 _KEPT_NETWORKS = 2
 _KEPT_STARTS = 12

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.footprint import shape_of
+from hms_tune.training.memory.footprint import shape_of
 
 if TYPE_CHECKING:
     pass
-from hms_tune.training.features import _counted
+from hms_tune.training.step.features import _counted
 
 
 def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:

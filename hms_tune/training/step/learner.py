@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
 from hms_tune.machine.device import autocast, prepare_device
+from hms_tune.models.frozen_prefix import FrozenPrefix, TrainedRest, cut
 from hms_tune.models.losses import make_loss
 from hms_tune.models.network import Network
-from hms_tune.models.prefix import FrozenPrefix, TrainedRest, cut
-from hms_tune.training.acceleration import Accelerator, Batch
-from hms_tune.training.average import MovingAverage
-from hms_tune.training.features import FeatureCache
-from hms_tune.training.networks import Networks, architecture_key, put_weights
-from hms_tune.training.optimizers import Updater
-from hms_tune.training.ranks import ALONE, Ranks
+from hms_tune.training.distributed.ranks import ALONE, Ranks
+from hms_tune.training.step.acceleration import Accelerator, Batch
+from hms_tune.training.step.features import FeatureCache
+from hms_tune.training.step.networks import Networks, architecture_key, put_weights
+from hms_tune.training.step.optimizers import Updater
+from hms_tune.training.step.weight_average import MovingAverage
 
 
 def learner_key(config: TrialConfig) -> str:

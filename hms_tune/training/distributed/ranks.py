@@ -132,7 +132,8 @@ ALONE = Ranks()
 
 
 class ProcessRanks(Ranks):
-    """The ranks of torch's default process group, which :func:`~hms_tune.training.rank_group.join` makes.
+    """The ranks of torch's default process group, which :func:`~hms_tune.training.distributed.group.join`
+    makes.
 
     Raises
     ------
@@ -148,8 +149,8 @@ class ProcessRanks(Ranks):
         self.timeout = timedelta(seconds=timeout_s)
 
     def share_layers(self, network: nn.Module) -> None:
-        """See :mod:`~hms_tune.training.rank_layers`."""
-        from hms_tune.training.rank_layers import share_layers
+        """See :mod:`~hms_tune.training.distributed.layers`."""
+        from hms_tune.training.distributed.layers import share_layers
 
         share_layers(network, self)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hms_tune.data.store.gather import Kind
-from hms_tune.training.image_cache import Form
+from hms_tune.training.images.cache import Form
 
 Placement = Literal["resident", "streamed", "mapped"]
 """On the device; copied to it a batch at a time; read from the memory map by the CPU."""

@@ -30,7 +30,8 @@ def predict_probabilities(
     Parameters
     ----------
     networks : networks on ``device``; their training mode is restored
-    inputs_of : rows to images, such as :meth:`hms_tune.training.images.RowImages.clean`, or to several inputs
+    inputs_of : rows to images, such as :meth:`hms_tune.training.images.images.RowImages.clean`, or to several
+        inputs
     rows : int64 tensor, shape (n_rows,)
     training : its loss says what logits mean, its precision how they are computed
     batch_size : rows at once; ``training.test_batch_size`` by default

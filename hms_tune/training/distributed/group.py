@@ -23,7 +23,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from hms_tune.errors import RankLostError, UsageError
-from hms_tune.training.ranks import RANK_TIMEOUT_S, ProcessRanks
+from hms_tune.training.distributed.ranks import RANK_TIMEOUT_S, ProcessRanks
 
 _WORDS, _LOST = "words", "lost"
 

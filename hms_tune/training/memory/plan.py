@@ -17,16 +17,16 @@ from hms_tune.data.store.gather import AHEAD, Kind
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.device import computes_in_bfloat16
 from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.feature_bytes import feature_bytes
-from hms_tune.training.footprint import (
+from hms_tune.training.images.cache import BYTES, Form, harmless_forms
+from hms_tune.training.memory.feature_bytes import feature_bytes
+from hms_tune.training.memory.footprint import (
     EEG_SHAPE,
     SPECTROGRAM_SHAPE,
     Footprint,
     footprint,
     transform_bytes_per_sample,
 )
-from hms_tune.training.holdings import Features, Images, Signals, readable
-from hms_tune.training.image_cache import BYTES, Form, harmless_forms
+from hms_tune.training.memory.holdings import Features, Images, Signals, readable
 
 RESERVED_SHARE = 0.05
 """Share of the memory that is left alone: fragments, and what other processes begin to need."""
@@ -163,7 +163,8 @@ def plan_memory(
     n_rows : rows of the labels
     kept : the form in which this trial's images are cached already. They stay as they are while they fit, so
         that free memory, which comes and goes, does not change what trials see
-    ratio : how much more a step takes on this device than was counted (:mod:`~hms_tune.training.probe`)
+    ratio : how much more a step takes on this device than was counted
+        (:mod:`~hms_tune.training.memory.measured_ratio`)
     captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
     """
     half = computes_in_bfloat16(device, config.training.precision)

@@ -1,0 +1,1 @@
+"""Images of rows, made on the device and kept where there is room."""

@@ -1,0 +1,1 @@
+"""What a trial holds in memory, planned before it starts."""
