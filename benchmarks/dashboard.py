@@ -35,7 +35,7 @@ from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import text
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.space import distributions
+from hms_tune.search.suggest import distributions
 from hms_tune.service.dashboard_store import dashboard_store
 from hms_tune.service.embedded import start_embedded
 from hms_tune.service.predictions import keep_out_of_fold

@@ -145,7 +145,7 @@ class Bench:
         return Run(wall, cpu, told.kl, told.epochs, told.checkpoints)
 
     def _off(self, study_file: Any) -> Callable[[], Told]:
-        from hms_tune.search.space import config_of
+        from hms_tune.search.suggest import config_of
         from hms_tune.training.cross_validation import CrossValidation
 
         config = config_of(study_file.space, {})

@@ -39,7 +39,7 @@ class NotebookArm:
         from hms_tune.config.study_file import StudyFile
         from hms_tune.config.trial import TrialConfig
         from hms_tune.data.store.prepare import prepare
-        from hms_tune.search.space import config_of
+        from hms_tune.search.suggest import config_of
         from hms_tune.training.workspace import Workspace
 
         study_file = StudyFile.parse(study_text(size, "notebook", 1, 0), "notebook")

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from hms_tune.config.ranges import Parameter, describe, to_plain
 from hms_tune.config.study_file import StudyFile, load_study_file
-from hms_tune.search.check import StudyCheck, check_study
-from hms_tune.search.space import describe_label
-from hms_tune.search.study_setup import trial_limit
+from hms_tune.search.study import trial_limit
+from hms_tune.search.study_check import StudyCheck, check_study
+from hms_tune.search.suggest import describe_label
 
 if TYPE_CHECKING:
     from hms_tune.training.memory.plan import MemoryPlan

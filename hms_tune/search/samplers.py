@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.ranges import Group
 from hms_tune.config.study_sections import SearchConfig
-from hms_tune.search.feasibility import is_declined
-from hms_tune.search.listed import GridSampler, QmcSampler
-from hms_tune.search.randomness import CountedRandomSampler, derived_seed
+from hms_tune.search.list_samplers import GridSampler, QmcSampler
+from hms_tune.search.memory_constraint import is_declined
+from hms_tune.search.random_draws import CountedRandomSampler, derived_seed
 
 DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1}
 

@@ -21,9 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, func, or_, select, update
 
 from hms_tune.errors import UnknownStudyError
-from hms_tune.search.listed import GridSampler
-from hms_tune.search.study_setup import stored_study_file, trial_limit
-from hms_tune.search.turns import (
+from hms_tune.search.list_samplers import GridSampler
+from hms_tune.search.list_turns import (
     CONTINUES_ATTRIBUTE,
     FIXED_PARAMS,
     STANDS_IN_FOR,
@@ -31,6 +30,7 @@ from hms_tune.search.turns import (
     goes_through_a_list,
     is_enqueued,
 )
+from hms_tune.search.study import stored_study_file, trial_limit
 from hms_tune.service.attempts import (
     CONFIG_HASH_ATTRIBUTE,
     LEASE_ATTRIBUTE,

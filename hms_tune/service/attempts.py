@@ -23,7 +23,7 @@ from sqlalchemy import Connection, case, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.errors import UnknownStudyError
-from hms_tune.search.feasibility import is_declined, mark_infeasible
+from hms_tune.search.memory_constraint import is_declined, mark_infeasible
 from hms_tune.service.leases import Lease, hold
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, trial_records

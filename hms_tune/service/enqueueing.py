@@ -14,8 +14,8 @@ import optuna
 from sqlalchemy import func, select
 
 from hms_tune.errors import UnknownStudyError, UsageError
-from hms_tune.search.space import params_from_config
-from hms_tune.search.study_setup import stored_study_file
+from hms_tune.search.study import stored_study_file
+from hms_tune.search.suggest import params_from_config
 from hms_tune.service.budget import trials_claimed
 from hms_tune.service.storage import Storage
 from hms_tune.service.studies import find_study

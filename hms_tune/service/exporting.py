@@ -15,8 +15,8 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
-from hms_tune.search.space import config_of
-from hms_tune.search.study_setup import stored_study_file
+from hms_tune.search.study import stored_study_file
+from hms_tune.search.suggest import config_of
 from hms_tune.service.storage import Storage
 from hms_tune.training.events import Event
 from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo

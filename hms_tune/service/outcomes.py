@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
-from hms_tune.search.feasibility import MOST_DECLINED
+from hms_tune.search.memory_constraint import MOST_DECLINED
 from hms_tune.service.attempts import Ending, Result
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.observer import Observer, Outcome, TrialInfo

@@ -24,7 +24,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.machine.cores import cpu_threads
-from hms_tune.search.typical import largest_config, middle_config
+from hms_tune.search.typical_config import largest_config, middle_config
 from hms_tune.service.calibration import Measured, NoRoomError, Work, slots_that_pay
 from hms_tune.service.devices import most_slots
 

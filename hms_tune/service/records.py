@@ -15,9 +15,9 @@ from sqlalchemy import ColumnElement, Row, and_, func, select
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
-from hms_tune.search.feasibility import is_declined
-from hms_tune.search.space import config_of
-from hms_tune.search.study_setup import stored_study_file
+from hms_tune.search.memory_constraint import is_declined
+from hms_tune.search.study import stored_study_file
+from hms_tune.search.suggest import config_of
 from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, trial_records
 from hms_tune.training.history import FoldRecord, folds_from_json

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, or_, select, text
 
 from hms_tune.machine.processes import ProcessIdentity
-from hms_tune.search.turns import CONTINUES_ATTRIBUTE
+from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
 from hms_tune.service.asking import bind, unbound
 from hms_tune.service.attempts import (
     ENDING_ATTRIBUTE,

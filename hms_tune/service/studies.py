@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.search.reports import fold_of_step
-from hms_tune.search.study_setup import STUDY_FILE
+from hms_tune.search.study import STUDY_FILE
 from hms_tune.service import figures
 from hms_tune.service.attempts import STOPPED_BY_A_PERSON
 from hms_tune.service.budget import gpu_hours_used

@@ -6,8 +6,8 @@ import optuna
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.reports import Reporter
-from hms_tune.search.space import suggest
-from hms_tune.search.study_setup import create_or_load, trial_limit
+from hms_tune.search.study import create_or_load, trial_limit
+from hms_tune.search.suggest import suggest
 from hms_tune.service.budget import Budget, next_ordinal, register_study
 from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Row
 
 from hms_tune.machine.usage import Usage
-from hms_tune.search.feasibility import is_declined
+from hms_tune.search.memory_constraint import is_declined
 from hms_tune.service.leases import DesiredState
 
 STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")

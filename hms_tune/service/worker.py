@@ -114,8 +114,8 @@ class Worker:
         HmsTuneError
             Whatever kept the worker from going on: the data, the database, three failed trials in a row.
         """
-        from hms_tune.search.check import check_study
         from hms_tune.search.data_check import check_data
+        from hms_tune.search.study_check import check_study
 
         options = self.options
         if options.storage:

@@ -11,8 +11,8 @@ from sqlalchemy import func, text, update
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.machine.processes import ProcessIdentity, this_process
-from hms_tune.search.space import grid
-from hms_tune.search.turns import TURN
+from hms_tune.search.list_turns import TURN
+from hms_tune.search.suggest import grid
 from hms_tune.service.asking import ask
 from hms_tune.service.attempts import LEASE_ATTRIBUTE, Attempt, Result, tell
 from hms_tune.service.budget import Refusal, claim

@@ -9,16 +9,16 @@ from collections import Counter
 import optuna
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.space import grid
-from hms_tune.search.study_setup import stored_study_file
+from hms_tune.search.study import stored_study_file
+from hms_tune.search.suggest import grid
 from hms_tune.service.storage import Storage
 
 WORKER = """
 import sys
 import optuna
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.space import suggest
-from hms_tune.search.study_setup import create_or_load
+from hms_tune.search.suggest import suggest
+from hms_tune.search.study import create_or_load
 from hms_tune.service.storage import open_storage
 
 url, text, seed, count = sys.argv[1:]

@@ -20,8 +20,8 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.machine.processes import this_process
-from hms_tune.search.feasibility import MOST_DECLINED
 from hms_tune.search.memory_check import check_memory, smallest_configs
+from hms_tune.search.memory_constraint import MOST_DECLINED
 from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.leases import Holder
 from hms_tune.service.slot import Slot, SlotSettings

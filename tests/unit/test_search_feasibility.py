@@ -8,9 +8,9 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.feasibility import CONSTRAINT, is_declined, mark_infeasible
+from hms_tune.search.memory_constraint import CONSTRAINT, is_declined, mark_infeasible
 from hms_tune.search.samplers import StartupSampler, make_sampler
-from hms_tune.search.space import distributions
+from hms_tune.search.suggest import distributions
 
 STUDY = """
 study: memory

@@ -12,9 +12,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import UsageError
-from hms_tune.search.randomness import derived_seed, uniform_draw, value_at
+from hms_tune.search.random_draws import derived_seed, uniform_draw, value_at
 from hms_tune.search.samplers import make_sampler
-from hms_tune.search.space import grid, suggest
+from hms_tune.search.suggest import grid, suggest
 
 TEXT = """\
 study: example

@@ -9,7 +9,7 @@ import pytest
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import ConfigError
-from hms_tune.search.space import (
+from hms_tune.search.suggest import (
     config_of,
     distributions,
     grid,

@@ -13,7 +13,7 @@ from hms_tune.config.study_sections import MedianPruner, PercentilePruner, Wilco
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ConfigError, ModelError
 from hms_tune.models.layers import check_depth
-from hms_tune.search.space import grid_size
+from hms_tune.search.suggest import grid_size
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
 

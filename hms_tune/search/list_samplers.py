@@ -14,9 +14,9 @@ from scipy.stats import qmc
 
 from hms_tune.config.ranges import Group
 from hms_tune.errors import UsageError
-from hms_tune.search.randomness import CountedRandomSampler, derived_seed, value_at
-from hms_tune.search.space import distributions, grid
-from hms_tune.search.turns import is_enqueued, turn_of
+from hms_tune.search.list_turns import is_enqueued, turn_of
+from hms_tune.search.random_draws import CountedRandomSampler, derived_seed, value_at
+from hms_tune.search.suggest import distributions, grid
 
 
 class _ListedSampler(BaseSampler):

@@ -12,10 +12,10 @@ from hms_tune.config.ranges import differences
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
+from hms_tune.search.list_turns import was_given
 from hms_tune.search.pruners import make_pruner
 from hms_tune.search.samplers import make_sampler
-from hms_tune.search.space import grid_size
-from hms_tune.search.turns import was_given
+from hms_tune.search.suggest import grid_size
 
 STUDY_FILE = "hms_tune:study_file"
 SPACE_HASH = "hms_tune:space_hash"
