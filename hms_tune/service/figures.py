@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, func, select
 
 from hms_tune.service.budget import gpu_hours_used
+from hms_tune.service.storage import Storage
 from hms_tune.service.tables import leases, lineages, now, studies, worker_minutes, workers
 
 TRIALS: Any = models.TrialModel.__table__
@@ -234,3 +235,15 @@ def silent_workers(
         )
     )
     return list(rows)
+
+
+def best_of_study(storage: Storage, study: str) -> Callable[[], float | None]:
+    """What asks the database for the study's best KL so far."""
+
+    def ask() -> float | None:
+        study_id = int(storage.optuna.get_study_id_from_name(study))
+        with storage.engine.connect() as connection:
+            best = best_value(connection, study_id)
+        return None if best is None else best[1]
+
+    return ask

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from hms_tune.service.ledger import cost_unit, pareto_front, spans_decades
 from hms_tune.service.records import StudyRecord, TrialRecord
 
 MOST_POINTS = 400
@@ -42,15 +43,6 @@ def study_graphs(study: StudyRecord) -> list[Graph]:
     """Every figure the study has enough trials for. Importances the dashboard draws itself."""
     graphs = [_fold_spread(study.ranked[:10]), _over_time(study), _cost(study), _utilisation(study)]
     return [graph for graph in graphs if graph.data]
-
-
-def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials than which none was both cheaper and better, by cost."""
-    front: list[TrialRecord] = []
-    for trial in sorted(trials, key=lambda each: (each.cost, each.value)):
-        if trial.value is not None and (not front or trial.value < (front[-1].value or math.inf)):
-            front.append(trial)
-    return front
 
 
 def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
@@ -135,16 +127,6 @@ def _utilisation(study: StudyRecord) -> Graph:
     if attempts and max(busy) <= _FEW:
         graph.layout["yaxis"]["dtick"] = 1
     return graph
-
-
-def spans_decades(costs: Sequence[float]) -> bool:
-    """Whether costs are so far apart that a few dear trials would press the others together."""
-    return bool(costs) and min(costs) > 0.0 and max(costs) > 8.0 * min(costs)
-
-
-def cost_unit(trials: Sequence[TrialRecord]) -> str:
-    """What :attr:`TrialRecord.cost` counts in these trials."""
-    return "GPU-seconds" if any(trial.gpus for trial in trials) else "slot-seconds"
 
 
 def _graph(

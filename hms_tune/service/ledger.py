@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -87,3 +88,22 @@ def span(study: StudyRecord) -> tuple[datetime, datetime] | None:
     attempts = [attempt for trial in study.trials for attempt in trial.attempts]
     ends = [attempt.ended_at or attempt.started_at for attempt in attempts]
     return (min(attempt.started_at for attempt in attempts), max(ends)) if attempts else None
+
+
+def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials than which none was both cheaper and better, by cost."""
+    front: list[TrialRecord] = []
+    for trial in sorted(trials, key=lambda each: (each.cost, each.value)):
+        if trial.value is not None and (not front or trial.value < (front[-1].value or math.inf)):
+            front.append(trial)
+    return front
+
+
+def spans_decades(costs: Sequence[float]) -> bool:
+    """Whether costs are so far apart that a few dear trials would press the others together."""
+    return bool(costs) and min(costs) > 0.0 and max(costs) > 8.0 * min(costs)
+
+
+def cost_unit(trials: Sequence[TrialRecord]) -> str:
+    """What :attr:`TrialRecord.cost` counts in these trials."""
+    return "GPU-seconds" if any(trial.gpus for trial in trials) else "slot-seconds"

@@ -13,7 +13,8 @@ from typing import Any
 
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.memory_constraint import MOST_DECLINED
-from hms_tune.service.attempts import Ending, Result
+from hms_tune.service.attempts import STOPPED_BY_A_PERSON, Ending, Result
+from hms_tune.service.leases import Wanted
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.observer import Observer, Outcome, TrialInfo
 
@@ -181,3 +182,21 @@ class Streaks:
                 where=f"study {self._study}",
                 mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
             )
+
+
+def wished(wanted: Wanted) -> Result:
+    """The result of an attempt that people do not want to go on here.
+
+    A stopped trial has failed, and is not pruned: a pruned one tells the sampler that its values are poor,
+    and a person may stop a trial for any reason. It does not count towards the failures in a row that end a
+    worker.
+    """
+    match wanted:
+        case "trial stopped":
+            return Result("failed", reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
+        case "worker leaves":
+            return Result("handed_back", reason="handed back: the worker was asked to leave")
+        case "paused" | "stopped":
+            return Result("handed_back", reason=f"handed back: the study is {wanted}")
+        case "running":
+            raise ValueError("a running attempt is to go on")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import TrialState
 from optuna_dashboard import save_plotly_graph_object
 from sqlalchemy import select, update
 
@@ -56,23 +53,6 @@ def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Pa
     _publish_bests(storage, study, artifacts, data_root)
     _publish_graphs(storage, study)
     write_study_note(storage, study, predictions)
-
-
-def importances(storage: Storage, name: str) -> dict[str, float]:
-    """How much each parameter matters, by PED-ANOVA, the largest first; empty with too few trials."""
-    study = load_study(storage, name)
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < 4:
-        return {}
-    try:
-        with warnings.catch_warnings():
-            # It warns of each conditional parameter that few trials have; that is what its share says, too.
-            warnings.simplefilter("ignore", UserWarning)
-            found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    except (ValueError, RuntimeError) as error:  # all values alike, or no parameter in common
-        _logger.debug("no importances: %s", error)
-        return {}
-    return {parameter: float(share) for parameter, share in found.items()}
 
 
 def _publish_graphs(storage: Storage, study: StudyRecord) -> None:

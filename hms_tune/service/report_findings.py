@@ -12,9 +12,8 @@ from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.export.scores import Scores
 from hms_tune.seeing.page import text
-from hms_tune.service.graphs import cost_unit
 from hms_tune.service.honesty import deciding_score, in_words
-from hms_tune.service.ledger import places, saving, span
+from hms_tune.service.ledger import cost_unit, places, saving, span
 from hms_tune.service.records import StudyRecord
 from hms_tune.service.report_parts import breakable, chart, table
 from hms_tune.tracking.pictures import confusion_figure, reliability_figure, score_figure

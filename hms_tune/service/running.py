@@ -12,10 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,7 +29,6 @@ from hms_tune.errors import (
     StorageError,
     TrainingError,
 )
-from hms_tune.search.reports import Reporter
 from hms_tune.service.artifacts import FLUSH_S, STORE_S, Artifacts, Workplace
 from hms_tune.service.asking import ask
 from hms_tune.service.attempts import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, release, tell
@@ -39,10 +36,10 @@ from hms_tune.service.courier import Courier
 from hms_tune.service.following import Following, resumable
 from hms_tune.service.leases import Holder, Lease, LeaseKeeper
 from hms_tune.service.outages import Patience, passes
-from hms_tune.service.outcomes import OUTCOMES, Story, attributes_of, declined, failure, free_memory
+from hms_tune.service.outcomes import OUTCOMES, Story, attributes_of, declined, failure, free_memory, wished
 from hms_tune.service.stopping import StepCut, Stop
 from hms_tune.service.storage import Storage
-from hms_tune.service.wishes import wished
+from hms_tune.service.study import Search
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import Observer, Outcome, TrialInfo
 
@@ -55,21 +52,6 @@ Admit = Callable[[TrialConfig], None]
 
 def admit_all(_config: TrialConfig) -> None:
     """There is room for everything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """The study as a slot needs it: Optuna's object, its configurations and its reports.
-
-    ``redraws``: whether another draw can take the place of one that is declined. In a grid, whose cells have
-    one turn each, it cannot: there such a cell has failed.
-    """
-
-    study: optuna.Study
-    study_id: int
-    suggest: Callable[[optuna.Trial], TrialConfig]
-    reporter: Callable[[optuna.Trial], Reporter]
-    redraws: bool = True
 
 
 class Runner:

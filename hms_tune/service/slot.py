@@ -23,9 +23,10 @@ from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import LEASE_S, Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
 from hms_tune.service.outcomes import Streaks
 from hms_tune.service.recovery import MOST_LOSSES, recover
-from hms_tune.service.running import Admit, Runner, Search, Train, admit_all
+from hms_tune.service.running import Admit, Runner, Train, admit_all
 from hms_tune.service.stopping import Stop
 from hms_tune.service.storage import Storage
+from hms_tune.service.study import Search
 from hms_tune.service.tables import lineages
 from hms_tune.training.observer import Observer
 

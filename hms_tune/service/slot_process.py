@@ -114,12 +114,13 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.machine.processes import this_process
     from hms_tune.search.memory_check import check_memory
     from hms_tune.service.artifacts import Artifacts
+    from hms_tune.service.figures import best_of_study
     from hms_tune.service.leases import Holder
     from hms_tune.service.recording import Place, TrialRecorder
     from hms_tune.service.slot import Slot
     from hms_tune.service.storage import open_patiently
     from hms_tune.service.study import join_search
-    from hms_tune.service.trackers import best_of_study, trackers
+    from hms_tune.service.trackers import trackers
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.distributed.group import join
     from hms_tune.training.distributed.ranks import ALONE

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import optuna
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
 from hms_tune.search.reports import Reporter
 from hms_tune.search.study import create_or_load, trial_limit
 from hms_tune.search.suggest import suggest
 from hms_tune.service.budget import Budget, next_ordinal, register_study
-from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage
 
 
@@ -49,3 +52,18 @@ def join_search(storage: Storage, study_file: StudyFile) -> Search:
     """As :func:`open_search`, for a slot: its sampler's draws differ from those of every other slot."""
     study_id = open_search(storage, study_file).study_id
     return open_search(storage, study_file, ordinal=next_ordinal(storage, study_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The study as a slot needs it: Optuna's object, its configurations and its reports.
+
+    ``redraws``: whether another draw can take the place of one that is declined. In a grid, whose cells have
+    one turn each, it cannot: there such a cell has failed.
+    """
+
+    study: optuna.Study
+    study_id: int
+    suggest: Callable[[optuna.Trial], TrialConfig]
+    reporter: Callable[[optuna.Trial], Reporter]
+    redraws: bool = True

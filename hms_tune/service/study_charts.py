@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hms_tune.seeing.style import ACCENT, FAINT, GRID, INK, chart
-from hms_tune.service.graphs import pareto_front, spans_decades
+from hms_tune.service.ledger import pareto_front, spans_decades
 from hms_tune.service.records import StudyRecord, TrialRecord
 
 PRUNED = "#d9a441"

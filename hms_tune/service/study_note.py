@@ -10,8 +10,8 @@ from optuna_dashboard import get_note, save_note
 
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.study_file import SUFFIXES, StudyFile
-from hms_tune.service.graphs import cost_unit
 from hms_tune.service.honesty import deciding_score, in_words
+from hms_tune.service.ledger import cost_unit
 from hms_tune.service.records import StudyRecord, TrialRecord, load_study
 from hms_tune.service.storage import Storage
 from hms_tune.training.events import OutOfFold

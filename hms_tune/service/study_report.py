@@ -12,9 +12,9 @@ from hms_tune.config.ranges import parameters
 from hms_tune.errors import BundleError
 from hms_tune.export.scores import METRICS, read_scores
 from hms_tune.seeing.page import facts, page, text
-from hms_tune.service.graphs import cost_unit
+from hms_tune.service.importance import importances
+from hms_tune.service.ledger import cost_unit
 from hms_tune.service.predictions import kept_out_of_fold
-from hms_tune.service.publishing import importances
 from hms_tune.service.records import TrialRecord, study_record
 from hms_tune.service.report_findings import (
     Material,

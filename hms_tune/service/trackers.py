@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.service import figures
-from hms_tune.service.storage import Storage
 from hms_tune.training.observer import Observer
 
 
@@ -31,15 +29,3 @@ def trackers(
             project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder, best=best
         )
     ]
-
-
-def best_of_study(storage: Storage, study: str) -> Callable[[], float | None]:
-    """What asks the database for the study's best KL so far."""
-
-    def ask() -> float | None:
-        study_id = int(storage.optuna.get_study_id_from_name(study))
-        with storage.engine.connect() as connection:
-            best = figures.best_value(connection, study_id)
-        return None if best is None else best[1]
-
-    return ask

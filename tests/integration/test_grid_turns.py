@@ -18,9 +18,8 @@ from hms_tune.service.attempts import LEASE_ATTRIBUTE, Attempt, Result, tell
 from hms_tune.service.budget import Refusal, claim
 from hms_tune.service.leases import Holder, Lease
 from hms_tune.service.recovery import recover
-from hms_tune.service.running import Search
 from hms_tune.service.storage import Storage
-from hms_tune.service.study import join_search, open_search
+from hms_tune.service.study import Search, join_search, open_search
 from hms_tune.service.tables import leases
 
 STUDY = """

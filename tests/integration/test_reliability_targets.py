@@ -47,10 +47,10 @@ from hms_tune.service.artifacts import Artifacts
 from hms_tune.service.budget import Budget, register_study
 from hms_tune.service.control import drain, set_state
 from hms_tune.service.leases import Holder
-from hms_tune.service.running import Search
 from hms_tune.service.slot import Slot, SlotSettings
 from hms_tune.service.storage import Storage
 from hms_tune.service.studies import status
+from hms_tune.service.study import Search
 from hms_tune.training.checkpoint import read_checkpoint, read_newest_checkpoint
 from hms_tune.training.events import Event
 

@@ -24,8 +24,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.service import noted
 from hms_tune.service.dashboard import dashboard_app
 from hms_tune.service.gatekeeper import Gatekeeper
-from hms_tune.service.graphs import pareto_front
-from hms_tune.service.ledger import saving
+from hms_tune.service.ledger import pareto_front, saving
 from hms_tune.service.patient import PatientStorage
 from hms_tune.service.predictions import kept_out_of_fold
 from hms_tune.service.publisher import Publisher, PublisherPlan
