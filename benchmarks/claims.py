@@ -28,15 +28,15 @@ from pathlib import Path
 import optuna
 from sqlalchemy import func, select, text
 
+from hms_tune.database.connect import Storage, connector, open_storage
+from hms_tune.database.embedded import start_embedded
+from hms_tune.database.optuna_storage import PatientStorage
+from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
+from hms_tune.database.queue.end import Result, settle
+from hms_tune.database.queue.lease import Holder, Lease, hold
+from hms_tune.database.tables import leases, lineages
+from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.machine.processes import this_process
-from hms_tune.service.addresses import DRIVER, parse_address, redacted
-from hms_tune.service.attempts import Result, settle
-from hms_tune.service.budget import Budget, Refusal, claim, register_study
-from hms_tune.service.embedded import start_embedded
-from hms_tune.service.leases import Holder, Lease, hold
-from hms_tune.service.patient import PatientStorage
-from hms_tune.service.storage import Storage, connector, open_storage
-from hms_tune.service.tables import leases, lineages
 
 HELD = 2
 

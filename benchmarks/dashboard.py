@@ -35,15 +35,15 @@ from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import text
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.embedded import start_embedded
+from hms_tune.reports.dashboard.files import dashboard_store
+from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.search.suggest import distributions
-from hms_tune.service.dashboard_store import dashboard_store
-from hms_tune.service.embedded import start_embedded
-from hms_tune.service.predictions import keep_out_of_fold
-from hms_tune.service.publishing import publish_study
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.study import open_search
+from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.history import EpochRecord, FoldRecord, folds_as_json
+from hms_tune.worker.open_study import open_search
 
 SIZES = (100, 1000, 5000)
 STEPS = 20
@@ -210,7 +210,7 @@ def _serve(url: str, artifacts: Path, bare: bool, told: Connection) -> None:
     """Both behind the product's own server: a thread for each request, so that none waits for another."""
     import optuna_dashboard
 
-    from hms_tune.service.dashboard import dashboard_app, serve_dashboard
+    from hms_tune.reports.dashboard.serve import dashboard_app, serve_dashboard
 
     storage = open_storage(url)
     app: Any = (

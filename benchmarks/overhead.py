@@ -109,10 +109,10 @@ class Bench:
         from hms_tune.config.study_file import StudyFile
         from hms_tune.data.store.prepare import prepare
         from hms_tune.data.synthetic import synthesize
+        from hms_tune.database.connect import open_storage
+        from hms_tune.database.embedded import start_embedded
         from hms_tune.machine.cores import cpu_threads
         from hms_tune.machine.device import resolve_device
-        from hms_tune.service.embedded import start_embedded
-        from hms_tune.service.storage import open_storage
         from hms_tune.training.workspace import Workspace
 
         device = resolve_device(asked.device)
@@ -161,13 +161,13 @@ class Bench:
 
     def _on(self, study_file: Any, *, dense: bool) -> Callable[[], Told]:
         from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
+        from hms_tune.database.queue.lease import LEASE_S, Holder
         from hms_tune.machine.processes import this_process
-        from hms_tune.service.artifacts import Artifacts
-        from hms_tune.service.leases import LEASE_S, Holder
-        from hms_tune.service.recording import Place, TrialRecorder
-        from hms_tune.service.slot import Slot, SlotSettings
-        from hms_tune.service.study import join_search
+        from hms_tune.studies.record_writer import Place, TrialRecorder
         from hms_tune.training.cross_validation import CrossValidation
+        from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+        from hms_tune.worker.open_study import join_search
+        from hms_tune.worker.slot import Slot, SlotSettings
 
         every_s = 0.0 if dense else DEFAULT_CHECKPOINT_SECONDS
 

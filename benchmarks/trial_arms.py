@@ -112,10 +112,10 @@ class OurArm:
 
         from hms_tune.config.acceleration import AccelerationSettings
         from hms_tune.data.store.prepare import prepare
+        from hms_tune.database.connect import open_storage
+        from hms_tune.database.embedded import start_embedded
         from hms_tune.machine.cores import cpu_threads
         from hms_tune.machine.device import resolve_device
-        from hms_tune.service.embedded import start_embedded
-        from hms_tune.service.storage import open_storage
         from hms_tune.training.workspace import Workspace
 
         device = resolve_device("auto")
@@ -175,12 +175,12 @@ class OurArm:
         """Run some configurations as a study of their own."""
         from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
         from hms_tune.config.study_file import StudyFile
+        from hms_tune.database.queue.lease import Holder
         from hms_tune.machine.processes import this_process
-        from hms_tune.service.artifacts import Artifacts
-        from hms_tune.service.leases import Holder
-        from hms_tune.service.slot import Slot
-        from hms_tune.service.study import join_search
         from hms_tune.training.cross_validation import CrossValidation
+        from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+        from hms_tune.worker.open_study import join_search
+        from hms_tune.worker.slot import Slot
 
         self.rounds += 1
         name = f"trials-{self.seed}-{self.rounds}"

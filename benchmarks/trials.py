@@ -8,7 +8,7 @@ Arms, each in one process that lives through the whole benchmark:
 * **A**: ``benchmarks/notebook.py``. Optuna in memory, an item at a time, DataLoader with 4 workers, float16
   autocast with GradScaler on a GPU. Finished float32 images wait in its RAM; making them is not counted.
 * **A+**: the same with min(16, 2 × cores) workers that persist, pinned memory, channels_last, cuDNN search.
-* **ours**: ``hms_tune.service.slot.Slot`` on an embedded PostgreSQL: claim, ask, train through
+* **ours**: ``hms_tune.worker.slot.Slot`` on an embedded PostgreSQL: claim, ask, train through
   ``CrossValidation`` with checkpoints at the distance of a worker, tell. Making images from EEG is counted.
 * **ours, seed 1**: ours with other random numbers, which says what a difference between arms means.
 

@@ -10,18 +10,18 @@ from stories import EPOCHS, FOLDS, a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import DataError
 from hms_tune.machine.processes import this_process
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.leases import Holder
-from hms_tune.service.recording import Place, TrialRecorder
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.slot_process import run_url
-from hms_tune.service.storage import Storage
-from hms_tune.service.study import join_search
+from hms_tune.studies.record_writer import Place, TrialRecorder
 from hms_tune.training.events import Event, OutOfFold
 from hms_tune.training.observer import Observer
 from hms_tune.training.scores import kl_divergence
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search
+from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.slot_process import run_url
 
 ROWS = 40
 

@@ -12,9 +12,9 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.service.storage import Storage
-from hms_tune.service.study import open_search
-from hms_tune.service.tables import leases, lineages, studies
+from hms_tune.database.connect import Storage
+from hms_tune.database.tables import leases, lineages, studies
+from hms_tune.worker.open_study import open_search
 
 STUDY = """
 study: {name}

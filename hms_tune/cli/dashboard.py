@@ -33,7 +33,7 @@ def dashboard(
     storage: StorageOption = None,
 ) -> None:
     """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine."""
-    from hms_tune.service.dashboard import check_exposure, dashboard_app, serve_dashboard
+    from hms_tune.reports.dashboard.serve import check_exposure, dashboard_app, serve_dashboard
 
     settings = Settings.from_environment()
     password = password or settings.dashboard_password

@@ -133,8 +133,8 @@ def _study_file(plan: Demo) -> StudyFile:
 
 
 def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
-    from hms_tune.service.worker import Worker, WorkerOptions
     from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.worker.worker import Worker, WorkerOptions
 
     with _step(console, f"A search of {plan.trials} trials, on a PostgreSQL of its own"):
         options = WorkerOptions(
@@ -160,11 +160,11 @@ def _refuse_unfinished(plan: Demo) -> None:
 
 def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, Scores]:
     from hms_tune.data.store.store import Store
+    from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.export.scores import read_scores
-    from hms_tune.service.exporting import best_trial, export_watched
-    from hms_tune.service.storage import open_storage, resolve_address
-    from hms_tune.service.trackers import trackers
+    from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.tracking.observers import trackers
 
     database = open_storage(resolve_address(None, home=plan.home))
     try:
@@ -187,8 +187,8 @@ def _predict(plan: Demo, bundle: Path, console: Console) -> None:
 
 
 def _units(plan: Demo) -> dict[str, int]:
-    from hms_tune.service.storage import open_storage, resolve_address
-    from hms_tune.service.studies import status
+    from hms_tune.database.connect import open_storage, resolve_address
+    from hms_tune.studies.status import status
 
     database = open_storage(resolve_address(None, home=plan.home))
     try:

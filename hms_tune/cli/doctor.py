@@ -20,7 +20,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is installed, reachable and writable, with the mend for each. Exit code 1 at a failure."""
-    from hms_tune.service.doctor import examine
+    from hms_tune.cli.doctor_checks import examine
 
     checks = list(examine(Settings.from_environment(), storage=storage, data=data))
     if as_json:

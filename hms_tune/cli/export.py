@@ -49,9 +49,9 @@ def export_best(
     from hms_tune.data.store.prepare import prepare
     from hms_tune.export.export import check_vacant
     from hms_tune.machine.device import resolve_device
-    from hms_tune.service.exporting import best_trial, export_watched
-    from hms_tune.service.trackers import trackers
+    from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.tracking.observers import trackers
 
     if not STUDY_NAME.fullmatch(study):
         raise UsageError(

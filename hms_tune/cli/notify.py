@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import UsageError
-from hms_tune.tracking.notify import Receivers, compose, deliver
+from hms_tune.tracking.notify.webhook import Receivers, compose, deliver
 
 
 def described(study_file: StudyFile) -> str:

@@ -14,7 +14,7 @@ from hms_tune.config.study_file import SUFFIXES, StudyFile, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from hms_tune.service.storage import Storage
+    from hms_tune.database.connect import Storage
 
 StorageOption = Annotated[
     str | None,
@@ -63,12 +63,12 @@ def artifacts_folder(settings: Settings) -> Path:
 @contextmanager
 def opened(storage: str | None, *, read_only: bool = False) -> Iterator[Storage]:
     """The database a command works on."""
-    from hms_tune.service.storage import open_storage, resolve_address
+    from hms_tune.database.connect import open_storage, resolve_address
 
     settings = Settings.from_environment()
     address = resolve_address(storage or settings.storage, home=settings.home)
     if read_only:
-        from hms_tune.service.reading import open_read_only
+        from hms_tune.database.read_only import open_read_only
 
         database = open_read_only(address)
     else:

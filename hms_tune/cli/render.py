@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hms_tune.service.doctor import Check
-    from hms_tune.service.summaries import StudySummary, TrialSummary
+    from hms_tune.cli.doctor_checks import Check
+    from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
 _WENT_ON = {"lost": "lost", "handed_back": "handed back"}

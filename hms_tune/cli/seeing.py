@@ -33,7 +33,7 @@ def show(
     html: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
     """Draw a window as an electroencephalographer reads it: montage, spectrograms, votes."""
-    from hms_tune.seeing.show import show as draw
+    from hms_tune.reports.window_page import show as draw
 
     if out is None and html is None:
         mend = "Name a picture with --out x.png, or a page with --html x.html."
@@ -51,7 +51,7 @@ def report(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Files handled at once.")] = None,
 ) -> None:
     """Write one page on ROOT: distributions, examples of each class, quality, where to look first."""
-    from hms_tune.seeing.report import write_report
+    from hms_tune.reports.folder_page import write_report
 
     with progress_bar("looking through", "files") as progress:
         write_report(root, out, quick=quick, jobs=jobs, progress=progress)

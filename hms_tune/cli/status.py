@@ -24,7 +24,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how a study stands: trials by state with reasons, the best, workers, speed, time left."""
-    from hms_tune.service import studies
+    from hms_tune.studies import status as studies
 
     name = study_name(study)
     with opened(storage) as database, suppress(KeyboardInterrupt):

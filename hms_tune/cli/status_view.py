@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.render import params_text, short_params
-from hms_tune.tracking.slot_lines import duration
+from hms_tune.tracking.console_table import duration
 
 if TYPE_CHECKING:
-    from hms_tune.service.summaries import BestTrial, RunningTrial, StudyStatus, WorkerStatus
+    from hms_tune.studies.status_types import BestTrial, RunningTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
 _LEAVING = {"work": "", "finish": "finishing", "leave": "leaving"}

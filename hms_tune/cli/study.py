@@ -15,7 +15,7 @@ from hms_tune.config.study_file import STUDY_NAME, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from hms_tune.service.leases import DesiredState
+    from hms_tune.database.queue.lease import DesiredState
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]
@@ -45,7 +45,7 @@ def check_command(
 @app.command("list")
 def list_command(storage: StorageOption = None, as_json: JsonOption = False) -> None:
     """List the studies in the storage."""
-    from hms_tune.service.studies import list_studies
+    from hms_tune.studies.status import list_studies
 
     with opened(storage) as database:
         summaries = list_studies(database)
@@ -70,7 +70,7 @@ def show(
     if trial is not None:
         _show_trial(study_name(name), trial, storage, as_json)
         return
-    from hms_tune.service.studies import show_trials
+    from hms_tune.studies.status import show_trials
 
     with opened(storage) as database:
         trials = show_trials(database, study_name(name))
@@ -82,7 +82,7 @@ def show(
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
     from hms_tune.cli.trial_view import WIDTH, trial_view
-    from hms_tune.service.records import study_record, trial_record
+    from hms_tune.studies.trial_record import study_record, trial_record
 
     with opened(storage) as database:
         trial = trial_record(database, name, number)
@@ -110,8 +110,8 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write one page on a study: question, score, winner, course, cost, how to reproduce it."""
-    from hms_tune.seeing.show import write
-    from hms_tune.service.study_report import gather, report_page
+    from hms_tune.reports.study_page import gather, report_page
+    from hms_tune.reports.window_page import write
 
     with opened(storage) as database:
         material = gather(database, study_name(study), bundle=bundle)
@@ -138,7 +138,7 @@ def stop(name: Name, storage: StorageOption = None) -> None:
 
 
 def _set_state(name: str, storage: str | None, state: DesiredState) -> None:
-    from hms_tune.service import control
+    from hms_tune.studies import control
 
     study = study_name(name)
     with opened(storage) as database:
@@ -153,7 +153,7 @@ def stop_trial(
     storage: StorageOption = None,
 ) -> None:
     """End one trial for good, within an epoch. It counts as failed; the sampler learns nothing from it."""
-    from hms_tune.service import control
+    from hms_tune.studies import control
 
     study = study_name(name)
     with opened(storage) as database:
@@ -174,7 +174,7 @@ def drain(
     storage: StorageOption = None,
 ) -> None:
     """Let a worker finish the trials it runs, and leave."""
-    from hms_tune.service import control
+    from hms_tune.studies import control
 
     study = study_name(name)
     with opened(storage) as database:
@@ -215,7 +215,7 @@ def enqueue(
     storage: StorageOption = None,
 ) -> None:
     """Leave values for the next free slot to try. What is not given, the sampler draws."""
-    from hms_tune.service.enqueueing import enqueue
+    from hms_tune.studies.enqueue import enqueue
 
     given: dict[str, str] = {}
     for text in [*(params or []), *(values or [])]:
@@ -260,8 +260,8 @@ def delete(
     storage: StorageOption = None,
 ) -> None:
     """Delete a study with its trials and checkpoints."""
-    from hms_tune.service import control
-    from hms_tune.service.artifacts import Artifacts
+    from hms_tune.studies import control
+    from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 
     study = study_name(name)
     if not yes:

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.curves import Curve, draw_curves
-from hms_tune.service.records import StudyRecord, TrialRecord
-from hms_tune.service.trial_note import why_it_ended
+from hms_tune.studies.trial_note import why_it_ended
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.tracking.console import duration
 
 WIDTH = 80

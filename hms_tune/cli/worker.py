@@ -67,9 +67,9 @@ def worker(
     Any number of workers may run one study. At SIGTERM or Ctrl-C trials are handed back and continue
     elsewhere; a second one ends at once.
     """
-    from hms_tune.service.worker import Worker, WorkerOptions
     from hms_tune.tracking.console import ConsoleObserver
-    from hms_tune.tracking.error_stream import error_console
+    from hms_tune.tracking.stderr import error_console
+    from hms_tune.worker.worker import Worker, WorkerOptions
 
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)

@@ -2,8 +2,8 @@
 
 Optuna's own samplers find the next entry by reading what other workers have taken and then writing, so that
 two workers can take the same one. Here a trial has its turn from its creation on: the fleet gives each that
-is to be drawn the first free one, under the study's lock (``service/asking.py``). In a study without a fleet
-the turn is the count of earlier drawn trials, which is the same whenever and wherever it is taken.
+is to be drawn the first free one, under the study's lock (``database/queue/start.py``). In a study without a
+fleet the turn is the count of earlier drawn trials, which is the same whenever and wherever it is taken.
 
 What was enqueued, by a person or as the successor of a lost trial, has its values and uses up no turn. Where
 a trial was lost before its values were drawn, its successor stands in for it and has its turn.

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hms_tune.tracking.error_stream import error_console
-from hms_tune.tracking.outlook import StudyOutlook
-from hms_tune.tracking.slot_lines import TrialProgress, board, duration, trial_name
+from hms_tune.tracking.console_table import TrialProgress, board, duration, trial_name
+from hms_tune.tracking.stderr import error_console
+from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import EpochEnded, Event, FoldEnded
 from hms_tune.training.observer import Outcome, TrialInfo
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from hms_tune.cli.main import main
-from hms_tune.service.embedded import start_embedded
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.embedded import start_embedded
 
 Run = Callable[..., tuple[int, str]]
 

@@ -18,14 +18,14 @@ import pytest
 
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import load_study_file
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import claim
+from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process
-from hms_tune.service.asking import ask
-from hms_tune.service.attempts import Result, tell
-from hms_tune.service.budget import claim
-from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.presence import Presence, announce
-from hms_tune.service.storage import Storage
-from hms_tune.service.study import open_search
+from hms_tune.worker.open_study import open_search
+from hms_tune.worker.presence import Presence, announce
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 CANARY = "canary{%secret@word"

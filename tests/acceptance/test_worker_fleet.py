@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hms_tune.service.storage import Storage
+from hms_tune.database.connect import Storage
 from studies import ONE_TRIAL
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"

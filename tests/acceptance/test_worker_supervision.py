@@ -15,8 +15,8 @@ import torch
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
-from hms_tune.service.records import trial_record
-from hms_tune.service.storage import Storage
+from hms_tune.database.connect import Storage
+from hms_tune.studies.trial_record import trial_record
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded
 from studies import ONE_TRIAL

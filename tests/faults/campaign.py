@@ -23,8 +23,8 @@ from server import OwnServer, own_server
 from sqlalchemy import text
 from tiny import study_file, undisturbed
 
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.study import open_search
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.worker.open_study import open_search
 
 LEASE_S = 4.0
 

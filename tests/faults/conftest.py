@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.database.connect import Storage, open_storage
 
 if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
@@ -35,7 +35,7 @@ def storage(server: OwnServer) -> Iterator[Storage]:
     import history
     from tiny import study_file
 
-    from hms_tune.service.study import open_search
+    from hms_tune.worker.open_study import open_search
 
     opened = open_storage(server.url)
     open_search(opened, study_file("first", trials=1))  # Optuna's tables are whole before history begins

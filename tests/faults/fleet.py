@@ -27,16 +27,16 @@ from history import Fact
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.connect import open_patiently
+from hms_tune.database.queue import recovery
+from hms_tune.database.queue.lease import Holder
 from hms_tune.machine.processes import this_process
-from hms_tune.service import recovery
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.leases import Holder
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.storage import open_patiently
-from hms_tune.service.study import join_search, open_search
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
 from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search, open_search
+from hms_tune.worker.slot import Slot, SlotSettings
 
 
 @dataclass(frozen=True, slots=True)

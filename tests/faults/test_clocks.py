@@ -14,11 +14,11 @@ from server import OwnServer
 from sqlalchemy import select
 from tiny import study_file, undisturbed
 
-from hms_tune.service.records import study_record
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import status
-from hms_tune.service.study import open_search
-from hms_tune.service.tables import leases
+from hms_tune.database.connect import Storage
+from hms_tune.database.tables import leases
+from hms_tune.studies.status import status
+from hms_tune.studies.trial_record import study_record
+from hms_tune.worker.open_study import open_search
 
 HALF_A_DAY_S = 12 * 3600.0
 

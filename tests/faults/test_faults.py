@@ -28,21 +28,21 @@ from sqlalchemy.exc import OperationalError
 from tiny import study_file, tiny_train, undisturbed
 
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.queue.claim import Refusal, claim
+from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.queue.start import ask
+from hms_tune.database.retry import Patience, through_outages
+from hms_tune.database.tables import leases
 from hms_tune.errors import StorageAwayError
 from hms_tune.machine.processes import this_process
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.asking import ask
-from hms_tune.service.attempts import Result, tell
-from hms_tune.service.budget import Refusal, claim
-from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.outages import Patience, through_outages
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.stopping import Stop
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.studies import show_trials
-from hms_tune.service.study import join_search, open_search
-from hms_tune.service.tables import leases
+from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search, open_search
+from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.stop import Stop
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
 

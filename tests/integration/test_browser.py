@@ -11,10 +11,10 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import pytest
 from serving import served
 
-from hms_tune.service.dashboard import dashboard_app
-from hms_tune.service.records import StudyRecord, study_record
-from hms_tune.service.storage import Storage
-from hms_tune.service.study_report import gather, report_page
+from hms_tune.database.connect import Storage
+from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.reports.study_page import gather, report_page
+from hms_tune.studies.trial_record import StudyRecord, study_record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

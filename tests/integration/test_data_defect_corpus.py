@@ -21,8 +21,8 @@ from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import DataError
-from hms_tune.service.worker import Worker, WorkerOptions
 from hms_tune.tracking.console import ConsoleObserver
+from hms_tune.worker.worker import Worker, WorkerOptions
 
 K = DefectKind
 Change = Callable[[Path], None]

@@ -20,21 +20,21 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
 from hms_tune.machine.processes import this_process
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.leases import Holder
-from hms_tune.service.recording import Place, TrialRecorder
-from hms_tune.service.records import trial_record
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.stopping import Stop
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import show_trials
-from hms_tune.service.study import join_search
+from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.status import show_trials
+from hms_tune.studies.trial_record import trial_record
 from hms_tune.tracking.wandb import WandbObserver
-from hms_tune.tracking.wandb.session import Session
+from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.checkpoint import read_newest_checkpoint, verify_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointFailed, CheckpointWritten, Event
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search
+from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.stop import Stop
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
 FULL = "No space left on device"
@@ -120,15 +120,15 @@ def written(directory: Path, step: int, state: dict[str, Any], fold: int, epoch:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for room that will not come; no wandb of the real kind."""
-    monkeypatch.setattr("hms_tune.service.uploads.AGAIN_S", 0.01)
-    monkeypatch.setattr("hms_tune.service.running.STORE_S", 0.0)
-    monkeypatch.setattr("hms_tune.service.running.FLUSH_S", 0.2)
+    monkeypatch.setattr("hms_tune.worker.checkpoint_store.uploads.AGAIN_S", 0.01)
+    monkeypatch.setattr("hms_tune.worker.attempt.STORE_S", 0.0)
+    monkeypatch.setattr("hms_tune.worker.attempt.FLUSH_S", 0.2)
 
     def init(session: Session, _trial: Any, _mode: str) -> LoggedRun:
         return LoggedRun(session._directory)
 
     monkeypatch.setattr(Session, "_init", init)
-    monkeypatch.setattr("hms_tune.tracking.wandb.architecture.layers_of", lambda config: ())
+    monkeypatch.setattr("hms_tune.tracking.wandb.layers.layers_of", lambda config: ())
 
 
 FAST = SlotSettings(lease_s=60.0, poll_s=0.01, look_s=0.0)

@@ -12,12 +12,12 @@ from optuna.trial import TrialState, create_trial
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.prepare import prepare
+from hms_tune.database.connect import Storage
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.export.export import Exported
 from hms_tune.search.study import create_or_load
 from hms_tune.search.suggest import distributions
-from hms_tune.service.exporting import Choice, best_trial, export_watched
-from hms_tune.service.storage import Storage
+from hms_tune.studies.export_best import Choice, best_trial, export_watched
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import Outcome, TrialInfo
 

@@ -10,17 +10,17 @@ import pytest
 from sqlalchemy import func, text, update
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import Refusal, claim
+from hms_tune.database.queue.end import LEASE_ATTRIBUTE, Attempt, Result, tell
+from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.queue.recovery import recover
+from hms_tune.database.queue.start import ask
+from hms_tune.database.tables import leases
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.search.list_turns import TURN
 from hms_tune.search.suggest import grid
-from hms_tune.service.asking import ask
-from hms_tune.service.attempts import LEASE_ATTRIBUTE, Attempt, Result, tell
-from hms_tune.service.budget import Refusal, claim
-from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.recovery import recover
-from hms_tune.service.storage import Storage
-from hms_tune.service.study import Search, join_search, open_search
-from hms_tune.service.tables import leases
+from hms_tune.worker.open_study import Search, join_search, open_search
 
 STUDY = """
 study: {name}

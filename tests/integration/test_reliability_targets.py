@@ -38,21 +38,21 @@ from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.download.unzip import Limits, unpack
 from hms_tune.data.schema import CLASSES
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import Budget, register_study
+from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import BundleError, CheckpointError, ConfigError, HmsTuneError, PretrainedError
 from hms_tune.export.bundle import load_bundle
 from hms_tune.machine.processes import this_process
 from hms_tune.models.pretrained import load_weights
 from hms_tune.search.reports import Reporter
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.budget import Budget, register_study
-from hms_tune.service.control import drain, set_state
-from hms_tune.service.leases import Holder
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import status
-from hms_tune.service.study import Search
+from hms_tune.studies.control import drain, set_state
+from hms_tune.studies.status import status
 from hms_tune.training.checkpoint import read_checkpoint, read_newest_checkpoint
 from hms_tune.training.events import Event
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import Search
+from hms_tune.worker.slot import Slot, SlotSettings
 
 WORKERS, BUDGET = 64, 100
 

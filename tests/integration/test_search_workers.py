@@ -9,9 +9,9 @@ from collections import Counter
 import optuna
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database.connect import Storage
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import grid
-from hms_tune.service.storage import Storage
 
 WORKER = """
 import sys
@@ -19,7 +19,7 @@ import optuna
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.suggest import suggest
 from hms_tune.search.study import create_or_load
-from hms_tune.service.storage import open_storage
+from hms_tune.database.connect import open_storage
 
 url, text, seed, count = sys.argv[1:]
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 from hms_tune.cli.data import app
 from hms_tune.data.schema import CLASSES, EEG_COLUMNS, VOTE_COLUMNS
 from hms_tune.errors import DataError
-from hms_tune.seeing.example import load_example
-from hms_tune.seeing.style import png
-from hms_tune.seeing.traces import montage, region_power, sensitivity
-from hms_tune.seeing.window_figure import View, labelled_figure
+from hms_tune.reports.figures.example import load_example
+from hms_tune.reports.figures.style import png
+from hms_tune.reports.figures.traces import montage, region_power, sensitivity
+from hms_tune.reports.figures.window import View, labelled_figure
 
 
 @pytest.fixture(scope="module")

@@ -16,15 +16,15 @@ from moto.server import ThreadedMotoServer
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
+from hms_tune.database.retry import Patience
 from hms_tune.errors import ArtifactError, UsageError
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.object_store import DirectoryStore, ObjectStore, open_store
-from hms_tune.service.outages import Patience
-from hms_tune.service.uploads import Uploader
 from hms_tune.training import cross_validation
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointFailed, CheckpointWritten, CrossValidationEnded, EpochEnded
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.checkpoint_store.files import DirectoryStore, ObjectStore, open_store
+from hms_tune.worker.checkpoint_store.uploads import Uploader
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_store_that_is_away_when_a_trial_begins_is_waited_for_and_named(
 def test_a_full_store_warns_and_keeps_what_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("hms_tune.service.uploads.AGAIN_S", 0.01)
+    monkeypatch.setattr("hms_tune.worker.checkpoint_store.uploads.AGAIN_S", 0.01)
     store: ObjectStore = DirectoryStore(tmp_path / "shared")
     full = True
     link = os.link

@@ -12,17 +12,17 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import func, select, text, update
 
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.queue import recovery
+from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
+from hms_tune.database.queue.end import Attempt, Result, release, tell
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
+from hms_tune.database.queue.recovery import MOST_LOSSES, recover
+from hms_tune.database.queue.start import ask, bind
+from hms_tune.database.tables import leases, lineages
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.machine.processes import ProcessIdentity, this_process
-from hms_tune.service import recovery
-from hms_tune.service.asking import ask, bind
-from hms_tune.service.attempts import Attempt, Result, release, tell
-from hms_tune.service.budget import Budget, Refusal, claim, next_ordinal, register_study
-from hms_tune.service.leases import Holder, Lease, LeaseKeeper
-from hms_tune.service.recovery import MOST_LOSSES, recover
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.studies import status
-from hms_tune.service.tables import leases, lineages
+from hms_tune.studies.status import status
 
 GONE = ProcessIdentity(host="elsewhere", pid=1, started=1, machine="another-boot:1")
 ME = this_process()
@@ -376,7 +376,7 @@ def test_each_slot_that_joins_gets_the_next_ordinal(storage: Storage, study: opt
 def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.Study) -> None:
     import sqlalchemy.exc
 
-    from hms_tune.service.leases import grant
+    from hms_tune.database.queue.lease import grant
 
     study_id = register(storage, study)
     lease = claimed(storage, study_id)

@@ -16,24 +16,24 @@ from stories import a_fold_start, an_ending
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database import tables
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import Budget, Refusal, claim, gpu_hours_used, register_study
+from hms_tune.database.queue.end import Attempt, Result, tell
+from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.queue.recovery import recover
+from hms_tune.database.queue.start import ask
+from hms_tune.database.tables import leases, lineages
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 from hms_tune.machine.processes import this_process
-from hms_tune.service import tables
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.asking import ask
-from hms_tune.service.attempts import Attempt, Result, tell
-from hms_tune.service.budget import Budget, Refusal, claim, gpu_hours_used, register_study
-from hms_tune.service.control import drain, set_state, stop_trial
-from hms_tune.service.enqueueing import enqueue
-from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.presence import Presence, announce
-from hms_tune.service.recovery import recover
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import show_trials, status
-from hms_tune.service.study import join_search
-from hms_tune.service.tables import leases, lineages
+from hms_tune.studies.control import drain, set_state, stop_trial
+from hms_tune.studies.enqueue import enqueue
+from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search
+from hms_tune.worker.presence import Presence, announce
+from hms_tune.worker.slot import Slot, SlotSettings
 
 ME = this_process()
 RATE = "training.learning_rate"

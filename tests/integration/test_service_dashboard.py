@@ -19,12 +19,12 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.read_only import READER, open_read_only
+from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
-from hms_tune.service.addresses import parse_address
-from hms_tune.service.dashboard import dashboard_app, serve_dashboard
-from hms_tune.service.gatekeeper import READ_ONLY, Gatekeeper
-from hms_tune.service.reading import READER, open_read_only
-from hms_tune.service.storage import Storage, open_storage
+from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
+from hms_tune.reports.dashboard.serve import dashboard_app, serve_dashboard
 
 Ask = Callable[..., tuple[int, bytes]]
 PASSWORD = "canary-of-the-dashboard"

@@ -17,20 +17,20 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.machine.processes import this_process
 from hms_tune.search.memory_check import check_memory, smallest_configs
 from hms_tune.search.memory_constraint import MOST_DECLINED
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.leases import Holder
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import show_trials, status
-from hms_tune.service.study import join_search
+from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.training.workspace import Workspace
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search
+from hms_tune.worker.slot import Slot, SlotSettings
 
 MIB = 2**20
 

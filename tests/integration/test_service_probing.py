@@ -11,8 +11,8 @@ import pytest
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import TrainingError
-from hms_tune.service.calibration import Work, slots_that_pay
-from hms_tune.service.probing import DeviceProbes, ProbePlan
+from hms_tune.worker.slot_count.choose import Work, slots_that_pay
+from hms_tune.worker.slot_count.measure import DeviceProbes, ProbePlan
 
 TINY = TrialConfig.model_validate(
     {

@@ -21,22 +21,22 @@ from sqlalchemy.exc import OperationalError
 
 from hms_tune.cli.trial_view import trial_view
 from hms_tune.config.study_file import StudyFile
-from hms_tune.service import noted
-from hms_tune.service.dashboard import dashboard_app
-from hms_tune.service.gatekeeper import Gatekeeper
-from hms_tune.service.ledger import pareto_front, saving
-from hms_tune.service.patient import PatientStorage
-from hms_tune.service.predictions import kept_out_of_fold
-from hms_tune.service.publisher import Publisher, PublisherPlan
-from hms_tune.service.publishing import publish_study
-from hms_tune.service.recording import Place, TrialRecorder
-from hms_tune.service.records import StudyRecord, study_record, trial_record
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.study import join_search
-from hms_tune.service.study_report import gather, report_page
-from hms_tune.service.tables import leases, out_of_fold, seconds_from_now
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.optuna_storage import PatientStorage
+from hms_tune.database.tables import leases, out_of_fold, seconds_from_now
+from hms_tune.reports.dashboard import trial_notes as noted
+from hms_tune.reports.dashboard.access import Gatekeeper
+from hms_tune.reports.dashboard.publish import publish_study
+from hms_tune.reports.dashboard.publisher import Publisher, PublisherPlan
+from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.reports.study_page import gather, report_page
+from hms_tune.studies.cost import pareto_front, saving
+from hms_tune.studies.predictions import kept_out_of_fold
+from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.trial_record import StudyRecord, study_record, trial_record
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.observer import TrialInfo
+from hms_tune.worker.open_study import join_search
 
 NAME = "looked-at"
 EPOCHS = 3
@@ -113,7 +113,7 @@ def test_a_record_that_an_outage_cut_off_is_written_when_it_is_over(
         store(self, number, values)
 
     monkeypatch.setattr(TrialRecorder, "_store", cut_off)
-    monkeypatch.setattr("hms_tune.service.recording.AGAIN_S", 0.01)
+    monkeypatch.setattr("hms_tune.studies.record_writer.AGAIN_S", 0.01)
     run_study(storage, study_name, tmp_path, trials=3)
     assert all(trial.folds or trial.state == "failed" for trial in study_record(storage, study_name).trials)
 

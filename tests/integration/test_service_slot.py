@@ -19,19 +19,15 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.queue.lease import Holder
+from hms_tune.database.tables import leases, seconds_from_now
 from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
 from hms_tune.machine.processes import this_process
-from hms_tune.service.artifacts import Artifacts
-from hms_tune.service.control import set_state
-from hms_tune.service.enqueueing import enqueue
-from hms_tune.service.leases import Holder
-from hms_tune.service.records import trial_record
-from hms_tune.service.slot import Slot, SlotSettings
-from hms_tune.service.stopping import Stop
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.studies import list_studies, show_trials, status
-from hms_tune.service.study import join_search
-from hms_tune.service.tables import leases, seconds_from_now
+from hms_tune.studies.control import set_state
+from hms_tune.studies.enqueue import enqueue
+from hms_tune.studies.status import list_studies, show_trials, status
+from hms_tune.studies.trial_record import trial_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import (
     CheckpointWritten,
@@ -41,6 +37,10 @@ from hms_tune.training.events import (
     FoldStarted,
 )
 from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.open_study import join_search
+from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.stop import Stop
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 FAST = SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0)

@@ -14,15 +14,15 @@ from sqlalchemy import select
 from stories import a_trial, an_epoch
 
 from hms_tune.cli.status_view import status_view
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import claim
+from hms_tune.database.queue.lease import Holder
+from hms_tune.database.tables import workers
 from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
-from hms_tune.service.budget import claim
-from hms_tune.service.leases import Holder
-from hms_tune.service.presence import ImageCount, Presence, announce
-from hms_tune.service.storage import Storage
-from hms_tune.service.studies import status
-from hms_tune.service.tables import workers
+from hms_tune.studies.status import status
+from hms_tune.worker.presence import ImageCount, Presence, announce
 from studies import write_study
 
 GIB = 2**30

@@ -18,10 +18,10 @@ from postgres_front import front
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
+from hms_tune.database.connect import open_storage
+from hms_tune.database.read_only import open_read_only
+from hms_tune.database.url import parse_address, without_secrets
 from hms_tune.errors import StorageError
-from hms_tune.service.addresses import parse_address, without_secrets
-from hms_tune.service.reading import open_read_only
-from hms_tune.service.storage import open_storage
 
 CANARY = "canary{%p@ss/word"
 STUDY = """

@@ -14,17 +14,17 @@ from receiver import SECRET, Receiver, receiver
 from sqlalchemy import select, update
 
 from hms_tune.config.study_sections import HAPPENINGS
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.notices import Notice, take, write
+from hms_tune.database.queue.claim import claim
+from hms_tune.database.queue.end import Result, settle
+from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.tables import leases, notices, now, seconds_from_now, studies, workers
 from hms_tune.machine.processes import this_process
-from hms_tune.service.attempts import Result, settle
-from hms_tune.service.budget import claim
-from hms_tune.service.leases import Holder, Lease
-from hms_tune.service.notices import Notice, take, write
-from hms_tune.service.presence import Presence, announce
-from hms_tune.service.storage import Storage, open_storage
-from hms_tune.service.tables import leases, notices, now, seconds_from_now, studies, workers
-from hms_tune.service.watch import STEADY_LOOKS, StudyWatch
-from hms_tune.tracking.notify import Receivers
-from hms_tune.tracking.outlook import StudyOutlook
+from hms_tune.tracking.notify.watch import STEADY_LOOKS, StudyWatch
+from hms_tune.tracking.notify.webhook import Receivers
+from hms_tune.tracking.study_outlook import StudyOutlook
+from hms_tune.worker.presence import Presence, announce
 from studies import Written, write_study
 
 

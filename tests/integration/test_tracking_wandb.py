@@ -22,12 +22,13 @@ from stories import EPOCHS, FOLDS, a_fold_start, a_story, a_trial, an_epoch, som
 from wandb_records import Stored, read_run
 from wandb_server import Server, wandb_server
 
-from hms_tune.service.records import study_record
-from hms_tune.service.storage import Storage
-from hms_tune.service.trial_note import trial_note
-from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id, session
-from hms_tune.tracking.wandb.architecture import layers_of
-from hms_tune.tracking.wandb.pictures import reliability
+from hms_tune.database.connect import Storage
+from hms_tune.studies.trial_note import trial_note
+from hms_tune.studies.trial_record import study_record
+from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id
+from hms_tune.tracking.wandb import run as session
+from hms_tune.tracking.wandb.layers import layers_of
+from hms_tune.tracking.wandb.predictions import reliability
 from hms_tune.training.observer import TrialInfo
 
 TESTS = Path(__file__).parents[1]
@@ -169,7 +170,7 @@ import sys, time, types
 from pathlib import Path
 layers = types.ModuleType("layers")  # what is drawn of a network takes torch and timm seconds to load
 layers.layers_of = lambda config: ()
-sys.modules["hms_tune.tracking.wandb.architecture"] = layers
+sys.modules["hms_tune.tracking.wandb.layers"] = layers
 from stories import a_fold_start, a_trial, an_epoch
 from hms_tune.tracking.wandb import WandbObserver
 observer, trial = WandbObserver(project="hms", directory=Path(sys.argv[1]), mode="offline"), a_trial(4)

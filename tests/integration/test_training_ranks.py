@@ -26,9 +26,8 @@ from torch.distributed import TCPStore
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
+from hms_tune.database.connect import Storage
 from hms_tune.errors import CheckpointError, DataError, RankLostError, TrainingError, UsageError
-from hms_tune.service.devices import slot_groups
-from hms_tune.service.storage import Storage
 from hms_tune.training import rank_trials
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.distributed.group import RankGroup, RankPlace, host_store, join, place_from_environment
@@ -37,6 +36,7 @@ from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, Ep
 from hms_tune.training.fold import FoldTraining
 from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, lead_trial
 from hms_tune.training.workspace import Workspace
+from hms_tune.worker.devices import slot_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hms_tune.data.schema import CLASSES
-from hms_tune.seeing.kinds import kinds_of, leading_class
+from hms_tune.reports.agreement_kinds import kinds_of, leading_class
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hms_tune.database.url import parse_address, redacted
 from hms_tune.errors import UsageError
-from hms_tune.service.addresses import parse_address, redacted
 
 
 @pytest.mark.parametrize(

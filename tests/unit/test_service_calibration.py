@@ -14,7 +14,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import TrainingError, UsageError
 from hms_tune.search.typical_config import largest_config, middle_config
-from hms_tune.service.calibration import Measured, NoRoomError, Work, fill, slots_that_pay
+from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, fill, slots_that_pay
 
 
 class Fake:

@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from hms_tune.database.retry import Patience
 from hms_tune.errors import StorageAwayError
-from hms_tune.service.courier import Courier
-from hms_tune.service.outages import Patience
+from hms_tune.worker.report_queue import Courier
 
 
 def away() -> OperationalError:

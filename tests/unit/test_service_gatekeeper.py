@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hms_tune.cli.concealing import without_passwords
-from hms_tune.service.gatekeeper import READ_ONLY, Gatekeeper
+from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
 
 
 class Behind:

@@ -15,17 +15,17 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from hms_tune.cli.doctor_checks import database_check
+from hms_tune.database.queue.end import Result
+from hms_tune.database.retry import Patience, as_storage_error, passes, through_outages
 from hms_tune.errors import DataError, StorageError, UsageError
 from hms_tune.machine.cores import cpu_threads, usable_cores
 from hms_tune.machine.processes import ProcessIdentity, this_process
-from hms_tune.service.attempts import Result
-from hms_tune.service.dashboard import check_exposure
-from hms_tune.service.devices import gpu_share, slot_devices
-from hms_tune.service.doctor import database_check
-from hms_tune.service.gatekeeper import is_loopback
-from hms_tune.service.messages import LogLine, PipeLogHandler, PipeObserver, SlotFailed
-from hms_tune.service.outages import Patience, as_storage_error, passes, through_outages
-from hms_tune.service.stopping import StepCut, Stop
+from hms_tune.reports.dashboard.access import is_loopback
+from hms_tune.reports.dashboard.serve import check_exposure
+from hms_tune.worker.devices import gpu_share, slot_devices
+from hms_tune.worker.pipe import LogLine, PipeLogHandler, PipeObserver, SlotFailed
+from hms_tune.worker.stop import StepCut, Stop
 
 
 def test_a_process_is_known_dead_only_where_that_can_be_seen() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.service.worker import Worker, WorkerOptions
 from hms_tune.tracking.console import ConsoleObserver
+from hms_tune.worker.worker import Worker, WorkerOptions
 
 
 class Slots:

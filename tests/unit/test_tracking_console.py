@@ -14,8 +14,8 @@ from rich.file_proxy import FileProxy
 from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch, tell
 
 from hms_tune.tracking.console import ConsoleObserver, duration
-from hms_tune.tracking.error_stream import error_console
-from hms_tune.tracking.outlook import StudyOutlook
+from hms_tune.tracking.stderr import error_console
+from hms_tune.tracking.study_outlook import StudyOutlook
 
 OUTLOOK = StudyOutlook(
     study="effnet", ended=37, budget=200, best=0.8123, best_trial=12, per_hour=41.5, left_s=14_130.0

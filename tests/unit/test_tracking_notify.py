@@ -13,7 +13,7 @@ from receiver import SECRET, Receiver, receiver
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.errors import ConfigError, NotificationError
-from hms_tune.tracking.notify import Receivers, compose, deliver
+from hms_tune.tracking.notify.webhook import Receivers, compose, deliver
 
 MESSAGE = compose("new_best", "effnet", "effnet: new best KL 0.8123 in trial 12", trial=12, value=0.8123)
 

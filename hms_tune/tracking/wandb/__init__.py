@@ -6,6 +6,6 @@ does not answer within seconds, the run is written to disk, and ``wandb sync`` c
 
 from hms_tune.tracking.wandb.account import Mode, resolve_mode
 from hms_tune.tracking.wandb.observer import WandbObserver
-from hms_tune.tracking.wandb.session import run_id
+from hms_tune.tracking.wandb.run import run_id
 
 __all__ = ["Mode", "WandbObserver", "resolve_mode", "run_id"]

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from hms_tune.tracking.wandb.account import Mode, resolve_mode
 from hms_tune.tracking.wandb.bundles import log_bundle
-from hms_tune.tracking.wandb.content import define_metrics, log_event, log_layers
-from hms_tune.tracking.wandb.pictures import log_out_of_fold
-from hms_tune.tracking.wandb.session import Session
+from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layers
+from hms_tune.tracking.wandb.predictions import log_out_of_fold
+from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import Outcome, TrialInfo, first_line
 
 if TYPE_CHECKING:
-    from hms_tune.tracking.wandb.architecture import Layer
+    from hms_tune.tracking.wandb.layers import Layer
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class WandbObserver:
     def trial_started(self, trial: TrialInfo) -> None:
         """Open the attempt's run, or go on with it."""
         if not self._off:
-            from hms_tune.tracking.wandb.architecture import layers_of  # brings torch and timm along
+            from hms_tune.tracking.wandb.layers import layers_of  # brings torch and timm along
 
             # Here and not on the thread: building a network, even without numbers, touches torch's global
             # random state, which belongs to the trial.

@@ -1,0 +1,130 @@
+"""Optuna's storage, of which each read and each repeatable write waits for an absent database to return.
+
+Creating a trial and ending one are not here: repeated, they would do it twice. :mod:`attempts` guards those.
+
+What is written to a trial is written under the lock of its row. Optuna looks at the trial's state and then
+writes: a worker that falls asleep in between would write to a trial that recovery has ended meanwhile.
+
+Optuna dates the start and the end of a trial by the clock of whoever writes. Here it is the database's, so
+that a fleet with wrong clocks shows no trial that ended before it began.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from datetime import UTC
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm import Session
+
+from hms_tune.database.retry import Patience, through_outages
+from hms_tune.database.tables import now
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _patiently(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R]:
+    @functools.wraps(method)
+    def waiting(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        return through_outages(lambda: method(self, *arguments, **keywords), patience=self.patience)
+
+    return waiting
+
+
+class PatientStorage(RDBStorage):
+    """An :class:`optuna.storages.RDBStorage` that outlives outages.
+
+    Writing a value twice leaves it as writing it once, for each method here.
+    """
+
+    def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
+        self.patience = patience or Patience()
+        super().__init__(*arguments, **keywords)
+        event.listen(self.scoped_session, "before_flush", _date_by_the_database)
+
+    get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
+    get_study_name_from_id = _patiently(RDBStorage.get_study_name_from_id)
+    get_study_directions = _patiently(RDBStorage.get_study_directions)
+    get_study_user_attrs = _patiently(RDBStorage.get_study_user_attrs)
+    get_study_system_attrs = _patiently(RDBStorage.get_study_system_attrs)
+    get_trial = _patiently(RDBStorage.get_trial)
+    get_trial_user_attrs = _patiently(RDBStorage.get_trial_user_attrs)
+    get_trial_system_attrs = _patiently(RDBStorage.get_trial_system_attrs)
+    get_trial_id_from_study_id_trial_number = _patiently(RDBStorage.get_trial_id_from_study_id_trial_number)
+    _get_trials = _patiently(RDBStorage._get_trials)
+    _get_best_trial_id = _patiently(RDBStorage._get_best_trial_id)
+    set_study_user_attr = _patiently(RDBStorage.set_study_user_attr)
+    set_study_system_attr = _patiently(RDBStorage.set_study_system_attr)
+
+    @_patiently
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Write a report, if the trial has not ended."""
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_intermediate_value_without_commit(session, trial_id, step, intermediate_value)
+
+    @_patiently
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write an attribute, if the trial has not ended."""
+        self._set_attribute(models.TrialUserAttributeModel, trial_id, key, value)
+
+    @_patiently
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Write a system attribute, if the trial has not ended."""
+        self._set_attribute(models.TrialSystemAttributeModel, trial_id, key, value)
+
+    @_patiently
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_param_without_commit(
+                session, trial_id, param_name, param_value_internal, distribution, previous_distribution
+            )
+
+    def _set_attribute(
+        self,
+        kind: type[models.TrialUserAttributeModel | models.TrialSystemAttributeModel],
+        trial_id: int,
+        key: str,
+        value: Any,
+    ) -> None:
+        with _create_scoped_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_attr_without_commit(session, kind, trial_id, key, value)
+
+
+_DATES = ("_datetime_start_utc", "_datetime_complete_utc")
+"""Naive, in UTC."""
+
+
+def _date_by_the_database(session: Session, _context: object, _instances: object) -> None:
+    """Put the database's moment in place of the process's, wherever Optuna dates a trial."""
+    for trial in session.dirty:
+        if not isinstance(trial, models.TrialModel):
+            continue
+        changed = [key for key in _DATES if _is_set(trial, key)]
+        if changed:
+            moment: Any = session.execute(select(now())).scalar_one()
+            for key in changed:
+                setattr(trial, key, moment.astimezone(UTC).replace(tzinfo=None))
+
+
+def _is_set(trial: models.TrialModel, key: str) -> bool:
+    added: Any = inspect(trial).attrs[key].history.added
+    return bool(added) and added[0] is not None

@@ -1,0 +1,231 @@
+"""Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
+
+One lineage is one unit: a trial that loses its worker, or is handed back, goes on and is not counted again.
+A draw that was declined for want of memory is none: another takes its place.
+All claims of a study pass through the row lock on its ``studies`` row, so any number of workers start exactly
+as many trials as the budget holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.lease import Holder, Lease, grant, granted
+from hms_tune.database.tables import leases, lineages, now, studies, workers
+from hms_tune.errors import UnknownStudyError
+
+
+class Refusal(Enum):
+    """Why no trial may be started now."""
+
+    PAUSED = "the study is paused"
+    STOPPED = "the study is stopped"
+    BUDGET_SPENT = "the budget is spent and every trial has ended"
+    OTHERS_RUNNING = "the budget is spent; other slots still run its last trials"
+    OUT_OF_HOURS = "the study's hours are over"
+    OUT_OF_GPU_HOURS = "the study's GPU-hours are spent"
+    WORKER_DONE = "this worker has run as many trials as it was asked to"
+    WORKER_LEAVES = "this worker was asked to leave"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a study may use, over all its workers; None: no limit.
+
+    ``trials``: trials that begin; ``hours``: time from the first claim of all; ``gpu_hours``: time of all
+    attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
+    attempt begins; those that run go on to their ends.
+    """
+
+    trials: int | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
+def register_study(storage: Storage, name: str, budget: Budget) -> int:
+    """Make a study of Optuna's known to the fleet, with its budget. Safe to repeat.
+
+    The budget is the one of the latest worker's study file: a search is extended by raising it there. A
+    stopped study stays stopped.
+
+    Returns
+    -------
+    Optuna's id of the study
+
+    Raises
+    ------
+    UnknownStudyError
+        If Optuna has no study of that name.
+    """
+    try:
+        study_id = storage.optuna.get_study_id_from_name(name)
+    except KeyError:
+        raise UnknownStudyError("no study of that name in the storage", where=name) from None
+    columns = {
+        "budget_trials": budget.trials,
+        "budget_hours": budget.hours,
+        "budget_gpu_hours": budget.gpu_hours,
+    }
+    with storage.engine.begin() as connection:
+        # A study of that name that was deleted elsewhere (the dashboard can) leaves our rows behind.
+        connection.execute(studies.delete().where(studies.c.name == name, studies.c.study_id != study_id))
+        connection.execute(
+            insert(studies)
+            .values(study_id=study_id, name=name, **columns)
+            .on_conflict_do_update(index_elements=[studies.c.study_id], set_=columns)
+        )
+    return study_id
+
+
+def next_ordinal(storage: Storage, study_id: int) -> int:
+    """How many slots joined the study before this one: the first slot of a study is 0, on any machine."""
+    with storage.engine.begin() as connection:
+        ordinal: int = connection.execute(
+            update(studies)
+            .where(studies.c.study_id == study_id)
+            .values(slots_started=studies.c.slots_started + 1)
+            .returning(studies.c.slots_started - 1)
+        ).scalar_one()
+    return ordinal
+
+
+def claim(
+    storage: Storage,
+    study_id: int,
+    holder: Holder,
+    *,
+    lease_s: float,
+    worker_most: int | None = None,
+    token: str | None = None,
+) -> Lease | Refusal:
+    """Take the next unit of work: a trial that waits to be continued, else a new one within the budget.
+
+    Parameters
+    ----------
+    lease_s : how long the lease lasts without renewal, s
+    worker_most : most trials of the holder's worker, over all its slots; None: no limit
+    token : names this claim; repeated with the same token after an outage, it takes no second trial
+
+    Raises
+    ------
+    UnknownStudyError
+        If the study was deleted.
+    """
+    with storage.engine.begin() as connection:
+        study = connection.execute(
+            select(
+                studies.c.state,
+                studies.c.budget_trials,
+                studies.c.budget_gpu_hours,
+                and_(
+                    studies.c.budget_hours.is_not(None),
+                    studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, studies.c.budget_hours * 3600)
+                    < now(),
+                ).label("over"),
+            )
+            .where(studies.c.study_id == study_id)
+            .with_for_update()
+        ).one_or_none()
+        if study is None:
+            raise UnknownStudyError("the study was deleted", where=str(study_id))
+        if token is not None and (earlier := granted(connection, token)) is not None:
+            return earlier
+        refusal = _refusal(connection, study_id, study, holder, worker_most)
+        if refusal is not None:
+            return refusal
+        lineage_id = _waiting(connection, study_id)
+        if lineage_id is None:
+            if (
+                study.budget_trials is not None
+                and trials_claimed(connection, study_id) >= study.budget_trials
+            ):
+                return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
+            lineage_id = connection.execute(
+                lineages.insert().values(study_id=study_id, state="claimed").returning(lineages.c.lineage_id)
+            ).scalar_one()
+        connection.execute(
+            update(studies)
+            .where(studies.c.study_id == study_id)
+            .values(started_at=func.coalesce(studies.c.started_at, now()))
+        )
+        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s, token=token)
+
+
+def _refusal(
+    connection: Connection, study_id: int, study: Row[Any], holder: Holder, worker_most: int | None
+) -> Refusal | None:
+    """Why this worker may take nothing at all, not even a trial that waits."""
+    wanted = select(workers.c.wanted).where(workers.c.worker_id == holder.worker_id)
+    if connection.execute(wanted).scalar_one_or_none() in ("finish", "leave"):
+        return Refusal.WORKER_LEAVES
+    if study.state != "running":
+        return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
+    if study.over:
+        return Refusal.OUT_OF_HOURS
+    if study.budget_gpu_hours is not None and gpu_hours_used(connection, study_id) >= study.budget_gpu_hours:
+        return Refusal.OUT_OF_GPU_HOURS
+    if worker_most is not None and _taken_by(connection, study_id, holder.worker_id) >= worker_most:
+        return Refusal.WORKER_DONE
+    return None
+
+
+def gpu_hours_used(connection: Connection, study_id: int) -> float:
+    """GPU-hours of all attempts of a study so far, by the database's clock.
+
+    An attempt that was killed is counted up to its recovery, and at most to the expiry of its lease: a worker
+    that is gone holds no GPU on the day when somebody finds it missing.
+    """
+    until = func.least(func.coalesce(leases.c.ended_at, now()), leases.c.expires_at)
+    seconds = func.greatest(func.extract("epoch", until - leases.c.claimed_at), 0)
+    total = select(func.coalesce(func.sum(leases.c.gpus * seconds), 0)).where(
+        leases.c.study_id == study_id, leases.c.gpus > 0
+    )
+    return float(connection.execute(total).scalar_one()) / 3600.0
+
+
+def _waiting(connection: Connection, study_id: int) -> int | None:
+    """The oldest trial that waits for a slot, now claimed."""
+    oldest = (
+        select(lineages.c.lineage_id)
+        .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
+        .order_by(lineages.c.lineage_id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    taken: int | None = connection.execute(
+        update(lineages)
+        .where(lineages.c.lineage_id == oldest)
+        .values(state="claimed")
+        .returning(lineages.c.lineage_id)
+    ).scalar_one_or_none()
+    return taken
+
+
+def trials_claimed(connection: Connection, study_id: int) -> int:
+    """How many units of the budget are taken: by trials that ended, run, wait, or were enqueued."""
+    return connection.execute(
+        select(func.count())
+        .select_from(lineages)
+        .where(lineages.c.study_id == study_id, lineages.c.outcome.is_distinct_from("declined"))
+    ).scalar_one()
+
+
+def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
+    """Trials of a study that a worker runs or has ended; those it handed back or lost do not count."""
+    counted = or_(leases.c.ended_at.is_(None), leases.c.outcome.in_(["complete", "pruned", "failed"]))
+    of_worker = (leases.c.study_id == study_id, leases.c.worker_id == worker_id)
+    return connection.execute(
+        select(func.count()).select_from(leases).where(*of_worker, counted)
+    ).scalar_one()
+
+
+def _any_live(connection: Connection, study_id: int) -> bool:
+    live = exists().where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+    return bool(connection.execute(select(live)).scalar_one())

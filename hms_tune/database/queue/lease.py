@@ -1,0 +1,256 @@
+"""The right to run an attempt, held for a limited time and renewed while the trial runs.
+
+A lease ends when its attempt ends, or when it was not renewed in time and another worker took it
+(:mod:`hms_tune.database.queue.recovery`). A lease that is past its time but that nobody has taken is still
+good: the
+holder renews it when the database is back. Time is the database's alone; a holder that has heard nothing for
+longer than a lease lasts only knows that it does not know, and writes nothing for others until it does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from sqlalchemy import Connection, case, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
+from hms_tune.database.connect import Storage
+from hms_tune.database.retry import passes
+from hms_tune.database.tables import leases, lineages, seconds_from_now, studies, workers
+from hms_tune.errors import LeaseLostError
+from hms_tune.machine.processes import ProcessIdentity
+
+_logger = logging.getLogger(__name__)
+
+LEASE_S = DEFAULT_LEASE_SECONDS
+"""How long a lease lasts without renewal: longer than a database fail-over takes."""
+
+DesiredState = Literal["running", "paused", "stopped"]
+"""What people want of a study."""
+
+Wanted = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
+"""What people want of a running attempt: what they said of it, else of its worker, else of its study."""
+
+
+_WANTED = case(
+    (lineages.c.wanted == "stop", "trial stopped"),
+    (workers.c.wanted == "leave", "worker leaves"),
+    else_=studies.c.state,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lease: a slot of a worker, in a process.
+
+    ``gpus``: how many GPUs it occupies; 0 on the CPU, a half where two slots share one.
+    """
+
+    worker_id: str
+    slot: str
+    process: ProcessIdentity
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger."""
+
+    lease_id: int
+    study_id: int
+    lineage_id: int
+
+
+def grant(
+    connection: Connection,
+    study_id: int,
+    lineage_id: int,
+    holder: Holder,
+    *,
+    lease_s: float,
+    token: str | None = None,
+) -> Lease:
+    """Write the lease of a lineage that the caller's transaction has just claimed.
+
+    Parameters
+    ----------
+    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost
+    """
+    process = holder.process
+    lease_id = connection.execute(
+        leases.insert()
+        .values(
+            study_id=study_id,
+            lineage_id=lineage_id,
+            worker_id=holder.worker_id,
+            slot=holder.slot,
+            host=process.host,
+            pid=process.pid,
+            process_started=process.started,
+            machine=process.machine,
+            gpus=holder.gpus,
+            token=token,
+            expires_at=seconds_from_now(lease_s),
+        )
+        .returning(leases.c.lease_id)
+    ).scalar_one()
+    return Lease(lease_id=lease_id, study_id=study_id, lineage_id=lineage_id)
+
+
+def granted(connection: Connection, token: str) -> Lease | None:
+    """The live lease of a claim that was committed though its claimant was not told."""
+    row = connection.execute(
+        select(leases.c.lease_id, leases.c.study_id, leases.c.lineage_id).where(
+            leases.c.token == token, leases.c.ended_at.is_(None)
+        )
+    ).one_or_none()
+    return None if row is None else Lease(row.lease_id, row.study_id, row.lineage_id)
+
+
+def hold(connection: Connection, lease: Lease) -> None:
+    """Lock a lease for the rest of the transaction, so that nobody takes it while its result is written.
+
+    Raises
+    ------
+    LeaseLostError
+        If it has ended.
+    """
+    ended = connection.execute(
+        select(leases.c.ended_at).where(leases.c.lease_id == lease.lease_id).with_for_update()
+    ).one_or_none()
+    if ended is None or ended.ended_at is not None:
+        raise lease_lost(lease)
+
+
+def lease_lost(lease: Lease) -> LeaseLostError:
+    """The error a loser sees."""
+    return LeaseLostError(
+        "the lease was lost: this worker was silent for too long, and the trial goes on elsewhere",
+        where=f"lease {lease.lease_id}",
+    )
+
+
+class LeaseKeeper:
+    """Renews a lease from a thread of its own while the trial runs, through outages.
+
+    Parameters
+    ----------
+    lease_s : how long the lease lasts after each renewal, s
+    every_s : time between renewals, s; a ninth of ``lease_s`` by default
+    granted_at : a moment before the lease was granted, of :func:`seconds_awake_or_asleep`; unless it is
+        given, nothing is certain before the first renewal
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        lease: Lease,
+        *,
+        lease_s: float,
+        every_s: float | None = None,
+        granted_at: float = float("-inf"),
+    ) -> None:
+        self._storage = storage
+        self._lease = lease
+        self._lease_s = lease_s
+        self._every_s = lease_s / 9 if every_s is None else every_s
+        self._closing = threading.Event()
+        self._lost = threading.Event()
+        self._seen: tuple[float, Wanted] = (float("-inf"), "running")
+        self._renewed_at = granted_at
+        self._thread = threading.Thread(target=self._run, name=f"lease-{lease.lease_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.set()
+        self._thread.join(timeout=10.0)
+
+    @property
+    def lost(self) -> bool:
+        """Whether another worker has taken the trial, as far as this one knows."""
+        return self._lost.is_set()
+
+    @property
+    def certain(self) -> bool:
+        """Whether the trial is still ours beyond doubt: the lease was renewed less than its time ago."""
+        return not self.lost and seconds_awake_or_asleep() - self._renewed_at < self._lease_s
+
+    def check(self) -> None:
+        """Refuse to go on with a trial that is no longer ours.
+
+        Raises
+        ------
+        LeaseLostError
+            If the lease is known to be lost.
+        """
+        if self.lost:
+            raise lease_lost(self._lease)
+
+    def desired(self, *, fresh_s: float = 2.0) -> Wanted:
+        """What people want of the attempt now; asked of the database at most every ``fresh_s`` seconds.
+
+        During an outage it is what was last known.
+        """
+        asked, state = self._seen
+        if time.monotonic() - asked < fresh_s:
+            return state
+        try:
+            with self._storage.engine.connect() as connection:
+                row = connection.execute(
+                    select(_WANTED.label("wanted"), leases.c.ended_at)
+                    .join_from(leases, studies, leases.c.study_id == studies.c.study_id)
+                    .join(lineages, leases.c.lineage_id == lineages.c.lineage_id)
+                    .outerjoin(workers, leases.c.worker_id == workers.c.worker_id)
+                    .where(leases.c.lease_id == self._lease.lease_id)
+                ).one_or_none()
+        except SQLAlchemyError as error:
+            if not passes(error):
+                raise
+            return state
+        if row is None or row.ended_at is not None:
+            self._lost.set()
+            return "stopped"
+        wanted: Wanted = row.wanted
+        self._seen = (time.monotonic(), wanted)
+        return wanted
+
+    def _run(self) -> None:
+        delay = self._every_s
+        while not self._closing.wait(delay):
+            asked_at = seconds_awake_or_asleep()
+            try:
+                if not self._renew():
+                    self._lost.set()  # or its trial has just ended here
+                    return
+                self._renewed_at = asked_at
+                delay = self._every_s
+            except SQLAlchemyError as error:
+                if not passes(error):
+                    _logger.error(
+                        "Lease %d cannot be renewed: %s", self._lease.lease_id, type(error).__name__
+                    )
+                # The database is away. It is asked often, since the lease's time goes on.
+                delay = min(self._every_s, 1.0)
+
+    def _renew(self) -> bool:
+        with self._storage.engine.begin() as connection:
+            renewed = connection.execute(
+                update(leases)
+                .where(leases.c.lease_id == self._lease.lease_id, leases.c.ended_at.is_(None))
+                .values(expires_at=seconds_from_now(self._lease_s))
+                .returning(leases.c.lease_id)
+            ).scalar_one_or_none()
+        return renewed is not None
+
+
+def seconds_awake_or_asleep() -> float:
+    """A steady clock that goes on while the machine or the process sleeps, where the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

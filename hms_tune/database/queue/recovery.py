@@ -1,0 +1,182 @@
+"""What happens to the trials of workers that are gone.
+
+Any worker looks, under the study's lock: at its start, between trials, and while it waits for others. A lease
+is over when the database's clock has passed its time, or at once when its process is known to be dead on this
+same machine. Its Optuna attempt is failed with the reason, and its lineage waits for the next slot, which
+continues from the checkpoint.
+
+Dying in here is harmless. Our side is one transaction; on Optuna's side, an attempt is marked ``lost`` before
+it is failed, so the next recovery can tell a trial that was lost from one that failed by itself, and counts
+it once.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Row, or_, select, text
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.end import (
+    ENDING_ATTRIBUTE,
+    LEASE_ATTRIBUTE,
+    REASON_ATTRIBUTE,
+    Result,
+    result_of,
+    settle,
+)
+from hms_tune.database.queue.lease import Lease
+from hms_tune.database.queue.start import bind, unbound
+from hms_tune.database.tables import SCHEMA, leases, lineages, now
+from hms_tune.machine.processes import ProcessIdentity
+from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
+
+_logger = logging.getLogger(__name__)
+
+MOST_LOSSES = 3
+"""A trial that took this many workers with it, one after another at the same place, is set aside.
+
+One that got further each time is not: on spot instances every worker goes sooner or later.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A lease that was ended, and how."""
+
+    lease: Lease
+    number: int | None
+    result: Result
+    set_aside: bool
+
+
+def recover(
+    storage: Storage, study_id: int, observer: ProcessIdentity, *, most_losses: int = MOST_LOSSES
+) -> tuple[Recovered, ...]:
+    """End the leases of workers that are gone; their trials wait for a slot.
+
+    Returns at once, with nothing, while another worker does the same.
+    """
+    with storage.study_lock(study_id, wait=False) as connection:
+        if connection is None:
+            return ()
+        _end_strays(storage, connection, study_id)
+        return tuple(
+            _recover_one(storage, connection, row, most_losses)
+            for row in _orphaned(connection, study_id, observer)
+        )
+
+
+def _orphaned(
+    connection: Connection, study_id: int, observer: ProcessIdentity
+) -> list[Row[tuple[object, ...]]]:
+    live = (
+        select(leases, (leases.c.expires_at < now()).label("expired"), lineages.c.losses)
+        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
+        .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+    )
+    # A lease that is locked is just being told its result: it is not gone.
+    candidates = connection.execute(
+        live.where(or_(leases.c.expires_at < now(), leases.c.machine == observer.machine))
+        .order_by(leases.c.lease_id)
+        .with_for_update(of=leases, skip_locked=True)
+    ).all()
+    return [
+        row
+        for row in candidates
+        if row.expired
+        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine).is_known_dead(observer)
+    ]
+
+
+def _end_strays(storage: Storage, connection: Connection, study_id: int) -> None:
+    """End Optuna trials that arrived too late to be bound.
+
+    The INSERT of a worker that was killed, or whose connection was cut, may be committed after its lease was
+    ended, or after the worker had asked again and been given another.
+    """
+    strays = connection.execute(_STRAYS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
+    for trial_id in strays:
+        with suppress(KeyError, UpdateFinishedTrialError):
+            _end(storage, storage.optuna.get_trial(trial_id), None)
+
+
+_STRAYS = text(f"""
+    SELECT trials.trial_id FROM trials
+    JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key
+    JOIN {SCHEMA}.leases ON leases.lease_id = mark.value_json::bigint
+    WHERE trials.study_id = :study AND trials.state = 'RUNNING'
+    AND (leases.trial_id <> trials.trial_id OR (leases.trial_id IS NULL AND leases.ended_at IS NOT NULL))
+""")
+
+
+def _recover_one(
+    storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
+) -> Recovered:
+    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, lineage_id=row.lineage_id)
+    trial = _trial_of(storage, connection, lease, row.trial_id)
+    losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
+    set_aside = losses >= most_losses
+    if trial is None:
+        result = Result("lost", reason="its worker died before the trial began")
+    else:
+        result = _end(storage, trial, losses if set_aside else None)
+    lost = result.ending == "lost"
+    set_aside = set_aside and lost
+    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None)
+    number = None if trial is None else trial.number
+    _logger.debug("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
+    return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
+
+
+def _trial_of(
+    storage: Storage, connection: Connection, lease: Lease, trial_id: int | None
+) -> FrozenTrial | None:
+    """The lease's Optuna trial; one that was made but never bound is found by its attribute, and bound."""
+    try:
+        if trial_id is None:
+            trial_id = unbound(storage, lease)
+            if trial_id is None:
+                return None
+            trial = storage.optuna.get_trial(trial_id)
+            bind(connection, lease, trial_id, trial.number)
+            return trial
+        return storage.optuna.get_trial(trial_id)
+    except KeyError:  # the study was deleted
+        return None
+
+
+def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:
+    """Whether an attempt reported an epoch that the attempt before it had not reached."""
+    reached = trial.last_step
+    if reached is None:
+        return False
+    number = trial.user_attrs.get(CONTINUES_ATTRIBUTE)
+    if number is None:
+        return True
+    predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
+    before = storage.optuna.get_trial(predecessor).last_step
+    return before is None or reached > before
+
+
+def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
+    """Fail the attempt as lost, unless its worker finished it before it went.
+
+    Parameters
+    ----------
+    losses : how many workers it took with it, if it is to be set aside
+    """
+    if trial.state.is_finished():
+        return result_of(trial)
+    reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
+    try:
+        storage.optuna.set_trial_user_attr(trial._trial_id, ENDING_ATTRIBUTE, "lost")
+        storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)
+        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except UpdateFinishedTrialError:  # its worker was quicker
+        return result_of(storage.optuna.get_trial(trial._trial_id))
+    return Result("lost", reason=reason)

@@ -1,0 +1,107 @@
+"""The database for those who only look, so that no fault of theirs can change a search.
+
+Connections act as a role that may read the product's tables and Optuna's and nothing else, in transactions
+that are read-only. Where the role cannot be made, for want of the right to create roles, the second alone has
+to do.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from psycopg2.errors import InsufficientPrivilege
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ProgrammingError
+
+from hms_tune.database import tables
+from hms_tune.database.connect import (
+    Connect,
+    Storage,
+    assembled,
+    connector,
+    errors_told,
+    lock_setup,
+    open_storage,
+)
+from hms_tune.database.url import DRIVER, parse_address
+
+_logger = logging.getLogger(__name__)
+
+READER = "hms_tune_reader"
+"""A role without login. A user may act as it, and no one can sign in as it."""
+
+
+def open_read_only(url: URL | str) -> Storage:
+    """Connect to look. An empty database gets its tables first.
+
+    Raises
+    ------
+    StorageError
+        If the database cannot be reached or read.
+    """
+    url = parse_address(url) if isinstance(url, str) else url
+    plain = connector(url)
+    with errors_told(url):
+        if not _is_prepared(plain):
+            open_storage(url).close()
+        options = "-c default_transaction_read_only=on"
+        if _reader_is_ready(plain):
+            options += f" -c role={READER}"
+        else:
+            _logger.warning(
+                "The database user may not create the role %s: transactions are read-only, the role is the "
+                "user's own (docs/fleet.md says how an administrator makes the role)",
+                READER,
+            )
+        return assembled(url, connector(url, options))
+
+
+def _is_prepared(connect: Connect) -> bool:
+    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    with engine.connect() as connection:
+        found = text(
+            "SELECT to_regclass('hms_tune.leases') IS NOT NULL AND to_regclass('alembic_version') IS NOT NULL"
+        )
+        return bool(connection.execute(found).scalar_one())
+
+
+def _reader_is_ready(connect: Connect) -> bool:
+    """Make the role, if it is not there and may be made; whether this user can act as it."""
+    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            lock_setup(connection)  # two dashboards that start at once make it one after another
+            _make_reader(connection)
+    except ProgrammingError as error:
+        if not isinstance(error.orig, InsufficientPrivilege):
+            raise
+    with engine.connect() as connection:
+        return _may_act_as_reader(connection)
+
+
+def _make_reader(connection: Connection) -> None:
+    from optuna.storages._rdb import models
+
+    known = connection.execute(
+        text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": READER}
+    ).scalar()
+    if known is None:
+        connection.execute(text(f"CREATE ROLE {READER} NOLOGIN"))
+    if not _may_act_as_reader(connection):
+        connection.execute(text(f"GRANT {READER} TO CURRENT_USER"))
+    optunas = [table.name for table in models.BaseModel.metadata.sorted_tables]
+    names = ", ".join([*optunas, "alembic_version"])
+    schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
+    connection.execute(text(f"GRANT USAGE ON SCHEMA {schema}, {tables.SCHEMA} TO {READER}"))
+    connection.execute(text(f"GRANT SELECT ON {names} TO {READER}"))
+    connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {tables.SCHEMA} TO {READER}"))
+
+
+def _may_act_as_reader(connection: Connection) -> bool:
+    """Whether ``SET ROLE`` would be allowed, and would show the studies."""
+    allowed = text(
+        "SELECT pg_has_role(current_user, oid, 'MEMBER') AND has_table_privilege(oid, 'studies', 'SELECT')"
+        " FROM pg_roles WHERE rolname = :name"
+    )
+    return bool(connection.execute(allowed, {"name": READER}).scalar())

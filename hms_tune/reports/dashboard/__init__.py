@@ -1,0 +1,1 @@
+"""optuna-dashboard with our notes, figures and files."""

@@ -1,0 +1,124 @@
+"""Writes what the dashboard shows of a study: its note, its figures, pictures of each new best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from optuna_dashboard import save_plotly_graph_object
+from sqlalchemy import select, update
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.tables import now, out_of_fold, trial_records
+from hms_tune.reports.dashboard.files import attach, writable_store
+from hms_tune.reports.dashboard.plotly import study_graphs
+from hms_tune.reports.dashboard.study_note import write_study_note
+from hms_tune.reports.figures.predictions import (
+    confusion_figure,
+    curves_figure,
+    reliability_figure,
+    score_figure,
+    worst_predicted,
+)
+from hms_tune.reports.figures.style import png
+from hms_tune.studies.predictions import kept_out_of_fold
+from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.trial_note import trial_note
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord, load_study, study_record
+from hms_tune.training.events import OutOfFold
+from hms_tune.training.scores import scores_by_class, scores_by_votes
+
+_logger = logging.getLogger(__name__)
+
+_PLOT = "dashboard:plot_data:"
+
+
+def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Path | None = None) -> None:
+    """Bring what the dashboard shows of a study up to date. Safe to repeat, and to cut off anywhere.
+
+    Parameters
+    ----------
+    artifacts : where the fleet keeps files
+    data_root : competition folder, to draw the worst-predicted recordings from
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    """
+    study = study_record(storage, name)
+    best = study.best
+    predictions = kept_out_of_fold(storage, study.study_id, best.number) if best else None
+    _publish_bests(storage, study, artifacts, data_root)
+    _publish_graphs(storage, study)
+    write_study_note(storage, study, predictions)
+
+
+def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
+    loaded = load_study(storage, study.name)
+    attributes = storage.optuna.get_study_system_attrs(study.study_id)
+    for graph in study_graphs(study):
+        if _standing(attributes, graph.name) != graph.to_json():
+            save_plotly_graph_object(loaded, graph, graph_object_id=graph.name)
+
+
+def _standing(attributes: dict[str, object], name: str) -> str:
+    prefix = f"{_PLOT}{name}:"
+    pieces = {key: value for key, value in attributes.items() if key.startswith(prefix)}
+    return "".join(str(pieces.get(f"{prefix}{place}", "")) for place in range(len(pieces)))
+
+
+def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_root: Path | None) -> None:
+    """Pictures of each trial that was the best when it ended, once."""
+    waiting = select(out_of_fold.c.number).where(
+        out_of_fold.c.study_id == study.study_id, out_of_fold.c.published_at.is_(None)
+    )
+    with storage.engine.connect() as connection:
+        numbers = set(connection.execute(waiting).scalars())
+    if not numbers:
+        return
+    store = writable_store(artifacts)
+    leader = study.best.number if study.best else None
+    for trial in study.trials:
+        if trial.number not in numbers:
+            continue
+        predictions = kept_out_of_fold(storage, study.study_id, trial.number)
+        if predictions is None:
+            continue
+        root = data_root if trial.number == leader else None
+        names = []
+        if len(predictions.row):
+            for name, content in _pictures(trial, predictions, root):
+                attach(storage, store, study.study_id, trial.number, name, content)
+                names.append(name)
+        _finish_best(storage, study, trial, predictions, names)
+
+
+def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> Iterator[tuple[str, bytes]]:
+    overall = deciding_score(trial, predictions)
+    level = overall.kl if overall else 0.0
+    yield "confusion.png", png(confusion_figure(predictions))
+    yield "reliability.png", png(reliability_figure(predictions))
+    yield "kl-by-class.png", png(score_figure(scores_by_class(predictions), overall=level))
+    yield "kl-by-votes.png", png(score_figure(scores_by_votes(predictions), overall=level))
+    yield "curves.png", png(curves_figure(trial.folds))
+    if root is not None:
+        for place, worst in enumerate(worst_predicted(predictions, root), start=1):
+            if worst.picture is not None:
+                yield f"worst-{place}-eeg-{worst.eeg_id}.png", png(worst.picture, dpi=80)
+
+
+def _finish_best(
+    storage: Storage, study: StudyRecord, trial: TrialRecord, predictions: OutOfFold, names: list[str]
+) -> None:
+    """Say in the trial's note what lies beside it, and that this best is done with."""
+    note = trial_note(trial, study.trials)
+    found = deciding_score(trial, predictions)
+    note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")
+    if names:
+        note += " Further down: " + ", ".join(name.rpartition(".")[0] for name in names) + "."
+    where = {"study_id": study.study_id, "number": trial.number}
+    with storage.engine.begin() as connection:
+        connection.execute(update(trial_records).values(note=note).filter_by(**where))
+        connection.execute(update(out_of_fold).values(published_at=now()).filter_by(**where))

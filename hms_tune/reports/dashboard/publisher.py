@@ -1,0 +1,207 @@
+"""The process beside a worker that keeps a study's dashboard page up to date.
+
+It is a process, so that neither a figure that takes seconds nor a crash while drawing one is felt by a trial.
+Every worker has one; whichever holds the study's advisory lock writes, the others wait for it to die.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from sqlalchemy import Connection as DatabaseConnection
+from sqlalchemy import func, text
+from sqlalchemy import select as select_from
+
+from hms_tune.database.tables import studies, trial_records
+from hms_tune.machine.stop_signals import leave_signals_to_the_worker
+
+_logger = logging.getLogger(__name__)
+
+LOOK_S = 10.0
+"""How often the publisher asks whether anything is new."""
+
+LEAST_S = 30.0
+"""Shortest time between two publications."""
+
+REST = 9.0
+"""A publication that took a second is followed by at least this many of rest."""
+
+FINISH_S = 40.0
+"""How long a worker whose study is done waits for the last publication."""
+
+FINISH = "finish\n"
+
+_LOCKS = 4_865_143
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherPlan:
+    """What the process needs; it reads it from its standard input, so the password stays out of sight."""
+
+    study: str
+    storage_url: str = field(repr=False)
+    artifacts: Path
+    data_root: Path
+
+    def to_line(self) -> str:
+        """As one line of JSON."""
+        return json.dumps({each.name: str(getattr(self, each.name)) for each in fields(self)}) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> PublisherPlan:
+        """The inverse of :meth:`to_line`."""
+        told = json.loads(line)
+        return cls(told["study"], told["storage_url"], Path(told["artifacts"]), Path(told["data_root"]))
+
+
+@contextmanager
+def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[None]:
+    """Keep the study's page up to date during the block, and once more at its end.
+
+    Parameters
+    ----------
+    hurried : whether the end has to be quick: nothing is waited for then
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "hms_tune.reports.dashboard.publisher"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    _tell(process, plan.to_line())
+    try:
+        yield
+    finally:
+        _tell(process, FINISH)
+        until = time.monotonic() + FINISH_S
+        while process.poll() is None and not hurried() and time.monotonic() < until:
+            time.sleep(0.1)
+        if process.returncode:
+            _logger.warning("The dashboard's notes and figures may be old: their writer died")
+        process.kill()
+        process.wait()
+
+
+def _tell(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    with suppress(OSError):  # it died
+        process.stdin.write(line)
+        process.stdin.flush()
+
+
+def main() -> None:
+    """Publish until told to finish, or until the worker is gone."""
+    leave_signals_to_the_worker()
+    with suppress(OSError):
+        os.nice(10)
+    logging.basicConfig(level=logging.CRITICAL)
+    # Not buffered: select would not see a line that has been read ahead.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as lines:
+
+        def told(seconds: float) -> bool | None:
+            """True: finish with a last publication, False: leave at once, None: go on."""
+            if not select.select([lines], [], [], seconds)[0]:
+                return None
+            return lines.readline().decode() == FINISH
+
+        Publisher(PublisherPlan.from_line(lines.readline().decode())).run(told)
+
+
+class Publisher:
+    """Publishes a study when something is new, not too often, while it is the one elected."""
+
+    def __init__(self, plan: PublisherPlan) -> None:
+        self._plan = plan
+        self._published: object = None
+        self._rest_until = 0.0
+
+    def run(self, wait: Callable[[float], bool | None]) -> None:
+        """Look, publish, wait, again and again. A database that is away is asked again later."""
+        while True:
+            told = wait(LOOK_S)
+            if told is False:
+                return
+            try:
+                self._elected_run(wait, last=told is True)
+            except Exception:  # an outage, or a figure that cannot be drawn: later, or never
+                _logger.debug("nothing was published", exc_info=True)
+            else:
+                return
+            if told is True:
+                return
+
+    def _elected_run(self, wait: Callable[[float], bool | None], *, last: bool) -> None:
+        """Wait for the lock, then publish until told to stop. Returns when this process is to end."""
+        from hms_tune.database.connect import open_storage
+
+        storage = open_storage(self._plan.storage_url)
+        try:
+            with storage.engine.connect() as connection:
+                study_id = connection.execute(
+                    select_from(studies.c.study_id).where(studies.c.name == self._plan.study)
+                ).scalar_one()
+                told: bool | None = True if last else None
+                while True:
+                    elected = self._elect(connection, study_id)
+                    if elected:
+                        news = self._news(connection, study_id)
+                        connection.commit()  # no transaction stays open while figures are drawn
+                        if news != self._published and (told or time.monotonic() >= self._rest_until):
+                            self._publish(storage)
+                            self._published = news
+                    if told is not None:
+                        return
+                    told = wait(LOOK_S)
+                    if told is False:
+                        return
+        finally:
+            storage.close()
+
+    def _elect(self, connection: DatabaseConnection, study_id: int) -> bool:
+        """Hold the study's lock, which belongs to the connection and goes with it."""
+        held = text(
+            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            " AND classid = :kind AND objid = :study AND granted"
+        )
+        key = {"kind": _LOCKS, "study": study_id}
+        elected = bool(connection.execute(held, key).scalar()) or bool(
+            connection.execute(text("SELECT pg_try_advisory_lock(:kind, :study)"), key).scalar()
+        )
+        connection.commit()
+        return elected
+
+    def _news(self, connection: DatabaseConnection, study_id: int) -> object:
+        """What changes whenever a trial has told something new."""
+        return tuple(
+            connection.execute(
+                select_from(func.count(), func.max(trial_records.c.written_at)).where(
+                    trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
+                )
+            ).one()
+        )
+
+    def _publish(self, storage: object) -> None:
+        # Loaded by the one that writes alone: figures bring matplotlib along.
+        from hms_tune.database.connect import Storage
+        from hms_tune.reports.dashboard.publish import publish_study
+
+        assert isinstance(storage, Storage)
+        began = time.monotonic()
+        publish_study(storage, self._plan.study, self._plan.artifacts, data_root=self._plan.data_root)
+        took = time.monotonic() - began
+        self._rest_until = time.monotonic() + max(LEAST_S, REST * took)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A study in Markdown, for its page in the dashboard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from optuna_dashboard import get_note, save_note
+
+from hms_tune.config.ranges import describe, parameters
+from hms_tune.config.study_file import SUFFIXES, StudyFile
+from hms_tune.database.connect import Storage
+from hms_tune.studies.cost import cost_unit
+from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord, load_study
+from hms_tune.training.events import OutOfFold
+
+_DIGEST = "hms_tune:note"
+"""Study attribute: digest of the note that was written last, which tells a person's edits from ours."""
+
+
+def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
+    """What is searched, on which data, what leads, how to help."""
+    parts = [f"## {study.name}", _winner(study, predictions), _numbers(study), "### What is searched"]
+    parts += [_space(study.study_file, study.best), _data(study), "### Add a worker", _worker(study)]
+    wandb = study.study_file.tracking.wandb
+    if wandb.mode != "off":
+        where = f"{wandb.entity}/{wandb.project}" if wandb.entity else wandb.project
+        parts.append(f"Weights & Biases: project `{where}`, group `{study.name}`.")
+    parts.append("*hms-tune keeps this note up to date until someone edits it.*")
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFold | None) -> bool:
+    """Write the note if it has changed and is still ours; returns whether it was written."""
+    loaded = load_study(storage, study.name)
+    body = study_note(study, predictions)
+    standing = get_note(loaded)
+    if standing == body:
+        return False
+    if standing and storage.optuna.get_study_system_attrs(study.study_id).get(_DIGEST) != _digest(standing):
+        return False  # a person's
+    storage.optuna.set_study_system_attr(study.study_id, _DIGEST, _digest(body))
+    save_note(loaded, body)
+    return True
+
+
+def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
+    best = study.best
+    if best is None or best.value is None:
+        return "No trial is complete yet."
+    text = f"**Trial {best.number} leads with KL {best.value:.4f}**"
+    found = deciding_score(best, predictions)
+    if found is not None:
+        text += f", {in_words(found)}. A winner's own folds flatter it: `hms-tune export-best` asks patients"
+        text += " that the search never saw"
+    return f"{text}. Its pictures are on the page of trial {best.number}."
+
+
+def _numbers(study: StudyRecord) -> str:
+    states = Counter(trial.state for trial in study.trials)
+    cost = sum(trial.cost for trial in study.trials)
+    counted = ", ".join(f"{number} {state}" for state, number in states.items())
+    return f"{len(study.trials)} trials: {counted}. {cost:,.0f} {cost_unit(study.trials)} so far."
+
+
+def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
+    """Each range, and what the winner has of it."""
+    ranges = {each.name: describe(each.node).replace(" | ", ", ") for each in parameters(study_file.space)}
+    title = f"trial {best.number}" if best else ""
+    won = {name: _value(value) for name, value in best.params.items()} if best else {}
+    rows = [f"| `{name}` &nbsp; | {values} &nbsp; | {won.get(name, '')} |" for name, values in ranges.items()]
+    search, budget = study_file.search, study_file.budget
+    hours = "" if budget.hours is None else f", {budget.hours:g} h"
+    how = f"Sampler {search.sampler}, pruner {search.pruner.name}, budget {budget.trials} trials{hours}."
+    return "\n".join([f"| parameter | range | {title} |", "|:---|:---|:---|", *rows]) + f"\n\n{how}"
+
+
+def _data(study: StudyRecord) -> str:
+    digests = {trial.data_digest for trial in study.trials if trial.data_digest}
+    if not digests:
+        return ""
+    text = ", ".join(f"`{digest[:16]}`" for digest in sorted(digests))
+    return f"Data set {text}." if len(digests) == 1 else f"**Trials ran on different data sets: {text}.**"
+
+
+def _worker(study: StudyRecord) -> str:
+    source = Path(study.study_file.source).name
+    file = source if source.endswith(SUFFIXES) else study.name
+    return (
+        "On any machine that has the data and the study file, and reaches this database:\n\n"
+        f"```\nexport HMS_TUNE_STORAGE=postgresql://…\n"
+        f"hms-tune worker --study {file} --data COMPETITION_FOLDER\n```"
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""Charts of a whole study for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
+from hms_tune.studies.cost import pareto_front, spans_decades
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+
+PRUNED = "#d9a441"
+_MOST = 3.0
+"""Values above this multiple of the median are drawn at the edge: one diverged trial hides no others."""
+
+
+def history_figure(study: StudyRecord) -> Figure:
+    """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
+    figure, axes = chart(5.4, 3.4)
+    complete = sorted(study.ranked, key=lambda trial: trial.number)
+    pruned = [trial for trial in study.ended("pruned") if trial.reported]
+    estimates = [trial.reported[max(trial.reported)] for trial in pruned]
+    values = [trial.value or 0.0 for trial in complete]
+    top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
+    numbers = [trial.number for trial in pruned]
+    axes.scatter(
+        numbers, [min(each, top) for each in estimates], s=12, color=PRUNED, label="pruned, estimate"
+    )
+    axes.scatter(
+        [trial.number for trial in complete],
+        [min(each, top) for each in values],
+        s=18,
+        color=ACCENT,
+        label="complete",
+    )
+    if complete:
+        best = [min(values[: place + 1]) for place in range(len(values))]
+        axes.step([trial.number for trial in complete], best, where="post", color=INK, linewidth=1.2)
+    if max([*values, *estimates], default=0.0) > top:
+        axes.annotate(
+            "higher ones at the edge",
+            (1.0, 1.0),
+            xycoords="axes fraction",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=FAINT,
+        )
+    axes.set_xlabel("trial; line: best so far", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(0.0, 1.02), ncols=2)
+    axes.margins(y=0.14)
+    return figure
+
+
+def fold_spread_figure(best: Sequence[TrialRecord]) -> Figure:
+    """The KL of each fold of the best trials, and their means."""
+    figure, axes = chart(5.4, 3.4)
+    shown = [trial for trial in best if trial.folds]
+    for place, trial in enumerate(shown):
+        scores = [fold.kl for fold in trial.folds if fold.kl is not None]
+        axes.plot([place] * len(scores), scores, color=GRID, linewidth=2.2, zorder=1)
+        axes.scatter([place] * len(scores), scores, s=20, color=ACCENT, zorder=2)
+        axes.plot([place - 0.28, place + 0.28], [trial.value or 0.0] * 2, color=INK, linewidth=2, zorder=3)
+    axes.set_xticks(range(len(shown)), [str(trial.number) for trial in shown])
+    axes.set_xlabel("trial, best first; dots: folds, bar: mean", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    return figure
+
+
+def cost_figure(study: StudyRecord, unit: str) -> Figure:
+    """What complete trials cost, and those that none beats on both cost and KL."""
+    figure, axes = chart(5.4, 3.4)
+    trials = [trial for trial in study.ranked if trial.attempts]
+    costs, values = [trial.cost for trial in trials], [trial.value or 0.0 for trial in trials]
+    axes.scatter(costs, values, s=18, color=ACCENT)
+    front = pareto_front(trials)
+    edge = max(costs, default=0.0)
+    axes.step(
+        [*(trial.cost for trial in front), edge],
+        [*(trial.value or 0.0 for trial in front), *(trial.value or 0.0 for trial in front[-1:])],
+        where="post",
+        color=INK,
+        linewidth=1.2,
+    )
+    if spans_decades(costs):
+        axes.set_xscale("log")
+        plain = FuncFormatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1.0 else f"{cost:g}")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(plain)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(y=0.12)
+    for trial in front[-1:]:  # the best alone: names of those near it would lie on one another
+        place = (trial.cost, trial.value or 0.0)
+        name = f"trial {trial.number}"
+        axes.annotate(name, place, xytext=(4, -12), textcoords="offset points", fontsize=8.5)
+    axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
+    axes.set_ylabel("KL", fontsize=9.5, color=INK)
+    return figure

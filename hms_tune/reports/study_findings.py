@@ -1,0 +1,197 @@
+"""What a report finds: the score, the data, the winner's values, its mistakes, what the search spent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hms_tune.config.ranges import describe, parameters
+from hms_tune.config.trial import DataConfig
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.export.scores import Scores
+from hms_tune.reports.figures.predictions import confusion_figure, reliability_figure, score_figure
+from hms_tune.reports.page import text
+from hms_tune.reports.page_parts import breakable, chart, table
+from hms_tune.studies.cost import cost_unit, places, saving, span
+from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.trial_record import StudyRecord
+from hms_tune.training.events import OutOfFold
+from hms_tune.training.scores import scores_by_class, scores_by_votes
+
+_SHOWN_FAILURES = 6
+
+_ON_IMPORTANCE = (
+    "Importance is Optuna's PED-ANOVA: how far a setting tells the better complete trials from the others. "
+    "It describes this search, not the world."
+)
+_ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not independent."
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All that a report says: the study, its winner's predictions, importances, an export's scores."""
+
+    study: StudyRecord
+    predictions: OutOfFold | None
+    importances: Mapping[str, float]
+    scores: Scores | None
+    bundle: Path | None
+
+
+def score_section(material: Material) -> list[str]:
+    """The winner's score: on held-out patients where it was exported, else with a warning."""
+    best, scores = material.study.best, material.scores
+    parts = ["<h2>How good the winner is</h2>"]
+    if best is None or best.value is None:
+        return [*parts, "<p>No trial is complete yet.</p>"]
+    rows = [["in the search: mean over folds", f"{best.value:.4f}", ""]]
+    found = deciding_score(best, material.predictions)
+    if found is not None:
+        name = f"{found.name} of all folds, {found.rows:,} rows"
+        rows.append([name, f"{found.kl:.4f}", _interval(found.interval)])
+    if best.kl_high_vote is not None:
+        rows.append([f"rows with ≥{HIGH_VOTES} votes", f"{best.kl_high_vote:.4f}", ""])
+    if scores is not None and scores.held_out_kl is not None:
+        name = f"held-out patients, {scores.held_out_rows:,} rows"
+        rows.append([name, f"{scores.held_out_kl:.4f}", _interval(scores.held_out_interval)])
+        if scores.held_out_prior_kl is not None:
+            rows.append(["class shares alone, on these", f"{scores.held_out_prior_kl:.4f}", ""])
+        lead = (
+            f"<b>KL {scores.held_out_kl:.4f} on {scores.held_out_rows:,} rows of patients that the whole "
+            f"search never saw</b>: trial {best.number}, retrained. That is the score to quote."
+        )
+    else:
+        lead = (
+            f"<b>Trial {best.number}, KL {best.value:.4f}</b> on its own validation folds. That is "
+            f"optimistic: it is the smallest of {len(material.study.ranked)} scores on the same patients. "
+            f"<code>hms-tune export-best --study {text(material.study.name)}</code> scores it on held-out "
+            "patients; this report then says so."
+        )
+    listed = table(["score", "KL", "95 % interval"], rows, numbers=(1, 2))
+    return [*parts, f"<p>{lead}</p>", listed, f'<p class="faint">{_ON_INTERVALS}</p>']
+
+
+def data_section(material: Material) -> list[str]:
+    """Which data, how it is split and judged."""
+    study, predictions = material.study, material.predictions
+    digests = sorted({trial.data_digest for trial in study.trials if trial.data_digest})
+    rows = [["data set", ", ".join(digest[:16] for digest in digests) or "unknown"]]
+    if len(digests) > 1:
+        rows.append(["beware", "trials ran on different data sets and cannot be compared"])
+    if predictions is not None:
+        patients = len(set(predictions.patient_id.tolist()))
+        high = int((predictions.total_votes >= HIGH_VOTES).sum())
+        told = f"{len(predictions.row):,} rows of {patients:,} patients; {high:,} with ≥{HIGH_VOTES} votes"
+        rows.append(["validated on", told])
+    config = (study.best.config if study.best else None) or {}
+    if "data" in config:
+        data = DataConfig.model_validate(config["data"])
+        all_rows = data.judged_on == "all_rows"
+        rows += [
+            ["folds", f"{data.trained_folds}, {data.fold_scheme}, no patient on both sides"],
+            ["held out", f"{data.holdout:.0%} of the patients, from the whole search"],
+            ["judged on", "all validation rows" if all_rows else f"rows with ≥{HIGH_VOTES} votes"],
+        ]
+    return ["<h2>The data</h2>", table(["", ""], rows, header=False)]
+
+
+def space_section(material: Material) -> list[str]:
+    """Each range with the winner's value and what it mattered."""
+    study = material.study
+    best = study.best.params if study.best else {}
+    importance = material.importances
+    most = max(importance.values(), default=1.0) or 1.0
+    rows = []
+    for parameter in parameters(study.study_file.space):
+        share = importance.get(parameter.name)
+        bar = "" if share is None else _bar(share, share / most)
+        values = breakable(describe(parameter.node).replace(" | ", ", "))
+        won = f"<b>{breakable(value_text(best.get(parameter.name)))}</b>"
+        rows.append([breakable(parameter.name), values, won, bar])
+    search = study.study_file.search
+    how = f"Values are drawn by {search.sampler} (seed {search.seed}); pruner: {search.pruner.name}."
+    title = f"trial {study.best.number}" if study.best else "best"
+    listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
+    notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'
+    return ["<h2>What was searched, and what won</h2>", listed, notes]
+
+
+def prediction_section(material: Material) -> list[str]:
+    """Where the winner is right and wrong."""
+    predictions, best = material.predictions, material.study.best
+    if predictions is None or best is None:
+        return []
+    found = deciding_score(best, predictions)
+    level = found.kl if found else 0.0
+    by_class = score_figure(scores_by_class(predictions), overall=level)
+    by_votes = score_figure(scores_by_votes(predictions), overall=level)
+    cards = [
+        chart("Confusion", "consensus against likeliest class", confusion_figure(predictions)),
+        chart("Reliability", "probability against votes", reliability_figure(predictions)),
+        chart("By class", "KL by consensus", by_class),
+        chart("By votes", "KL by number of experts", by_votes),
+    ]
+    about = f"Out-of-fold predictions of trial {best.number}" + (f": {in_words(found)}." if found else ".")
+    grid = f'<div class="grid">{"".join(cards)}</div>'
+    return ["<h2>Where it is right and wrong</h2>", f"<p>{text(about)}</p>", grid]
+
+
+def pruning_section(study: StudyRecord) -> list[str]:
+    """What was given up, and what that saved."""
+    spent = saving(study.trials)
+    told = (
+        f"{spent.trials} of {len(study.trials)} trials were pruned. {spent.epochs_run:,} epochs were trained "
+        f"and {spent.epochs_saved:,} spared, {spent.share:.0%} of all; at what each trial paid for its own "
+        f"epochs, about {spent.cost_saved:,.0f} {cost_unit(study.trials)}."
+    )
+    parts = ["<h2>What was given up, and what that saved</h2>", f"<p>{text(told)}</p>"]
+    by_fold = sorted(Counter(len(trial.folds) for trial in study.ended("pruned")).items())
+    if by_fold:
+        rows = [[f"in fold {fold}" if fold else "before a fold", f"{count}"] for fold, count in by_fold]
+        parts.append(table(["pruned", "trials"], rows, numbers=(1,)))
+    failed = study.ended("failed")
+    if failed:
+        reasons = Counter(trial.reason or "unknown" for trial in failed).most_common(_SHOWN_FAILURES)
+        rows = [[reason, str(count)] for reason, count in reasons]
+        parts.append(table(["failed", "trials"], rows, numbers=(1,), paths=(0,)))
+    return parts
+
+
+def hardware_section(study: StudyRecord) -> list[str]:
+    """Where it ran and what that took."""
+    rows = [
+        [
+            f"{place.host}: {place.device_name}",
+            str(place.slots),
+            f"{place.trials:,}",
+            f"{place.hours:,.2f}",
+            f"{place.peak_memory / 2**30:.1f} GiB" if place.peak_memory else "–",
+        ]
+        for place in places(study)
+    ]
+    names = ["where", "slots", "trials", "slot-hours", "peak memory"]
+    parts = ["<h2>Hardware and cost</h2>", table(names, rows, numbers=(1, 2, 3, 4), paths=(0,))]
+    between = span(study)
+    if between is not None:
+        began, ended = (moment.strftime("%Y-%m-%d %H:%M") for moment in between)
+        told = f"From {began} to {ended} UTC. A slot is one place where trials run one after another."
+        parts.append(f'<p class="faint">{told}</p>')
+    return parts
+
+
+def value_text(value: object) -> str:
+    """A parameter's value, to the digits that a person compares."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _bar(share: float, width: float) -> str:
+    drawn = f'<span class="bar"><i style="width:{100 * width:.0f}%"></i></span>'
+    return f'<span class="share">{drawn} {share:.0%}</span>'
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f}–{interval[1]:.3f}"

@@ -1,0 +1,148 @@
+"""``hms-tune study report``: a study on one page, to hand to a colleague or keep beside a paper."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import hms_tune
+from hms_tune.config.ranges import parameters
+from hms_tune.database.connect import Storage
+from hms_tune.errors import BundleError
+from hms_tune.export.scores import METRICS, read_scores
+from hms_tune.reports.figures.predictions import curves_figure
+from hms_tune.reports.figures.study import cost_figure, fold_spread_figure, history_figure
+from hms_tune.reports.page import facts, page, text
+from hms_tune.reports.page_parts import chart, listing, table
+from hms_tune.reports.study_findings import (
+    Material,
+    data_section,
+    hardware_section,
+    prediction_section,
+    pruning_section,
+    score_section,
+    space_section,
+)
+from hms_tune.studies.cost import cost_unit
+from hms_tune.studies.importance import importances
+from hms_tune.studies.predictions import kept_out_of_fold
+from hms_tune.studies.trial_record import TrialRecord, study_record
+
+
+def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Material:
+    """Read a study for its report.
+
+    Parameters
+    ----------
+    bundle : what ``export-best`` wrote; where it writes by default when None
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    BundleError
+        If the bundle that was named has no scores, or is of another trial.
+    """
+    study = study_record(storage, name)
+    best = study.best
+    predictions = kept_out_of_fold(storage, study.study_id, best.number) if best else None
+    if predictions is not None and not len(predictions.row):
+        predictions = None
+    shown = bundle
+    if shown is None and best is not None:
+        usual = Path("bundles") / f"{name}-{best.number}"
+        shown = usual if (usual / METRICS).is_file() else None
+    scores = None if shown is None else read_scores(shown)
+    if scores is not None and (best is None or scores.search_kl != best.value):
+        raise BundleError(
+            f"is not of the best trial of {name}", where=shown, mend="Export the best trial: export-best"
+        )
+    return Material(study, predictions, importances(storage, name), scores, shown)
+
+
+def report_page(material: Material) -> str:
+    """The page."""
+    study = material.study
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    about = f"Report of a hyperparameter search. hms-tune {hms_tune.__version__}, {written}."
+    parts = [
+        f'<h1>{text(study.name)}</h1><p class="faint">{about}</p>',
+        *_question(material),
+        *score_section(material),
+        *data_section(material),
+        *space_section(material),
+        *_course(material),
+        *prediction_section(material),
+        *pruning_section(study),
+        *hardware_section(study),
+        *_reproduction(material),
+    ]
+    return page(f"{study.name}: study report", parts)
+
+
+def _question(material: Material) -> list[str]:
+    study = material.study
+    searched = len({parameter.name for parameter in parameters(study.study_file.space)})
+    states = Counter(trial.state for trial in study.trials)
+    best = study.best
+    figures = {
+        "trials": f"{len(study.trials):,}",
+        "complete": f"{states['complete']:,}",
+        "pruned": f"{states['pruned']:,}",
+        "failed": f"{states['failed']:,}",
+        cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
+        "best KL": f"{best.value:.4f}" if best and best.value is not None else "–",
+    }
+    question = (
+        f"Which values of {searched} settings of data, input, model and training predict the votes of EEG "
+        "experts best, on patients that the model has not seen? The measure is the Kullback–Leibler "
+        "divergence (KL) of the prediction from the share of votes, in nats: 0 is perfect, lower is better. "
+        "A trial is one choice of values; its KL is the mean over patient-grouped folds."
+    )
+    return ["<h2>The question</h2>", f"<p>{text(question)}</p>", facts(figures)]
+
+
+def _course(material: Material) -> list[str]:
+    study = material.study
+    cards = [chart("The course of the search", "KL by trial", history_figure(study))]
+    if any(trial.folds for trial in study.ranked[:10]):
+        cards.append(chart("Fold spread", "of the ten best", fold_spread_figure(study.ranked[:10])))
+    if any(trial.attempts for trial in study.ranked):
+        cards.append(chart("Cost", "complete trials", cost_figure(study, cost_unit(study.trials))))
+    if study.best is not None and study.best.folds:
+        about = f"of trial {study.best.number}, by fold"
+        cards.append(chart("Learning curves", about, curves_figure(study.best.folds)))
+    return ["<h2>How it went</h2>", f'<div class="grid">{"".join(cards)}</div>']
+
+
+def _reproduction(material: Material) -> list[str]:
+    study = material.study
+    versions = sorted({trial.version for trial in study.trials if trial.version})
+    commands = [
+        f"hms-tune worker --study {study.name}.yaml --data COMPETITION_FOLDER",
+        f"hms-tune export-best --study {study.name}",
+    ]
+    if material.bundle is not None:
+        commands.append(f"hms-tune predict {material.bundle.name} COMPETITION_FOLDER")
+    rows = [
+        ["hms-tune", ", ".join(versions) or "unknown"],
+        ["search space", study.study_file.space_hash],
+    ]
+    return [
+        "<h2>How to reproduce it</h2>",
+        f"<p>The study file below, saved as <code>{text(study.name)}.yaml</code>, is the whole search.</p>",
+        table(["", ""], rows, header=False),
+        listing("\n".join(commands)),
+        "<h3>Study file</h3>",
+        listing(study.study_file.text.strip()),
+        *_winner_listing(study.best),
+    ]
+
+
+def _winner_listing(best: TrialRecord | None) -> Sequence[str]:
+    if best is None:
+        return ()
+    values = "\n".join(f"{name} = {value}" for name, value in best.params.items())
+    return (f"<h3>Trial {best.number}</h3>", listing(values))

@@ -1,1 +1,0 @@
-"""Pictures and pages: what a recording looks like, and what a competition folder holds."""

@@ -1,1 +1,0 @@
-"""The fleet: many workers, one study, one PostgreSQL, no trial lost and none run twice."""

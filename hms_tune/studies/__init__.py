@@ -1,0 +1,1 @@
+"""A study as people ask about it: status, records, scores, control."""

@@ -1,0 +1,122 @@
+"""From a study in the database to a bundle on disk, with observers watching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
+from hms_tune.config.study_file import StudyFile
+from hms_tune.data.store.store import Store
+from hms_tune.database.connect import Storage
+from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
+from hms_tune.export.export import Exported, RefitMode, Winner, export_best
+from hms_tune.machine.device import resolve_device
+from hms_tune.search.study import stored_study_file
+from hms_tune.search.suggest import config_of
+from hms_tune.training.events import Event
+from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The trial to export, the study file it was drawn from, and the number of its first attempt."""
+
+    winner: Winner
+    study_file: StudyFile
+    lineage: int
+
+
+def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
+    """The complete trial with the smallest KL, or the one with that number.
+
+    Raises
+    ------
+    UnknownStudyError
+        If the storage has no such study.
+    UsageError
+        If no trial is complete yet, or the one asked for is not.
+    """
+    try:
+        loaded = optuna.load_study(study_name=study, storage=storage.optuna)
+    except KeyError:
+        raise UnknownStudyError(
+            f'no study "{study}" in the storage', mend="hms-tune study list names those there are"
+        ) from None
+    study_file = stored_study_file(loaded)
+    trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
+    config = config_of(study_file.space, trial.params)
+    winner = Winner(study=study, number=trial.number, config=config, value=trial.value)
+    return Choice(winner, study_file, int(trial.user_attrs.get("lineage", trial.number)))
+
+
+def _chosen(trials: Sequence[FrozenTrial], study: str, number: int | None) -> FrozenTrial:
+    where = f"study {study}"
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    if number is None:
+        if not complete:
+            raise UsageError("no trial is complete yet", where=where, mend="Wait, or run more workers")
+        return min(complete, key=lambda trial: (trial.value, trial.number))
+    for trial in complete:
+        if trial.number == number:
+            return trial
+    if any(trial.number == number for trial in trials):
+        raise UsageError(f"trial {number} did not complete", where=where, mend="Choose a complete one")
+    raise UsageError(f"no trial {number}", where=where, mend=f"hms-tune study show {study} names them")
+
+
+def export_watched(
+    choice: Choice,
+    store: Store,
+    out: Path,
+    *,
+    device: str = "auto",
+    refit: RefitMode = "none",
+    checkpoint_every_s: float = DEFAULT_CHECKPOINT_SECONDS,
+    observers: Sequence[Observer] = (),
+) -> Exported:
+    """Export a trial while observers are told its story; see :func:`hms_tune.export.export.export_best`."""
+    winner = choice.winner
+    trial = TrialInfo(
+        study=winner.study,
+        number=winner.number,
+        lineage=choice.lineage,
+        config=winner.config,
+        params={},
+        slot=str(resolve_device(device)),
+        job_type="export",
+    )
+
+    def on_event(event: Event) -> None:
+        for observer in observers:
+            observer.event(trial, event)
+
+    for observer in observers:
+        observer.trial_started(trial)
+    try:
+        exported = export_best(
+            winner,
+            store,
+            out,
+            device=device,
+            refit=refit,
+            checkpoint_every_s=checkpoint_every_s,
+            on_event=on_event,
+        )
+    except HmsTuneError as error:
+        for observer in observers:
+            observer.trial_ended(trial, "failed", None, str(error))
+        raise
+    else:
+        for observer in observers:
+            if isinstance(observer, KeepsBundles):
+                observer.bundle_written(trial, exported.path)
+            observer.trial_ended(trial, "complete", exported.scores.kl, None)
+        return exported
+    finally:
+        for observer in observers:
+            observer.close()

@@ -1,0 +1,233 @@
+"""Studies, trials and workers as a person is shown them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Row
+
+from hms_tune.database.queue.lease import DesiredState
+from hms_tune.machine.usage import Usage
+from hms_tune.search.memory_constraint import is_declined
+
+STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")
+_NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+ABSENT_S = 45.0
+"""A worker not seen for this long is shown as silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The complete trial with the smallest KL."""
+
+    number: int
+    value: float
+    params: dict[str, Any]
+    kl_high_vote: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTrial:
+    """A trial that a slot is at. ``wanted`` is ``stop`` once a person has stopped it.
+
+    ``estimate`` is the KL it last reported, at ``step``.
+    """
+
+    number: int | None
+    lineage: int | None
+    slot: str
+    worker_id: str
+    host: str
+    gpus: float
+    started_at: datetime
+    expires_in_s: float
+    wanted: Literal["run", "stop"]
+    step: int | None = None
+    estimate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker that has not stopped.
+
+    ``wanted`` is ``finish`` or ``leave`` once a person drains it: at the ends of its trials, or at once.
+    ``usage`` is what it took of its machine when last seen; ``trials`` are the numbers of those it is at.
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    slots: int
+    devices: str
+    version: str
+    started_at: datetime
+    seen_s_ago: float
+    state: Literal["working", "silent"]
+    wanted: Literal["work", "finish", "leave"]
+    usage: Usage | None
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStatus:
+    """A study at one moment.
+
+    ``trials`` counts Optuna trials, that is attempts, by state; ``units`` counts what the budget counts:
+    trials, of which one may have had several attempts. ``failed_because`` counts reasons, ``pruned_in_fold``
+    pruned trials by the fold they were in (from 1), ``moved`` the attempts that went on elsewhere.
+    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far.
+    ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
+    until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
+    """
+
+    study: str
+    state: DesiredState
+    trials: dict[str, int]
+    units: dict[str, int]
+    budget_trials: int | None
+    budget_hours: float | None
+    budget_gpu_hours: float | None
+    hours: float | None
+    gpu_hours: float
+    best: BestTrial | None
+    leaders: tuple[BestTrial, ...]
+    failed_because: dict[str, int]
+    pruned_in_fold: dict[int, int]
+    moved: dict[str, int]
+    running: tuple[RunningTrial, ...]
+    enqueued: tuple[dict[str, Any], ...]
+    workers: tuple[WorkerStatus, ...]
+    started_at: datetime | None
+    per_hour: float | None
+    images_per_second: float | None
+    left_s: float | None
+    ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """One line of ``study list``."""
+
+    study: str
+    state: str
+    trials: dict[str, int]
+    best_value: float | None
+    budget_trials: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSummary:
+    """One Optuna trial."""
+
+    number: int
+    state: str
+    value: float | None
+    params: dict[str, Any]
+    lineage: int | None
+    reason: str | None
+    seconds: float | None
+    attributes: dict[str, Any]
+    reported: dict[int, float]
+
+
+def count_states(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """How many trials are in each state; every state is named."""
+    return named_states(Counter(trial.state for trial in trials), sum(map(is_declined, trials)))
+
+
+def named_states(counted: Mapping[TrialState, int], declined: int = 0) -> dict[str, int]:
+    """Counts of trials by the names of their states; every state is named.
+
+    Parameters
+    ----------
+    declined : how many of the pruned ones were declined: no device had room for them
+    """
+    names = {_NAMES[state]: number for state, number in counted.items()}
+    names |= {"pruned": names.get("pruned", 0) - declined, "declined": declined}
+    return {name: names.get(name, 0) for name in STATES}
+
+
+def _name(trial: FrozenTrial) -> str:
+    return "declined" if is_declined(trial) else _NAMES[trial.state]
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> BestTrial | None:
+    """The best complete trial; of equals the first."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    if not complete:
+        return None
+    return best_trial(min(complete, key=lambda trial: (trial.value, trial.number)))
+
+
+def best_trial(trial: FrozenTrial) -> BestTrial:
+    """From a complete Optuna trial."""
+    assert trial.value is not None
+    return BestTrial(trial.number, trial.value, trial.params, trial.user_attrs.get("kl_high_vote"))
+
+
+def running_trial(row: Row[Any], reported: tuple[int, float] | None = None) -> RunningTrial:
+    """From a lease with its lineage, and the last step and value that its trial reported."""
+    step, estimate = reported or (None, None)
+    return RunningTrial(
+        number=row.number,
+        lineage=row.first_number,
+        slot=row.slot,
+        worker_id=row.worker_id,
+        host=row.host,
+        gpus=row.gpus,
+        started_at=row.claimed_at,
+        expires_in_s=round(float(row.left_s), 1),
+        wanted=row.wanted,
+        step=step,
+        estimate=estimate,
+    )
+
+
+def worker_status(row: Row[Any], running: Sequence[RunningTrial]) -> WorkerStatus:
+    """From a worker's row and the trials that slots are at."""
+    ago = float(row.ago_s)
+    return WorkerStatus(
+        worker_id=row.worker_id,
+        host=row.host,
+        pid=row.pid,
+        slots=row.slots,
+        devices=row.devices,
+        version=row.version,
+        started_at=row.started_at,
+        seen_s_ago=round(ago, 1),
+        state="silent" if ago > ABSENT_S else "working",
+        wanted=row.wanted,
+        usage=None if row.usage is None else Usage.from_json(row.usage),
+        trials=tuple(
+            trial.number for trial in running if trial.worker_id == row.worker_id and trial.number is not None
+        ),
+    )
+
+
+def trial_summary(trial: FrozenTrial, *, reason: str | None = None) -> TrialSummary:
+    """From an Optuna trial; ``reason`` is why its lineage ended, where the trial itself does not say so."""
+    attributes = trial.user_attrs
+    own = attributes.get("reason")
+    return TrialSummary(
+        number=trial.number,
+        state=_name(trial),
+        value=trial.value,
+        params=trial.params,
+        lineage=attributes.get("lineage"),
+        reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
+        seconds=attributes.get("seconds"),
+        attributes=attributes,
+        reported=trial.intermediate_values,
+    )

@@ -1,0 +1,79 @@
+"""One trial in Markdown, for its page in the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optuna.trial import FrozenTrial
+
+from hms_tune.studies.trial_record import TrialRecord, others_at
+
+
+def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial] = ()) -> str:
+    """In a sentence, what became of a trial."""
+    if trial.state == "complete" and trial.value is not None:
+        return f"Complete: KL {trial.value:.4f}."
+    if trial.state == "pruned":
+        return _pruned(trial, others)
+    reason = trial.reason or "no reason was given"
+    later = [attempt.number for attempt in trial.attempts if attempt.number > trial.number]
+    onward = f"it goes on as trial {later[0]}" if later else "it goes on as a later attempt"
+    sentences = {
+        "failed": f"Failed: {reason}.",
+        "declined": f"Declined: {reason}.",
+        "handed_back": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
+        "lost": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
+        "running": "Running.",
+    }
+    return sentences.get(trial.state, "Waits for a slot.")
+
+
+def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
+    place = "at once"
+    if trial.folds and trial.folds[-1].epochs:
+        last = trial.folds[-1]
+        place = f"in fold {last.fold + 1} after epoch {last.epochs[-1].epoch + 1} of {last.epochs_planned}"
+    text = f"Pruned {place}"
+    if not trial.reported:
+        return f"{text}."
+    estimate = trial.reported[max(trial.reported)]
+    beside = others_at(trial, others)
+    if beside is None:
+        return f"{text}: its estimate was {estimate:.4f}."
+    number, median = beside
+    return f"{text}: its estimate was {estimate:.4f}, the median of {number} earlier ones there {median:.4f}."
+
+
+def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
+    """The note: why it ended, fold by fold, where it ran.
+
+    Short on purpose: the dashboard sends the notes of all trials with every study page.
+    """
+    parts = [f"**{why_it_ended(trial, others)}**"]
+    if trial.folds:
+        rows = ["| fold &nbsp;| KL &nbsp;| best epoch &nbsp;| train loss |", "|:---|:---|:---|:---|"]
+        for fold in trial.folds:
+            score = "–" if fold.best_kl is None else f"{fold.best_kl:.4f}"
+            best = "–" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
+            loss = f"{fold.epochs[-1].train_loss:.4f}" if fold.epochs else "–"
+            rows.append(f"| {fold.fold + 1} | {score} &nbsp;| {best} | {loss} |")
+        parts.append("\n".join(rows))
+    parts.append(" · ".join(_where(trial)))
+    if trial.run_url:
+        parts.append(f"[Weights & Biases run]({trial.run_url})")
+    if trial.state == "failed" and trial.traceback:
+        parts.append(f"`hms-tune study show STUDY --trial {trial.number}` prints the traceback")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _where(trial: TrialRecord) -> list[str]:
+    facts = []
+    attempt = trial.last_attempt
+    if attempt is not None:
+        facts.append(f"{attempt.host}, slot {attempt.slot}")
+        facts.append(f"{trial.seconds:,.0f} s")
+    if len(trial.attempts) > 1:
+        facts.append("attempts " + ", ".join(str(each.number) for each in trial.attempts))
+    if trial.peak_memory:
+        facts.append(f"peak memory {trial.peak_memory / 2**30:.1f} GiB")
+    return facts

@@ -1,0 +1,1 @@
+"""``hms-tune worker``: slots that claim, train and report trials."""

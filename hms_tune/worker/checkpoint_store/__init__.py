@@ -1,0 +1,1 @@
+"""Where checkpoints lie so that any machine can go on with a trial."""

@@ -1,0 +1,173 @@
+"""Where the checkpoints of a study's trials lie, so that any machine can continue any trial.
+
+A trial trains in a directory of its own machine. Each checkpoint is brought from there to the fleet's store
+(``HMS_TUNE_ARTIFACTS``: a folder or ``s3://``) as ``<study>/trial-<first attempt>/attempt-<number>/…``: an
+attempt that lost its lease can overwrite nothing of its successor's. The successor begins with the newest
+checkpoint of the latest attempt that has a whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from hms_tune.database.retry import Patience
+from hms_tune.errors import ArtifactError, CheckpointError
+from hms_tune.training.checkpoint import verify_checkpoint
+from hms_tune.worker.checkpoint_store.files import ObjectStore, open_store
+from hms_tune.worker.checkpoint_store.uploads import Uploader
+
+_logger = logging.getLogger(__name__)
+
+STORE_S = 600.0
+"""How long a store that does not answer is waited for before a trial begins, s."""
+
+FLUSH_S = 8.0
+"""How long the end of an attempt waits for its last checkpoint to be stored, s."""
+
+_CHECKPOINT = re.compile(r".*/attempt-(\d+)/(checkpoint-\d+\.pt)")
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What one attempt trains with: a directory, and the way from there to the store."""
+
+    directory: Path
+    uploads: Uploader
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The artifacts of one study.
+
+    ``store`` is shared by the fleet; ``scratch`` is this machine's own.
+    """
+
+    store: ObjectStore
+    scratch: Path
+    study: str
+
+    @classmethod
+    def at(cls, location: str | Path, scratch: Path, study: str) -> Self:
+        """Artifacts in a folder or at ``s3://bucket/prefix``.
+
+        Raises
+        ------
+        UsageError
+            If the location is of another kind, or boto3 is missing.
+        """
+        return cls(open_store(location), scratch, study)
+
+    @contextmanager
+    def workplace(
+        self,
+        lineage: int,
+        number: int,
+        *,
+        allowed: Callable[[], bool],
+        patience: Patience | None = None,
+    ) -> Iterator[Workplace]:
+        """Where an attempt trains, with the newest checkpoint of the attempts before it in place.
+
+        Parameters
+        ----------
+        lineage, number : the trial's first attempt and this one
+        allowed : whether the attempt may write now
+        patience : how long a store that does not answer is waited for
+
+        Raises
+        ------
+        ArtifactError
+            If it stayed away: beginning again would throw away what is there. Or if this machine's own disk
+            is full.
+        """
+        attempt = f"{self._prefix(lineage)}attempt-{number:06d}/"
+        directory = self.scratch / attempt
+        shutil.rmtree(directory, ignore_errors=True)
+        _make(directory)
+        try:
+            if number != lineage:
+                _patiently(
+                    lambda: self._fetch_newest(lineage, number, directory),
+                    patience or Patience(most_s=STORE_S),
+                )
+            with Uploader(self.store, attempt, allowed=allowed) as uploads:
+                yield Workplace(directory, uploads)
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def remove(self, lineages: Collection[int]) -> None:
+        """Delete the checkpoints of trials that have ended. What cannot be deleted is named and left."""
+        for lineage in lineages:
+            shutil.rmtree(self.scratch / self._prefix(lineage), ignore_errors=True)
+            try:
+                self.store.remove(self.store.keys(self._prefix(lineage)))
+            except ArtifactError as error:
+                _logger.warning("%s", error)
+
+    def remove_all(self) -> None:
+        """Delete everything of the study."""
+        shutil.rmtree(self.scratch / self.study, ignore_errors=True)
+        self.store.remove(self.store.keys(f"{self.study}/"))
+
+    def present(self) -> frozenset[int]:
+        """Trials that have checkpoints, here or in the store. None are seen in a store that is away."""
+        try:
+            keys = self.store.keys(f"{self.study}/")
+        except ArtifactError as error:
+            _logger.warning("%s", error)
+            keys = []
+        names = [key.split("/")[1] for key in keys]
+        names += [path.name for path in (self.scratch / self.study).glob("trial-*")]
+        numbers = (name.removeprefix("trial-") for name in names if name.startswith("trial-"))
+        return frozenset(int(number) for number in numbers if number.isdecimal())
+
+    def _prefix(self, lineage: int) -> str:
+        return f"{self.study}/trial-{lineage}/"
+
+    def _fetch_newest(self, lineage: int, number: int, directory: Path) -> None:
+        """Bring the newest whole checkpoint here; damaged ones are named and passed over."""
+        found = [
+            (int(match[1]), match[2], key)
+            for key in self.store.keys(self._prefix(lineage))
+            if (match := _CHECKPOINT.fullmatch(key)) and int(match[1]) < number
+        ]
+        for _, name, key in sorted(found, reverse=True):
+            try:
+                self.store.fetch(key, directory / name)
+                verify_checkpoint(directory / name)
+            except (ArtifactError, CheckpointError) as error:
+                _logger.warning("%s; falling back on the one before", error)
+                (directory / name).unlink(missing_ok=True)
+            else:
+                return
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot be made ({error.strerror or error})",
+            where=directory,
+            mend="Make room there, or set HMS_TUNE_HOME to another place",
+        ) from error
+
+
+def _patiently(work: Callable[[], None], patience: Patience) -> None:
+    started = time.monotonic()
+    while True:
+        try:
+            return work()
+        except ArtifactError as error:
+            if patience.over(time.monotonic() - started):
+                raise
+            _logger.warning("%s; trying again", error)
+            patience.sleep(5.0)

@@ -1,0 +1,69 @@
+"""A study file's study, opened for a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import optuna
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
+from hms_tune.search.reports import Reporter
+from hms_tune.search.study import create_or_load, trial_limit
+from hms_tune.search.suggest import suggest
+
+
+def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) -> Search:
+    """Make the study, or join it, with the file's budget.
+
+    Parameters
+    ----------
+    ordinal : the slot's place among all that ever joined, which seeds its sampler
+
+    Raises
+    ------
+    SpaceChangedError
+        If the study was started with another search space.
+    """
+    # Of workers that start at once, one makes the study and the others find it whole.
+    with storage.setup_lock():
+        study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
+        budget = study_file.budget
+        study_id = register_study(
+            storage, study_file.study, Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours)
+        )
+
+    def reporter(trial: optuna.Trial) -> Reporter:
+        return Reporter(trial, study_file)
+
+    return Search(
+        study=study,
+        study_id=study_id,
+        suggest=lambda trial: suggest(study_file.space, trial),
+        reporter=reporter,
+        redraws=study_file.search.sampler != "grid",
+    )
+
+
+def join_search(storage: Storage, study_file: StudyFile) -> Search:
+    """As :func:`open_search`, for a slot: its sampler's draws differ from those of every other slot."""
+    study_id = open_search(storage, study_file).study_id
+    return open_search(storage, study_file, ordinal=next_ordinal(storage, study_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The study as a slot needs it: Optuna's object, its configurations and its reports.
+
+    ``redraws``: whether another draw can take the place of one that is declined. In a grid, whose cells have
+    one turn each, it cannot: there such a cell has failed.
+    """
+
+    study: optuna.Study
+    study_id: int
+    suggest: Callable[[optuna.Trial], TrialConfig]
+    reporter: Callable[[optuna.Trial], Reporter]
+    redraws: bool = True

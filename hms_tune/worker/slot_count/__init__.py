@@ -1,0 +1,1 @@
+"""How many slots a device takes."""
