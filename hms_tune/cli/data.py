@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hms_tune.cli import render
-from hms_tune.cli.check_view import report_view
+from hms_tune.cli.console import progress_bar
+from hms_tune.cli.data_show import folds, report, show
 from hms_tune.cli.download import download
-from hms_tune.cli.progress import progress_bar
-from hms_tune.cli.seeing import folds, report, show
+from hms_tune.cli.views import tables as render
+from hms_tune.cli.views.data_check import report_view
 from hms_tune.data.check.folder import check_folder
 from hms_tune.data.store.prepare import prepare as prepare_store
 
@@ -93,7 +93,7 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
-    from hms_tune.cli.worker import log_to
+    from hms_tune.cli.console import log_to
 
     console = Console(stderr=True)
     log_to(console)

@@ -18,8 +18,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from hms_tune.cli.progress import progress_bar
-from hms_tune.cli.worker import log_to
+from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError

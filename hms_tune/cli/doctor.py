@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption
+from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
-from hms_tune.cli.progress import progress_bar
-from hms_tune.cli.worker import log_to
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError

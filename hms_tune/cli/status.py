@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, opened, study_name
-from hms_tune.cli.status_view import status_view
+from hms_tune.cli.views import tables as render
+from hms_tune.cli.views.status import status_view
 
 
 def status(

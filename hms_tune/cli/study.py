@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hms_tune.cli import render
 from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
+from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, load_study_file
 from hms_tune.errors import UsageError
@@ -81,7 +81,7 @@ def show(
 
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
-    from hms_tune.cli.trial_view import WIDTH, trial_view
+    from hms_tune.cli.views.trial import WIDTH, trial_view
     from hms_tune.studies.trial_record import study_record, trial_record
 
     with opened(storage) as database:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
+from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import StorageOption, artifacts_location, data_root
-from hms_tune.cli.progress import progress_bar
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
@@ -108,21 +105,3 @@ def parse_slots(text: str) -> int | Literal["auto"]:
             f'"{text}" is no number of slots', where="--slots-per-device", mend="Give 1, 2, … or auto"
         )
     return int(text)
-
-
-def log_to(console: Console) -> None:
-    """Write the log where progress is drawn, so that neither spoils the other."""
-    handler = _ConsoleHandler(console)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("hms_tune").setLevel(logging.INFO)
-
-
-class _ConsoleHandler(logging.Handler):
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno == logging.WARNING else ""
-        prefix = "error: " if record.levelno > logging.WARNING else prefix
-        self._console.print(Text(f"{prefix}{record.getMessage()}"), soft_wrap=True)

@@ -19,7 +19,7 @@ from rich.console import Console
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
-from hms_tune.cli.trial_view import trial_view
+from hms_tune.cli.views.trial import trial_view
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.optuna_storage import PatientStorage

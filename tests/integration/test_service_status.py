@@ -13,7 +13,7 @@ from rich.console import Console
 from sqlalchemy import select
 from stories import a_trial, an_epoch
 
-from hms_tune.cli.status_view import status_view
+from hms_tune.cli.views.status import status_view
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.lease import Holder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hms_tune.cli.curves import Curve, draw_curves
+from hms_tune.cli.views.curves import Curve, draw_curves
 
 
 def test_a_falling_line_runs_from_the_upper_left_to_the_lower_right() -> None:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.curves import Curve, draw_curves
+from hms_tune.cli.views.curves import Curve, draw_curves
 from hms_tune.studies.trial_note import why_it_ended
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.tracking.console import duration

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from hms_tune.cli import render
-from hms_tune.cli.progress import progress_bar
+from hms_tune.cli.console import progress_bar
+from hms_tune.cli.views import tables as render
 from hms_tune.config.ranges import Choices, FloatRange, Searched, resolve
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.trial import DataConfig

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.render import params_text, short_params
+from hms_tune.cli.views.tables import params_text, short_params
 from hms_tune.tracking.console_table import duration
 
 if TYPE_CHECKING:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 @contextmanager
@@ -21,3 +23,21 @@ def progress_bar(what: str, of: str, console: Console | None = None) -> Iterator
             bar.update(task, completed=done, total=total)
 
         yield update
+
+
+def log_to(console: Console) -> None:
+    """Write the log where progress is drawn, so that neither spoils the other."""
+    handler = _ConsoleHandler(console)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("hms_tune").setLevel(logging.INFO)
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        prefix = "error: " if record.levelno > logging.WARNING else prefix
+        self._console.print(Text(f"{prefix}{record.getMessage()}"), soft_wrap=True)
