@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hms_tune.version import __version__
+
 if TYPE_CHECKING:
     from hms_tune.export.bundle import Bundle, load_bundle
 
-__version__ = "0.1.0"
-__all__ = ["Bundle", "load_bundle"]
+__all__ = ["Bundle", "__version__", "load_bundle"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-import hms_tune
 from hms_tune.cli.concealing import conceal_passwords
 from hms_tune.errors import HmsTuneError
+from hms_tune.version import __version__
 
 app = typer.Typer(
     name="hms-tune",
@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hms-tune {hms_tune.__version__}")
+        typer.echo(f"hms-tune {__version__}")
         raise typer.Exit
 
 

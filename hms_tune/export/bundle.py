@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hms_tune import __version__
 from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
@@ -33,6 +32,7 @@ from hms_tune.machine.device import resolve_device
 from hms_tune.models.network import build_network
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.step.inference import predict_probabilities
+from hms_tune.version import __version__
 
 Weights = Literal["folds", "full"]
 

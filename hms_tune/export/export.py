@@ -14,7 +14,6 @@ from typing import Literal
 import pandas as pd
 import torch
 
-from hms_tune import __version__
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
@@ -32,6 +31,7 @@ from hms_tune.training.refit import Refit, refit_epochs
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
+from hms_tune.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import hms_tune
 from hms_tune.config.ranges import parameters
 from hms_tune.database.connect import Storage
 from hms_tune.errors import BundleError
@@ -29,6 +28,7 @@ from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.trial_record import TrialRecord, study_record
+from hms_tune.version import __version__
 
 
 def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Material:
@@ -66,7 +66,7 @@ def report_page(material: Material) -> str:
     """The page."""
     study = material.study
     written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = f"Report of a hyperparameter search. hms-tune {hms_tune.__version__}, {written}."
+    about = f"Report of a hyperparameter search. hms-tune {__version__}, {written}."
     parts = [
         f'<h1>{text(study.name)}</h1><p class="faint">{about}</p>',
         *_question(material),

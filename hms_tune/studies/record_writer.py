@@ -19,7 +19,6 @@ from typing import Any
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-import hms_tune
 from hms_tune.database.connect import Storage
 from hms_tune.database.retry import passes
 from hms_tune.database.tables import now, trial_records
@@ -29,6 +28,7 @@ from hms_tune.studies.trial_record import trial_record
 from hms_tune.training.events import CrossValidationEnded, Event, FoldEnded, OutOfFold
 from hms_tune.training.history import Recorder, folds_as_json
 from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.version import __version__
 
 _logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class TrialRecorder:
             "gpus": self._place.gpus,
             "peak_memory": self._place.peak_memory(),
             "data_digest": self._place.data_digest,
-            "version": hms_tune.__version__,
+            "version": __version__,
         }
         offered = _Draft(
             trial,

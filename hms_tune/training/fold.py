@@ -156,7 +156,7 @@ class FoldTraining:
         parts = None if self._data.images.vary else self.learner.parts(self.learner.network)
         if parts is None:
             return None
-        return self.learner.features.get(self.config, self.fold, parts[0], self._data, self._device)
+        return self.learner.features.get(self.config, self.fold, parts[0], self._data.images, self._device)
 
     def _through(self, network: Network) -> nn.Module:
         """What computes logits: the network, or what follows its prefix where features of that are kept."""

@@ -6,12 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 
 from hms_tune.errors import UsageError
-from hms_tune.machine.cores import usable_cores
 from hms_tune.machine.device import resolve_device
 from hms_tune.training.distributed.group import RankPlace
-
-MOST_SLOTS = 16
-"""No device gets more slots than this by itself."""
 
 
 def device_names(device: str) -> tuple[str, ...]:
@@ -57,11 +53,6 @@ def slot_devices(device: str, slots_per_device: int | Mapping[str, int]) -> tupl
         for name in devices
         for slot in range(counts[name])
     )
-
-
-def most_slots() -> int:
-    """The most slots worth trying on a device: each needs a core of the processor."""
-    return min(MOST_SLOTS, usable_cores())
 
 
 SlotDevices = tuple[str, tuple[str, ...]]

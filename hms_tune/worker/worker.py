@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
-import hms_tune
 from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
@@ -34,6 +33,7 @@ from hms_tune.tracking.notify.watch import StudyWatch
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.distributed.group import RankPlace, place_from_environment
 from hms_tune.training.observer import Observer
+from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.files import open_store
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import open_search
@@ -167,7 +167,7 @@ class Worker:
             presence = Presence(
                 worker_id=self.worker_id,
                 study_id=search.study_id,
-                version=hms_tune.__version__,
+                version=__version__,
                 devices=tuple(device for _, group in devices for device in group),
             )
             watch = StudyWatch.of(

@@ -15,7 +15,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from hms_tune.cli.doctor_checks import database_check
+from hms_tune.cli.doctor import database_check
 from hms_tune.database.queue.end import Result
 from hms_tune.database.retry import Patience, as_storage_error, passes, through_outages
 from hms_tune.errors import DataError, StorageError, UsageError

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hms_tune.cli.doctor_checks import Check
     from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
@@ -74,16 +73,6 @@ def trial_table(trials: Sequence[TrialSummary]) -> Table:
         state = _WENT_ON[trial.attributes["ended"]] if went_on else trial.state
         reason = trial.reason if trial.reason != state else None
         table.add_row(name, state, value, Text(short_params(trial.params)), Text(reason or ""))
-    return table
-
-
-def check_table(checks: Sequence[Check]) -> Table:
-    """The findings of ``doctor``."""
-    styles = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = _table("", "what", "finding", "what to do")
-    for check in checks:
-        state = Text(check.state, style=styles[check.state])
-        table.add_row(state, check.name, Text(check.detail), Text(check.mend or ""))
     return table
 
 

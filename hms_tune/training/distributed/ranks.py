@@ -87,9 +87,6 @@ class Ranks:
         self.batch = self.share(size)
         return self.batch.rows
 
-    def share_layers(self, network: nn.Module) -> None:
-        """Let a new network, in training mode, compute its share of a batch as within the whole one."""
-
     def share_weights(self, network: nn.Module) -> None:
         """Give every rank the first one's weights and buffers."""
 
@@ -147,12 +144,6 @@ class ProcessRanks(Ranks):
         self.size = dist.get_world_size()
         self.device = device
         self.timeout = timedelta(seconds=timeout_s)
-
-    def share_layers(self, network: nn.Module) -> None:
-        """See :mod:`~hms_tune.training.distributed.layers`."""
-        from hms_tune.training.distributed.layers import share_layers
-
-        share_layers(network, self)
 
     @torch.no_grad()
     def share_weights(self, network: nn.Module) -> None:

@@ -41,6 +41,10 @@ class RowImages:
         self._augmentation = augmentation
         self._ranks = ranks
 
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._source)
+
     def clean(self, rows: Tensor) -> Tensor:
         """Images as they are predicted from: float32 ``(n_rows, channels, height, width)``."""
         if self.cached is not None:

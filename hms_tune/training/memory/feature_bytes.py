@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from hms_tune.config.trial import TrialConfig
+import torch
+from torch import Tensor, nn
+
+from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.models.frozen_prefix import cut
+from hms_tune.models.network import Network
 from hms_tune.signals.augmentation import Augmentation
-from hms_tune.training.memory.footprint import shape_of
+from hms_tune.training.memory.footprint import count_shapes, shape_of
 
 if TYPE_CHECKING:
     pass
-from hms_tune.training.step.features import _counted
 
 
 def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
@@ -34,3 +39,22 @@ def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
         return None
     numbers, normalizes_in_float32 = counted
     return numbers * (2 if half and not normalizes_in_float32 else 4)
+
+
+@lru_cache(maxsize=256)
+def _counted(model: ModelConfig, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
+    """Numbers in a row's features, and whether autocast leaves them in float32 as it may."""
+    return count_shapes(model, channels, image, lambda network: _numbers(network, channels, image))
+
+
+def _numbers(network: Network, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
+    parts = cut(network)
+    if parts is None:
+        return None
+    device = next(network.parameters()).device
+    features = parts[0](torch.empty(2, channels, *image, device=device))
+    whole = all(isinstance(each, Tensor) and len(each) == 2 for each in features)
+    if not whole:
+        return None
+    normalizes_in_float32 = any(isinstance(each, nn.LayerNorm | nn.GroupNorm) for each in network.modules())
+    return sum(each[0].numel() for each in features), normalizes_in_float32

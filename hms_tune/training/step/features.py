@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.config.trial import TrialConfig
 from hms_tune.machine.device import autocast
-from hms_tune.models.frozen_prefix import FrozenPrefix, cut
-from hms_tune.models.network import Network
+from hms_tune.models.frozen_prefix import FrozenPrefix
 from hms_tune.training.images.images import RowImages
-from hms_tune.training.memory.footprint import count_shapes
-
-if TYPE_CHECKING:
-    from hms_tune.training.trial_data import TrialData
 
 _AT_ONCE = 64
 """Rows whose features are made in one piece, where so many are predicted in one."""
@@ -51,7 +44,12 @@ class FeatureCache:
 
     @torch.no_grad()
     def get(
-        self, config: TrialConfig, fold: int, prefix: FrozenPrefix, data: TrialData, device: torch.device
+        self,
+        config: TrialConfig,
+        fold: int,
+        prefix: FrozenPrefix,
+        images: RowImages,
+        device: torch.device,
     ) -> tuple[Tensor, ...] | None:
         """Features of all rows, each ``(n_rows, …)``; None where they do not fit, or are no batch of tensors.
 
@@ -60,17 +58,17 @@ class FeatureCache:
         config : the trial
         fold : whose weights the prefix has
         prefix : the frozen layers
-        data : the rows and their clean images
+        images : of all rows; they do not vary
         device : where they are computed and kept
         """
-        if _key(config, data.images.key) != self._trial:
+        if _key(config, images.key) != self._trial:
             return None  # another trial's memory was planned meanwhile
-        n_rows = len(data.labels)
+        n_rows = len(images)
         fold = 0 if config.model.pretrained else fold
         if fold == self._fold:
             return self._features
         self._fold, self._features = fold, None
-        parts = self._compute(prefix, data.images, torch.arange(min(2, n_rows)), config, device)
+        parts = self._compute(prefix, images, torch.arange(min(2, n_rows)), config, device)
         if parts is None:
             return None
         needed = sum(part[0].numel() * part.element_size() for part in parts) * n_rows
@@ -80,7 +78,7 @@ class FeatureCache:
             torch.empty((n_rows, *part.shape[1:]), dtype=part.dtype, device=device) for part in parts
         )
         for rows in torch.arange(n_rows).split(_at_once(config)):
-            computed = self._compute(prefix, data.images, rows, config, device)
+            computed = self._compute(prefix, images, rows, config, device)
             assert computed is not None
             for whole, part in zip(features, computed, strict=True):
                 whole[rows[0] : rows[-1] + 1] = part
@@ -96,25 +94,6 @@ class FeatureCache:
             parts = prefix(batch)
         whole = all(isinstance(part, Tensor) and part.shape[:1] == rows.shape for part in parts)
         return parts if whole else None
-
-
-@lru_cache(maxsize=256)
-def _counted(model: ModelConfig, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
-    """Numbers in a row's features, and whether autocast leaves them in float32 as it may."""
-    return count_shapes(model, channels, image, lambda network: _numbers(network, channels, image))
-
-
-def _numbers(network: Network, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
-    parts = cut(network)
-    if parts is None:
-        return None
-    device = next(network.parameters()).device
-    features = parts[0](torch.empty(2, channels, *image, device=device))
-    whole = all(isinstance(each, Tensor) and len(each) == 2 for each in features)
-    if not whole:
-        return None
-    normalizes_in_float32 = any(isinstance(each, nn.LayerNorm | nn.GroupNorm) for each in network.modules())
-    return sum(each[0].numel() for each in features), normalizes_in_float32
 
 
 def _at_once(config: TrialConfig) -> int:

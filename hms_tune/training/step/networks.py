@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.dropout import set_drop_rates
 from hms_tune.models.network import Network, build_network
-from hms_tune.training.distributed.ranks import ALONE, Ranks
+from hms_tune.training.distributed.layers import share_layers
+from hms_tune.training.distributed.ranks import ALONE, ProcessRanks, Ranks
 from hms_tune.training.step.random_counters import counter_seed
 
 _KEPT_NETWORKS = 2
@@ -60,7 +61,8 @@ class Networks:
             network = build_for_fold(config, 0)
             self._keep_start((key, config.training.seed, 0), network)
             network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.ranks.share_layers(network)
+            if isinstance(self.ranks, ProcessRanks):
+                share_layers(network, self.ranks)
             self._networks[key] = network
             while len(self._networks) > _KEPT_NETWORKS:
                 self._networks.popitem(last=False)

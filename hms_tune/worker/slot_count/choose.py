@@ -24,6 +24,7 @@ import torch
 from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, TrainingError
+from hms_tune.machine.cores import usable_cores
 
 LEAST_GAIN = 0.10
 """What one more slot must add to the images per second."""
@@ -185,3 +186,12 @@ def _keep(path: Path | None, key: str, table: Sequence[Measured]) -> None:
         partial.replace(path)
     except OSError as error:
         _logger.warning("%s cannot be written: %s", path, error.strerror or error)
+
+
+MOST_SLOTS = 16
+"""No device gets more slots than this by itself."""
+
+
+def most_slots() -> int:
+    """The most slots worth trying on a device: each needs a core of the processor."""
+    return min(MOST_SLOTS, usable_cores())

@@ -25,8 +25,7 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.search.typical_config import largest_config, middle_config
-from hms_tune.worker.devices import most_slots
-from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, slots_that_pay
+from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, most_slots, slots_that_pay
 
 PATIENCE_S = 600.0
 """A probe that is silent for longer is taken to be stuck."""
