@@ -1,0 +1,1 @@
+"""One trial: cross-validation as a generator of events, checkpoints, scores."""
