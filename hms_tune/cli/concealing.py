@@ -45,7 +45,9 @@ def _holds_password(url: str) -> bool:
     credentials, at, _ = url.partition("://")[2].rpartition("@")
     if at and ":" in credentials:
         return True
+    from hms_tune.database.url import SECRET_OPTIONS
+
     try:
-        return not {"password", "sslpassword"}.isdisjoint(parse_qs(urlsplit(url).query))
+        return not SECRET_OPTIONS.isdisjoint(parse_qs(urlsplit(url).query))
     except ValueError:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy import text
@@ -25,7 +27,11 @@ from hms_tune.data.files.competition import Competition
 from hms_tune.database.connect import open_storage, resolve_address
 from hms_tune.errors import HmsTuneError
 from hms_tune.reports.dashboard.access import is_loopback
-from hms_tune.tracking.wandb import resolve_mode
+from hms_tune.tracking.wandb import ask_account
+
+logger = logging.getLogger(__name__)
+
+SHOWN_PACKAGES = ("torch", "timm", "optuna", "optuna-dashboard")
 
 
 def doctor(
@@ -79,8 +85,7 @@ def examine(settings: Settings, *, storage: str | None = None, data: Path | None
     storage, data : the database and the competition folder to try, if not those of ``settings``
     """
     yield Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
-    for package in ("torch", "timm", "optuna", "optuna-dashboard"):
-        yield _package(package)
+    yield from _packages()
     yield _device()
     yield _database(settings, storage or settings.storage)
     yield _data(data or settings.data)
@@ -96,11 +101,36 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _package(package: str) -> Check:
-    version = _version(package)
+def _packages() -> Iterator[Check]:
+    """The packages that matter most, and each that is missing or of another version than this one needs."""
+    for requirement in _requirements():
+        check = package_check(requirement)
+        if requirement.name in SHOWN_PACKAGES or check.state != "ok":
+            yield check
+
+
+def package_check(requirement: Requirement) -> Check:
+    """Whether a package is installed in a version that this one works with."""
+    version = _version(requirement.name)
+    mend = f"Run pip install '{requirement.name}{requirement.specifier}'"
     if version is None:
-        return Check(package, "fail", "not installed", "Run pip install hms-tune again")
-    return Check(package, "ok", version)
+        return Check(requirement.name, "fail", "not installed", mend)
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Check(requirement.name, "fail", f"{version}, needs {requirement.specifier}", mend)
+    return Check(requirement.name, "ok", version)
+
+
+def _requirements(extra: str | None = None) -> list[Requirement]:
+    """What this package says it needs: always, or for one of its extras."""
+
+    def wanted(requirement: Requirement) -> bool:
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if extra is None:
+            return always
+        return not always and marker is not None and marker.evaluate({"extra": extra})
+
+    return [each for each in map(Requirement, metadata.requires("hms-tune") or ()) if wanted(each)]
 
 
 def _device() -> Check:
@@ -155,26 +185,26 @@ def _data(root: Path | None) -> Check:
 
 
 def _wandb() -> Check:
-    version = _version("wandb")
-    if version is None:
-        return Check(
-            "wandb", "warn", "not installed", "Run pip install wandb, or set tracking.wandb.mode: off"
-        )
-    mode = resolve_mode("auto")
-    if mode == "online":
-        return Check("wandb", "ok", f"{version}, runs are sent")
-    return Check(
-        "wandb", "warn", f"{version}, no key: runs stay on disk", "Run wandb login, or wandb sync later"
-    )
+    version = _version("wandb") or "not installed"
+    try:
+        account = ask_account()
+    except Exception as error:  # W&B raises of many kinds where it cannot read its own configuration
+        logger.debug("W&B cannot be asked", exc_info=True)
+        reason = " ".join(str(error).split())
+        return Check("wandb", "warn", f"{version}, no runs: {reason}", "Mend W&B's variable or settings file")
+    if account.mode == "online":
+        return Check("wandb", "ok", f"{version}, runs are sent to {account.host}")
+    kept = "no runs are written" if account.mode == "off" else "runs stay on disk"
+    return Check("wandb", "warn", f"{version}, {account.reason}: {kept}", account.mend)
 
 
 def _onnx() -> Check:
-    found = {package: _version(package) for package in ("onnx", "onnxscript", "onnxruntime")}
-    missing = [package for package, version in found.items() if version is None]
+    checks = [package_check(requirement) for requirement in _requirements("onnx")]
+    missing = [f"{check.name} {check.detail}" for check in checks if check.state != "ok"]
     if missing:
         mend = "Run pip install 'hms-tune[onnx]'"
-        return Check("onnx", "warn", f"{', '.join(missing)} missing: bundles get no model.onnx", mend)
-    return Check("onnx", "ok", ", ".join(f"{package} {version}" for package, version in found.items()))
+        return Check("onnx", "warn", f"{', '.join(missing)}: bundles get no model.onnx", mend)
+    return Check("onnx", "ok", ", ".join(f"{check.name} {check.detail}" for check in checks))
 
 
 def _home(home: Path) -> Check:

@@ -127,10 +127,19 @@ class BudgetConfig(Section):
 class WandbConfig(Section):
     """Weights & Biases: one run per trial, grouped by study."""
 
-    project: str = Field("hms-tune", min_length=1, max_length=128, description="Project of the runs.")
-    entity: str | None = Field(None, min_length=1, description="User or team; null: the key's own.")
+    project: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="Project of the runs; null: the one that W&B is set to, else hms-tune.",
+    )
+    entity: str | None = Field(
+        None,
+        min_length=1,
+        description="User or team; null: the one that W&B is set to, else the key's own.",
+    )
     mode: Literal["auto", "online", "offline", "off"] = Field(
-        "auto", description="auto: online with a key, offline without."
+        "auto", description="auto: as W&B is set; online with credentials for its server, offline without."
     )
 
 

@@ -18,6 +18,9 @@ from hms_tune.errors import UsageError
 
 DRIVER = "postgresql+psycopg2"
 _SCHEMES = frozenset({"postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"})
+SECRET_OPTIONS = frozenset({"password", "sslpassword", "oauth_client_secret"})
+"""Connection options that libpq itself does not show; psycopg2 has no way to ask it which they are."""
+
 _EXAMPLE = "Write postgresql://USER:PASSWORD@HOST:5432/DATABASE"
 
 
@@ -61,7 +64,7 @@ def parse_address(text: str) -> URL:
 
 def redacted(url: URL) -> str:
     """The URL as it may be printed: ``***`` in place of the password, no query (it may hold secrets too)."""
-    host = url.host or url.query.get("host") or "local socket"
+    host = url.host or url.query.get("host") or "default host"
     user = f"{url.username}:***@" if url.password else f"{url.username}@" if url.username else ""
     port = f":{url.port}" if url.port else ""
     return f"postgresql://{user}{host}{port}/{url.database or ''}"
@@ -79,5 +82,5 @@ def _secrets(url: URL) -> Iterator[str]:
     if url.password:
         yield str(url.password)
     for key, value in url.query.items():
-        if key in ("password", "sslpassword"):
+        if key in SECRET_OPTIONS:
             yield from [value] if isinstance(value, str) else value

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import split_model_name_tag
 from torch import nn
 
 from hms_tune.errors import ModelError
@@ -37,18 +38,16 @@ def check_backbone(backbone: str) -> None:
     ModelError
         With the nearest names, or the tags of pretrained weights that the backbone has.
     """
+    name, tag = split_model_name_tag(backbone)
     if not timm.is_model(backbone):
-        name = backbone.partition(".")[0]
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise ModelError(
             f"timm has no backbone {backbone!r}",
             where="model.backbone",
             mend=f"Did you mean {', '.join(near)}?" if near else "timm.list_models() names all of them.",
         )
-    name, _, tag = backbone.partition(".")
-    tags = [
-        known.partition(".")[2] for known in timm.list_pretrained(f"{name}*") if known.startswith(f"{name}.")
-    ]
+    published = map(split_model_name_tag, timm.list_pretrained(f"{name}*"))
+    tags = [known_tag for known, known_tag in published if known == name and known_tag]
     if tag and tag not in tags:
         raise ModelError(
             f"backbone {name} has no pretrained weights tagged {tag!r}",

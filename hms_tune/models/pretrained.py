@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,11 +23,8 @@ from torch import Tensor, nn
 from hms_tune.errors import PretrainedError
 from hms_tune.models.backbone import make_backbone
 
-WEIGHTS_NAME = "model.safetensors"
-"""What timm's repositories on the hub call their weights."""
-
-HUB_TIMEOUT = 10.0
-"""Seconds to wait for the hub's first answer. It is asked once: a search must not wait minutes to fail."""
+WEIGHTS_NAME = constants.SAFETENSORS_SINGLE_FILE
+"""What timm's repositories on the hub call their weights, as all of the hub's do."""
 
 KEYS_SHOWN = 3
 
@@ -56,8 +59,11 @@ def _cached(repository: str, revision: str | None) -> Path | None:
 def _downloaded(backbone: str, repository: str, revision: str | None) -> Path:
     where = f"model.pretrained of {backbone}"
     try:
-        get_hf_file_metadata(hf_hub_url(repository, WEIGHTS_NAME, revision=revision), timeout=HUB_TIMEOUT)
-        return Path(hf_hub_download(repository, WEIGHTS_NAME, revision=revision, etag_timeout=HUB_TIMEOUT))
+        # Asked once, within the hub's own time-out: a download tries again, and a search must not wait long.
+        get_hf_file_metadata(
+            hf_hub_url(repository, WEIGHTS_NAME, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+        return Path(hf_hub_download(repository, WEIGHTS_NAME, revision=revision))
     except EntryNotFoundError as error:
         if not isinstance(error, LocalEntryNotFoundError):
             raise PretrainedError(

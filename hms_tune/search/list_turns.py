@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 FIXED_PARAMS = "fixed_params"
-"""Optuna's mark of an enqueued trial."""
+"""Optuna's mark of an enqueued trial, for which it has no name."""
 
 STANDS_IN_FOR = "hms_tune:stands_in_for"
 """System attribute of an attempt that takes over a trial whose parameters were not drawn: its number."""

@@ -24,7 +24,7 @@ from hms_tune.cli.data import app
 from hms_tune.data.check.folder import check_folder
 from hms_tune.data.download import unzip as archive_module
 from hms_tune.data.download.competition import Watch, download
-from hms_tune.data.download.kaggle import Credentials
+from hms_tune.data.download.kaggle import Credentials, find_credentials
 from hms_tune.errors import DownloadError
 
 PIECE = 2**16
@@ -178,6 +178,39 @@ def test_credentials_are_found_where_the_client_finds_them(
     give(Path.home(), monkeypatch)
     download(root, sleep=never)
     assert kaggle.asked[-1]["authorization"] == authorization
+
+
+def by_name_in_environment_and_key_in_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / ".kaggle").mkdir()
+    (home / ".kaggle/kaggle.json").write_text('{"username": "bob", "key": "4567"}')
+    monkeypatch.setenv("KAGGLE_USERNAME", "ann")
+
+
+CLIENT = (
+    "import json, kaggle; print(json.dumps([kaggle.api.config_values[key] for key in ('username', 'key')]))"
+)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        by_environment,
+        by_key_file,
+        by_configured_folder,
+        by_folder_of_the_desktop,
+        by_name_in_environment_and_key_in_file,
+    ],
+)
+def test_the_older_key_is_the_one_that_the_installed_client_takes(
+    kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch, give: Callable[[Path, pytest.MonkeyPatch], None]
+) -> None:
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    give(Path.home(), monkeypatch)
+    found = find_credentials()
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert [found.username, found.key] == json.loads(done.stdout.splitlines()[-1])
 
 
 def refused(root: Path, **options: Any) -> DownloadError:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +124,23 @@ def test_a_cache_serves_without_the_hub(hub: Hub) -> None:
     build(True)
     hub.status = 503
     assert_backbone_is(build(True), published())
+
+
+OFFLINE = """
+from hms_tune.config.trial import ModelConfig
+from hms_tune.models.network import build_network
+build_network(ModelConfig(backbone="test_resnet", pretrained=True), channels=3)
+"""
+
+
+def test_the_hubs_own_variables_say_where_its_cache_is_and_that_it_is_not_asked(
+    hub: Hub, tmp_path: Path
+) -> None:
+    build(True)  # as another program would have left it in the cache
+    asked = len(hub.asked)
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", OFFLINE], env=environment, check=True, timeout=120)
+    assert len(hub.asked) == asked
 
 
 def test_a_closed_door_is_reported_at_once_with_the_mend(

@@ -48,6 +48,31 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
+def test_a_profile_of_the_aws_files_serves_as_well_as_variables(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "config").write_text(f"[profile fleet]\nregion = us-east-1\nendpoint_url = {s3}\n")
+    (tmp_path / "keys").write_text("[fleet]\naws_access_key_id = key\naws_secret_access_key = secret\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("AWS_PROFILE", "fleet")
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # as in a new process
+    store = open_store(f"s3://fleet/{tmp_path.name}")
+    store.put("a/b", tmp_path / "file")
+    assert store.keys("") == ["a/b"]
+
+
+def test_a_configuration_that_boto3_refuses_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "absent")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(UsageError, match=r"profile \(absent\) could not be found") as refused:
+        open_store("s3://fleet/prefix")
+    assert refused.value.where == "HMS_TUNE_ARTIFACTS"
+
+
 @pytest.fixture(params=["folder", "s3"])
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store of each kind, empty."""

@@ -128,6 +128,21 @@ def test_a_password_file_named_in_the_address(
     open_storage(server.url(tls[0].port, query=f"?sslmode=require&passfile={passfile}")).close()
 
 
+def test_a_service_file_and_libpqs_variables_stand_for_the_rest_of_the_address(
+    server: Server,
+    tls: tuple[Any, Path, Path],
+    passfile: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = ["[fleet]", "host=localhost", f"port={tls[0].port}", f"user={server.user}", "sslmode=require"]
+    (tmp_path / "services").write_text("\n".join([*lines, f"dbname={server.user}", ""]))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    open_storage("postgresql:///?service=fleet").close()
+    monkeypatch.setenv("PGSERVICE", "fleet")
+    open_storage("postgresql://").close()
+
+
 def test_faults_of_tls_and_passwords_are_told_with_what_to_do(
     server: Server, tls: tuple[Any, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

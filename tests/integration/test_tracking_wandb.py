@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from fake_study import run_study
 from stories import EPOCHS, FOLDS, a_fold_start, a_story, a_trial, an_epoch, some_predictions, tell
 from wandb_records import Stored, read_run
@@ -25,8 +26,9 @@ from wandb_server import Server, wandb_server
 from hms_tune.database.connect import Storage
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
-from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id
+from hms_tune.tracking.wandb import WandbObserver, ask_account, run_id
 from hms_tune.tracking.wandb import run as session
+from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
 from hms_tune.tracking.wandb.predictions import reliability
 from hms_tune.training.observer import TrialInfo
@@ -36,13 +38,13 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("NETRC", raising=False)
+    (tmp_path / "account").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "account"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     yield
-    import wandb
-
     wandb.teardown(exit_code=0)  # it remembers the server's address
 
 
@@ -162,7 +164,7 @@ def test_reliability_weighs_every_prediction_once() -> None:
 
 def test_nothing_is_written_when_off(trial: TrialInfo, tmp_path: Path) -> None:
     tell(observed(tmp_path / "home", mode="off"), trial)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 KILLED = """
@@ -441,20 +443,266 @@ def test_tracking_service_down_in_the_middle_is_completed_by_wandb_sync_later(
     assert run.summary["outcome"] == "complete"
 
 
-def test_auto_is_online_only_with_a_key_for_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+DEFAULT_HOST = wandb.Settings().base_url
+KEY = "a" * 40
+
+
+def log_in(*arguments: str, **environment: str) -> None:
+    """Run the command ``wandb login``, as a person does before a search."""
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "login", *arguments],
+        env=os.environ | environment,
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+
+
+def by_login(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in("--host", host, KEY)
+
+
+def by_login_into_another_file(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETRC", str(Path.home().parent / "keys"))
+    log_in("--host", host, KEY)
+    assert not (Path.home() / ".netrc").exists()
+
+
+def by_login_and_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", host)
+    log_in(KEY)
+
+
+def by_settings_in_another_folder(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(Path.home().parent / "configured"))
+    log_in("--host", host, KEY)
+    assert (Path.home().parent / "configured/settings").is_file()
+
+
+def by_key(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, host)
+
+
+def by_identity_token(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", host)
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(Path.home() / "token"))
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        by_login,
+        by_login_into_another_file,
+        by_login_and_address,
+        by_settings_in_another_folder,
+        by_key,
+        by_identity_token,
+    ],
+)
+def test_auto_goes_online_to_the_server_that_wandb_would_use(
+    monkeypatch: pytest.MonkeyPatch, give: Callable[[str, pytest.MonkeyPatch], None]
 ) -> None:
-    assert resolve_mode("auto") == "offline"
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password key\n")
-    (tmp_path / "netrc").chmod(0o600)
-    assert resolve_mode("auto") == "online"
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert resolve_mode("auto") == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "key")
-    assert resolve_mode("auto") == "online"
+    with wandb_server() as kept:
+        give(kept.address, monkeypatch)
+        found = ask_account()
+        assert (found.mode, found.host, found.reason) == ("online", kept.address, None)
+
+
+def test_auto_goes_online_after_a_login_to_the_default_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask_account().reason == f"no credentials for {DEFAULT_HOST}"
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SILENT", "true")  # else it asks the server who it is, for a line to show
+    wandb.login(key=KEY, verify=False)
+    wandb.teardown()
+    assert (ask_account().mode, ask_account().host) == ("online", DEFAULT_HOST)
+
+
+def test_the_server_is_not_asked_whatever_wandb_may_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "false")
+    with wandb_server() as kept:
+        use(monkeypatch, kept.address)
+        assert ask_account().mode == "online"
+        assert (kept.operations, kept.bodies) == ([], [])
+
+
+def test_a_login_to_one_server_is_none_to_another(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_in("--host", server.address, KEY)
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8443")
+    found = ask_account()
+    assert (found.mode, found.reason) == ("offline", "no credentials for https://wandb.example.org:8443")
+    assert found.mend == "Run wandb login, or wandb sync later"
+
+
+@pytest.mark.parametrize(("command", "mode"), [("offline", "offline"), ("disabled", "off")])
+def test_auto_is_what_wandb_was_switched_to(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, mode: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where these commands leave their settings
+    subprocess.run([sys.executable, "-m", "wandb", command], check=True, timeout=60, capture_output=True)
+    assert ask_account().mode == mode
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode"),
+    [("online", "online"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "off")],
+)
+def test_auto_follows_wandbs_own_mode(
+    server: Server, monkeypatch: pytest.MonkeyPatch, variable: str, mode: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    assert ask_account().mode == mode
+
+
+def test_a_key_that_wandb_refuses_is_told_and_the_run_goes_to_disk(
+    trial: TrialInfo,
+    tmp_path: Path,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with caplog.at_level(logging.WARNING):
+        tell(observed(tmp_path), trial)
+        assert len(the_run(tmp_path).history) == FOLDS * EPOCHS
+    (record,) = caplog.records
+    assert "WANDB_API_KEY" in record.getMessage()
+    assert record.getMessage().endswith("runs stay on disk")
+
+
+def test_nothing_is_written_where_wandb_is_disabled(
+    trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert resolve_mode("auto") == "off"
-    assert resolve_mode("offline") == "offline"
+    tell(observed(tmp_path / "home"), trial)
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("written", ["login", "identity token", "nothing"])
+def test_doctor_says_where_runs_go(
+    written: str, monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    if written == "login":
+        log_in("--host", server.address, KEY)
+    elif written == "identity token":
+        monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "hms_tune",
+            "doctor",
+            "--json",
+            "--storage",
+            "postgresql://me@127.0.0.1:1/none",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    (row,) = (row for row in json.loads(done.stdout) if row["name"] == "wandb")
+    if written == "nothing":
+        assert row["state"] == "warn"
+        assert row["detail"] == f"{wandb.__version__}, no credentials for {server.address}: runs stay on disk"
+        assert row["mend"] == "Run wandb login, or wandb sync later"
+    else:
+        assert (row["state"], row["mend"]) == ("ok", None)
+        assert row["detail"] == f"{wandb.__version__}, runs are sent to {server.address}"
+
+
+LEFT_BEHIND = {
+    "WANDB_SWEEP_ID": "sweep1",
+    "WANDB_RUN_ID": "one-for-all",
+    "WANDB_RESUME": "must",
+    "WANDB_RESUME_FROM": "one-for-all?_step=3",
+    "WANDB_FORK_FROM": "one-for-all?_step=3",
+    "WANDB_LAUNCH": "true",
+    "WANDB_CONFIG": '{"trial": 77}',
+    "WANDB_REINIT": "return_previous",
+    "WANDB_SERVICE": "3-1-unix-/nowhere",
+    "WANDB_NAME": "left",
+    "WANDB_RUN_GROUP": "left",
+    "WANDB_JOB_TYPE": "left",
+    "SM_TRAINING_ENV": "{}",
+    "TRAINING_JOB_NAME": "left",
+}
+"""What a sweep's agent, a launch, a notebook or a SageMaker job leaves in the environment."""
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_each_attempt_has_its_own_run_whatever_is_left_in_the_environment(
+    trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, online: bool
+) -> None:
+    (tmp_path / "sweep.yaml").write_text("trial: {value: 77}\n")
+    left = LEFT_BEHIND | dict.fromkeys(
+        ("WANDB_SWEEP_PARAM_PATH", "WANDB_CONFIG_PATHS"), str(tmp_path / "sweep.yaml")
+    )
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    trials = [trial, replace(trial, number=10, lineage=10), replace(trial, number=11, lineage=11)]
+    observer = observed(tmp_path, mode="online" if online else "offline")
+    for each in trials:
+        story = list(a_story())
+        observer.trial_started(each)
+        for event in story:
+            observer.event(each, event)
+        observer.trial_ended(each, "complete", 1.05, None)
+    observer.close()
+    if online:
+        assert sorted(server.runs) == sorted(map(run_id, trials))
+        for each in trials:
+            run = server.runs[run_id(each)]
+            assert (run.group, run.job_type, run.config["trial"]["value"]) == ("effnet", "trial", each.number)
+            assert len(run.history) == FOLDS * EPOCHS
+        return
+    stored = {found.run.run_id: found for found in map(read_run, runs_in(tmp_path))}
+    assert sorted(stored) == sorted(map(run_id, trials))
+    for each in trials:
+        found = stored[run_id(each)]
+        assert (found.run.run_group, found.run.job_type, found.run.project) == ("effnet", "trial", "hms")
+        assert (found.run.sweep_id, found.run.display_name[:6]) == ("", "effnet")
+        assert (found.config["trial"], len(found.history)) == (each.number, FOLDS * EPOCHS)
+
+
+def test_every_setting_of_wandb_that_could_choose_a_run_is_ours() -> None:
+    ours = {"run_id", "run_name", "run_group", "run_job_type"}  # what a run is opened with
+    harmless = {"run_notes", "run_tags", "resumed"}
+    choosing = {
+        name
+        for name in wandb.Settings.model_fields
+        if name.startswith(("run_", "resume", "fork", "sweep", "launch", "reinit"))
+    }
+    kept_away = {name.removeprefix("WANDB_").lower() for name in KEPT_AWAY}
+    assert choosing - ours - harmless - kept_away == set()
+
+
+def test_runs_go_where_wandb_is_told_to_keep_them_and_to_its_project(
+    trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "a-team")
+    tell(observed(tmp_path / "home", project=None), trial)
+    found = the_run(tmp_path / "elsewhere")
+    assert (found.run.project, found.run.entity) == ("theirs", "a-team")
+    assert runs_in(tmp_path / "home") == []
+
+
+def test_a_study_files_project_and_entity_go_before_wandbs(
+    trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "a-team")
+    tell(observed(tmp_path, project="ours", entity="us"), trial)
+    found = the_run(tmp_path)
+    assert (found.run.project, found.run.entity) == ("ours", "us")
+
+
+def test_without_a_project_anywhere_runs_go_to_hms_tune(trial: TrialInfo, tmp_path: Path) -> None:
+    tell(observed(tmp_path, project=None), trial)
+    assert the_run(tmp_path).run.project == "hms-tune"
 
 
 def test_each_attempt_has_a_run_of_its_own_and_an_export_another(trial: TrialInfo) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 from optuna.exceptions import StorageInternalError
+from packaging.requirements import Requirement
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from hms_tune.cli.doctor import database_check
+from hms_tune.cli.doctor import database_check, package_check
 from hms_tune.database.queue.end import Result
 from hms_tune.database.retry import Patience, as_storage_error, passes, through_outages
 from hms_tune.errors import DataError, StorageError, UsageError
@@ -190,6 +191,22 @@ def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, lo
 def test_doctor_warns_of_a_database_elsewhere_without_tls(host: str, encrypted: bool, state: str) -> None:
     check = database_check("PostgreSQL", host=host, encrypted=encrypted)
     assert (check.state, "sslmode" in (check.mend or "")) == (state, state == "warn")
+
+
+@pytest.mark.parametrize(
+    ("requirement", "state", "detail"),
+    [
+        ("optuna>=5.0", "ok", "5."),
+        ("optuna>=99", "fail", "needs >=99"),
+        ("no-such-package>=1", "fail", "not installed"),
+    ],
+)
+def test_doctor_checks_packages_against_what_this_one_needs(
+    requirement: str, state: str, detail: str
+) -> None:
+    check = package_check(Requirement(requirement))
+    assert (check.state, detail in check.detail) == (state, True)
+    assert check.mend == (None if state == "ok" else f"Run pip install '{requirement}'")
 
 
 def test_slots_that_share_a_gpu_have_a_part_of_it_each() -> None:

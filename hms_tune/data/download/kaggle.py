@@ -1,7 +1,9 @@
 """The competition's archive on Kaggle: who asks, where it lies, and why Kaggle might say no.
 
 The client's SDK is used, not its ``kaggle`` package: importing that one signs in, prints, makes a folder and
-may end the process. Credentials are looked for where the client looks, in its order.
+may end the process. Credentials are looked for where the client looks, in its order. The SDK is asked for
+tokens and sign-ins. It does not know the older key: where that lies is written down here, and a test compares
+it with what the installed ``kaggle`` takes.
 """
 
 from __future__ import annotations

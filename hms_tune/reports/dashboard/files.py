@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 from optuna.artifacts import FileSystemArtifactStore
+from optuna_dashboard.artifact._backend import DASHBOARD_ARTIFACTS_ATTR_PREFIX
 
 from hms_tune.database.connect import Storage
 
@@ -44,5 +45,5 @@ def attach(
         "mimetype": mimetypes.guess_type(name)[0] or "application/octet-stream",
         "encoding": None,
     }
-    key = f"dashboard:artifacts:{trial_id}:{identity}"
+    key = f"{DASHBOARD_ARTIFACTS_ATTR_PREFIX}{trial_id}:{identity}"
     storage.optuna.set_study_system_attr(study_id, key, json.dumps(described))

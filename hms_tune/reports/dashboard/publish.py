@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optuna_dashboard import save_plotly_graph_object
+from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from sqlalchemy import select, update
 
 from hms_tune.database.connect import Storage
@@ -30,8 +31,6 @@ from hms_tune.training.events import OutOfFold
 from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _logger = logging.getLogger(__name__)
-
-_PLOT = "dashboard:plot_data:"
 
 
 def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Path | None = None) -> None:
@@ -64,7 +63,7 @@ def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
 
 
 def _standing(attributes: dict[str, object], name: str) -> str:
-    prefix = f"{_PLOT}{name}:"
+    prefix = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
     pieces = {key: value for key, value in attributes.items() if key.startswith(prefix)}
     return "".join(str(pieces.get(f"{prefix}{place}", "")) for place in range(len(pieces)))
 

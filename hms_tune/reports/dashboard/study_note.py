@@ -26,8 +26,9 @@ def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
     parts += [_space(study.study_file, study.best), _data(study), "### Add a worker", _worker(study)]
     wandb = study.study_file.tracking.wandb
     if wandb.mode != "off":
-        where = f"{wandb.entity}/{wandb.project}" if wandb.entity else wandb.project
-        parts.append(f"Weights & Biases: project `{where}`, group `{study.name}`.")
+        where = "/".join(name for name in (wandb.entity, wandb.project) if name)
+        named = f"project `{where}`, " if wandb.project else ""
+        parts.append(f"Weights & Biases: {named}group `{study.name}`.")
     parts.append("*hms-tune keeps this note up to date until someone edits it.*")
     return "\n\n".join(part for part in parts if part)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from hms_tune.tracking.wandb.account import Mode, resolve_mode
+from hms_tune.tracking.wandb.account import Mode
 from hms_tune.tracking.wandb.bundles import log_bundle
 from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layers
 from hms_tune.tracking.wandb.predictions import log_out_of_fold
@@ -33,9 +33,9 @@ class WandbObserver:
 
     Parameters
     ----------
-    project, entity : where the runs go; the account's default entity when None
-    mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.resolve_mode`)
-    directory : runs are kept in ``directory/wandb``
+    project, entity : where the runs go; those of W&B's own configuration when None
+    mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.ask_account`)
+    directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
     best : the study's best KL so far, None before there is one; asked when a trial is through. Tables and
         plots of its predictions are kept if nothing was better. Without ``best`` exports alone have them.
     """
@@ -43,17 +43,14 @@ class WandbObserver:
     def __init__(
         self,
         *,
-        project: str,
         directory: Path,
+        project: str | None = None,
         mode: Mode = "auto",
         entity: str | None = None,
         best: Callable[[], float | None] | None = None,
     ) -> None:
-        resolved = resolve_mode(mode)
-        self._off = resolved == "off"
-        self._session = Session(
-            project=project, entity=entity, directory=directory, online=resolved == "online"
-        )
+        self._off = mode == "off"
+        self._session = Session(project=project, entity=entity, directory=directory, mode=mode)
         self._best = best
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -129,6 +126,9 @@ class WandbObserver:
         self._close_run({}, failed=True)
         run = self._session.open(trial)
         self._run = run
+        if run is None:  # nothing more is worked out for it
+            self._off = True
+            return
         url = run.url
         self._address = (trial.number, url) if isinstance(url, str) else None
         # What a run that is gone on with already has is not sent again.

@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from hms_tune.tracking.wandb.account import Mode, ask_account, keep_away, load_settings
 from hms_tune.training.observer import TrialInfo, first_line
 
 logger = logging.getLogger(__name__)
+
+PROJECT = "hms-tune"
+"""Where runs go when neither the study file nor W&B's own configuration names a project."""
 
 SERVER_TIMEOUT_SECONDS = 8.0
 """How long the server has for each of: the login, the start of a run, its end."""
@@ -34,22 +38,30 @@ class Session:
 
     Parameters
     ----------
-    project, entity : where the runs go; the account's default entity when None
-    directory : runs are kept in ``directory/wandb``
-    online : whether the server is asked at all
+    project, entity : where the runs go; those of W&B's own configuration when None
+    directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
+    mode : online, offline, or auto: as :func:`~hms_tune.tracking.wandb.account.ask_account` says
     """
 
-    def __init__(self, *, project: str, entity: str | None, directory: Path, online: bool) -> None:
+    def __init__(self, *, project: str | None, entity: str | None, directory: Path, mode: Mode) -> None:
         self._project = project
         self._entity = entity
         self._directory = directory
-        self._online = online
+        self._mode = mode
         self._offline_until = 0.0
+        keep_away()
 
-    def open(self, trial: TrialInfo) -> Any:
-        """Start the attempt's run, or go on with it where it was interrupted."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        if self._online and time.monotonic() >= self._offline_until:
+    def open(self, trial: TrialInfo) -> Any | None:
+        """Start the attempt's run, or go on with it where it was interrupted. None: W&B is disabled."""
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._directory / "wandb" / "data"))
+        if self._mode == "auto":
+            account = ask_account()
+            if account.faulty:
+                logger.warning("W&B: %s; runs stay on disk", account.reason)
+            self._mode = account.mode
+        if self._mode == "off":
+            return None
+        if self._mode == "online" and time.monotonic() >= self._offline_until:
             try:
                 return self._init(trial, "online")
             except Exception as error:
@@ -72,29 +84,35 @@ class Session:
 
     def _stay_offline(self, reason: str) -> None:
         self._offline_until = time.monotonic() + OFFLINE_SECONDS
-        folder = self._directory / "wandb"
+        folder = self._runs_folder(load_settings()) / "wandb"
         logger.warning("%s; runs go to %s, send them later with: wandb sync", reason, folder)
 
+    def _runs_folder(self, settings: Any) -> Path:
+        named = "root_dir" in settings.model_fields_set  # else it is the working directory
+        return Path(settings.root_dir) if named else self._directory
+
     def _init(self, trial: TrialInfo, mode: Literal["online", "offline"]) -> Any:
-        os.environ.setdefault("WANDB_SILENT", "true")  # wandb's login reads only the environment
-        os.environ.setdefault("WANDB_DATA_DIR", str(self._directory / "wandb" / "data"))
         import wandb
 
+        configured = load_settings()
+        folder = self._runs_folder(configured)
+        folder.mkdir(parents=True, exist_ok=True)
         return wandb.init(
-            project=self._project,
+            project=self._project or configured.project or PROJECT,
             entity=self._entity,
             id=run_id(trial),
             resume="allow",
             name=run_name(trial),
             group=trial.study,
             job_type=trial.job_type,
-            dir=str(self._directory),
+            dir=str(folder),
             mode=mode,
             config=run_config(trial),
             allow_val_change=True,
             settings=wandb.Settings(
                 silent=True,
                 console="off",
+                sagemaker_disable=True,  # it would name the run
                 disable_code=True,
                 disable_git=True,
                 x_disable_meta=True,  # it holds the command line, which may name a database's password

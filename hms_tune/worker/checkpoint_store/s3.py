@@ -36,7 +36,7 @@ class S3Store:
         Raises
         ------
         UsageError
-            If the address names no bucket, or boto3 is missing.
+            If the address names no bucket, boto3 is missing, or it refuses its own configuration.
         """
         parts = urlsplit(address)
         if not parts.netloc:
@@ -46,6 +46,7 @@ class S3Store:
         try:
             import boto3
             from botocore.config import Config
+            from botocore.exceptions import BotoCoreError
         except ImportError:
             raise UsageError(
                 "s3:// needs boto3", where="HMS_TUNE_ARTIFACTS", mend='Run pip install "hms-tune[s3]"'
@@ -53,8 +54,16 @@ class S3Store:
         config = Config(
             connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3}
         )
+        try:
+            client = boto3.client("s3", config=config)
+        except (BotoCoreError, ValueError) as error:  # an endpoint that is no address is a ValueError
+            raise UsageError(
+                f"S3: {error}",
+                where="HMS_TUNE_ARTIFACTS",
+                mend="Check AWS_PROFILE, AWS_ENDPOINT_URL and AWS's configuration files",
+            ) from error
         prefix = parts.path.strip("/")
-        return cls(boto3.client("s3", config=config), parts.netloc, f"{prefix}/" if prefix else "")
+        return cls(client, parts.netloc, f"{prefix}/" if prefix else "")
 
     def put(self, key: str, path: Path) -> None:
         """Upload a file, in parts when it is large."""
