@@ -54,7 +54,7 @@ class Server:
     """Processor time of the embedded PostgreSQL, its backends included."""
 
     def __init__(self, folder: Path) -> None:
-        self._pid = int((folder / "postmaster.pid").read_text().splitlines()[0])
+        self._pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
         self._tick = float(os.sysconf("SC_CLK_TCK"))
 
     def cpu_seconds(self) -> float:

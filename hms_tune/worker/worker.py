@@ -12,7 +12,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import open_storage, resolve_address
+from hms_tune.database.embedded import private_folder
 from hms_tune.database.url import parse_address
 from hms_tune.errors import RankLostError
 from hms_tune.machine.cores import cpu_threads
@@ -120,6 +121,8 @@ class Worker:
         options = self.options
         if options.storage:
             parse_address(options.storage)
+        with suppress(OSError):  # whoever needs it says so
+            private_folder(options.home)
         open_store(options.artifacts)
         check_study(options.study_file)
         slots = 1 if options.slots_per_device == "auto" else options.slots_per_device

@@ -22,7 +22,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def home() -> Path:
-    """HMS_TUNE_HOME of a machine with an embedded server (pytest's own folders are closed to its user)."""
+    """HMS_TUNE_HOME of a machine with an embedded server."""
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

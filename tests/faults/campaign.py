@@ -82,7 +82,7 @@ class _Campaign:
         self.folder = folder
         self.draw = random.Random(plan.seed)
         self.faults: Counter[str] = Counter()
-        self.proxy = Proxy(server.socket)
+        self.proxy = Proxy(server.url)
         self.storage: Storage = open_storage(server.url)
         self.fleet = Fleet()
         self.study = study_file("faults", trials=plan.trials, seed=plan.seed)

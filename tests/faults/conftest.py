@@ -49,7 +49,7 @@ def proxy(server: OwnServer) -> Iterator[Proxy]:
     """Between a test and the server."""
     from proxy import Proxy
 
-    made = Proxy(server.socket)
+    made = Proxy(server.url)
     yield made
     made.close()
 

@@ -6,7 +6,8 @@ import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
-from urllib.parse import quote
+
+from hms_tune.database.url import parse_address
 
 COMMIT = b"COMMIT\x00"
 
@@ -27,10 +28,11 @@ class _Link:
 
 
 class Proxy:
-    """Forwards ``127.0.0.1:port`` to a server's Unix socket until told otherwise."""
+    """Forwards ``127.0.0.1:port`` to the Unix socket of the server at ``url`` until told otherwise."""
 
-    def __init__(self, server_socket: str) -> None:
-        self._server_socket = server_socket
+    def __init__(self, url: str) -> None:
+        self._server = parse_address(url)
+        self._server_socket = f"{self._server.query['host']}/.s.PGSQL.5432"
         self._flowing = threading.Event()
         self._flowing.set()
         self._open = True
@@ -45,7 +47,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """The database, through the proxy."""
-        return f"postgresql://{quote('postgres')}@127.0.0.1:{self.port}/postgres"
+        url = self._server.set(host="127.0.0.1", port=self.port, query={})
+        return url.render_as_string(hide_password=False)
 
     def cut(self) -> None:
         """Drop every connection, and refuse new ones until :meth:`restore`."""

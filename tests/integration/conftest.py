@@ -26,7 +26,7 @@ _names = itertools.count()
 @pytest.fixture(scope="session")
 def database_url() -> str:
     """URL of an empty database server."""
-    # Not pytest's own folder: it is closed to other users, and as root the server runs as one.
+    # Not in pytest's own folder, which keeps those of the last runs.
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
     # Exit handlers run in reverse: the server, which registers its stop later, is gone when this removes it.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIServer
 import optuna
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database.connect import Storage, open_storage
@@ -224,12 +224,12 @@ def database(url: URL) -> Iterator[URL]:
     server = create_engine(url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection, ExitStack() as stack:
         for made, undone in (
-            (f"CREATE ROLE {name} LOGIN", f"DROP ROLE {name}"),
+            (f"CREATE ROLE {name} LOGIN PASSWORD 'plain'", f"DROP ROLE {name}"),
             (f"CREATE DATABASE {name} OWNER {name}", f"DROP DATABASE {name} WITH (FORCE)"),
         ):
             connection.execute(text(made))
             stack.callback(connection.execute, text(undone))
-        yield url.set(username=name, database=name)
+        yield url.set(username=name, password="plain", database=name)
     server.dispose()
 
 
@@ -254,12 +254,12 @@ def test_a_login_that_may_only_read_is_enough_for_the_dashboard(database_url: st
         with owner.begin() as connection:
             connection.execute(text("REVOKE ALL ON SCHEMA public FROM PUBLIC"))
         owner.dispose()
-        superuser = create_engine(make_url(str(parse_address(database_url))).set(database=url.database))
+        superuser = create_engine(parse_address(database_url).set(database=url.database))
         with superuser.begin() as connection:
-            connection.execute(text("CREATE ROLE looker LOGIN"))
+            connection.execute(text("CREATE ROLE looker LOGIN PASSWORD 'looks'"))
             connection.execute(text("GRANT USAGE ON SCHEMA public, hms_tune TO looker"))
             connection.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA public, hms_tune TO looker"))
-        reading = open_read_only(url.set(username="looker"))
+        reading = open_read_only(url.set(username="looker", password="looks"))
         assert optuna.get_all_study_names(reading.optuna) == []
         reading.close()
         with superuser.begin() as connection:

@@ -74,9 +74,6 @@ def server(database_url: str) -> Iterator[Server]:
     with engine.connect() as connection:
         connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD '{CANARY}'"))
         connection.execute(text(f"CREATE DATABASE {name} OWNER {name}"))
-        rules = Path(connection.execute(text("SHOW hba_file")).scalar_one())
-        rules.write_text(f"local all {name} scram-sha-256\n{rules.read_text()}")
-        connection.execute(text("SELECT pg_reload_conf()"))
         yield Server(Path(str(url.query["host"])) / ".s.PGSQL.5432", name)
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
         connection.execute(text(f"DROP ROLE {name}"))
