@@ -29,7 +29,7 @@ import optuna
 from sqlalchemy import func, select, text
 
 from hms_tune.database.connect import Storage, connector, open_storage
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
 from hms_tune.database.queue.end import Result, settle

@@ -36,7 +36,7 @@ from sqlalchemy import text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 from hms_tune.reports.dashboard.files import dashboard_store
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.search.suggest import distributions

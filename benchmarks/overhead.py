@@ -110,7 +110,7 @@ class Bench:
         from hms_tune.data.store.prepare import prepare
         from hms_tune.data.synthetic import synthesize
         from hms_tune.database.connect import open_storage
-        from hms_tune.database.embedded import start_embedded
+        from hms_tune.database.embedded.server import start_embedded
         from hms_tune.machine.cores import cpu_threads
         from hms_tune.machine.device import resolve_device
         from hms_tune.training.workspace import Workspace

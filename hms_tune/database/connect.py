@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database import tables
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.url import DRIVER, parse_address, redacted, without_secrets

@@ -24,7 +24,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import open_storage, resolve_address
-from hms_tune.database.embedded import private_folder
+from hms_tune.database.embedded.server import private_folder
 from hms_tune.database.url import parse_address
 from hms_tune.errors import RankLostError
 from hms_tune.machine.cores import cpu_threads

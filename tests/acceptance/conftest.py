@@ -15,7 +15,7 @@ import pytest
 
 from hms_tune.cli.main import main
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 
 Run = Callable[..., tuple[int, str]]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hms_tune.database.cluster import Cluster
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.cluster import Cluster
+from hms_tune.database.embedded.server import start_embedded
 
 
 class OwnServer:

@@ -17,7 +17,7 @@ from fake_study import run_study
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.embedded import start_embedded
+from hms_tune.database.embedded.server import start_embedded
 from hms_tune.reports.dashboard.publish import publish_study
 
 _names = itertools.count()

@@ -20,16 +20,17 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from hms_tune.database import embedded, programs
-from hms_tune.database.cluster import Cluster
-from hms_tune.database.embedded import private_folder, start_embedded
-from hms_tune.database.programs import Account, own_account
+from hms_tune.database.embedded import programs
+from hms_tune.database.embedded import server as embedded
+from hms_tune.database.embedded.cluster import Cluster
+from hms_tune.database.embedded.programs import Account, own_account
+from hms_tune.database.embedded.server import private_folder, start_embedded
 from hms_tune.database.url import parse_address, redacted
 from hms_tune.errors import StorageError
 
 AS_USER = Path(__file__).parent.parent / "as_user.py"
 USER = (
-    "import sys; from pathlib import Path; from hms_tune.database.embedded import start_embedded; "
+    "import sys; from pathlib import Path; from hms_tune.database.embedded.server import start_embedded; "
     "print(start_embedded(Path(sys.argv[1])), flush=True); sys.stdin.read()"
 )
 

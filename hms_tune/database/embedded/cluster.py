@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hms_tune.database.programs import Account, newest_version, own_account, programs, run_as
+from hms_tune.database.embedded.programs import Account, newest_version, own_account, programs, run_as
 from hms_tune.errors import StorageError
 
 SUPERUSER = "postgres"

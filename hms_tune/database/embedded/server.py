@@ -22,7 +22,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from hms_tune.data.files.lock import exclusive
-from hms_tune.database.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
+from hms_tune.database.embedded.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
 from hms_tune.errors import HmsTuneError, StorageError
 
 _logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""The PostgreSQL of one machine, started by us where no address is given."""
