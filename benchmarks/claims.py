@@ -28,7 +28,8 @@ from pathlib import Path
 import optuna
 from sqlalchemy import func, select, text
 
-from hms_tune.database.connect import Storage, connector, open_storage
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.connections import connector
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
@@ -131,7 +132,7 @@ def opened(database_url: str, *, connections: int) -> Iterator[Storage]:
     url = parse_address(database_url)
     open_storage(url).close()
     # What a claim sees does not depend on when the disk has it.
-    connect = connector(url, "-c synchronous_commit=off")
+    connect = connector(url, synchronous_commit="off")
     pool = {"creator": connect, "pool_size": connections, "max_overflow": connections}
     backend = PatientStorage(f"{DRIVER}://", engine_kwargs=pool, skip_table_creation=True)
     storage = Storage(engine=backend.engine, optuna=backend, address=redacted(url))

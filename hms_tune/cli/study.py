@@ -44,7 +44,7 @@ def check_command(
 
 @app.command("list")
 def list_command(storage: StorageOption = None, as_json: JsonOption = False) -> None:
-    """List the studies in the storage."""
+    """List the studies in the storage, those of other programs too."""
     from hms_tune.studies.status import list_studies
 
     with opened(storage) as database:
@@ -273,7 +273,7 @@ def delete(
     settings = Settings.from_environment()
     with opened(storage) as database:
         control.delete_study(database, study)
-    # Studies of other tools have no checkpoints, and may have names that lead out of the folder.
+    # Whoever may write into the database may have given it a name that leads out of the folder.
     if STUDY_NAME.fullmatch(study):
         Artifacts.at(artifacts_location(settings), settings.home / "scratch", study).remove_all()
     typer.echo(f"{study}: deleted")

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Dialect, Engine, text
-from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database import tables
+from hms_tune.database.connections import Connect, connector
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
-from hms_tune.database.retry import Patience, through_outages
-from hms_tune.database.url import DRIVER, parse_address, redacted, without_secrets
-from hms_tune.database.wait_limit import limit_waiting
+from hms_tune.database.refusals import clause_of, mend_of
+from hms_tune.database.retry import Caller, Patience, passes, through_outages
+from hms_tune.database.schemas import settle_schemas
+from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 
 T = TypeVar("T")
-
-Connect = functools.partial[psycopg2.extensions.connection]
-"""Opens a connection."""
 
 _SETUP_LOCK = 4_865_141  # any number, the same in every process
 _STUDY_LOCKS = 4_865_142
@@ -135,27 +132,8 @@ def open_storage(url: URL | str) -> Storage:
     url = parse_address(url) if isinstance(url, str) else url
     connect = connector(url)
     with errors_told(url):
-        _prepare(connect)
+        _prepare(connect, redacted(url))
         return assembled(url, connect)
-
-
-def connector(url: URL, options: str = "") -> Connect:
-    """What opens a connection to a database, with this product's time zone, time-outs and ``options``."""
-    arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
-    # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
-    # the rows it has locked.
-    ours = f"-c timezone=UTC -c idle_in_transaction_session_timeout=60s {options}"
-    settings: dict[str, Any] = {
-        "options": f"{ours} {keywords.pop('options', '')}".strip(),
-        "application_name": "hms-tune",
-        # A peer that vanished without a word is noticed in about a minute.
-        "keepalives": 1,
-        "keepalives_idle": 20,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-    }
-    limit_waiting()
-    return functools.partial(psycopg2.connect, *arguments, **{**keywords, **settings})
 
 
 def assembled(url: URL, connect: Connect) -> Storage:
@@ -185,41 +163,33 @@ def errors_told(url: URL) -> Iterator[None]:
     """Turn what a database that cannot be opened raises into what a person can mend, without its secrets."""
     try:
         yield
-    except psycopg2.OperationalError as error:
+    except (psycopg2.Error, DBAPIError, StorageInternalError) as error:
         raise _unreachable(error, url) from None
-    except DBAPIError as error:
-        raise _unreachable(error.orig or error, url) from None
-    except StorageInternalError as error:  # the connection went while Optuna looked
-        cause = error.__cause__
-        raise _unreachable(getattr(cause, "orig", None) or cause or error, url) from None
     except RuntimeError as error:  # another Optuna's schema
         raise StorageError(
             str(error).split(". ")[0], where=redacted(url), mend="Run optuna storage upgrade"
         ) from error
 
 
-def open_patiently(url: str, *, hurried: Callable[[], bool]) -> Storage:
-    """As :func:`open_storage`, for a process that starts while the database may be away.
-
-    Parameters
-    ----------
-    hurried : whether the process is to end
-    """
-    patience = Patience(hurried=hurried)
+def open_patiently(url: str, patience: Patience) -> Storage:
+    """As :func:`open_storage`, for a process that starts while the database may be away."""
     started = time.monotonic()
-    while True:
-        try:
-            storage = open_storage(url)
-        except StorageAwayError:
-            if patience.over(time.monotonic() - started):
-                raise
-            patience.sleep(2.0)
-        else:
-            storage.patience.hurried = hurried
-            return storage
+    with Caller(patience) as caller:
+        while True:
+            try:
+                storage = open_storage(url)
+            except StorageAwayError as error:
+                if patience.over(time.monotonic() - started):
+                    raise
+                caller.refused(error)
+                patience.sleep(2.0)
+            else:
+                caller.answered()
+                storage.optuna.patience = patience
+                return storage
 
 
-def _prepare(connect: Connect) -> None:
+def _prepare(connect: Connect, address: str) -> None:
     """Create Optuna's tables and ours; processes that start at once do it one after another."""
     from optuna.storages._rdb import models
     from sqlalchemy import NullPool, create_engine
@@ -227,6 +197,7 @@ def _prepare(connect: Connect) -> None:
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
     with engine.begin() as connection:
         lock_setup(connection)
+        settle_schemas(connection, address)
         models.BaseModel.metadata.create_all(connection)
         tables.create_missing(connection)
     with engine.begin() as connection:
@@ -241,21 +212,5 @@ def _prepare(connect: Connect) -> None:
 
 
 def _unreachable(error: BaseException, url: URL) -> StorageError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    first = without_secrets(lines[0], url)
-    mend = next((mend for fragment, mend in _MENDS.items() if fragment in str(error)), _MEND)
-    away = isinstance(error, psycopg2.OperationalError) and getattr(error, "pgcode", None) is None
-    kind = StorageAwayError if away else StorageError
-    return kind(f"the database cannot be used: {first}", where=redacted(url), mend=mend)
-
-
-_MEND = "Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE"
-_MENDS = {
-    "root certificate file": "Name the authority's certificate in the URL: ?sslrootcert=FILE",
-    "certificate verify failed": "The server's certificate is not of the authority that ?sslrootcert= names",
-    "does not match host name": "Use the host name that the server's certificate is for",
-    "does not support SSL": "Turn TLS on in the server, or leave sslmode out of the URL",
-    "no password supplied": "Write a password file (chmod 600) and name it in PGPASSFILE",
-    "password authentication failed": "Check the password in the URL, or in the file that PGPASSFILE names",
-}
-"""What to do, by a part of libpq's message."""
+    kind = StorageAwayError if passes(error) else StorageError
+    return kind(clause_of(error), where=redacted(url), mend=mend_of(error))

@@ -15,15 +15,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 
 from hms_tune.database import tables
-from hms_tune.database.connect import (
-    Connect,
-    Storage,
-    assembled,
-    connector,
-    errors_told,
-    lock_setup,
-    open_storage,
-)
+from hms_tune.database.connect import Storage, assembled, errors_told, lock_setup, open_storage
+from hms_tune.database.connections import Connect, connector
 from hms_tune.database.url import DRIVER, parse_address
 
 _logger = logging.getLogger(__name__)
@@ -45,16 +38,16 @@ def open_read_only(url: URL | str) -> Storage:
     with errors_told(url):
         if not _is_prepared(plain):
             open_storage(url).close()
-        options = "-c default_transaction_read_only=on"
+        settings = {"default_transaction_read_only": "on"}
         if _reader_is_ready(plain):
-            options += f" -c role={READER}"
+            settings["role"] = READER
         else:
             _logger.warning(
                 "The database user may not create the role %s: transactions are read-only, the role is the "
                 "user's own (docs/fleet.md says how an administrator makes the role)",
                 READER,
             )
-        return assembled(url, connector(url, options))
+        return assembled(url, connector(url, **settings))
 
 
 def _is_prepared(connect: Connect) -> bool:
@@ -62,6 +55,7 @@ def _is_prepared(connect: Connect) -> bool:
     with engine.connect() as connection:
         found = text(
             "SELECT to_regclass('hms_tune.leases') IS NOT NULL AND to_regclass('alembic_version') IS NOT NULL"
+            " AND 'hms_tune' <> ALL (current_schemas(false))"
         )
         return bool(connection.execute(found).scalar_one())
 

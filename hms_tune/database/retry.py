@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
+import psycopg2
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from hms_tune.database.refusals import clause_of, mend_of, reason_of
 from hms_tune.errors import StorageAwayError, StorageError
 
 _logger = logging.getLogger(__name__)
@@ -28,30 +31,118 @@ HURRIED_S = 8.0
 _RETRIED_STATES = frozenset({"40001", "40P01", "55P03", "25P03"})
 # serialization failure, deadlock, lock not available, put out while asleep in a transaction
 
+_OPERATIONAL = (OperationalError, InterfaceError, psycopg2.OperationalError, psycopg2.InterfaceError)
+
 
 @dataclass(slots=True)
 class Patience:
     """How long an absent database is waited for, by everything in a process that uses one storage.
 
+    Whatever the database refuses is said at once, by whoever meets it first, with how long it is asked again
+    and what to do; that it answers again is said when nobody is refused any more.
+
     Parameters
     ----------
     most_s : the longest wait, s
     hurried_s : the longest wait once ``hurried`` says that the process is to end, s
+    who : begins what is said
     """
 
     most_s: float = OUTAGE_S
     hurried_s: float = HURRIED_S
     hurried: Callable[[], bool] = field(default=lambda: False)
+    who: str = "hms-tune"
+    _refused: int = 0
+    _since: float = 0.0
+    _said: set[str] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def over(self, waited_s: float) -> bool:
         """Whether a wait of ``waited_s`` seconds was long enough."""
-        return waited_s >= (self.hurried_s if self.hurried() else self.most_s)
+        return waited_s >= self._limit_s
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but not much longer than a hurry allows."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.hurried():
             time.sleep(min(left, 0.5))
+
+    @property
+    def _limit_s(self) -> float:
+        return self.hurried_s if self.hurried() else self.most_s
+
+    def wait_begins(self) -> None:
+        """Somebody is refused from now on."""
+        with self._lock:
+            if self._refused == 0:
+                self._since = time.monotonic()
+                self._said.clear()
+            self._refused += 1
+
+    def say(self, error: BaseException) -> None:
+        """Say what was refused, unless somebody has during this outage."""
+        clause = clause_of(error)
+        with self._lock:
+            if clause in self._said:
+                return
+            self._said.add(clause)
+        _logger.warning(
+            "%s: %s. It is asked again for up to %s. %s",
+            *(self.who, clause, _span(self._limit_s), mend_of(error)),
+        )
+
+    def wait_ends(self, *, answered: bool) -> None:
+        """It was answered, or asks no more."""
+        with self._lock:
+            self._refused -= 1
+            if self._refused or not answered:
+                return
+            away_s = time.monotonic() - self._since
+        _logger.info("%s: the database answers again, after %s", self.who, _span(away_s))
+
+
+class Caller:
+    """One of those that ask the same database again and again, until the block is left."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._waits = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end(answered=False)
+
+    def refused(self, error: BaseException) -> None:
+        """The database could not be used. A deadlock, which is only to be tried again, is no refusal."""
+        if _state(error) in _RETRIED_STATES:
+            return
+        if not self._waits:
+            self._waits = True
+            self._patience.wait_begins()
+        self._patience.say(error)
+
+    def answered(self) -> None:
+        """It could."""
+        self._end(answered=True)
+
+    def _end(self, *, answered: bool) -> None:
+        if self._waits:
+            self._waits = False
+            self._patience.wait_ends(answered=answered)
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
+
+
+def _state(error: BaseException) -> str | None:
+    """The SQLSTATE that the server gave, if it was reached."""
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        return _state(error.__cause__)
+    state: str | None = getattr(getattr(error, "orig", error), "pgcode", None)
+    return state
 
 
 def passes(error: BaseException) -> bool:
@@ -60,15 +151,13 @@ def passes(error: BaseException) -> bool:
         return error.__cause__ is not None and passes(error.__cause__)
     if isinstance(error, PoolTimeoutError):
         return True
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError | psycopg2.Error):
         return False
-    state = getattr(error.orig, "pgcode", None)
-    if state in _RETRIED_STATES or error.connection_invalidated:
+    state = _state(error)
+    if state in _RETRIED_STATES or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return True
     # No SQLSTATE: the server was not reached. Class 57: shutting down; 53: full; 08: broken connection.
-    return isinstance(error, OperationalError | InterfaceError) and (
-        state is None or state[:2] in {"57", "53", "08"}
-    )
+    return isinstance(error, _OPERATIONAL) and (state is None or state[:2] in {"57", "53", "08"})
 
 
 def through_outages(work: Callable[[], T], *, patience: Patience | None = None) -> T:
@@ -81,37 +170,41 @@ def through_outages(work: Callable[[], T], *, patience: Patience | None = None) 
     """
     patience = patience or Patience()
     started = time.monotonic()
-    retrying = Retrying(
-        retry=retry_if_exception(passes),
-        wait=wait_random_exponential(multiplier=0.1, max=5.0),
-        stop=lambda _: patience.over(time.monotonic() - started),
-        sleep=patience.sleep,
-        before_sleep=_say,
-        reraise=True,
-    )
     try:
-        return retrying(work)
+        with Caller(patience) as caller:
+            retrying = Retrying(
+                retry=retry_if_exception(passes),
+                wait=wait_random_exponential(multiplier=0.1, max=5.0),
+                stop=lambda _: patience.over(time.monotonic() - started),
+                sleep=patience.sleep,
+                before_sleep=lambda state: caller.refused(_error_of(state)),
+                reraise=True,
+            )
+            done = retrying(work)
+            caller.answered()
+            return done
     except (DBAPIError, PoolTimeoutError, StorageInternalError) as error:
         if not passes(error):
             raise
-        raise storage_away(time.monotonic() - started) from error
+        raise storage_away(time.monotonic() - started, error) from error
 
 
-def storage_away(seconds: float) -> StorageAwayError:
+def _error_of(state: RetryCallState) -> BaseException:
+    error = None if state.outcome is None else state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def storage_away(seconds: float, error: BaseException) -> StorageAwayError:
     """The error a worker ends with when it has waited for long enough."""
     return StorageAwayError(
-        f"the database was away for {seconds:.0f} s",
+        f"the database was away for {_span(seconds)}: {reason_of(error)}",
         mend="Start the worker again when it is back; its trial goes on from the last checkpoint",
     )
-
-
-def _say(state: RetryCallState) -> None:
-    if state.attempt_number == 3:
-        _logger.warning("The database does not answer; trying again")
 
 
 def as_storage_error(error: Exception) -> StorageError | None:
     """What a person is told of a database that went away; None if the error is of another kind."""
     if not passes(error):
         return None
-    return StorageAwayError("the database went away", mend="Run the command again when it is back")
+    return StorageAwayError(f"the database went away: {reason_of(error)}", mend=mend_of(error))

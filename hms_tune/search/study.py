@@ -70,7 +70,8 @@ def _adopt(study: optuna.Study, study_file: StudyFile) -> None:
     """Name the metric of a study that has no file yet, unless it is someone else's."""
     empty = not study.get_trials(deepcopy=False)
     # Read again: another worker may have stored its file and drawn a trial since.
-    if STUDY_FILE not in study.user_attrs and not (empty and study.direction == StudyDirection.MINIMIZE):
+    adoptable = empty and study.directions == [StudyDirection.MINIMIZE]
+    if STUDY_FILE not in study.user_attrs and not adoptable:
         raise StorageError(
             f'a study "{study_file.study}" exists that hms-tune did not make',
             where=study_file.source,
@@ -91,7 +92,7 @@ def stored_study_file(study: optuna.Study) -> StudyFile:
     """
     stored = study.user_attrs.get(STUDY_FILE)
     if not isinstance(stored, str):
-        raise StorageError(f'the study "{study.study_name}" was not made by hms-tune')
+        raise foreign_study(study.study_name)
     try:
         return StudyFile.from_json(stored)
     except ConfigError as error:
@@ -100,6 +101,14 @@ def stored_study_file(study: optuna.Study) -> StudyFile:
             where=error.where,
             mend="Use the version of hms-tune that the study was started with",
         ) from error
+
+
+def foreign_study(name: str) -> StorageError:
+    """The error of whoever asks for more than a look at a study that another program made."""
+    return StorageError(
+        f'the study "{name}" was not made by hms-tune',
+        mend="It is left alone; hms-tune dashboard shows it, Optuna's own commands change it (optuna --help)",
+    )
 
 
 def trial_limit(study_file: StudyFile, study: optuna.Study | None = None) -> int:

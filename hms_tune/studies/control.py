@@ -133,16 +133,18 @@ def delete_study(storage: Storage, name: str) -> None:
     ------
     UnknownStudyError
         If there is no such study.
+    StorageError
+        If another program made it.
     UsageError
         If a worker is at it.
     """
+    study_id = find_study(storage, name)
     current = status(storage, name)
     busy = sum(1 for worker in current.workers if worker.state == "working")
     if busy:
         raise UsageError(
             f"{busy} workers are at it", where=f"study {name}", mend=f"Run hms-tune study stop {name} first"
         )
-    study_id = find_study(storage, name)
     with storage.engine.begin() as connection:
         connection.execute(delete(studies).where(studies.c.study_id == study_id))
     optuna.delete_study(study_name=name, storage=storage.optuna)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.retry import passes
+from hms_tune.database.retry import Caller, passes
 from hms_tune.database.tables import now, trial_records
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
@@ -170,6 +170,10 @@ class TrialRecorder:
             self._changed.notify()
 
     def _write_on(self) -> None:
+        with Caller(self._storage.patience) as caller:
+            self._write_each(caller)
+
+    def _write_each(self, caller: Caller) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing)
@@ -179,13 +183,15 @@ class TrialRecorder:
                 draft = self._waiting.pop(number)
             try:
                 self._write(number, draft)
+                caller.answered()
             except Exception as error:  # whatever it is, training must not hear of it
                 _logger.debug("a record was not written", exc_info=True)
-                self._after(error, number, draft)
+                self._after(error, number, draft, caller)
 
-    def _after(self, error: Exception, number: int, draft: _Draft) -> None:
+    def _after(self, error: Exception, number: int, draft: _Draft, caller: Caller) -> None:
         """Try again later what an outage cut off; say of anything else that it is lost."""
         if isinstance(error, SQLAlchemyError) and passes(error):
+            caller.refused(error)
             with self._changed:
                 self._waiting.setdefault(number, draft)  # unless a newer one waits by now
                 self._changed.wait_for(lambda: self._closing, timeout=AGAIN_S)

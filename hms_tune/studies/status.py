@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, select
 
@@ -19,21 +18,19 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import gpu_hours_used
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
-from hms_tune.database.queue.lease import DesiredState
 from hms_tune.database.tables import leases, lineages, now, studies, workers
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.search.reports import fold_of_step
-from hms_tune.search.study import STUDY_FILE
+from hms_tune.search.study import STUDY_FILE, foreign_study
 from hms_tune.studies import totals as figures
 from hms_tune.studies.status_types import (
+    FOREIGN,
     RunningTrial,
     StudyStatus,
     StudySummary,
     TrialSummary,
     WorkerStatus,
-    best_of,
     best_trial,
-    count_states,
     named_states,
     running_trial,
     trial_summary,
@@ -42,13 +39,23 @@ from hms_tune.studies.status_types import (
 
 
 def find_study(storage: Storage, name: str) -> int:
-    """Optuna's id of a study.
+    """Optuna's id of a study that hms-tune made.
 
     Raises
     ------
     UnknownStudyError
         If the storage has no study of that name.
+    StorageError
+        If another program made it.
     """
+    study_id = _find(storage, name)
+    with storage.engine.connect() as connection:
+        if not figures.is_ours(connection, study_id):
+            raise foreign_study(name)
+    return study_id
+
+
+def _find(storage: Storage, name: str) -> int:
     try:
         return int(storage.optuna.get_study_id_from_name(name))
     except KeyError:
@@ -58,36 +65,39 @@ def find_study(storage: Storage, name: str) -> int:
 
 
 def list_studies(storage: Storage) -> list[StudySummary]:
-    """Every study in the storage, by name."""
+    """Every study in the storage, by name, those of other programs too."""
     with storage.engine.connect() as connection:
-        rows = {row.study_id: row for row in connection.execute(select(studies))}
-    summaries = []
-    for frozen in optuna.get_all_study_summaries(storage.optuna, include_best_trial=False):
-        trials = storage.optuna.get_all_trials(frozen._study_id, deepcopy=False)
-        best = best_of(trials)
-        row = rows.get(frozen._study_id)
-        summaries.append(
-            StudySummary(
-                study=frozen.study_name,
-                state=row.state if row else "not started",
-                trials=count_states(trials),
-                best_value=best.value if best else None,
-                budget_trials=row.budget_trials if row else None,
-            )
-        )
-    return sorted(summaries, key=lambda summary: summary.study)
+        found = connection.execute(
+            select(figures.STUDIES.c.study_id, figures.STUDIES.c.study_name).order_by("study_name")
+        ).all()
+        return [_summary(connection, row.study_id, row.study_name) for row in found]
+
+
+def _summary(connection: Connection, study_id: int, name: str) -> StudySummary:
+    row = connection.execute(select(studies).where(studies.c.study_id == study_id)).one_or_none()
+    kinds = figures.trials_by_kind(connection, study_id)
+    best = figures.best_value(connection, study_id)
+    not_joined = "not started" if figures.is_ours(connection, study_id) else FOREIGN
+    return StudySummary(
+        study=name,
+        state=row.state if row else not_joined,
+        trials=named_states(figures.attempts_by_state(connection, study_id), kinds.get("declined", 0)),
+        best_value=None if best is None else best[1],
+        budget_trials=row.budget_trials if row else None,
+    )
 
 
 def status(storage: Storage, name: str) -> StudyStatus:
-    """How a study stands.
+    """How a study stands. One that another program made has its trials, and its best in its own direction.
 
     Raises
     ------
     UnknownStudyError
         If the storage has no study of that name.
     """
-    study_id = find_study(storage, name)
+    study_id = _find(storage, name)
     with storage.engine.connect() as connection:
+        not_joined = "running" if figures.is_ours(connection, study_id) else FOREIGN
         attempts = figures.attempts_by_state(connection, study_id)
         budget = figures.budget_of(connection, study_id)
         kinds = figures.trials_by_kind(connection, study_id)
@@ -108,7 +118,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         left = figures.seconds_left(budget, speed, ended=ended, gpu_hours=gpu_hours)
     return StudyStatus(
         study=name,
-        state=cast("DesiredState", "running" if budget is None else budget.state),
+        state=not_joined if budget is None else budget.state,
         trials=named_states(attempts, kinds.get("declined", 0)),
         units={kind: kinds.get(kind, 0) for kind in (*figures.ENDED, "claimed", "waiting")},
         budget_trials=None if budget is None else budget.trials,

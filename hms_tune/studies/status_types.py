@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,6 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Row
 
-from hms_tune.database.queue.lease import DesiredState
 from hms_tune.machine.usage import Usage
 from hms_tune.search.memory_constraint import is_declined
 
@@ -24,13 +22,16 @@ _NAMES = {
     TrialState.WAITING: "waiting",
 }
 
+FOREIGN = "not made by hms-tune"
+"""The state of a study that another program made."""
+
 ABSENT_S = 45.0
 """A worker not seen for this long is shown as silent."""
 
 
 @dataclass(frozen=True, slots=True)
 class BestTrial:
-    """The complete trial with the smallest KL."""
+    """The best complete trial: of ours, the one with the smallest KL."""
 
     number: int
     value: float
@@ -84,6 +85,7 @@ class WorkerStatus:
 class StudyStatus:
     """A study at one moment.
 
+    ``state`` is the state that people want, or that the study was not made by hms-tune.
     ``trials`` counts Optuna trials, that is attempts, by state; ``units`` counts what the budget counts:
     trials, of which one may have had several attempts. ``failed_because`` counts reasons, ``pruned_in_fold``
     pruned trials by the fold they were in (from 1), ``moved`` the attempts that went on elsewhere.
@@ -93,7 +95,7 @@ class StudyStatus:
     """
 
     study: str
-    state: DesiredState
+    state: str
     trials: dict[str, int]
     units: dict[str, int]
     budget_trials: int | None
@@ -118,7 +120,10 @@ class StudyStatus:
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """One line of ``study list``."""
+    """One line of ``study list``.
+
+    ``best_value`` is the best in the study's own direction; None also where a study has several objectives.
+    """
 
     study: str
     state: str
@@ -142,11 +147,6 @@ class TrialSummary:
     reported: dict[int, float]
 
 
-def count_states(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """How many trials are in each state; every state is named."""
-    return named_states(Counter(trial.state for trial in trials), sum(map(is_declined, trials)))
-
-
 def named_states(counted: Mapping[TrialState, int], declined: int = 0) -> dict[str, int]:
     """Counts of trials by the names of their states; every state is named.
 
@@ -161,14 +161,6 @@ def named_states(counted: Mapping[TrialState, int], declined: int = 0) -> dict[s
 
 def _name(trial: FrozenTrial) -> str:
     return "declined" if is_declined(trial) else _NAMES[trial.state]
-
-
-def best_of(trials: Sequence[FrozenTrial]) -> BestTrial | None:
-    """The best complete trial; of equals the first."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    if not complete:
-        return None
-    return best_trial(min(complete, key=lambda trial: (trial.value, trial.number)))
 
 
 def best_trial(trial: FrozenTrial) -> BestTrial:

@@ -8,15 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from optuna.storages._rdb import models
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Row, exists, func, or_, select
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import gpu_hours_used
 from hms_tune.database.tables import leases, lineages, now, studies, worker_minutes, workers
+from hms_tune.search.study import STUDY_FILE
 
 TRIALS: Any = models.TrialModel.__table__
 VALUES: Any = models.TrialValueModel.__table__
+STUDIES: Any = models.StudyModel.__table__
+ATTRIBUTES: Any = models.StudyUserAttributeModel.__table__
+DIRECTIONS: Any = models.StudyDirectionModel.__table__
 REPORTS: Any = models.TrialIntermediateValueModel.__table__
 
 RECENT_S = 3600.0
@@ -67,6 +72,13 @@ def budget_of(connection: Connection, study_id: int) -> Budget | None:
         asked_at=row.asked_at,
         age_s=None if row.age_s is None else float(row.age_s),
     )
+
+
+def is_ours(connection: Connection, study_id: int) -> bool:
+    """Whether hms-tune made a study: a worker has joined it, or has made it and not joined yet."""
+    joined = exists().where(studies.c.study_id == study_id)
+    made = exists().where(ATTRIBUTES.c.study_id == study_id, ATTRIBUTES.c.key == STUDY_FILE)
+    return bool(connection.execute(select(or_(joined, made))).scalar_one())
 
 
 def attempts_by_state(connection: Connection, study_id: int) -> dict[TrialState, int]:
@@ -124,18 +136,26 @@ def attempts_that_moved(connection: Connection, study_id: int) -> dict[str, int]
 
 
 def best_ids(connection: Connection, study_id: int, *, most: int = 5) -> list[int]:
-    """Optuna's ids of the complete trials with the smallest values, best first; of equals the first."""
-    return [row.trial_id for row in connection.execute(_best(study_id, most))]
+    """Optuna's ids of the best complete trials, best first; none where a study has several objectives."""
+    return [row.trial_id for row in _best(connection, study_id, most)]
 
 
 def best_value(connection: Connection, study_id: int) -> tuple[int, float] | None:
-    """Number and value of the best complete trial."""
-    row = connection.execute(_best(study_id, 1)).one_or_none()
-    return None if row is None else (int(row.number), float(row.value))
+    """Number and value of the best complete trial; None also where a study has several objectives."""
+    best = _best(connection, study_id, 1)
+    return (int(best[0].number), float(best[0].value)) if best else None
 
 
-def _best(study_id: int, most: int) -> Select[Any]:
-    return (
+def _best(connection: Connection, study_id: int, most: int) -> Sequence[Row[Any]]:
+    directions = (
+        connection.execute(select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id))
+        .scalars()
+        .all()
+    )
+    if len(directions) != 1:
+        return ()
+    value = VALUES.c.value.desc() if directions[0] == StudyDirection.MAXIMIZE else VALUES.c.value
+    statement = (
         select(TRIALS.c.trial_id, TRIALS.c.number, VALUES.c.value)
         .join_from(TRIALS, VALUES, TRIALS.c.trial_id == VALUES.c.trial_id)
         .where(
@@ -144,9 +164,10 @@ def _best(study_id: int, most: int) -> Select[Any]:
             VALUES.c.objective == 0,
             VALUES.c.value.is_not(None),
         )
-        .order_by(VALUES.c.value, TRIALS.c.number)
+        .order_by(value, TRIALS.c.number)
         .limit(most)
     )
+    return connection.execute(statement).all()
 
 
 def last_reports(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:

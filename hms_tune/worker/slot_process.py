@@ -112,6 +112,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.data.store.prepare import prepare
     from hms_tune.database.connect import open_patiently
     from hms_tune.database.queue.lease import Holder
+    from hms_tune.database.retry import Patience
     from hms_tune.machine.device import resolve_device
     from hms_tune.machine.processes import this_process
     from hms_tune.search.memory_check import check_memory
@@ -144,7 +145,8 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         calibration=Calibration(plan.home / "memory.json"),
     )
     check_memory(study_file, workspace.plan)
-    storage = open_patiently(plan.storage_url, hurried=lambda: stop.requested)
+    patience = Patience(hurried=lambda: stop.requested, who=f"Slot {plan.slot}")
+    storage = open_patiently(plan.storage_url, patience)
     best = best_of_study(storage, study_file.study)
     observers: list[Observer] = [teller, *trackers(study_file, plan.home, best=best)]
     search = storage.through_outages(lambda: join_search(storage, study_file))

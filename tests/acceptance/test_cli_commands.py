@@ -17,7 +17,7 @@ import optuna
 import pytest
 
 from hms_tune.cli.main import COMMANDS
-from hms_tune.config.study_file import load_study_file
+from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.end import Result, tell
@@ -26,6 +26,7 @@ from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import Presence, announce
+from studies import ONE_TRIAL
 
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 CANARY = "canary{%secret@word"
@@ -155,7 +156,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
-    optuna.create_study(study_name="gone", storage=storage.optuna)
+    open_search(storage, StudyFile.parse(ONE_TRIAL.format(name="gone"), "gone.yaml"))
     checkpoint = home / "artifacts" / "gone" / "trial-0" / "checkpoint"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
@@ -164,6 +165,27 @@ def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: St
     run(home, "study", "delete", "gone", "--yes")
     assert not checkpoint.parent.parent.exists()
     assert "gone" not in optuna.get_all_study_names(storage.optuna)
+
+
+def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
+    home: Path, storage: Storage
+) -> None:
+    stock = optuna.create_study(
+        study_name="pareto", storage=storage.optuna, directions=["minimize", "maximize"]
+    )
+    stock.tell(stock.ask(), [0.3, 0.4])
+    try:
+        listed = {each["study"]: each for each in json.loads(run(home, "study", "list", "--json").stdout)}
+        assert (listed["smoke"]["state"], listed["smoke"]["best_value"]) == ("running", 0.5)
+        assert (listed["pareto"]["state"], listed["pareto"]["best_value"]) == ("not made by hms-tune", None)
+        assert "pareto  not made by hms-tune" in run(home, "status", "--study", "pareto").stdout
+        for refused in (("show", "pareto"), ("pause", "pareto"), ("delete", "pareto", "--yes")):
+            assert "was not made by hms-tune. It is left alone" in error_of(
+                run(home, "study", *refused, code=1)
+            )
+        assert [trial.values for trial in stock.trials] == [[0.3, 0.4]]
+    finally:
+        optuna.delete_study(study_name="pareto", storage=storage.optuna)
 
 
 @pytest.mark.parametrize(

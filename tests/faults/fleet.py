@@ -30,6 +30,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import open_patiently
 from hms_tune.database.queue import recovery
 from hms_tune.database.queue.lease import Holder
+from hms_tune.database.retry import Patience
 from hms_tune.machine.processes import this_process
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
@@ -116,7 +117,7 @@ def work(orders: Orders) -> None:
     _log_to(orders)
     try:
         _damage_checkpoints(orders)
-        storage = open_patiently(orders.url, hurried=lambda: False)
+        storage = open_patiently(orders.url, Patience())
         study_file = StudyFile.from_json(orders.study_json)
         Slot(
             storage,
@@ -154,7 +155,7 @@ def recover_and_die(orders: Orders) -> None:
         return result
 
     setattr(recovery, name, fatal)
-    storage = open_patiently(orders.url, hurried=lambda: False)
+    storage = open_patiently(orders.url, Patience())
     study = StudyFile.from_json(orders.study_json)
     search = storage.through_outages(lambda: open_search(storage, study))
     while True:

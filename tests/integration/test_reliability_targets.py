@@ -283,7 +283,7 @@ def test_study_name_yaml_zip_and_path_from_outside_escape_nowhere(
         assert known.scalar_one() == study_name
 
 
-def test_deleting_a_foreign_study_leaves_what_its_name_points_at(
+def test_a_foreign_study_is_not_deleted_nor_what_its_name_points_at(
     database_url: str, storage: Storage, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
@@ -299,6 +299,8 @@ def test_deleting_a_foreign_study_leaves_what_its_name_points_at(
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, f"{name}: deleted\n"), done.stderr
+    assert done.returncode == 1
+    assert f'the study "{name}" was not made by hms-tune' in done.stderr
     assert precious.exists()
-    assert name not in optuna.get_all_study_names(storage.optuna)
+    assert name in optuna.get_all_study_names(storage.optuna)
+    optuna.delete_study(study_name=name, storage=storage.optuna)

@@ -271,3 +271,16 @@ def test_a_login_that_may_only_read_is_enough_for_the_dashboard(database_url: st
 def test_a_database_that_is_away_is_one_error() -> None:
     with pytest.raises(StorageError, match=r"127\.0\.0\.1:1"):
         open_read_only("postgresql://me@127.0.0.1:1/x")
+
+
+def test_the_page_of_a_study_of_another_program_is_the_dashboards_own(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    made = optuna.create_study(study_name=study_name, storage=storage.optuna, directions=["maximize"])
+    values = {step: 0.1 * step for step in range(3)}
+    made.add_trials([optuna.trial.create_trial(value=0.5, intermediate_values=values) for _ in range(80)])
+    with served(dashboard_app(storage, tmp_path)) as ask:
+        answer, body = ask(f"/api/studies/{made._study_id}")
+    assert answer == 200
+    told = [len(trial["intermediate_values"]) for trial in json.loads(body)["trials"]]
+    assert told == [3] * 80

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from postgres_front import front
+from roles import a_role
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
@@ -68,16 +69,8 @@ class Server:
 @pytest.fixture(scope="module")
 def server(database_url: str) -> Iterator[Server]:
     """The session's server, with one user who must sign in with SCRAM."""
-    url = parse_address(database_url)
-    name = f"fleet_{os.getpid()}"
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD '{CANARY}'"))
-        connection.execute(text(f"CREATE DATABASE {name} OWNER {name}"))
-        yield Server(Path(str(url.query["host"])) / ".s.PGSQL.5432", name)
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        connection.execute(text(f"DROP ROLE {name}"))
-    engine.dispose()
+    with a_role(database_url, f"fleet_{os.getpid()}", CANARY) as role:
+        yield Server(role.socket, role.name)
 
 
 @pytest.fixture(scope="module")

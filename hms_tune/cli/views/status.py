@@ -24,9 +24,11 @@ _GIB = 2**30
 
 def status_view(status: StudyStatus) -> RenderableType:
     """Budget and end, trials by state with reasons, speed, the five best, running trials, workers."""
+    from hms_tune.studies.status_types import FOREIGN
+
     parts: list[RenderableType] = [_heading(status), Padding(_facts(status), (0, 0, 0, 2), expand=False)]
     if status.leaders:
-        parts += [Text(), best_table(status.leaders)]
+        parts += [Text(), best_table(status.leaders, "best KL" if status.state != FOREIGN else "best")]
     if status.running:
         parts += [Text(), running_table(status.running)]
     if status.workers:
@@ -100,10 +102,10 @@ def _trials(status: StudyStatus) -> Text:
     return Text(" · ".join(parts))
 
 
-def best_table(leaders: Sequence[BestTrial]) -> Table:
+def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
     """The best trials; parameters in full for the first, as far as they fit for the others."""
     table = _table()
-    table.add_column("best KL", no_wrap=True)
+    table.add_column(heading, no_wrap=True)
     table.add_column("trial", justify="right", no_wrap=True)
     high_vote = any(trial.kl_high_vote is not None for trial in leaders)
     if high_vote:

@@ -49,7 +49,7 @@ def out() -> Console:
 
 def study_table(summaries: Sequence[StudySummary]) -> Table:
     """Every study, a line each."""
-    table = _table("study", "state", "complete", "pruned", "failed", "running", "best KL", "budget")
+    table = _table("study", "state", "complete", "pruned", "failed", "running", "best", "budget")
     for summary in summaries:
         best = "" if summary.best_value is None else f"{summary.best_value:.4f}"
         trials = [str(summary.trials[state]) for state in ("complete", "pruned", "failed", "running")]

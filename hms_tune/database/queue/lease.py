@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.database.connect import Storage
-from hms_tune.database.retry import passes
+from hms_tune.database.retry import Caller, passes
 from hms_tune.database.tables import leases, lineages, seconds_from_now, studies, workers
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity
@@ -223,6 +223,10 @@ class LeaseKeeper:
         return wanted
 
     def _run(self) -> None:
+        with Caller(self._storage.patience) as caller:
+            self._renew_on(caller)
+
+    def _renew_on(self, caller: Caller) -> None:
         delay = self._every_s
         while not self._closing.wait(delay):
             asked_at = seconds_awake_or_asleep()
@@ -230,10 +234,13 @@ class LeaseKeeper:
                 if not self._renew():
                     self._lost.set()  # or its trial has just ended here
                     return
+                caller.answered()
                 self._renewed_at = asked_at
                 delay = self._every_s
             except SQLAlchemyError as error:
-                if not passes(error):
+                if passes(error):
+                    caller.refused(error)
+                else:
                     _logger.error(
                         "Lease %d cannot be renewed: %s", self._lease.lease_id, type(error).__name__
                     )

@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from sqlalchemy import func, text
 from sqlalchemy import select as select_from
 
 from hms_tune.database.tables import studies, trial_records
+from hms_tune.errors import StorageError
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
 _logger = logging.getLogger(__name__)
@@ -75,10 +77,12 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "hms_tune.reports.dashboard.publisher"],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    listener = threading.Thread(target=_pass_on, args=(process,), name="publisher", daemon=True)
+    listener.start()
     _tell(process, plan.to_line())
     try:
         yield
@@ -91,6 +95,7 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
             _logger.warning("The dashboard's notes and figures may be old: their writer died")
         process.kill()
         process.wait()
+        listener.join()
 
 
 def _tell(process: subprocess.Popen[str], line: str) -> None:
@@ -98,6 +103,14 @@ def _tell(process: subprocess.Popen[str], line: str) -> None:
     with suppress(OSError):  # it died
         process.stdin.write(line)
         process.stdin.flush()
+
+
+def _pass_on(process: subprocess.Popen[str]) -> None:
+    """Write into the worker's log what the process says."""
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            _logger.warning("%s", line.rstrip())
 
 
 def main() -> None:
@@ -125,6 +138,7 @@ class Publisher:
         self._plan = plan
         self._published: object = None
         self._rest_until = 0.0
+        self._said: str | None = None
 
     def run(self, wait: Callable[[float], bool | None]) -> None:
         """Look, publish, wait, again and again. A database that is away is asked again later."""
@@ -134,18 +148,34 @@ class Publisher:
                 return
             try:
                 self._elected_run(wait, last=told is True)
-            except Exception:  # an outage, or a figure that cannot be drawn: later, or never
+            except Exception as error:  # an outage, or a figure that cannot be drawn: later, or never
                 _logger.debug("nothing was published", exc_info=True)
+                self._say(error)
             else:
                 return
             if told is True:
                 return
+
+    def _say(self, error: Exception) -> None:
+        """Tell the worker, once, of a database that cannot be used."""
+        from hms_tune.database.retry import as_storage_error
+
+        away = error if isinstance(error, StorageError) else as_storage_error(error)
+        if away is None or away.what == self._said:
+            return
+        self._said = away.what
+        print(  # noqa: T201 - the worker reads it
+            f"The dashboard's notes and figures wait: {away.what}. It is asked again every {LOOK_S:.0f} s. "
+            f"{away.mend or ''}".strip(),
+            flush=True,
+        )
 
     def _elected_run(self, wait: Callable[[float], bool | None], *, last: bool) -> None:
         """Wait for the lock, then publish until told to stop. Returns when this process is to end."""
         from hms_tune.database.connect import open_storage
 
         storage = open_storage(self._plan.storage_url)
+        self._said = None
         try:
             with storage.engine.connect() as connection:
                 study_id = connection.execute(

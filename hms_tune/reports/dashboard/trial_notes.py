@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import trial_records
-from hms_tune.studies.totals import best_ids
+from hms_tune.studies.totals import best_ids, is_ours
 
 NEWEST, BEST = 50, 10
 """Of how many trials the page is told what they reported."""
@@ -87,6 +87,9 @@ class TrialNotes:
         known = [number for number in numbers if number is not None]
         if not known:
             return body
+        with self._storage.engine.connect() as connection:
+            if not is_ours(connection, study_id):
+                return body
         notes = self._notes(study_id, first=min(known))
         best = self._best(study_id)
         noted = [pieces[0]]

@@ -1,0 +1,71 @@
+"""How a connection is opened: nothing about it is left to the defaults of a server, a role or a database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import psycopg2
+from sqlalchemy import Dialect
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
+from sqlalchemy.engine import URL
+
+from hms_tune.database.url import without_secrets
+from hms_tune.database.wait_limit import limit_waiting
+
+Connect = Callable[[], psycopg2.extensions.connection]
+"""Opens a connection."""
+
+OPTUNAS_SCHEMA = "public"
+"""Where Optuna's tables are, unless a person names another search path in the URL or in PGOPTIONS."""
+
+_SETTINGS = {
+    # PostgreSQL's own default begins with "$user": a user called hms_tune would find our tables for Optuna's.
+    "search_path": OPTUNAS_SCHEMA,
+    "timezone": "UTC",
+    "extra_float_digits": "1",  # a number comes back as it was written, to the last bit
+    # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
+    # the rows it has locked.
+    "idle_in_transaction_session_timeout": "60s",
+}
+# One statement after the start instead of start-up options, which connection poolers refuse.
+_APPLY = """
+    SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)
+    WHERE name <> 'search_path'
+       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client')
+"""
+
+
+def connector(url: URL, **settings: str) -> Connect:
+    """What opens a connection to a database, with this product's settings and further ``settings``."""
+    arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
+    ours: dict[str, Any] = {
+        "application_name": "hms-tune",
+        "client_encoding": "UTF8",
+        # A peer that vanished without a word is noticed in about a minute.
+        "keepalives": 1,
+        "keepalives_idle": 20,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+    }
+    wanted = {**_SETTINGS, **settings}
+    limit_waiting()
+
+    def connect() -> psycopg2.extensions.connection:
+        try:
+            connection = psycopg2.connect(*arguments, **{**keywords, **ours})
+        except psycopg2.Error as error:
+            raise type(error)(without_secrets(str(error), url)) from None
+        try:
+            connection.autocommit = True  # what is set in a transaction goes with it
+            with connection.cursor() as cursor:
+                cursor.execute(_APPLY, (list(wanted), list(wanted.values())))
+            connection.autocommit = False
+            # psycopg2 says it with each BEGIN.
+            connection.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED
+        except psycopg2.Error:
+            connection.close()
+            raise
+        return connection
+
+    return connect

@@ -1,0 +1,90 @@
+"""Whose tables are in which schema: ours in ``hms_tune``, Optuna's in the first of the search path.
+
+The search path used to be the server's, which begins with the user's name: a user called hms_tune got
+Optuna's tables, or some of them, into our schema.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from hms_tune.database.connections import OPTUNAS_SCHEMA
+from hms_tune.database.tables import SCHEMA
+from hms_tune.errors import StorageError
+
+_OPTUNAS = "version_info"
+"""A table that Optuna makes, and we do not."""
+
+_REVISION = "alembic_version"
+
+
+def settle_schemas(connection: Connection, where: str) -> None:
+    """Before tables are made: see that Optuna's and ours keep apart, and mend what can be.
+
+    Raises
+    ------
+    StorageError
+        If they cannot be kept apart, or Optuna's are where only the server's own search path leads.
+    """
+    path: list[str] = connection.execute(text("SELECT current_schemas(false)::text[]")).scalar_one()
+    if not path:
+        raise StorageError(
+            "no schema of the search path exists",
+            where=where,
+            mend=f"Create one (CREATE SCHEMA {OPTUNAS_SCHEMA}), or name one that exists: "
+            "?options=-csearch_path=SCHEMA",
+        )
+    if SCHEMA in path:
+        raise StorageError(
+            f"the schema {SCHEMA} is on the search path, and it is hms-tune's own",
+            where=where,
+            mend=f"Name another for Optuna's tables: ?options=-csearch_path={OPTUNAS_SCHEMA}",
+        )
+    if _exists(connection, SCHEMA, _OPTUNAS):
+        raise _mixed(connection, where)
+    if _exists(connection, path[0], _OPTUNAS):
+        # A user called hms_tune, when there was no schema of that name yet.
+        if _exists(connection, SCHEMA, _REVISION) and not _exists(connection, path[0], _REVISION):
+            schema = connection.execute(text("SELECT quote_ident(:name)"), {"name": path[0]}).scalar_one()
+            connection.execute(text(f"ALTER TABLE {SCHEMA}.{_REVISION} SET SCHEMA {schema}"))
+        return
+    elsewhere = _by_the_servers_path(connection)
+    if elsewhere is not None:
+        raise StorageError(
+            f"the studies are in the schema {elsewhere}, not in {path[0]}",
+            where=where,
+            mend=f"Say so in the URL: ?options=-csearch_path={elsewhere} "
+            f"(or ?options=-csearch_path={path[0]} to begin with none)",
+        )
+
+
+def _mixed(connection: Connection, where: str) -> StorageError:
+    """Optuna's tables in our schema: a study could be written only before ours came along."""
+    empty = connection.execute(text(f"SELECT NOT EXISTS (SELECT FROM {SCHEMA}.studies)")).scalar_one()
+    mend = (
+        f"It has no study; remove it, and start again: DROP SCHEMA {SCHEMA} CASCADE"
+        if empty
+        else f"Give it another name, and say so in the URL: ALTER SCHEMA {SCHEMA} RENAME TO optuna, "
+        "then ?options=-csearch_path=optuna"
+    )
+    return StorageError(
+        f"Optuna's tables are in the schema {SCHEMA}, which is hms-tune's own", where=where, mend=mend
+    )
+
+
+def _exists(connection: Connection, schema: str, table: str) -> bool:
+    known = text("SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = :schema AND tablename = :table)")
+    return bool(connection.execute(known, {"schema": schema, "table": table}).scalar_one())
+
+
+def _by_the_servers_path(connection: Connection) -> str | None:
+    """The schema of Optuna's tables that a connection without our settings would find."""
+    found = text(
+        "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        f" WHERE pg_class.oid = to_regclass('{_OPTUNAS}')"
+    )
+    with connection.begin_nested() as savepoint:
+        connection.execute(text("SET LOCAL search_path TO DEFAULT"))
+        schema: str | None = connection.execute(found).scalar_one_or_none()
+        savepoint.rollback()  # the setting, too
+    return schema

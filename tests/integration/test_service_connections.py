@@ -1,0 +1,177 @@
+"""A connection has this product's settings, whatever the server's and the role's are; and old mix-ups end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from roles import Role, a_role
+from sqlalchemy import text
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.database.connect import open_storage
+from hms_tune.database.read_only import open_read_only
+from hms_tune.database.url import parse_address
+from hms_tune.errors import StorageError
+from hms_tune.studies.status import list_studies
+from hms_tune.worker.open_study import open_search
+from studies import ONE_TRIAL
+
+OURS = {
+    "search_path": "public",
+    "client_encoding": "UTF8",
+    "transaction_isolation": "read committed",
+    "timezone": "UTC",
+    "extra_float_digits": "1",
+    "idle_in_transaction_session_timeout": "1min",
+}
+
+
+@pytest.fixture
+def role(database_url: str) -> Iterator[Role]:
+    """The user of docker-compose.yml, who has the name of our schema, with an empty database."""
+    with a_role(database_url, "hms_tune", "secret") as made:
+        yield made
+
+
+def tables_in(role: Role, schema: str) -> set[object]:
+    return {name for (name,) in role.ask(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'")}
+
+
+def a_study(url: str, name: str = "mine") -> None:
+    """Opened twice, as a worker and its slots do: the second time, our schema is there."""
+    for _ in range(2):
+        storage = open_storage(url)
+        open_search(storage, StudyFile.parse(ONE_TRIAL.format(name=name), "test"))
+        storage.close()
+
+
+def test_a_user_called_as_our_schema_searches_and_reads(role: Role) -> None:
+    a_study(role.url())
+    assert {"studies", "trials", "alembic_version"} <= tables_in(role, "public")
+    assert tables_in(role, "hms_tune") & {"alembic_version", "trials"} == set()
+    reader = open_read_only(role.url())
+    assert [each.study for each in list_studies(reader)] == ["mine"]
+    reader.close()
+
+
+def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role.ask("CREATE SCHEMA other")
+    for name, value in {
+        "search_path": "other",
+        "default_transaction_isolation": "serializable",
+        "client_encoding": "LATIN1",
+        "timezone": "Asia/Tokyo",
+        "extra_float_digits": "-10",
+        "idle_in_transaction_session_timeout": "0",
+    }.items():
+        role.ask(f"ALTER ROLE hms_tune SET {name} = '{value}'")
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    for opening in (open_storage, open_read_only):
+        storage = opening(role.url())
+        with storage.engine.connect() as connection:
+            found = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in OURS}
+            assert connection.execute(text("SELECT 'Münster – 東京'")).scalar_one() == "Münster – 東京"
+        storage.close()
+        assert found == OURS
+
+
+@pytest.mark.parametrize("given", ["URL", "PGOPTIONS"])
+def test_a_search_path_that_a_person_names_is_kept(
+    role: Role, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role.ask("CREATE SCHEMA optuna AUTHORIZATION hms_tune")
+    option = "-csearch_path=optuna"
+    if given == "PGOPTIONS":
+        monkeypatch.setenv("PGOPTIONS", option)
+    a_study(role.url(f"&options={option}" if given == "URL" else ""))
+    assert "trials" in tables_in(role, "optuna")
+    assert tables_in(role, "public") == set()
+
+
+def test_a_database_that_was_left_broken_is_mended(role: Role) -> None:
+    """Optuna had made its tables in public, then our schema came first on the path, and took one of them."""
+    open_storage(role.url()).close()
+    role.ask("ALTER TABLE public.alembic_version SET SCHEMA hms_tune")
+    for opening in (open_read_only, open_storage):
+        opening(role.url()).close()
+        assert "alembic_version" in tables_in(role, "public")
+        assert "alembic_version" not in tables_in(role, "hms_tune")
+    a_study(role.url())
+
+
+def made_by_optuna_in(role: Role, schema: str) -> str:
+    """The tables of a script that uses Optuna alone, in a schema; returns its URL."""
+    role.ask(f"CREATE SCHEMA {schema} AUTHORIZATION hms_tune")
+    url = role.url(f"&options=-csearch_path={schema}")
+    RDBStorage(parse_address(url).render_as_string(hide_password=False)).remove_session()
+    return url
+
+
+def refused(url: str) -> str:
+    told = set()
+    for opening in (open_storage, open_read_only):
+        with pytest.raises(StorageError) as caught:
+            opening(url)
+        told.add(str(caught.value))
+    (one,) = told
+    assert "secret" not in one
+    return one
+
+
+def test_empty_tables_of_optunas_in_our_schema_are_explained_and_the_mend_works(role: Role) -> None:
+    made_by_optuna_in(role, "hms_tune")
+    said = refused(role.url())
+    assert "Optuna's tables are in the schema hms_tune, which is hms-tune's own" in said
+    role.ask(said.rpartition("start again: ")[2])
+    a_study(role.url())
+
+
+def test_studies_of_optunas_in_our_schema_are_explained_and_the_mend_keeps_them(role: Role) -> None:
+    url = made_by_optuna_in(role, "hms_tune")
+    kept = RDBStorage(parse_address(url).render_as_string(hide_password=False))
+    optuna.create_study(study_name="kept", storage=kept)
+    kept.remove_session()
+    said = refused(role.url())
+    mend, _, option = said.partition("say so in the URL: ")[2].partition(", then ?")
+    role.ask(mend)
+    a_study(role.url(f"&{option}"))
+    storage = open_storage(role.url(f"&{option}"))
+    assert [each.study for each in list_studies(storage)] == ["kept", "mine"]
+    storage.close()
+
+
+def test_studies_where_only_the_roles_path_leads_are_explained_and_the_mend_finds_them(role: Role) -> None:
+    made_by_optuna_in(role, "theirs")
+    role.ask("ALTER ROLE hms_tune SET search_path = theirs")
+    said = refused(role.url())
+    assert "the studies are in the schema theirs, not in public" in said
+    a_study(role.url("&options=-csearch_path=theirs"))
+    assert tables_in(role, "public") == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("hms_tune", "the schema hms_tune is on the search path, and it is hms-tune's own"),
+        ("public,hms_tune", "the schema hms_tune is on the search path, and it is hms-tune's own"),
+        ("absent", "no schema of the search path exists"),
+    ],
+)
+def test_a_search_path_that_cannot_serve_is_explained(role: Role, path: str, said: str) -> None:
+    open_storage(role.url()).close()
+    assert said in refused(role.url(f"&options=-csearch_path={path}"))
+
+
+def test_a_user_who_may_make_no_tables_is_told_what_to_grant(role: Role, database_url: str) -> None:
+    name = f"poor_{os.getpid()}"
+    with a_role(database_url, name, "secret"):
+        said = refused(role.url(name=name))
+    assert "permission denied" in said
+    assert "GRANT CREATE ON" in said

@@ -1,0 +1,158 @@
+"""What is said of a database that refuses: at once, once, with the reason, the patience and the mend."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from sqlalchemy.exc import OperationalError
+from stories import a_trial
+
+from hms_tune.database.queue.lease import Lease, LeaseKeeper
+from hms_tune.database.refusals import mend_of
+from hms_tune.database.retry import Caller, Patience, through_outages
+from hms_tune.errors import StorageAwayError
+from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
+from hms_tune.studies.record_writer import Place, TrialRecorder
+
+FULL = 'FATAL:  too many connections for role "fleet"\n'
+
+
+def refusal(message: str, pgcode: str | None = None) -> OperationalError:
+    coded = type("Coded", (psycopg2.OperationalError,), {"pgcode": pgcode})
+    return OperationalError("SELECT 1", None, coded(message))
+
+
+def test_the_first_refusal_is_said_at_once_with_its_reason_the_patience_and_the_mend(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    said_before_the_second_try: list[str] = []
+
+    def work() -> None:
+        if not caplog.messages:
+            raise refusal(FULL)
+        said_before_the_second_try[:] = caplog.messages
+
+    through_outages(work, patience=Patience(who="Slot cpu"))
+    assert said_before_the_second_try == [
+        'Slot cpu: the database cannot be used: FATAL: too many connections for role "fleet". It is asked '
+        "again for up to 30 min. Raise the role's CONNECTION LIMIT (ALTER ROLE), or run fewer slots: allow "
+        "four connections for each (docs/fleet.md)"
+    ]
+    assert caplog.messages[1:] == ["Slot cpu: the database answers again, after 0 s"]
+
+
+@pytest.mark.parametrize(
+    ("message", "mend"),
+    [
+        ("FATAL:  sorry, too many clients already", "Raise max_connections"),
+        (
+            "FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute",
+            "Raise max_",
+        ),
+        ('FATAL:  too many connections for database "hms"', "Raise the database's CONNECTION LIMIT"),
+        ("FATAL:  the database system is starting up", "Nothing, unless it lasts"),
+        ("FATAL:  the database system is shutting down", "Nothing, unless it lasts"),
+        ('FATAL:  password authentication failed for user "x"', "Check the password"),
+        ("Connection refused", "Check that the server runs"),
+    ],
+)
+def test_each_refusal_has_its_mend(message: str, mend: str) -> None:
+    assert mend_of(refusal(message)).startswith(mend)
+
+
+def test_what_is_only_to_be_tried_again_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
+    faults = [refusal("deadlock detected", "40P01"), refusal("could not serialize", "40001")]
+
+    def work() -> None:
+        if faults:
+            raise faults.pop()
+
+    caplog.set_level(logging.INFO)
+    through_outages(work)
+    assert caplog.messages == []
+
+
+def test_an_outage_that_several_meet_is_said_once_and_over_when_all_are_answered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    patience = Patience()
+    with Caller(patience) as one, Caller(patience) as other:
+        for caller in (one, other, one):
+            caller.refused(refusal(FULL))
+        other.answered()  # one connection is there; the other is still refused
+        other.refused(refusal(FULL))
+        assert len(caplog.messages) == 1
+        one.refused(refusal("FATAL:  the database system is shutting down"))  # another reason is news
+        assert len(caplog.messages) == 2
+        one.answered()
+        other.answered()
+        assert caplog.messages[2:] == ["hms-tune: the database answers again, after 0 s"]
+        one.refused(refusal(FULL))  # the next outage
+    assert len(caplog.messages) == 4
+
+
+def test_patience_that_is_over_repeats_the_reason() -> None:
+    def work() -> None:
+        raise refusal(FULL)
+
+    with pytest.raises(StorageAwayError, match='away for 0 s: FATAL: too many connections for role "fleet"'):
+        through_outages(work, patience=Patience(most_s=0.1))
+
+
+class FullDatabase:
+    """Refuses every connection; ``asked_twice`` once somebody has come back."""
+
+    def __init__(self) -> None:
+        self.patience = Patience(who="Slot cpu")
+        self.engine = self.optuna = self
+        self.asked_twice = threading.Event()
+        self._asked = 0
+
+    def begin(self) -> None:
+        self._asked += 1
+        if self._asked > 1:
+            self.asked_twice.set()
+        raise refusal(FULL)
+
+
+def test_the_renewal_of_a_lease_says_that_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    storage: Any = FullDatabase()
+    with LeaseKeeper(storage, Lease(1, 1, 1), lease_s=60.0, every_s=0.01):
+        assert storage.asked_twice.wait(20.0)
+    assert [message.partition(". ")[0] for message in caplog.messages] == [
+        'Slot cpu: the database cannot be used: FATAL: too many connections for role "fleet"'
+    ]
+
+
+def test_a_record_that_waits_says_that_it_is_refused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hms_tune.studies.record_writer.AGAIN_S", 0.01)
+    storage: Any = FullDatabase()
+    recorder = TrialRecorder(storage, 1, Place("cpu", 0.0, "digest"))
+    recorder.trial_started(a_trial())
+    recorder.trial_ended(a_trial(), "pruned", 0.5, "pruned")
+    assert storage.asked_twice.wait(20.0)
+    monkeypatch.setattr(storage, "begin", lambda: 1 / 0)  # what is not an outage ends the wait
+    recorder.close()
+    assert caplog.messages[0].startswith("Slot cpu: the database cannot be used: FATAL: too many connections")
+    assert sum("too many connections" in message for message in caplog.messages) == 1
+
+
+def test_a_publisher_without_a_connection_says_so_in_the_workers_log(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    plan = PublisherPlan("study", "postgresql://me:canary@127.0.0.1:1/db", tmp_path, tmp_path)
+    with publishing(plan, hurried=lambda: False):
+        pass
+    (said,) = caplog.messages
+    assert said.startswith("The dashboard's notes and figures wait: the database cannot be used: ")
+    assert "It is asked again every 10 s. Check that the server runs" in said
+    assert "canary" not in said
