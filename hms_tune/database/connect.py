@@ -15,13 +15,14 @@ import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Dialect, Engine, text
+from sqlalchemy import Connection, Dialect, Engine
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database import tables
 from hms_tune.database.embedded import start_embedded
+from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.url import DRIVER, parse_address, redacted, without_secrets
@@ -32,9 +33,6 @@ T = TypeVar("T")
 
 Connect = functools.partial[psycopg2.extensions.connection]
 """Opens a connection."""
-
-_SETUP_LOCK = 4_865_141  # any number, the same in every process
-_STUDY_LOCKS = 4_865_142
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +72,10 @@ class Storage:
     def study_lock(self, study_id: int, *, wait: bool = True) -> Iterator[Connection | None]:
         """A transaction during which no one else asks for a trial of this study or recovers one.
 
-        It is PostgreSQL's advisory lock: a process that dies lets go of it. Without ``wait``, None comes when
-        another holds it.
+        Without ``wait``, None comes when another holds the lock.
         """
         with self.transaction() as connection:
-            key = {"kind": _STUDY_LOCKS, "study": study_id}
-            if wait:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:kind, :study)"), key)
-                yield connection
-            elif connection.execute(text("SELECT pg_try_advisory_xact_lock(:kind, :study)"), key).scalar():
-                yield connection
-            else:
-                yield None
+            yield connection if lock_study(connection, study_id, wait=wait) else None
 
     @contextmanager
     def setup_lock(self) -> Iterator[None]:
@@ -98,11 +88,6 @@ class Storage:
         """Give all connections back."""
         self.optuna.remove_session()
         self.engine.dispose()
-
-
-def lock_setup(connection: Connection) -> None:
-    """For the rest of a transaction: no other process creates what they all share."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
 
 
 def resolve_address(storage: str | None, *, home: Path) -> URL:

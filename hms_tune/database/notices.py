@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, text, update
+from sqlalchemy import Connection, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.config.study_sections import Happening
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import notices, now, seconds_from_now
-
-_NOTICE_LOCKS = 4_865_143  # any number, the same in every process
 
 RETAKEN_S = 300.0
 """A notice that was taken so long ago, and neither sent nor given up, is taken by another."""
@@ -30,12 +28,6 @@ class Notice:
     happening: Happening
     subject: str
     message: dict[str, Any]
-
-
-def lock(connection: Connection, study_id: int) -> None:
-    """For the rest of a transaction: nobody else compares what happens with what was told."""
-    key = {"kind": _NOTICE_LOCKS, "study": study_id}
-    connection.execute(text("SELECT pg_advisory_xact_lock(:kind, :study)"), key)
 
 
 def write(connection: Connection, study_id: int, notice: Notice) -> bool:

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from sqlalchemy import Connection as DatabaseConnection
-from sqlalchemy import func, text
+from sqlalchemy import func
 from sqlalchemy import select as select_from
 
+from hms_tune.database.locks import is_elected_publisher
 from hms_tune.database.tables import studies, trial_records
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
@@ -40,8 +41,6 @@ FINISH_S = 40.0
 """How long a worker whose study is done waits for the last publication."""
 
 FINISH = "finish\n"
-
-_LOCKS = 4_865_143
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +152,7 @@ class Publisher:
                 ).scalar_one()
                 told: bool | None = True if last else None
                 while True:
-                    elected = self._elect(connection, study_id)
-                    if elected:
+                    if is_elected_publisher(connection, study_id):
                         news = self._news(connection, study_id)
                         connection.commit()  # no transaction stays open while figures are drawn
                         if news != self._published and (told or time.monotonic() >= self._rest_until):
@@ -167,19 +165,6 @@ class Publisher:
                         return
         finally:
             storage.close()
-
-    def _elect(self, connection: DatabaseConnection, study_id: int) -> bool:
-        """Hold the study's lock, which belongs to the connection and goes with it."""
-        held = text(
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
-            " AND classid = :kind AND objid = :study AND granted"
-        )
-        key = {"kind": _LOCKS, "study": study_id}
-        elected = bool(connection.execute(held, key).scalar()) or bool(
-            connection.execute(text("SELECT pg_try_advisory_lock(:kind, :study)"), key).scalar()
-        )
-        connection.commit()
-        return elected
 
     def _news(self, connection: DatabaseConnection, study_id: int) -> object:
         """What changes whenever a trial has told something new."""

@@ -16,6 +16,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import Happening
 from hms_tune.database import notices
 from hms_tune.database.connect import Storage
+from hms_tune.database.locks import lock_outbox
 from hms_tune.database.notices import Notice
 from hms_tune.database.queue.claim import gpu_hours_used
 from hms_tune.errors import NotificationError
@@ -117,7 +118,7 @@ class StudyWatch:
                     return
                 outlook = look_at(connection, self.study_id, self.study, budget)
                 if self.receivers:
-                    notices.lock(connection, self.study_id)
+                    lock_outbox(connection, self.study_id)
                     for notice in self._happenings(connection, outlook, budget):
                         notices.write(connection, self.study_id, notice)
             self._looks += 1
