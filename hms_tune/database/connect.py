@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Dialect, Engine
+from sqlalchemy import Connection, Dialect, Engine, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -31,8 +31,20 @@ from hms_tune.errors import StorageAwayError, StorageError
 
 T = TypeVar("T")
 
+Transaction: TypeAlias = Connection
+"""What queries run in, made by :meth:`Storage.transaction`."""
+
 Connect = functools.partial[psycopg2.extensions.connection]
 """Opens a connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL server. ``host`` is a name, or a socket's path; ``encrypted`` whether over TLS."""
+
+    version: str
+    host: str
+    encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +73,19 @@ class Storage:
             If it stayed away for too long.
         """
         return through_outages(work, patience=self.patience)
+
+    def server(self) -> Server:
+        """The server that answers, and how it is reached."""
+        with self.engine.connect() as connection:
+            version = connection.execute(text("SHOW server_version")).scalar_one()
+            driver: Any = connection.connection.dbapi_connection
+            return Server(str(version).split()[0], str(driver.info.host), bool(driver.info.ssl_in_use))
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the whole block, for a lock that outlasts a transaction."""
+        with self.engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

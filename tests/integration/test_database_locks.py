@@ -26,7 +26,7 @@ def test_webhooks_go_out_while_a_publisher_is_elected(
             "watcher",
             lambda outlook: None,
             receivers=Receivers(webhook.address),
-            wanted=frozenset({"new_best"}),
+            events=frozenset({"new_best"}),
         )
 
         def wait(_seconds: float, calls: list[None] = []) -> bool | None:  # noqa: B006
