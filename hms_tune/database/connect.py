@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import optuna
 import psycopg2
@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from hms_tune.database import tables
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.embedded.server import start_embedded
+from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.refusals import clause_of, mend_of
 from hms_tune.database.retry import Caller, Patience, passes, through_outages
@@ -30,8 +31,17 @@ from hms_tune.errors import StorageAwayError, StorageError
 
 T = TypeVar("T")
 
-_SETUP_LOCK = 4_865_141  # any number, the same in every process
-_STUDY_LOCKS = 4_865_142
+Transaction: TypeAlias = Connection
+"""What queries run in, made by :meth:`Storage.transaction`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL server. ``host`` is a name, or a socket's path; ``encrypted`` whether over TLS."""
+
+    version: str
+    host: str
+    encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,19 @@ class Storage:
         """
         return through_outages(work, patience=self.patience)
 
+    def server(self) -> Server:
+        """The server that answers, and how it is reached."""
+        with self.engine.connect() as connection:
+            version = connection.execute(text("SHOW server_version")).scalar_one()
+            driver: Any = connection.connection.dbapi_connection
+            return Server(str(version).split()[0], str(driver.info.host), bool(driver.info.ssl_in_use))
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the whole block, for a lock that outlasts a transaction."""
+        with self.engine.connect() as connection:
+            yield connection
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
@@ -71,18 +94,10 @@ class Storage:
     def study_lock(self, study_id: int, *, wait: bool = True) -> Iterator[Connection | None]:
         """A transaction during which no one else asks for a trial of this study or recovers one.
 
-        It is PostgreSQL's advisory lock: a process that dies lets go of it. Without ``wait``, None comes when
-        another holds it.
+        Without ``wait``, None comes when another holds the lock.
         """
         with self.transaction() as connection:
-            key = {"kind": _STUDY_LOCKS, "study": study_id}
-            if wait:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:kind, :study)"), key)
-                yield connection
-            elif connection.execute(text("SELECT pg_try_advisory_xact_lock(:kind, :study)"), key).scalar():
-                yield connection
-            else:
-                yield None
+            yield connection if lock_study(connection, study_id, wait=wait) else None
 
     @contextmanager
     def setup_lock(self) -> Iterator[None]:
@@ -95,11 +110,6 @@ class Storage:
         """Give all connections back."""
         self.optuna.remove_session()
         self.engine.dispose()
-
-
-def lock_setup(connection: Connection) -> None:
-    """For the rest of a transaction: no other process creates what they all share."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
 
 
 def resolve_address(storage: str | None, *, home: Path) -> URL:

@@ -15,8 +15,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 
 from hms_tune.database import tables
-from hms_tune.database.connect import Storage, assembled, errors_told, lock_setup, open_storage
+from hms_tune.database.connect import Storage, assembled, errors_told, open_storage
 from hms_tune.database.connections import Connect, connector
+from hms_tune.database.locks import lock_setup
 from hms_tune.database.url import DRIVER, parse_address
 
 _logger = logging.getLogger(__name__)

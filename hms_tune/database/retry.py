@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 import psycopg2
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
@@ -158,6 +158,11 @@ def passes(error: BaseException) -> bool:
         return True
     # No SQLSTATE: the server was not reached. Class 57: shutting down; 53: full; 08: broken connection.
     return isinstance(error, _OPERATIONAL) and (state is None or state[:2] in {"57", "53", "08"})
+
+
+def is_of_the_database(error: Exception) -> bool:
+    """Whether the database raised an error, or its absence did; else it is of whoever used it."""
+    return isinstance(error, StorageError | SQLAlchemyError) or passes(error)
 
 
 def through_outages(work: Callable[[], T], *, patience: Patience | None = None) -> T:
