@@ -39,7 +39,7 @@ from hms_tune.training.observer import Observer, Outcome, TrialInfo
 from hms_tune.worker.checkpoint_store.checkpoints import FLUSH_S, STORE_S, Artifacts, Workplace
 from hms_tune.worker.following import Following, resumable
 from hms_tune.worker.open_study import Search
-from hms_tune.worker.report_queue import Courier
+from hms_tune.worker.report_queue import ReportQueue
 from hms_tune.worker.results import OUTCOMES, Story, attributes_of, declined, failure, free_memory, wished
 from hms_tune.worker.stop import StepCut, Stop
 
@@ -178,7 +178,7 @@ class Runner:
         reporter = self.search.reporter(attempt.trial)
         with (
             self._workplace(attempt, keeper) as place,
-            Courier(self.storage.patience) as courier,
+            ReportQueue(self.storage.patience) as reports,
         ):
             following = Following(
                 story,
@@ -186,7 +186,7 @@ class Runner:
                 reporter,
                 observers=self.observers,
                 uploads=place.uploads,
-                courier=courier,
+                reports=reports,
                 look_s=self.look_s,
             )
             try:
@@ -194,9 +194,9 @@ class Runner:
             except LeaseLostError:
                 raise
             except (Exception, StepCut):
-                courier.settle()  # what it reported before it failed counts
+                reports.flush()  # what it reported before it failed counts
                 raise
-            courier.settle()
+            reports.flush()
             if result.ending == "handed_back":
                 place.uploads.flush(most_s=FLUSH_S)
             return result

@@ -15,7 +15,7 @@ from hms_tune.training.events import (
 )
 from hms_tune.training.observer import Observer
 from hms_tune.worker.checkpoint_store.uploads import Uploader
-from hms_tune.worker.report_queue import Courier
+from hms_tune.worker.report_queue import ReportQueue
 from hms_tune.worker.results import Story
 
 
@@ -31,7 +31,7 @@ class Following:
     """Passes on each event of an attempt, and hears what is decided about it.
 
     While it is in doubt whether the attempt is still ours, nothing leaves this process: observers and the
-    store wait, reports queue up with the courier.
+    store wait, reports queue up.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Following:
         *,
         observers: Sequence[Observer],
         uploads: Uploader,
-        courier: Courier,
+        reports: ReportQueue,
         look_s: float,
     ) -> None:
         self._story = story
@@ -50,7 +50,7 @@ class Following:
         self._reporter = reporter
         self._observers = observers
         self._uploads = uploads
-        self._courier = courier
+        self._reports = reports
         self._look_s = look_s
         self._decisions = Decisions()
 
@@ -68,12 +68,12 @@ class Following:
         While the database is away that is what was decided before; the report is delivered later.
         """
 
-        def errand() -> None:
+        def report() -> None:
             pruned = self._reporter.observe(event)
             self._decisions.prune = self._decisions.prune or pruned
             self._decisions.wanted = self._keeper.desired(fresh_s=self._look_s)
 
-        self._courier.send(errand)
+        self._reports.write(report)
         return self._decisions
 
 
