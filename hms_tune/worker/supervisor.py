@@ -122,7 +122,7 @@ class Supervisor:
             case TrialStarted(trial):
                 self._observer.trial_started(trial)
             case TrialEvent(trial, event):
-                self._images.add(trial, event)
+                self._images.add(event)
                 self._observer.event(trial, event)
             case TrialEnded(trial, outcome, value, reason):
                 self._observer.trial_ended(trial, outcome, value, reason)
