@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
@@ -69,6 +69,11 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, OperationalError | InterfaceError) and (
         state is None or state[:2] in {"57", "53", "08"}
     )
+
+
+def is_of_the_database(error: Exception) -> bool:
+    """Whether the database raised an error, or its absence did; else it is of whoever used it."""
+    return isinstance(error, StorageError | SQLAlchemyError) or passes(error)
 
 
 def through_outages(work: Callable[[], T], *, patience: Patience | None = None) -> T:
