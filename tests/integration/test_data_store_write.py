@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.signal_files import list_signal_files
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
-from hms_tune.data.store import write
+from hms_tune.data.store import decoder, write
+from hms_tune.data.store.journal import Source, Written
+from hms_tune.data.store.places import Place
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
+from hms_tune.errors import DataError
 
 EXPECTED = {
     "eeg": "947973980a8a7b2d74ff22bc3d35ed342fb98935d21f3923861f0900ac385ddb",
@@ -83,3 +93,101 @@ def test_a_store_holds_the_bytes_that_earlier_versions_wrote(
     if processes:
         monkeypatch.setattr(write, "WORTH_PROCESSES", 0)
     assert content_of(prepare(uneven, store=tmp_path / "store", jobs=jobs)) == EXPECTED
+
+
+def _zigzag(number: int) -> bytes:
+    """A number as Parquet's footer has it."""
+    rest, coded = 2 * number, b""
+    while rest > 127:
+        coded += bytes([rest & 127 | 128])
+        rest >>= 7
+    return coded + bytes([rest])
+
+
+def lie_about_rows(path: Path, rows: int, told: int) -> None:
+    """Let the footer of a file tell of another number of rows than its columns have."""
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    footer, end = content[-8 - size : -8], content[-8:]
+    field, next_field = b"\x16", b"\x19"
+    changed = footer.replace(field + _zigzag(rows) + next_field, field + _zigzag(told) + next_field, 1)
+    assert changed != footer
+    assert len(changed) == len(footer)
+    path.write_bytes(content[: -8 - size] + changed + end)
+
+
+@pytest.mark.parametrize("told", [11_999, 12_001])
+def test_a_footer_that_lies_about_its_rows_is_a_defect(
+    tmp_path: Path, competition_writer: Callable[..., Path], told: int
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=1, windows_per_recording=1)
+    lie_about_rows(root / "train_eegs/1001.parquet", 12_000, told)
+    what = f"not a readable parquet file: the footer tells of {told} rows, the columns hold 12000"
+    assert [defect.what for defect in check_folder(root).defects] == [what]
+    with pytest.raises(DataError, match=rf"train_eegs/1001\.parquet: {what}\. Restore the file"):
+        prepare(root)
+    assert not (root / "store.partial").exists()
+
+
+def test_a_file_that_changes_after_its_footer_was_read_is_refused(
+    tmp_path: Path, competition_writer: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=1, windows_per_recording=1)
+    path = root / "train_eegs/1001.parquet"
+    write_signals = write.write_signals
+
+    def change_and_write(*arguments: Any, **options: Any) -> list[Written]:
+        pq.write_table(pq.read_table(path).slice(0, 11_000), path)
+        return write_signals(*arguments, **options)
+
+    monkeypatch.setattr("hms_tune.data.store.prepare.write_signals", change_and_write)
+    with pytest.raises(DataError, match=r"the file has 11000 rows, and had 12000 when its place was"):
+        prepare(root)
+
+
+def test_a_footer_with_a_defect_is_refused_before_any_signal_is_decoded(
+    tmp_path: Path, competition_writer: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=1)
+    path = root / "test_spectrograms/8001.parquet"
+    path.write_bytes(path.read_bytes()[:1_000])
+    monkeypatch.setattr(decoder, "read_signal", lambda file: pytest.fail(f"decoded {file.path}"))
+    with pytest.raises(DataError, match=r"8001\.parquet: not a readable parquet file"):
+        prepare(root)
+
+
+def test_slices_of_a_killed_run_are_kept_wherever_they_lie(uneven: Path, tmp_path: Path) -> None:
+    """Decoders finish in any order: what is written behind a gap counts as well."""
+    target, partial = tmp_path / "store", tmp_path / "store.partial"
+    _stop_after_the_arrays(uneven, target)
+    journal = partial / write.JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 38
+    journal.write_text("".join(reversed(lines[5:17] + lines[20:])))
+    with (partial / "eeg.f16").open("r+b") as stream:  # where the slices lay that are not in the journal
+        stream.write(bytes(100_000))
+    decoded = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = decoder.read_signal
+        patch.setattr(decoder, "read_signal", lambda file: decoded.append(file) or original(file))
+        assert content_of(prepare(uneven, store=target, jobs=1)) == EXPECTED
+    assert len(decoded) == 8
+
+
+def _stop_after_the_arrays(root: Path, target: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from hms_tune.data.store import prepare as module\n"
+        "module.index_of = lambda *_: os._exit(9)\n"
+        "module.prepare(Path(sys.argv[1]), store=Path(sys.argv[2]), jobs=1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, root, target], check=False).returncode == 9
+
+
+def test_the_death_of_a_decoder_is_told_with_the_file_and_what_to_do(uneven: Path, tmp_path: Path) -> None:
+    table = pd.DataFrame({"eeg_id": [3000], "spectrogram_id": [8000]})
+    eeg, _ = list_signal_files(Competition.open(uneven), "test", table)
+    dead = decoder.DecoderProcess(tmp_path, None)
+    dead._process.kill()
+    with pytest.raises(DataError, match=r"3000\.parquet: the process .* ended with status -9\. Run it again"):
+        dead.write([Place(Source.of(eeg), 0, 10_000)])
+    dead.close()
