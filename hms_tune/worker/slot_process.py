@@ -113,6 +113,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.database.connect import open_patiently
     from hms_tune.database.queue.lease import Holder
     from hms_tune.machine.device import resolve_device
+    from hms_tune.machine.json_cache import JsonCache
     from hms_tune.machine.processes import this_process
     from hms_tune.search.memory_check import check_memory
     from hms_tune.studies.record_writer import Place, TrialRecorder
@@ -121,7 +122,6 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
     from hms_tune.training.cross_validation import CrossValidation
     from hms_tune.training.distributed.group import join
     from hms_tune.training.distributed.ranks import ALONE
-    from hms_tune.training.memory.measured_ratio import Calibration
     from hms_tune.training.rank_trials import dismiss, lead_trial
     from hms_tune.training.workspace import Workspace
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
@@ -141,7 +141,7 @@ def _run(plan: SlotPlan, stop: Stop, teller: PipeObserver) -> None:
         _acceleration(plan, study_file),
         ranks=ALONE if group is None else group.ranks,
         share=plan.memory_share,
-        calibration=Calibration(plan.home / "memory.json"),
+        ratios=JsonCache(plan.home / "memory.json"),
     )
     check_memory(study_file, workspace.plan)
     storage = open_patiently(plan.storage_url, hurried=lambda: stop.requested)
