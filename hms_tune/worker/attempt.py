@@ -2,9 +2,9 @@
 
 ::
 
-    ask Optuna for its values  asking.py
+    ask Optuna for its values  database/queue/start.py
     train, event by event      hms_tune.training
-    tell Optuna the result     attempts.py
+    tell Optuna the result     database/queue/end.py
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 ::
 
-    recover the trials of dead workers   recovery.py
-    claim a trial                        budget.py
-    run it                               running.py
-    remove what nobody needs any more    artifacts.py
+    recover the trials of dead workers   database/queue/recovery.py
+    claim a trial                        database/queue/claim.py
+    run it                               worker/attempt.py
+    remove what nobody needs any more    worker/checkpoint_store/checkpoints.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``hms-tune worker``: what it takes to join a study with this machine's devices.
 
-Data and study are checked first, then one process per slot runs (:mod:`supervisor`). Signals are answered: at
-the first, slots hand their trials back and the worker exits 0; at the second, all is over at once.
+Data and study are checked first, then one process per slot runs (:mod:`~hms_tune.worker.supervisor`).
+Signals are answered: at the first, slots hand their trials back and the worker exits 0; at the second, all is
+over at once.
 """
 
 from __future__ import annotations
