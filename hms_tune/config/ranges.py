@@ -9,7 +9,7 @@ path; inside a branch the branch's label is part of the path::
     training.scheduler                     one of "cosine", "plateau"
     training.scheduler.plateau.patience    exists only where training.scheduler is "plateau"
 
-Trees come from :mod:`hms_tune.config.space_reading`, which also fills in every value that a study file leaves
+Trees come from :mod:`hms_tune.config.range_reader`, which also fills in every value that a study file leaves
 out, so that two files that mean the same have the same space.
 """
 

@@ -31,7 +31,8 @@ class Labels:
     eeg_id, spectrogram_id, patient_id : int64 (n,)
     eeg_offset_seconds : float64 (n,), start of the 50 s EEG window in its recording
     spectrogram_offset_seconds : float64 (n,), start of the 10-minute window in its spectrogram
-    votes : float64 (n, 6), in the order of :data:`CLASSES`; zeros where nobody voted (the test split)
+    votes : float64 (n, 6), in the order of :data:`hms_tune.data.schema.CLASSES`; zeros where nobody voted
+        (the test split)
     raters : int64 (n,) or None, votes behind one window; the row sums of ``votes`` when None. With one row
         per EEG the votes are summed over overlapping windows, and only ``raters`` tells few from many experts
     split : which half of the competition the ids belong to

@@ -1,6 +1,7 @@
 """Optuna's storage, of which each read and each repeatable write waits for an absent database to return.
 
-Creating a trial and ending one are not here: repeated, they would do it twice. :mod:`attempts` guards those.
+Creating a trial and ending one are not here: repeated, they would do it twice.
+:mod:`~hms_tune.database.queue.end` guards those.
 
 What is written to a trial is written under the lock of its row. Optuna looks at the trial's state and then
 writes: a worker that falls asleep in between would write to a trial that recovery has ended meanwhile.

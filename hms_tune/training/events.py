@@ -91,7 +91,7 @@ class OutOfFold:
 
     With repeated folds a row appears once in each repeat, and ``fold`` counts through all repeats. ``row``
     indexes the trial's labels; ``probabilities`` and ``targets`` are float32 ``(n_rows, 6)`` in the order of
-    :data:`hms_tune.data.labels.CLASSES`; ``total_votes`` is the number of votes behind a target.
+    :data:`hms_tune.data.schema.CLASSES`; ``total_votes`` is the number of votes behind a target.
     """
 
     row: NDArray[np.int64]

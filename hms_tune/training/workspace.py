@@ -15,13 +15,14 @@ from hms_tune.data.labels import Labels, make_labels
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource, resident_bytes
 from hms_tune.machine.device import make_current
+from hms_tune.machine.json_cache import JsonCache
 from hms_tune.machine.memory import MemoryReader, read_memory
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.distributed.ranks import ALONE, Ranks
 from hms_tune.training.images.cache import CachedImages, ImageCache
 from hms_tune.training.images.images import RowImages, make_images
-from hms_tune.training.memory.measured_ratio import Calibration
+from hms_tune.training.memory.measured_ratio import step_ratio
 from hms_tune.training.memory.plan import MemoryPlan, plan_memory
 from hms_tune.training.step.learner import Learners
 from hms_tune.training.trial_data import TrialData
@@ -39,7 +40,7 @@ class Workspace:
     acceleration : how steps may be run
     ranks : the processes that train a trial together
     share : of the device's memory that this process may plan with; below 1 where several slots share it
-    calibration : what real steps took on this device; remembered in this process alone by default
+    ratios : what real steps took on this device over what was counted; kept in this process by default
     memory : asks the device for its free memory
     """
 
@@ -51,7 +52,7 @@ class Workspace:
         *,
         ranks: Ranks = ALONE,
         share: float = 1.0,
-        calibration: Calibration | None = None,
+        ratios: JsonCache | None = None,
         memory: MemoryReader = read_memory,
     ) -> None:
         make_current(device)
@@ -60,7 +61,7 @@ class Workspace:
         self.ranks = ranks
         self.learners = Learners(device, acceleration, ranks)
         self._share = share
-        self._calibration = calibration or Calibration()
+        self._ratios = ratios or JsonCache()
         self._memory = memory
         self._rows_key: str | None = None
         self._labels: Labels | None = None
@@ -127,7 +128,7 @@ class Workspace:
         plan = planned(1.0)
         if not plan.fits:  # even the small step that would be measured might not
             return plan
-        ratio = self._calibration.ratio(config, self.device)
+        ratio = step_ratio(config, self.device, self._ratios)
         return plan if ratio == 1.0 else planned(ratio)
 
     def _available(self) -> int:

@@ -3,8 +3,8 @@
 ::
 
     start_attempt    draws its values          database/queue/start.py
-    AttemptRun.run   trains, event by event    trainer.py, training/cross_validation.py
-                     reports each event        report_queue.py
+    AttemptRun.run   trains, event by event    worker/trainer.py, training/cross_validation.py
+                     reports each event        worker/report_queue.py
                      writes how it ended       database/queue/end.py
 """
 

@@ -4,8 +4,8 @@
 
     recover the trials of dead workers   database/queue/recovery.py
     claim a trial                        database/queue/claim.py
-    run one attempt of it                attempt.py
-    remove checkpoints of ended trials   checkpoint_store/checkpoints.py
+    run one attempt of it                worker/attempt.py
+    remove checkpoints of ended trials   worker/checkpoint_store/checkpoints.py
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.machine.device import resolve_device
+from hms_tune.machine.json_cache import JsonCache
 from hms_tune.search.memory_check import check_memory
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.distributed.group import RankPlace, join
 from hms_tune.training.distributed.ranks import ALONE
 from hms_tune.training.events import Event
-from hms_tune.training.memory.measured_ratio import Calibration
 from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, lead_trial
 from hms_tune.training.workspace import Workspace
 from hms_tune.worker.options import SlotPlan
@@ -53,7 +53,7 @@ class Trainer:
             _acceleration(plan),
             ranks=ALONE if self._group is None else self._group.ranks,
             share=plan.memory_share,
-            calibration=Calibration(options.home / "memory.json"),
+            ratios=JsonCache(options.home / "memory.json"),
         )
         self._checkpoint_s = options.checkpoint_s
         self._stop = stop

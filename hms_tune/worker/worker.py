@@ -1,7 +1,7 @@
 """A worker: joins a study with this machine's devices.
 
-It checks data and study, then runs one process per slot (:mod:`supervisor`). At the first signal slots hand
-their trials back and the worker exits 0; at the second it ends at once.
+It checks data and study, then runs one process per slot (:mod:`~hms_tune.worker.supervisor`). At the first
+signal slots hand their trials back and the worker exits 0; at the second it ends at once.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.input import InputConfig
 from hms_tune.config.trial import SGD, Adam, AdamW, ModelConfig, Optimizer, TrainingConfig, TrialConfig
+from hms_tune.machine.json_cache import JsonCache
 from hms_tune.models.frozen_prefix import cut
 from hms_tune.models.network import Network, build_network
 from hms_tune.training.step.acceleration import Accelerator, CapturedStep, _Times, compiling_pays
@@ -266,7 +267,7 @@ def test_dropout_before_the_cut_would_keep_layers_from_being_frozen() -> None:
 
 def test_a_way_is_taken_only_where_it_is_clearly_faster(tmp_path: Path) -> None:
     path = tmp_path / "home" / "steps.json"
-    times = _Times(path, "a step")
+    times = _Times(JsonCache(path), "a step")
     assert times.fastest() is None
     times.add("plain", 1.00)
     times.add("graphs", 0.98)
@@ -276,10 +277,10 @@ def test_a_way_is_taken_only_where_it_is_clearly_faster(tmp_path: Path) -> None:
     assert times.fastest() == "graphs"
     times.add("compiled", 0.30)
     times.keep()
-    assert _Times(path, "a step").fastest() == "compiled"
-    assert _Times(path, "another").fastest() is None
+    assert _Times(JsonCache(path), "a step").fastest() == "compiled"
+    assert _Times(JsonCache(path), "another").fastest() is None
     path.write_text("{ spoilt", encoding="utf-8")
-    assert _Times(path, "a step").fastest() is None
+    assert _Times(JsonCache(path), "a step").fastest() is None
 
 
 def test_compiling_must_pay_within_the_steps_to_come() -> None:

@@ -12,12 +12,13 @@ from torch import nn
 
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
+from hms_tune.machine.json_cache import JsonCache
 from hms_tune.machine.memory import _of_the_container, read_memory
 from hms_tune.models.frozen_prefix import cut
 from hms_tune.models.network import Network, build_network
 from hms_tune.training.memory.feature_bytes import feature_bytes
 from hms_tune.training.memory.footprint import Footprint, LiveBytes, count_step, footprint
-from hms_tune.training.memory.measured_ratio import Calibration
+from hms_tune.training.memory.measured_ratio import step_ratio
 from hms_tune.training.memory.plan import MemoryPlan, plan_memory
 
 IMAGE = (64, 128)
@@ -264,15 +265,8 @@ def test_a_plan_reads_as_sentences() -> None:
     assert lines[-1] == "  images: 31.2 MiB as float32: bit for bit as they are made"
 
 
-def test_a_measured_ratio_is_remembered_beside_those_of_others(tmp_path: Path) -> None:
-    path = tmp_path / "home" / "memory.json"
-    Calibration(path).remember("a", 1.25)
-    Calibration(path).remember("b", 1.5)
-    assert json.loads(path.read_text()) == {"a": 1.25, "b": 1.5}
-    path.write_text("{ damaged")
-    Calibration(path).remember("c", 2.0)
-    assert json.loads(path.read_text()) == {"c": 2.0}
-    assert Calibration(path).ratio(config(), CPU) == 1.0
+def test_a_step_on_the_cpu_takes_what_was_counted() -> None:
+    assert step_ratio(config(), CPU, JsonCache()) == 1.0
 
 
 def test_a_ratio_enlarges_the_step_alone() -> None:
@@ -309,7 +303,6 @@ def test_a_containers_limit_is_read_without_its_page_cache(tmp_path: Path) -> No
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_step_on_a_gpu_takes_about_what_was_counted(tmp_path: Path) -> None:
     trial = config("resnet18d", training={"precision": "float32"})
-    calibration = Calibration(tmp_path / "memory.json")
-    ratio = calibration.ratio(trial, torch.device("cuda", 0))
+    ratio = step_ratio(trial, torch.device("cuda", 0), JsonCache(tmp_path / "memory.json"))
     assert 1.0 <= ratio < 3.0
     assert list(json.loads((tmp_path / "memory.json").read_text()).values()) == [ratio]

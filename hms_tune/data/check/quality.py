@@ -34,7 +34,7 @@ def quality_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defec
     Parameters
     ----------
     file : the file
-    values : float32 (n_columns, n_rows) of :func:`hms_tune.data.files.signal_files.decode`
+    values : float32 (n_columns, n_rows) of :func:`hms_tune.data.files.decoding.decode`
     """
     if file.kind == "eeg":
         # in training it is an error, which reading the file has told

@@ -1,8 +1,7 @@
 """What a store, finished or not, holds of each file; so that no file is decoded twice.
 
-The arrays of an unfinished store grow file by file in a fixed order, and the journal by one JSON line for
-each file that lies in them. A line cut short by a kill is ignored; a slice is believed only if its checksum
-still fits.
+The journal of an unfinished store has a JSON line for each file that lies in its arrays. A line cut short by
+a kill is ignored; a slice is believed only if its checksum still fits.
 """
 
 from __future__ import annotations
@@ -84,7 +83,7 @@ _FIELDS = tuple(field.name for field in fields(Written))
 
 
 def read_journal(path: Path) -> Iterator[Written]:
-    """The files an earlier run finished, in their order, up to the first line that makes no sense."""
+    """The files an earlier run finished, up to the first line that makes no sense."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):

@@ -2,7 +2,8 @@
 
 Everything is written beside the store in ``<store>.partial`` and renamed when it is complete. The order of
 the files is fixed and their slices lie end to end, so a second run goes on where a killed one stopped, and
-the bytes are the same. Files that an older store of the folder holds unchanged are copied from it.
+the bytes are the same. The footers tell how long each slice is, so that files are decoded in any order.
+Files that an older store of the folder holds unchanged are copied from it.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import numpy as np
 import pandas as pd
 
 from hms_tune.data.files.competition import Competition
-from hms_tune.data.files.decoding import check_footer
 from hms_tune.data.files.defects import refuse
 from hms_tune.data.files.lock import exclusive
 from hms_tune.data.files.signal_files import list_signal_files, missing_files
 from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
-from hms_tune.data.store.journal import Source, Written
-from hms_tune.data.store.reuse import Shelf, index_of
+from hms_tune.data.store.decoder import row_bytes
+from hms_tune.data.store.journal import Source, Written, read_journal
+from hms_tune.data.store.places import Place, place_files, rows_of_arrays
+from hms_tune.data.store.reuse import OlderStore, index_of
 from hms_tune.data.store.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
 from hms_tune.data.store.write import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
@@ -36,9 +38,6 @@ _logger = logging.getLogger(__name__)
 Tables = dict[Split, pd.DataFrame]
 
 _COLUMNS: dict[Split, tuple[Column, ...]] = {"train": TRAIN_COLUMNS, "test": TEST_COLUMNS}
-
-_SAMPLED_FOOTERS = 24
-"""Files of each kind whose length is read to tell the size of a store before it is written."""
 
 _SPARE_BYTES = 64 * 2**20
 """Room left free beside the store, for its indexes and for whoever else writes to the disk."""
@@ -153,12 +152,13 @@ def _build(
     if _is_current(partial, digest):  # killed between its last byte and its renaming
         _swap(partial, target)
         return
-    shelf = _shelf(target, sources)
-    begun = sum((partial / name).stat().st_size for name, _ in ARRAYS.values() if (partial / name).is_file())
-    _refuse_full_disk(target, sources, begun)
+    older = _older_store(target, sources)
+    reusable, folder = ({}, None) if older is None else (older.written, older.folder)
+    places = place_files(sources, reusable, read_journal(partial / JOURNAL), jobs=jobs)
+    _refuse_full_disk(target, partial, places)
     partial.mkdir(exist_ok=True)
     try:
-        written = write_signals(partial, sources, shelf, jobs=jobs, progress=progress)
+        written = write_signals(partial, places, folder, jobs=jobs, progress=progress)
         for kind in KINDS:
             index_of(kind, written).to_parquet(partial / INDEXES[kind], index=False)
         for split, columns in _COLUMNS.items():
@@ -172,16 +172,16 @@ def _build(
     _swap(partial, target)
 
 
-def _shelf(target: Path, sources: Sequence[Source]) -> Shelf | None:
+def _older_store(target: Path, sources: Sequence[Source]) -> OlderStore | None:
     """The store that is there already, if slices of it can be used, and a word on what happens to it."""
     if not (target / MANIFEST).is_file():
         return None
     try:
-        shelf = Shelf.of(Store.open(target))
+        older = OlderStore.of(Store.open(target))
     except StoreError as error:
         _logger.info("%s; it is made anew", error)
         return None
-    kept = sum(shelf.has(source) for source in sources)
+    kept = sum(older.has(source) for source in sources)
     _logger.info(
         "%s does not match its folder: %d of %d files are new or changed and are decoded, %d are copied",
         target,
@@ -189,39 +189,27 @@ def _shelf(target: Path, sources: Sequence[Source]) -> Shelf | None:
         len(sources),
         kept,
     )
-    return shelf
+    return older
 
 
 def _no_rows(columns: Sequence[Column]) -> pd.DataFrame:
     return pd.DataFrame({column.name: np.empty(0, dtype=np.int64) for column in columns})
 
 
-def _refuse_full_disk(target: Path, sources: Sequence[Source], begun: int) -> None:
-    needed, exact = bytes_needed(sources)
+def _refuse_full_disk(target: Path, partial: Path, places: Sequence[Place]) -> None:
+    needed = sum(rows * row_bytes(kind) for kind, rows in rows_of_arrays(places).items())
+    begun = [partial / name for name, _ in ARRAYS.values()]
+    taken = sum(_BLOCK * path.stat().st_blocks for path in begun if path.is_file())
     free = shutil.disk_usage(target.parent).free
-    what = f"the store takes {'' if exact else 'about '}{needed / 2**30:.2f} GiB"
-    there = f"the disk has {free / 2**30:.2f} GiB free"
-    if free + begun < needed + _SPARE_BYTES:
+    what, there = f"the store takes {needed / 2**30:.2f} GiB", f"the disk has {free / 2**30:.2f} GiB free"
+    if free + taken < needed + _SPARE_BYTES:
         mend = "Free some room, or name another disk with --store."
         raise StoreError(f"{what}, {there}", where=target, mend=mend)
     _logger.info("%s: %s, %s", target, what, there)
 
 
-def bytes_needed(sources: Sequence[Source]) -> tuple[int, bool]:
-    """Room that the arrays of a store take, and whether that is exact.
-
-    Exact where there are few files; of many, some footers tell how the bytes of a file relate to its rows.
-    """
-    needed, exact = 0.0, True
-    for kind in KINDS:
-        chosen = [source for source in sources if source.file.kind == kind]
-        step = -(-len(chosen) // _SAMPLED_FOOTERS) or 1
-        sample = chosen[::step]
-        rows = sum(check_footer(source.file)[0] for source in sample)
-        share = sum(source.size for source in chosen) / max(1, sum(source.size for source in sample))
-        needed += rows * share * ARRAYS[kind][1] * 2
-        exact = exact and step == 1
-    return round(needed), exact
+_BLOCK = 512
+"""Bytes in which :attr:`os.stat_result.st_blocks` counts; arrays are as long as they will be, with holes."""
 
 
 def _manifest(competition: Competition, written: Sequence[Written], target: Path, source: str) -> Manifest:

@@ -17,7 +17,7 @@ _CENTRES = [f"centre_{channel}" for channel in EEG_COLUMNS]
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class OlderStore:
     """An older store, for the slices that have not changed.
 
     Parameters
@@ -30,7 +30,7 @@ class Shelf:
     written: Mapping[Key, Written]
 
     @classmethod
-    def of(cls, store: Store) -> Shelf:
+    def of(cls, store: Store) -> OlderStore:
         """Every slice of an open store."""
         entries = [*_entries("eeg", store.recordings), *_entries("spectrogram", store.spectrograms)]
         return cls(store.path, {entry.key: entry for entry in entries})

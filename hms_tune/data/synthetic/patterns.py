@@ -59,7 +59,8 @@ class PatternTraits:
     amplitude : µV, median bipolar peak-to-peak at full strength
     rate : Hz; of a seizure, at its middle
     side : −1 left, +1 right
-    azimuth, inclination : place of the focus on the right hemisphere, degrees (see :func:`~.head.direction`)
+    azimuth, inclination : place of the focus on the right hemisphere, degrees (see
+        :func:`~hms_tune.data.synthetic.head.direction`)
     width : spread of the focus, degrees of arc
     sharpness : of a seizure, 0 blunt … 1 spiky
     discharge : form of its periodic discharges

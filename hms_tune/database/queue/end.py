@@ -7,7 +7,7 @@ lease, and recovery takes the result from it. A loser can write nothing: recover
 and Optuna refuses to change a finished one. When the answer to the COMMIT was lost the result is told again,
 and found by the lease that has ended with it.
 
-How an attempt begins is in :mod:`asking`.
+How an attempt begins is in :mod:`~hms_tune.database.queue.start`.
 """
 
 from __future__ import annotations

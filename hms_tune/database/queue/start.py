@@ -1,8 +1,8 @@
 """From a claim to an Optuna trial, so that dying anywhere loses nothing.
 
 An attempt carries its lease's id as a user attribute from the moment it exists, before it is bound to the
-lease. A worker that dies in between leaves a RUNNING trial that :mod:`recovery` finds by that attribute; and
-where an outage cut the worker off, so does the worker itself when it asks again.
+lease. A worker that dies in between leaves a RUNNING trial that :mod:`~hms_tune.database.queue.recovery`
+finds by that attribute; and where an outage cut the worker off, so does the worker itself when it asks again.
 
 A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
 by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps

@@ -5,21 +5,14 @@ Convolutions bring workspaces of their own and the allocator rounds up, by how m
 
 from __future__ import annotations
 
-import fcntl
-import json
-import logging
-import os
-from pathlib import Path
-
 import torch
 from torch.nn import functional
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.machine.device import autocast, computes_in_bfloat16, prepare_device
+from hms_tune.machine.json_cache import JsonCache
 from hms_tune.models.network import build_network
 from hms_tune.training.memory.footprint import N_CLASSES, footprint
-
-_logger = logging.getLogger(__name__)
 
 PROBED_BATCH = 8
 
@@ -27,64 +20,27 @@ LEAST_RATIO = 1.0
 """A step that took less than was counted does not make the plan bolder."""
 
 
-class Calibration:
-    """Ratios of measured to counted bytes, in a JSON file that all processes of a machine share.
+def step_ratio(config: TrialConfig, device: torch.device, known: JsonCache) -> float:
+    """The ratio for a trial's backbone, image and precision on a device; measured where nobody has.
+
+    On the CPU it is 1: there, bytes are what was counted.
 
     Parameters
     ----------
-    path : the file; made when the first ratio is remembered. None: remembered in this process alone
+    known : ratios that this machine's processes have measured
     """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._ratios: dict[str, float] = {}
-
-    def ratio(self, config: TrialConfig, device: torch.device) -> float:
-        """The ratio for a trial's backbone, image and precision on a device; probed where nobody has.
-
-        On the CPU it is 1: there, bytes are what was counted.
-        """
-        if device.type != "cuda":
-            return 1.0
-        key = probe_key(config, device)
-        if key not in self._ratios:
-            self._ratios |= self._read()
-        if key not in self._ratios:
-            measured = _measured(config, device)
-            if measured is None:  # what is free went meanwhile; the next trial tries again
-                torch.cuda.empty_cache()
-                return LEAST_RATIO
-            self.remember(key, max(LEAST_RATIO, measured))
-        return self._ratios[key]
-
-    def remember(self, key: str, ratio: float) -> None:
-        """Keep a ratio, beside those of other processes; where that fails, it is measured again next time."""
-        self._ratios[key] = ratio
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._ratios = self._read() | self._ratios
-                written = self._path.with_suffix(".new")
-                text = json.dumps(self._ratios, indent=2, sort_keys=True) + "\n"
-                written.write_text(text, encoding="utf-8")
-                os.replace(written, self._path)
-        except OSError as error:
-            _logger.warning("%s cannot be written: %s", self._path, error.strerror or error)
-
-    def _read(self) -> dict[str, float]:
-        """What the file holds; a damaged one holds nothing, and is written anew."""
-        if self._path is None:
-            return {}
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(known, dict):
-            return {}
-        return {key: float(value) for key, value in known.items() if isinstance(value, int | float)}
+    if device.type != "cuda":
+        return 1.0
+    key = probe_key(config, device)
+    ratio = known.get(key)
+    if not isinstance(ratio, int | float):
+        ratio = _measured(config, device)
+        if ratio is None:  # what is free went meanwhile; the next trial tries again
+            torch.cuda.empty_cache()
+            return LEAST_RATIO
+        ratio = max(LEAST_RATIO, ratio)
+        known.keep(key, ratio)
+    return float(ratio)
 
 
 def probe_key(config: TrialConfig, device: torch.device) -> str:

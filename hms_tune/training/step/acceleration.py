@@ -10,19 +10,17 @@ undisturbed one bit for bit, and what is fastest today need not be so tomorrow.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
+from hms_tune.machine.json_cache import JsonCache
 
 Batch = tuple[Tensor | None, ...]
 """Targets, weights and inputs of a step; None where there are no weights."""
@@ -109,7 +107,9 @@ class Accelerator:
         wanted = self._settings.wanted
         if wanted == "plain" or (wanted in ("auto", "graphs") and self._device.type != "cuda"):
             return plain
-        times = _Times(self._settings.times, f"{_device_name(self._device)} {self._name} {_describe(batch)}")
+        times = _Times(
+            JsonCache(self._settings.times), f"{_device_name(self._device)} {self._name} {_describe(batch)}"
+        )
         ways: dict[Acceleration, Callable[[Batch], Tensor]] = {"plain": plain}
         with unchanged():
             if wanted != "auto":
@@ -225,10 +225,11 @@ def compiling_pays(step_seconds: float, steps_to_come: int) -> bool:
 class _Times:
     """Seconds of a step run in different ways, kept from one process to the next."""
 
-    def __init__(self, path: Path | None, name: str) -> None:
-        self._path = path
+    def __init__(self, kept: JsonCache, name: str) -> None:
+        self._kept = kept
         self._name = name
-        self._seconds: dict[str, float] = _read(path).get(name, {})
+        known = kept.get(name)
+        self._seconds: dict[str, float] = dict(known) if isinstance(known, dict) else {}
 
     @property
     def best(self) -> float:
@@ -248,28 +249,11 @@ class _Times:
         return cast("Acceleration | None", chosen)
 
     def keep(self) -> None:
-        """Write them down; a machine that cannot keep them measures again next time."""
-        if self._path is None:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._path.with_suffix(f".{os.getpid()}")
-            text = json.dumps(_read(self._path) | {self._name: self._seconds}, indent=1)
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self._path)
-        except OSError as error:
-            _logger.warning("%s cannot be written: %s", self._path, error.strerror or error)
+        """Write them down, so that the next process need not measure."""
+        self._kept.keep(self._name, self._seconds)
 
     def __str__(self) -> str:
         return ", ".join(f"{way} {1e3 * seconds:.2f} ms" for way, seconds in self._seconds.items())
-
-
-def _read(path: Path | None) -> dict[str, dict[str, float]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _describe(batch: Batch) -> str:

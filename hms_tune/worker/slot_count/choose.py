@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import HmsTuneError, TrainingError
 from hms_tune.machine.cores import usable_cores
+from hms_tune.machine.json_cache import JsonCache
 
 LEAST_GAIN = 0.10
 """What one more slot must add to the images per second."""
@@ -106,13 +106,13 @@ def slots_that_pay(
     try:
         with probes as opened:
             name = opened.device_name()
-            known = _read(memory).get(work.key(name))
-            if known is not None:
-                table = [Measured(**row) for row in known]
+            known = JsonCache(memory)
+            table = _table(known.get(work.key(name)))
+            if table:
                 _logger.info("%s: %s, as found before", name, _said(table))
             else:
                 table = fill(opened, most=most)
-                _keep(memory, work.key(name), table)
+                known.keep(work.key(name), [asdict(row) for row in table])
                 _logger.info("%s: %s", name, _said(table))
     except HmsTuneError as error:
         _logger.warning("How many slots pay could not be measured, so there is one: %s", error)
@@ -161,31 +161,12 @@ def _said(table: Sequence[Measured]) -> str:
     return f"{chosen} slot{'s' * (chosen > 1)} ({rows})"
 
 
-def _read(path: Path | None) -> dict[str, list[dict[str, Any]]]:
-    if path is None:
-        return {}
+def _table(rows: Any) -> list[Measured]:
+    """What was kept; empty where that is nothing, or of another version."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for rows in content.values():
-            for row in rows:
-                Measured(**row)
-    except (OSError, ValueError, TypeError, AttributeError):  # none yet, or not ours to understand
-        return {}
-    return dict(content)
-
-
-def _keep(path: Path | None, key: str, table: Sequence[Measured]) -> None:
-    """Write a result beside the others; where that fails, it is measured again next time."""
-    if path is None:
-        return
-    content = _read(path) | {key: [asdict(row) for row in table]}
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        _logger.warning("%s cannot be written: %s", path, error.strerror or error)
+        return [Measured(**row) for row in rows or ()]
+    except TypeError:
+        return []
 
 
 MOST_SLOTS = 16
