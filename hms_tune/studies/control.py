@@ -13,12 +13,12 @@ import optuna
 
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.studies import DesiredState, delete_study_rows
 from hms_tune.database.queue.requests import (
     request_study_state,
     request_trial_stop,
     request_workers_leave,
 )
-from hms_tune.database.studies import DesiredState, delete_study_rows
 from hms_tune.errors import UsageError
 from hms_tune.studies.lookup import find_study
 from hms_tune.studies.status import status

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.studies import is_ours
+from hms_tune.database.queries.studies import is_ours
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.study import foreign_study
 

@@ -9,8 +9,8 @@ import io
 
 import numpy as np
 
-from hms_tune.database import records
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries import records
 from hms_tune.training.events import OutOfFold
 
 

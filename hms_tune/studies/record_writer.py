@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.records import write_record
+from hms_tune.database.queries.records import write_record
 from hms_tune.database.retry import Caller, passes
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database import totals
-from hms_tune.database.attempts import enqueued_values, last_attempts_of_trials_ended_for
 from hms_tune.database.connect import Storage, Transaction
-from hms_tune.database.fleet import running_trials, workers_of_study
+from hms_tune.database.queries import totals
+from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
+from hms_tune.database.queries.fleet import running_trials, workers_of_study
+from hms_tune.database.queries.studies import is_ours, study_names, study_row
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
-from hms_tune.database.studies import is_ours, study_names, study_row
 from hms_tune.errors import UsageError
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE

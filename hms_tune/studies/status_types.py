@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
-from hms_tune.database.fleet import RunningTrial, WorkerRow
+from hms_tune.database.queries.fleet import RunningTrial, WorkerRow
 from hms_tune.database.queue.end import ENDING_ATTRIBUTE, LINEAGE_ATTRIBUTE, REASON_ATTRIBUTE
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.attempt_state import KL_HIGH_VOTE, SECONDS, state_of

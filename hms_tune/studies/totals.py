@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from hms_tune.database import totals
 from hms_tune.database.connect import Storage, Transaction
+from hms_tune.database.queries import totals
+from hms_tune.database.queries.studies import StudyRow, study_row
 from hms_tune.database.queue.claim import gpu_hours_used
-from hms_tune.database.studies import StudyRow, study_row
 
 RECENT_S = 3600.0
 """Speeds are those of this much time, or of the study's age if it is younger."""

@@ -10,10 +10,10 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database.attempts import AttemptRecord, attempts_by_trial
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.attempts import AttemptRecord, attempts_by_trial
+from hms_tune.database.queries.records import RecordRow, records_of_study
 from hms_tune.database.queue.end import ENDING_ATTRIBUTE, REASON_ATTRIBUTE
-from hms_tune.database.records import RecordRow, records_of_study
 from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hms_tune.database.totals import Leader
+    from hms_tune.database.queries.totals import Leader
     from hms_tune.studies.totals import StudyTotals
 
 

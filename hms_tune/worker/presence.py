@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.workers import Presence, add_worker, update_worker
+from hms_tune.database.queries.workers import Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import UsageMeter

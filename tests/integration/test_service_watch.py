@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from hms_tune.config.study_sections import HAPPENINGS
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.outbox import Entry, add_entry, take_entry
+from hms_tune.database.queries.outbox import Entry, add_entry, take_entry
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from sqlalchemy import case, func, select, update
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.studies import DesiredState
 from hms_tune.database.queue.claim import trials_claimed
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
-from hms_tune.database.studies import DesiredState
 from hms_tune.database.tables import leases, lineages, studies, workers
 from hms_tune.errors import UnknownStudyError, UsageError
 

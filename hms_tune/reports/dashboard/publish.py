@@ -10,7 +10,7 @@ from optuna_dashboard import save_plotly_graph_object
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.records import mark_published, unpublished_predictions
+from hms_tune.database.queries.records import mark_published, unpublished_predictions
 from hms_tune.reports.dashboard.files import attach, writable_store
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from hms_tune.database.locks import is_elected_publisher
-from hms_tune.database.records import RecordsEnded, records_ended
+from hms_tune.database.queries.records import RecordsEnded, records_ended
 from hms_tune.errors import StorageError
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.records import notes_by_number
-from hms_tune.database.studies import is_ours
-from hms_tune.database.totals import best_attempt_ids
+from hms_tune.database.queries.records import notes_by_number
+from hms_tune.database.queries.studies import is_ours
+from hms_tune.database.queries.totals import best_attempt_ids
 
 NEWEST, BEST = 50, 10
 """Of how many trials the page is told what they reported."""

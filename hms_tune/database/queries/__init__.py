@@ -1,0 +1,1 @@
+"""Questions about studies, and what is written for people, by subject."""
