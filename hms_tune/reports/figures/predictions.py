@@ -17,26 +17,23 @@ from hms_tune.reports.figures.style import ACCENT, CLASS_COLOURS, FAINT, INK, ch
 from hms_tune.reports.figures.window import View, heading, labelled_figure
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.history import FoldRecord
-from hms_tune.training.scores import Score, kl_per_row
+from hms_tune.training.scores import Score, confusion, kl_per_row, reliability
 
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
 
 
 def confusion_figure(predictions: OutOfFold) -> Figure:
     """Experts' consensus against the model's likeliest class."""
-    truth, said = predictions.targets.argmax(axis=1), predictions.probabilities.argmax(axis=1)
-    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    np.add.at(counts, (truth, said), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    found = confusion(predictions)
     figure = new_figure(5.8, 5.0)
     axes = figure.add_axes((0.16, 0.14, 0.82, 0.83))
-    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    for row in range(len(CLASSES)):
-        for column in range(len(CLASSES)):
-            if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.55 else INK
-                label = f"{shares[row, column]:.0%}\n{counts[row, column]:,}"
-                axes.text(column, row, label, ha="center", va="center", fontsize=8.5, color=colour)
+    axes.imshow(found.shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), count in np.ndenumerate(found.counts):
+        if count:
+            share = found.shares[row, column]
+            colour = "white" if share > 0.55 else INK
+            label = f"{share:.0%}\n{count:,}"
+            axes.text(column, row, label, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES)
     axes.set_xlabel("the model's likeliest class", fontsize=9.5, color=INK)
@@ -46,21 +43,15 @@ def confusion_figure(predictions: OutOfFold) -> Figure:
     return figure
 
 
-def reliability_figure(predictions: OutOfFold, *, bins: int = 10) -> Figure:
+def reliability_figure(predictions: OutOfFold) -> Figure:
     """Predicted probability against the share of votes that a class really got."""
-    predicted = predictions.probabilities.ravel().astype(np.float64)
-    voted = predictions.targets.ravel().astype(np.float64)
-    place = np.minimum((predicted * bins).astype(np.int64), bins - 1)
-    rows = np.bincount(place, minlength=bins)
-    there = rows > 0
-    mean = np.bincount(place, predicted, bins)[there] / rows[there]
-    share = np.bincount(place, voted, bins)[there] / rows[there]
-    gap = float(np.sum(rows[there] * np.abs(mean - share)) / rows.sum())
+    found = reliability(predictions)
     figure, axes = chart(5.4, 5.0)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(mean, share, color=ACCENT, linewidth=1.4)
-    axes.scatter(mean, share, s=18 + 160 * rows[there] / rows.max(), color=ACCENT, zorder=3)
-    axes.text(0.03, 0.95, f"mean gap {gap:.3f}", fontsize=10, color=INK, va="top")
+    axes.plot(found.predicted, found.voted, color=ACCENT, linewidth=1.4)
+    sizes = 18 + 160 * found.count / found.count.max()
+    axes.scatter(found.predicted, found.voted, s=sizes, color=ACCENT, zorder=3)
+    axes.text(0.03, 0.95, f"mean gap {found.gap:.3f}", fontsize=10, color=INK, va="top")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("predicted probability, any class; dots grow with the number", fontsize=9.5, color=INK)
