@@ -197,15 +197,17 @@ def _units(plan: Demo) -> dict[str, int]:
 
 
 def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
+    from hms_tune.studies.text import score_text
+
     units = _units(plan)
     states = [f"{units[state]} {state}" for state in ("complete", "pruned", "failed") if units.get(state)]
     table = Table(title="hms_tune demo", show_header=False, title_justify="left")
     table.add_row("trials", ", ".join(states))
-    table.add_row("best KL in the search", _figure(scores.search_kl))
-    table.add_row("KL of the best trial, retrained", _figure(scores.kl))
-    table.add_row("KL of the prior on the same folds", _figure(scores.prior_kl))
-    table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", _figure(scores.held_out_kl))
-    table.add_row("KL of the prior there", _figure(scores.held_out_prior_kl))
+    table.add_row("best KL in the search", score_text(scores.search_kl))
+    table.add_row("KL of the best trial, retrained", score_text(scores.kl))
+    table.add_row("KL of the prior on the same folds", score_text(scores.prior_kl))
+    table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", score_text(scores.held_out_kl))
+    table.add_row("KL of the prior there", score_text(scores.held_out_prior_kl))
     console = Console()
     console.print(table)
     for name, what in (
@@ -215,10 +217,6 @@ def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
         ("all trials", _command(plan, "study", "show", _STUDY)),
     ):
         console.print(f"{name:<12}{what}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _command(plan: Demo, *arguments: str) -> str:

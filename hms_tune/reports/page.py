@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hms_tune.data.schema import CLASSES
+from hms_tune.errors import DataError
 from hms_tune.reports.figures.style import CLASS_COLOURS
 
 _STYLE = """
@@ -64,6 +66,22 @@ def page(title: str, parts: Sequence[str]) -> str:
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a page or a picture, making its folder.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise DataError(what, where=path, mend="Name a writable place.") from error
 
 
 def text(value: object) -> str:

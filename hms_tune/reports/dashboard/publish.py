@@ -15,20 +15,13 @@ from hms_tune.database.tables import now, out_of_fold, trial_records
 from hms_tune.reports.dashboard.files import attach, writable_store
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note
-from hms_tune.reports.figures.predictions import (
-    confusion_figure,
-    curves_figure,
-    reliability_figure,
-    score_figure,
-    worst_predicted,
-)
+from hms_tune.reports.figures.predictions import curves_figure, prediction_figures, worst_predicted
 from hms_tune.reports.figures.style import png
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord, load_study, study_record
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _logger = logging.getLogger(__name__)
 
@@ -95,12 +88,8 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
 
 
 def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> Iterator[tuple[str, bytes]]:
-    overall = deciding_score(trial, predictions)
-    level = overall.kl if overall else 0.0
-    yield "confusion.png", png(confusion_figure(predictions))
-    yield "reliability.png", png(reliability_figure(predictions))
-    yield "kl-by-class.png", png(score_figure(scores_by_class(predictions), overall=level))
-    yield "kl-by-votes.png", png(score_figure(scores_by_votes(predictions), overall=level))
+    for drawn in prediction_figures(trial, predictions):
+        yield f"{drawn.name}.png", png(drawn.figure)
     yield "curves.png", png(curves_figure(trial.folds))
     if root is not None:
         for place, worst in enumerate(worst_predicted(predictions, root), start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +15,42 @@ from hms_tune.errors import DataError
 from hms_tune.reports.figures.example import load_example
 from hms_tune.reports.figures.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart, new_figure, quiet
 from hms_tune.reports.figures.window import View, heading, labelled_figure
+from hms_tune.studies.score import deciding_score
+from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.history import FoldRecord
-from hms_tune.training.scores import Score, confusion, kl_per_row, reliability
+from hms_tune.training.scores import (
+    Score,
+    confusion,
+    kl_per_row,
+    reliability,
+    scores_by_class,
+    scores_by_votes,
+)
 
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with the name of its file, its title, and what it shows."""
+
+    name: str
+    title: str
+    about: str
+    figure: Figure
+
+
+def prediction_figures(trial: TrialRecord, predictions: OutOfFold) -> Iterator[Drawn]:
+    """Where a trial is right and wrong: confusion, reliability, KL by class and by number of votes."""
+    overall = deciding_score(trial, predictions)
+    level = overall.kl if overall else 0.0
+    yield Drawn("confusion", "Confusion", "consensus against likeliest class", confusion_figure(predictions))
+    yield Drawn("reliability", "Reliability", "probability against votes", reliability_figure(predictions))
+    by_class = score_figure(scores_by_class(predictions), overall=level)
+    yield Drawn("kl-by-class", "By class", "KL by consensus", by_class)
+    by_votes = score_figure(scores_by_votes(predictions), overall=level)
+    yield Drawn("kl-by-votes", "By votes", "KL by number of experts", by_votes)
 
 
 def confusion_figure(predictions: OutOfFold) -> Figure:
