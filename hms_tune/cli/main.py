@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hms_tune.cli.concealing import conceal_passwords
 from hms_tune.errors import HmsTuneError
 from hms_tune.version import __version__
 
@@ -86,7 +85,6 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 
 def main() -> None:
     """Run the command line. An error that is the user's to mend is one line, without a traceback."""
-    conceal_passwords()
     # Read when torch is loaded, here and in the slots. Threads that spin long while they wait for each other
     # bring a machine that others use too almost to a standstill (docs/decisions/0011).
     if "OMP_WAIT_POLICY" not in os.environ:
