@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optuna_dashboard import save_plotly_graph_object
-from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from sqlalchemy import select, update
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import now, out_of_fold, trial_records
+from hms_tune.reports.dashboard.dashboard_private import stored_graph
 from hms_tune.reports.dashboard.files import attach, writable_store
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note
@@ -51,14 +51,8 @@ def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
     loaded = load_study(storage, study.name)
     attributes = storage.optuna.get_study_system_attrs(study.study_id)
     for graph in study_graphs(study):
-        if _standing(attributes, graph.name) != graph.to_json():
+        if stored_graph(attributes, graph.name) != graph.to_json():
             save_plotly_graph_object(loaded, graph, graph_object_id=graph.name)
-
-
-def _standing(attributes: dict[str, object], name: str) -> str:
-    prefix = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
-    pieces = {key: value for key, value in attributes.items() if key.startswith(prefix)}
-    return "".join(str(pieces.get(f"{prefix}{place}", "")) for place in range(len(pieces)))
 
 
 def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_root: Path | None) -> None:
