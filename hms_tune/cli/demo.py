@@ -1,4 +1,4 @@
-"""``hms-tune demo``: the main job from start to end, with the functions behind the commands."""
+"""``hms-tune demo``: from synthetic data to a submission, by the functions behind the commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TEMPLATE = "smoke"
 _STUDY = "demo"
 _EPOCHS = 10
-"""Twice what is enough to see that everything works: the demo's scores are to mean something."""
+"""Twice what shows that everything works, so that the scores are better than chance."""
 _STARTUP_TRIALS = 4
 """Trials that run to their end before others are pruned beside them."""
 
@@ -149,7 +149,7 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
 
 
 def _refuse_unfinished(plan: Demo) -> None:
-    """A worker that was asked to stop returns as one that is done."""
+    """Raise an error if trials are left: a worker that is stopped returns as one that is done."""
     left = plan.trials - sum(_units(plan).get(outcome, 0) for outcome in ("complete", "pruned", "failed"))
     if left > 0:
         raise HmsTuneError(

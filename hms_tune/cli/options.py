@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean together with the environment."""
+"""Options that several commands share, and the environment variables that stand in for them."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> 
 
 
 def artifacts_location(settings: Settings) -> str:
-    """Where checkpoints lie: a folder, or ``s3://bucket/prefix``."""
+    """Where checkpoints are kept: a folder, or ``s3://bucket/prefix``."""
     return settings.artifacts or str(settings.home / "artifacts")
 
 
 def artifacts_folder(settings: Settings) -> Path:
-    """The folder of what the dashboard shows: beside the checkpoints, under ``home`` if those are in S3."""
+    """The folder of the dashboard's files: that of the checkpoints; under ``home`` if these are in S3."""
     location = artifacts_location(settings)
     return settings.home / "artifacts" if "://" in location else Path(location).expanduser()
 

@@ -1,4 +1,4 @@
-"""What a report finds: the score, the data, the winner's values, its mistakes, what the search spent."""
+"""Sections of a study's report: score, data, winning values, mistakes, pruning, hardware."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All that a report says: the study, its winner's predictions, importances, an export's scores."""
+    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export."""
 
     study: StudyRecord
     predictions: OutOfFold | None
@@ -98,7 +98,7 @@ def data_section(material: Material) -> list[str]:
 
 
 def space_section(material: Material) -> list[str]:
-    """Each range with the winner's value and what it mattered."""
+    """Each range with the best trial's value and its importance."""
     study = material.study
     best = study.best.params if study.best else {}
     importance = material.importances
@@ -119,7 +119,7 @@ def space_section(material: Material) -> list[str]:
 
 
 def prediction_section(material: Material) -> list[str]:
-    """Where the winner is right and wrong."""
+    """Where the best trial is right and wrong."""
     predictions, best = material.predictions, material.study.best
     if predictions is None or best is None:
         return []
@@ -132,7 +132,7 @@ def prediction_section(material: Material) -> list[str]:
 
 
 def pruning_section(study: StudyRecord) -> list[str]:
-    """What was given up, and what that saved."""
+    """What was pruned, what that saved, and what failed."""
     spent = saving(study.trials)
     told = (
         f"{spent.trials} of {len(study.trials)} trials were pruned. {spent.epochs_run:,} epochs were trained "

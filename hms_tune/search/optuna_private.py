@@ -27,5 +27,5 @@ def study_id_of(study: Any) -> int:
 
 
 def all_trials_of(study: Study) -> list[FrozenTrial]:
-    """All trials. Under Hyperband a sampler gets one bracket's study, whose ``get_trials`` leaves some out."""
+    """All trials; under Hyperband ``study.get_trials`` of a sampler has those of one bracket alone."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False)

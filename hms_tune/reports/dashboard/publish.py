@@ -1,4 +1,4 @@
-"""Writes what the dashboard shows of a study: its note, its figures, pictures of each new best."""
+"""Write what the dashboard shows of a study: its note, its figures, pictures of each new best trial."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> 
 def _finish_best(
     storage: Storage, study: StudyRecord, trial: TrialRecord, predictions: OutOfFold, names: list[str]
 ) -> None:
-    """Say in the trial's note what lies beside it, and that this best is done with."""
+    """Name the pictures in the trial's note, and mark the trial as published."""
     note = trial_note(trial, study.trials)
     found = deciding_score(trial, predictions)
     note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")

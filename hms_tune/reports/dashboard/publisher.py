@@ -1,7 +1,7 @@
 """The process beside a worker that keeps a study's dashboard page up to date.
 
-It is a process, so that neither a figure that takes seconds nor a crash while drawing one is felt by a trial.
-Every worker has one; whichever holds the study's advisory lock writes, the others wait for it to die.
+It is a process, so that a figure that takes seconds, or a crash while drawing one, disturbs no trial. Every
+worker has a publisher; the one that holds the study's advisory lock writes, the others wait for the lock.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LOCKS = 4_865_143
 
 @dataclass(frozen=True, slots=True)
 class PublisherPlan:
-    """What the process needs; it reads it from its standard input, so the password stays out of sight."""
+    """What the process needs. It holds a password, and so comes through standard input, unseen by others."""
 
     study: str
     storage_url: str = field(repr=False)
@@ -70,7 +70,7 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
 
     Parameters
     ----------
-    hurried : whether the end has to be quick: nothing is waited for then
+    hurried : if it returns true, the end waits for no last publication
     """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "hms_tune.reports.dashboard.publisher"],
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 class Publisher:
-    """Publishes a study when something is new, not too often, while it is the one elected."""
+    """Publishes a study while it is elected, when something is new, and not too often."""
 
     def __init__(self, plan: PublisherPlan) -> None:
         self._plan = plan
@@ -127,7 +127,7 @@ class Publisher:
         self._rest_until = 0.0
 
     def run(self, wait: Callable[[float], bool | None]) -> None:
-        """Look, publish, wait, again and again. A database that is away is asked again later."""
+        """Publish what is new until told to stop. After an outage or an error, try again later."""
         while True:
             told = wait(LOOK_S)
             if told is False:

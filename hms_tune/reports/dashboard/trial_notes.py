@@ -1,13 +1,14 @@
 """The dashboard with a note on every trial, and without what makes its pages slow.
 
-The dashboard keeps notes as attributes of the study and looks through all of them once for every trial, so
-that notes on a thousand trials would slow each page by a quarter. Ours lie in our own table and are laid
-into the answer that the page asks for. A note that a person wrote in the dashboard comes first.
+The dashboard keeps notes as attributes of the study and reads all of them for every trial: notes on a
+thousand trials would make each page a quarter slower. Our notes lie in our own table, and
+:class:`TrialNotes` writes them into the answer to the page's request. A note that a person wrote stays.
 
-The page draws a line for what each trial reported, and of a thousand such lines nobody sees one, while a
-browser works at them for longer than at all the rest. The newest trials and the best keep theirs.
+The page draws a line of the values that each trial reported. A browser takes longer for a thousand such
+lines than for the rest of the page, and nobody can tell them apart: the newest and the best trials alone
+keep theirs.
 
-JSON packs well, and a dashboard is often looked at through a tunnel: the answer goes out compressed.
+The answer is compressed, since a dashboard is often opened through a tunnel.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hms_tune.database.tables import trial_records
 from hms_tune.studies.totals import best_ids
 
 NEWEST, BEST = 50, 10
-"""Of how many trials the page is told what they reported."""
+"""How many trials keep their reported values: the newest, and the best."""
 
 _NO_NOTE = b'"note": {"version": 0, "body": ""}'
 _NOTE = b'"note": {"version": 0, "body": %s}'
@@ -77,10 +78,10 @@ class TrialNotes:
         return [body]
 
     def _noted(self, body: bytes, study_id: int) -> bytes:
-        """Lay notes into a study's JSON without reading it: at a thousand trials it has megabytes.
+        """Write notes into a study's JSON without parsing it: at a thousand trials it has megabytes.
 
-        What is looked for cannot stand inside a string, where quotes are escaped. If a later dashboard writes
-        it otherwise, nothing is found and nothing changed.
+        The patterns hold quotes, which JSON escapes inside strings, so they match structure alone. If another
+        version of the dashboard writes JSON in another way, nothing matches and nothing is changed.
         """
         pieces = body.split(_NO_NOTE)
         numbers = [_integer(piece, _NUMBER) for piece in pieces[:-1]]
@@ -113,7 +114,7 @@ class TrialNotes:
 
 
 def _integer(piece: bytes, name: bytes) -> int | None:
-    """What the last number of this name in a piece is: the piece ends within the JSON of its trial."""
+    """The last number of this name in a piece of JSON, which ends inside the trial it belongs to."""
     start = piece.rfind(name)
     digits = piece[start + len(name) : start + len(name) + 12].partition(b",")[0]
     return int(digits) if start >= 0 and digits.isdigit() else None

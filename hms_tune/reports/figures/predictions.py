@@ -1,4 +1,4 @@
-"""What out-of-fold predictions look like: where a model is wrong, how sure it is, whom it fails."""
+"""Pictures of a trial: its out-of-fold predictions, learning curves, and worst predicted windows."""
 
 from __future__ import annotations
 
