@@ -1,1 +1,1 @@
-"""The commands. Each parses, calls one function and renders."""
+"""The commands: each reads its options, calls one function, and prints what it returns."""

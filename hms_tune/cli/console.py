@@ -1,4 +1,4 @@
-"""A progress bar on standard error, where that is a terminal."""
+"""Progress and log on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 @contextmanager
 def progress_bar(what: str, of: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar that is told how much of how much is done; nothing is drawn where nobody would see it move."""
+    """A bar, moved by ``update(done, total)``. It is drawn only in a terminal."""
     console = console or Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(of), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -26,7 +26,7 @@ def progress_bar(what: str, of: str, console: Console | None = None) -> Iterator
 
 
 def log_to(console: Console) -> None:
-    """Write the log where progress is drawn, so that neither spoils the other."""
+    """Log to the console that draws progress, so that lines do not break the bar."""
     handler = _ConsoleHandler(console)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("hms_tune").setLevel(logging.INFO)

@@ -10,41 +10,40 @@ from typing import Annotated
 
 import typer
 
-from hms_tune.cli.options import StorageOption, artifacts_folder, opened
+from hms_tune.cli.options import StorageOption, artifacts_folder, opened, refuse_password
 from hms_tune.config.settings import Settings
 
 
 def dashboard(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     host: Annotated[
-        str, typer.Option("--host", help="Address; others than this machine's own take a password.")
+        str,
+        typer.Option("--host", help="Address; others than this machine's own take a password."),
     ] = "127.0.0.1",
-    password: Annotated[
-        str | None,
-        typer.Option(
-            "--password",
-            help="Asked of everyone, with any user name; else HMS_TUNE_DASHBOARD_PASSWORD.",
-            show_default=False,
-        ),
-    ] = None,
+    password: Annotated[str | None, typer.Option("--password", hidden=True)] = None,
     writable: Annotated[
         bool, typer.Option("--writable", help="Let notes, artifacts and studies be changed and deleted.")
     ] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine."""
+    """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine.
+
+    HMS_TUNE_DASHBOARD_PASSWORD is asked of everyone, with any user name.
+    """
     from hms_tune.reports.dashboard.serve import check_exposure, dashboard_app, serve_dashboard
 
+    if password is not None:
+        refuse_password("--password", "Set HMS_TUNE_DASHBOARD_PASSWORD")
     settings = Settings.from_environment()
-    password = password or settings.dashboard_password
-    check_exposure(host, password)
+    asked = settings.dashboard_password
+    check_exposure(host, asked)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Of a conditional parameter that few trials have; nobody can mend that, and each page would say it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
     with opened(storage, read_only=not writable) as database, suppress(KeyboardInterrupt):
         serve_dashboard(
-            dashboard_app(database, artifacts_folder(settings), password=password, writable=writable),
+            dashboard_app(database, artifacts_folder(settings), password=asked, writable=writable),
             host=host,
             port=port,
             started=lambda address: typer.echo(f"Dashboard: {address}"),

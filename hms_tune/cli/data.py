@@ -1,4 +1,4 @@
-"""``hms-tune data``: download, check, synthesize, prepare and look at a competition folder."""
+"""``hms-tune data``: download or synthesize a competition folder, check it, prepare it, look at it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hms_tune.data.store.prepare import prepare as prepare_store
 from hms_tune.errors import DownloadError
 
 app = typer.Typer(
-    no_args_is_help=True, help="Download, check, prepare and look at a competition folder; or make one up."
+    no_args_is_help=True, help="Download or synthesize a competition folder; check, prepare, and look at it."
 )
 
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
@@ -41,7 +41,6 @@ Jobs = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command()
 def download(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder to make.")],
     from_zip: Annotated[
@@ -93,7 +92,7 @@ class _Bars:
             self._stop()
             parts = (TextColumn(what), BarColumn(), *columns, TimeRemainingColumn())
             self._bar, self._what = Progress(*parts, console=self._console, transient=True), what
-            # what an earlier run fetched is no part of this one's speed
+            # Begins at what an earlier run fetched, which would make this one's speed too high.
             self._bar.add_task(what, total=total, completed=done)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done)
@@ -103,7 +102,6 @@ class _Bars:
             self._bar.stop()
 
 
-@app.command()
 def check(
     root: Root,
     as_json: Json = False,
@@ -123,7 +121,6 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
 def synth(
     root: Root,
     patients: Annotated[int, typer.Option("--patients", min=2, help="Patients in the train split.")] = 60,
@@ -153,7 +150,6 @@ def synth(
     typer.echo(str(competition.root))
 
 
-@app.command()
 def prepare(
     root: Root,
     store: Annotated[
@@ -178,5 +174,5 @@ def prepare(
     typer.echo(f"{prepared.path}: {recordings} EEGs, {spectrograms} spectrograms, {size:,.0f} MiB")
 
 
-for _command in (show, report, folds):
+for _command in (download, synth, check, prepare, folds, show, report):
     app.command()(_command)

@@ -96,10 +96,8 @@ def _data_config(study_file: StudyFile) -> DataConfig:
 
 
 def _fold_table(report: FoldReport, repeats: int) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("fold")
-    for name in ("rows", "EEGs", "patients", "≥10 votes", *report.vote_share_spread):
-        table.add_column(name, justify="right")
+    names = ("rows", "EEGs", "patients", "≥10 votes", *report.vote_share_spread)
+    table = render.plain_table("fold", *names, numbers=names)
     for fold in [*report.folds, *([report.held_out] if report.held_out else [])]:
         name = "held out" if fold.fold is None else f"{fold.fold}"
         if repeats > 1 and fold.repeat is not None:

@@ -1,4 +1,4 @@
-"""``hms-tune demo``: the main job from start to end, with the functions behind the commands."""
+"""``hms-tune demo``: from synthetic data to a submission, by the functions behind the commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _TEMPLATE = "smoke"
 _STUDY = "demo"
 _EPOCHS = 10
-"""Twice what is enough to see that everything works: the demo's scores are to mean something."""
+"""Twice what shows that everything works, so that the scores are better than chance."""
 _STARTUP_TRIALS = 4
 """Trials that run to their end before others are pruned beside them."""
 
@@ -150,7 +150,7 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
 
 
 def _refuse_unfinished(plan: Demo) -> None:
-    """A worker that was asked to stop returns as one that is done."""
+    """Raise an error if trials are left: a worker that is stopped returns as one that is done."""
     left = plan.trials - sum(_units(plan).get(outcome, 0) for outcome in ("complete", "pruned", "failed"))
     if left > 0:
         raise HmsTuneError(
@@ -199,15 +199,17 @@ def _units(plan: Demo) -> dict[str, int]:
 
 
 def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
+    from hms_tune.studies.text import score_text
+
     units = _units(plan)
     states = [f"{units[state]} {state}" for state in ("complete", "pruned", "failed") if units.get(state)]
     table = Table(title="hms_tune demo", show_header=False, title_justify="left")
     table.add_row("trials", ", ".join(states))
-    table.add_row("best KL in the search", _figure(scores.search_kl))
-    table.add_row("KL of the best trial, retrained", _figure(scores.kl))
-    table.add_row("KL of the prior on the same folds", _figure(scores.prior_kl))
-    table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", _figure(scores.held_out_kl))
-    table.add_row("KL of the prior there", _figure(scores.held_out_prior_kl))
+    table.add_row("best KL in the search", score_text(scores.search_kl))
+    table.add_row("KL of the best trial, retrained", score_text(scores.kl))
+    table.add_row("KL of the prior on the same folds", score_text(scores.prior_kl))
+    table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", score_text(scores.held_out_kl))
+    table.add_row("KL of the prior there", score_text(scores.held_out_prior_kl))
     console = Console()
     console.print(table)
     for name, what in (
@@ -217,10 +219,6 @@ def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
         ("all trials", _command(plan, "study", "show", _STUDY)),
     ):
         console.print(f"{name:<12}{what}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
 
 
 def _command(plan: Demo, *arguments: str) -> str:

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from hms_tune.cli.options import JsonOption, StorageOption
 from hms_tune.cli.views import tables as render
-from hms_tune.cli.views.tables import _table
 from hms_tune.config.settings import Settings
 from hms_tune.data.files.competition import Competition
 from hms_tune.database.connect import open_storage, resolve_address
@@ -53,7 +52,7 @@ def doctor(
 def check_table(checks: Sequence[Check]) -> Table:
     """The findings of ``doctor``."""
     styles = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = _table("", "what", "finding", "what to do")
+    table = render.plain_table("", "what", "finding", "what to do")
     for check in checks:
         state = Text(check.state, style=styles[check.state])
         table.add_row(state, check.name, Text(check.detail), Text(check.mend or ""))

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from hms_tune.cli.concealing import conceal_passwords
 from hms_tune.errors import HmsTuneError
 from hms_tune.version import __version__
 
@@ -56,7 +55,7 @@ def hms_tune_command(
 
 
 def _delegate(name: str, module: str, attribute: str, help_text: str) -> None:
-    """Add a command that hands all its arguments, ``--help`` too, to the one in its module."""
+    """Add a command that passes all its arguments, also ``--help``, to the command in its module."""
 
     @app.command(
         name,
@@ -85,10 +84,9 @@ for _name, (_module, _attribute, _help) in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line. An error that is the user's to mend is one line, without a traceback."""
-    conceal_passwords()
-    # Read when torch is loaded, here and in the slots. Threads that spin long while they wait for each other
-    # bring a machine that others use too almost to a standstill (docs/decisions/0011).
+    """Run the command line. An error that the user can put right is one line, without a traceback."""
+    # Torch reads it when it is loaded, here and in the slots. Threads that spin while they wait slow down
+    # everything else on the machine (docs/decisions/0011).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:

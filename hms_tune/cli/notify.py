@@ -8,10 +8,10 @@ from hms_tune.tracking.notify.webhook import Receivers, compose, deliver
 
 
 def described(study_file: StudyFile) -> str:
-    """Who is told of what, without a webhook's secret."""
+    """Who is told of which events; a webhook is named without its secret."""
     receivers = _receivers(study_file)
-    happenings = ", ".join(happening.replace("_", " ") for happening in study_file.tracking.notify.on)
-    return f"{receivers.described()} is told: {happenings or 'nothing'}"
+    events = ", ".join(event.replace("_", " ") for event in study_file.tracking.notify.on)
+    return f"{receivers.described()} is told: {events or 'nothing'}"
 
 
 def send_test(study_file: StudyFile) -> str:

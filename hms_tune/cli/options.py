@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean together with the environment."""
+"""Options that several commands share, and the environment variables that stand in for them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,34 @@ from hms_tune.errors import UsageError
 if TYPE_CHECKING:
     from hms_tune.database.connect import Storage
 
+
+def refuse_password(option: str, instead: str) -> None:
+    """Raise UsageError: no password is taken from the command line."""
+    raise UsageError(
+        "a password stands on the command line: every user of this machine can read it in the list of "
+        "processes, and the shell keeps it",
+        where=option,
+        mend=instead,
+    )
+
+
+def _without_password(storage: str | None) -> str | None:
+    if storage is not None:
+        from hms_tune.database.url import holds_secret
+
+        if holds_secret(storage):
+            instead = "Set HMS_TUNE_STORAGE to the address, or write the password into PGPASSFILE's file"
+            refuse_password("--storage", instead)
+    return storage
+
+
 StorageOption = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
-        help="PostgreSQL; else HMS_TUNE_STORAGE, else the embedded server of this machine.",
+        help="PostgreSQL, no password in it; else HMS_TUNE_STORAGE, else this machine's embedded server.",
+        callback=_without_password,
         show_default=False,
     ),
 ]
@@ -50,7 +72,7 @@ def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> 
 
 
 def artifacts_location(settings: Settings) -> str:
-    """Where checkpoints lie: a folder, or ``s3://bucket/prefix``."""
+    """Where checkpoints are kept: a folder, or ``s3://bucket/prefix``."""
     return settings.artifacts or str(settings.home / "artifacts")
 
 

@@ -110,8 +110,8 @@ def report(
     storage: StorageOption = None,
 ) -> None:
     """Write one page on a study: question, score, winner, course, cost, how to reproduce it."""
+    from hms_tune.reports.page import write
     from hms_tune.reports.study_page import gather, report_page
-    from hms_tune.reports.window_page import write
 
     with opened(storage) as database:
         material = gather(database, study_name(study), bundle=bundle)

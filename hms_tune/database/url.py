@@ -62,6 +62,14 @@ def parse_address(text: str) -> URL:
     return url
 
 
+def holds_secret(text: str) -> bool:
+    """Whether a database URL has a password, or an option that is as secret; also where it cannot be read."""
+    try:
+        return any(True for _ in _secrets(parse_address(text)))
+    except UsageError:
+        return "@" in text
+
+
 def redacted(url: URL) -> str:
     """The URL as it may be printed: ``***`` in place of the password, no query (it may hold secrets too)."""
     host = url.host or url.query.get("host") or "default host"

@@ -1,1 +1,1 @@
-"""Pages and pictures."""
+"""Pages and pictures of studies and of competition folders, and the dashboard."""

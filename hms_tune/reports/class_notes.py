@@ -1,4 +1,4 @@
-"""Where to look first: what tells each class, in the words of the ACNS terminology of 2021.
+"""What a reader checks first to recognise each class, in the words of the ACNS terminology of 2021.
 
 Source: Hirsch et al., "American Clinical Neurophysiology Society's Standardized Critical Care EEG
 Terminology: 2021 Version", J Clin Neurophysiol 38(1), 2021.

@@ -6,19 +6,18 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.defects import Defect
 from hms_tune.data.schema import CLASSES
 from hms_tune.reports.class_notes import FIRST_LOOKS, KINDS
-from hms_tune.reports.figures import folder as charts
+from hms_tune.reports.figures import folder as figures
 from hms_tune.reports.figures.example import load_rows
-from hms_tune.reports.figures.style import png, svg
+from hms_tune.reports.figures.style import png
 from hms_tune.reports.figures.window import View, heading, labelled_figure, whereabouts
 from hms_tune.reports.folder_survey import Choice, Survey, survey
-from hms_tune.reports.page import facts, page, picture, text, vote_bars
-from hms_tune.reports.window_page import where_to_look, write
+from hms_tune.reports.page import facts, page, picture, text, vote_bars, write
+from hms_tune.reports.page_parts import chart
+from hms_tune.reports.window_page import where_to_look
 
 _SHOWN_PLACES = 3
 """Files named for each kind of finding."""
@@ -70,7 +69,7 @@ def report_page(root: Path, found: Survey) -> str:
 def _summary(found: Survey) -> list[str]:
     parts = []
     for split, summary in found.report.summary.items():
-        figures = {
+        counts = {
             "rows": f"{summary.rows:,}",
             "EEGs": f"{summary.eegs:,}",
             "patients": f"{summary.patients:,}",
@@ -78,8 +77,8 @@ def _summary(found: Survey) -> list[str]:
             "spectrograms": f"{summary.spectrograms:,}",
         }
         if summary.labelling is not None:
-            figures["EEGs with ≥10 votes"] = f"{summary.labelling.high_vote_eegs:,}"
-        parts.append(f"<h2>{split.capitalize()}</h2>{facts(figures)}")
+            counts["EEGs with ≥10 votes"] = f"{summary.labelling.high_vote_eegs:,}"
+        parts.append(f"<h2>{split.capitalize()}</h2>{facts(counts)}")
     return parts
 
 
@@ -88,25 +87,19 @@ def _distributions(found: Survey) -> list[str]:
     train = found.report.summary.get("train")
     if train is not None and train.labelling is not None:
         cards.append(
-            _chart(
+            chart(
                 "Classes",
                 "rows by consensus; pale: mean share of votes",
-                charts.class_shares(train.labelling),
+                figures.class_shares(train.labelling),
             )
         )
-        cards.append(_chart("Experts", "votes per row", charts.votes_per_row(found.raters)))
+        cards.append(chart("Experts", "votes per row", figures.votes_per_row(found.raters)))
     if found.kinds is not None:
         about = f"windows with at least {found.enough_votes} experts"
-        cards.append(_chart("Agreement", about, charts.kinds_of_agreement(found.kinds)))
-    cards.append(_chart("Lengths", "of the recordings", charts.recording_lengths(found.seconds)))
-    cards.append(_chart("Patients", "recordings of each", charts.eegs_per_patient(found.eegs_per_patient)))
+        cards.append(chart("Agreement", about, figures.kinds_of_agreement(found.kinds)))
+    cards.append(chart("Lengths", "of the recordings", figures.recording_lengths(found.seconds)))
+    cards.append(chart("Patients", "recordings of each", figures.eegs_per_patient(found.eegs_per_patient)))
     return ["<h2>How it is spread</h2>", f'<div class="grid">{"".join(cards)}</div>']
-
-
-def _chart(title: str, about: str, figure: Figure) -> str:
-    return (
-        f'<div class="card"><h3>{text(title)}</h3><div class="faint">{text(about)}</div>{svg(figure)}</div>'
-    )
 
 
 def _examples(root: Path, found: Survey) -> list[str]:
@@ -165,7 +158,7 @@ def _quality(found: Survey) -> list[str]:
     if found.report.quick:
         parts.append('<p class="faint">Signals were not decoded (--quick).</p>')
     cards = [
-        _chart(f"NaN in {split}", "by channel", charts.nan_shares(summary.nan_shares))
+        chart(f"NaN in {split}", "by channel", figures.nan_shares(summary.nan_shares))
         for split, summary in found.report.summary.items()
         if summary.nan_shares is not None and any(summary.nan_shares.values())
     ]

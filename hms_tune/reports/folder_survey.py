@@ -1,4 +1,4 @@
-"""What a report is made of: counts, lengths, agreement, quality, and windows worth looking at."""
+"""What the page of a competition folder shows: counts, lengths, agreement, quality, and example windows."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""Pages that stand alone: one file, no script, nothing fetched; readable at a desk and on a phone."""
+"""HTML pages of one file, without scripts or anything to fetch, for a desk and a phone."""
 
 from __future__ import annotations
 
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hms_tune.data.schema import CLASSES
+from hms_tune.errors import DataError
 from hms_tune.reports.figures.style import CLASS_COLOURS
 
 _STYLE = """
@@ -66,13 +68,29 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
+def write(path: Path, content: bytes) -> None:
+    """Write a page or a picture, making its folder.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        what = f"cannot be written: {error.strerror or error}"
+        raise DataError(what, where=path, mend="Name a writable place.") from error
+
+
 def text(value: object) -> str:
-    """Anything as text that cannot be taken for markup."""
+    """Text with its markup characters escaped."""
     return html.escape(str(value))
 
 
 def picture(content: bytes, *, alt: str) -> str:
-    """A wide picture; on a narrow screen it is moved sideways instead of shrunk."""
+    """A wide picture; on a narrow screen it scrolls sideways instead of shrinking."""
     encoded = base64.b64encode(content).decode("ascii")
     return f'<div class="wide"><img src="data:image/png;base64,{encoded}" alt="{text(alt)}"></div>'
 
@@ -89,7 +107,7 @@ def vote_bars(votes: Sequence[int]) -> str:
 
 
 def facts(values: Mapping[str, str]) -> str:
-    """Figures with their names below."""
+    """Numbers with their names below."""
     cells = "".join(
         f'<div class="card"><b>{text(value)}</b>{text(name)}</div>' for name, value in values.items()
     )

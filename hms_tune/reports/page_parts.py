@@ -1,4 +1,4 @@
-"""Pieces of a report's page."""
+"""Charts, tables and listings of a page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def table(
 
 
 def breakable(name: str) -> str:
-    """A name that may go on in the next line after an underscore, and after a dot before a letter."""
+    """A name that may break after an underscore, and after a dot that a letter follows."""
     return re.sub(r"(_|\.(?=[a-z]))", r"\1<wbr>", text(name))
 
 

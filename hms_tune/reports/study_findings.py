@@ -1,4 +1,4 @@
-"""What a report finds: the score, the data, the winner's values, its mistakes, what the search spent."""
+"""Sections of a study's report: score, data, winning values, mistakes, pruning, hardware."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hms_tune.config.ranges import describe, parameters, value_text
+from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
-from hms_tune.reports.figures.predictions import confusion_figure, reliability_figure, score_figure
+from hms_tune.reports.figures.predictions import prediction_figures
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
 from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.text import param_text, score_text
 from hms_tune.studies.trial_record import StudyRecord
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _SHOWN_FAILURES = 6
 
@@ -31,7 +31,7 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All that a report says: the study, its winner's predictions, importances, an export's scores."""
+    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export."""
 
     study: StudyRecord
     predictions: OutOfFold | None
@@ -45,18 +45,18 @@ def score_section(material: Material) -> list[str]:
     parts = ["<h2>How good the winner is</h2>"]
     if best is None or best.value is None:
         return [*parts, "<p>No trial is complete yet.</p>"]
-    rows = [["in the search: mean over folds", f"{best.value:.4f}", ""]]
+    rows = [["in the search: mean over folds", score_text(best.value), ""]]
     found = deciding_score(best, material.predictions)
     if found is not None:
         name = f"{found.name} of all folds, {found.rows:,} rows"
-        rows.append([name, f"{found.kl:.4f}", _interval(found.interval)])
+        rows.append([name, score_text(found.kl), _interval(found.interval)])
     if best.kl_high_vote is not None:
-        rows.append([f"rows with ≥{HIGH_VOTES} votes", f"{best.kl_high_vote:.4f}", ""])
+        rows.append([f"rows with ≥{HIGH_VOTES} votes", score_text(best.kl_high_vote), ""])
     if scores is not None and scores.held_out_kl is not None:
         name = f"held-out patients, {scores.held_out_rows:,} rows"
-        rows.append([name, f"{scores.held_out_kl:.4f}", _interval(scores.held_out_interval)])
+        rows.append([name, score_text(scores.held_out_kl), _interval(scores.held_out_interval)])
         if scores.held_out_prior_kl is not None:
-            rows.append(["class shares alone, on these", f"{scores.held_out_prior_kl:.4f}", ""])
+            rows.append(["class shares alone, on these", score_text(scores.held_out_prior_kl), ""])
         lead = (
             f"<b>KL {scores.held_out_kl:.4f} on {scores.held_out_rows:,} rows of patients that the whole "
             f"search never saw</b>: trial {best.number}, retrained. That is the score to quote."
@@ -97,7 +97,7 @@ def data_section(material: Material) -> list[str]:
 
 
 def space_section(material: Material) -> list[str]:
-    """Each range with the winner's value and what it mattered."""
+    """Each range with the best trial's value and its importance."""
     study = material.study
     best = study.best.params if study.best else {}
     importance = material.importances
@@ -107,7 +107,7 @@ def space_section(material: Material) -> list[str]:
         share = importance.get(parameter.name)
         bar = "" if share is None else _bar(share, share / most)
         values = breakable(describe(parameter.node).replace(" | ", ", "))
-        won = f"<b>{breakable(value_text(best.get(parameter.name)))}</b>"
+        won = f"<b>{breakable(param_text(best, parameter.name))}</b>"
         rows.append([breakable(parameter.name), values, won, bar])
     search = study.study_file.search
     how = f"Values are drawn by {search.sampler} (seed {search.seed}); pruner: {search.pruner.name}."
@@ -118,27 +118,20 @@ def space_section(material: Material) -> list[str]:
 
 
 def prediction_section(material: Material) -> list[str]:
-    """Where the winner is right and wrong."""
+    """Where the best trial is right and wrong."""
     predictions, best = material.predictions, material.study.best
     if predictions is None or best is None:
         return []
     found = deciding_score(best, predictions)
-    level = found.kl if found else 0.0
-    by_class = score_figure(scores_by_class(predictions), overall=level)
-    by_votes = score_figure(scores_by_votes(predictions), overall=level)
-    cards = [
-        chart("Confusion", "consensus against likeliest class", confusion_figure(predictions)),
-        chart("Reliability", "probability against votes", reliability_figure(predictions)),
-        chart("By class", "KL by consensus", by_class),
-        chart("By votes", "KL by number of experts", by_votes),
-    ]
+    drawn = prediction_figures(best, predictions)
+    cards = [chart(each.title, each.about, each.figure) for each in drawn]
     about = f"Out-of-fold predictions of trial {best.number}" + (f": {in_words(found)}." if found else ".")
     grid = f'<div class="grid">{"".join(cards)}</div>'
     return ["<h2>Where it is right and wrong</h2>", f"<p>{text(about)}</p>", grid]
 
 
 def pruning_section(study: StudyRecord) -> list[str]:
-    """What was given up, and what that saved."""
+    """What was pruned, what that saved, and what failed."""
     spent = saving(study.trials)
     told = (
         f"{spent.trials} of {len(study.trials)} trials were pruned. {spent.epochs_run:,} epochs were trained "

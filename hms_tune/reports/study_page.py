@@ -25,9 +25,11 @@ from hms_tune.reports.study_findings import (
     score_section,
     space_section,
 )
-from hms_tune.studies.cost import cost_unit
+from hms_tune.studies.cost import cost_front, cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
+from hms_tune.studies.score import fold_spread
+from hms_tune.studies.text import score_text
 from hms_tune.studies.trial_record import TrialRecord, study_record
 from hms_tune.version import __version__
 
@@ -94,7 +96,7 @@ def _question(material: Material) -> list[str]:
         "pruned": f"{states['pruned']:,}",
         "failed": f"{states['failed']:,}",
         cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
-        "best KL": f"{best.value:.4f}" if best and best.value is not None else "–",
+        "best KL": score_text(best.value if best else None),
     }
     question = (
         f"Which values of {searched} settings of data, input, model and training predict the votes of EEG "
@@ -108,10 +110,11 @@ def _question(material: Material) -> list[str]:
 def _course(material: Material) -> list[str]:
     study = material.study
     cards = [chart("The course of the search", "KL by trial", history_figure(study))]
-    if any(trial.folds for trial in study.ranked[:10]):
-        cards.append(chart("Fold spread", "of the ten best", fold_spread_figure(study.ranked[:10])))
-    if any(trial.attempts for trial in study.ranked):
-        cards.append(chart("Cost", "complete trials", cost_figure(study, cost_unit(study.trials))))
+    spread, costs = fold_spread(study.ranked[:10]), cost_front(study)
+    if spread:
+        cards.append(chart("Fold spread", "of the ten best", fold_spread_figure(spread)))
+    if costs.trials:
+        cards.append(chart("Cost", "complete trials", cost_figure(costs)))
     if study.best is not None and study.best.folds:
         about = f"of trial {study.best.number}, by fold"
         cards.append(chart("Learning curves", about, curves_figure(study.best.folds)))

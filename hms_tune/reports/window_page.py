@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hms_tune.errors import DataError
 from hms_tune.reports.class_notes import WHERE_TO_LOOK
 from hms_tune.reports.figures.example import load_example
 from hms_tune.reports.figures.style import CLASS_COLOURS, png
@@ -18,7 +17,7 @@ from hms_tune.reports.figures.window import (
     whereabouts,
     whole_figure,
 )
-from hms_tune.reports.page import page, picture, text, vote_bars
+from hms_tune.reports.page import page, picture, text, vote_bars, write
 
 
 def show(
@@ -90,22 +89,6 @@ def where_to_look(name: str) -> str:
         f'<div class="look" style="--class:{CLASS_COLOURS[name]}"><h3>Where to look first</h3>'
         f"<p>{text(WHERE_TO_LOOK[name])}</p></div>"
     )
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file, making its folder.
-
-    Raises
-    ------
-    DataError
-        If it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        what = f"cannot be written: {error.strerror or error}"
-        raise DataError(what, where=path, mend="Name a writable place.") from error
 
 
 def _card(content: bytes, alt: str) -> str:

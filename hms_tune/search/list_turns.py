@@ -15,6 +15,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from hms_tune.search.optuna_private import all_trials_of
+
 FIXED_PARAMS = "fixed_params"
 """Optuna's mark of an enqueued trial, for which it has no name."""
 
@@ -50,7 +52,7 @@ def turn_of(study: optuna.Study, trial: FrozenTrial) -> int:
     if given is not None:
         return int(given)
     # Not study.get_trials: under Hyperband a sampler is handed one bracket's trials only.
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    trials = all_trials_of(study)
     number = trial.system_attrs.get(STANDS_IN_FOR, trial.number)
     return sum(1 for other in trials if other.number < number and _takes_a_turn(other))
 

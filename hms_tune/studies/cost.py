@@ -90,6 +90,32 @@ def span(study: StudyRecord) -> tuple[datetime, datetime] | None:
     return (min(attempt.started_at for attempt in attempts), max(ends)) if attempts else None
 
 
+@dataclass(frozen=True, slots=True)
+class CostFront:
+    """What complete trials cost, and those of them than which none was both cheaper and better.
+
+    Parameters
+    ----------
+    unit : of the costs
+    trials : complete trials, the best first
+    front : those that none beats, by cost
+    log : whether costs are so far apart that a few dear trials would press the others together
+    """
+
+    unit: str
+    trials: tuple[TrialRecord, ...]
+    front: tuple[TrialRecord, ...]
+    log: bool
+
+
+def cost_front(study: StudyRecord) -> CostFront:
+    """What a KL costs in a study."""
+    trials = [trial for trial in study.ranked if trial.attempts]
+    costs = [trial.cost for trial in trials]
+    log = bool(costs) and min(costs) > 0.0 and max(costs) > 8.0 * min(costs)
+    return CostFront(cost_unit(study.trials), tuple(trials), tuple(pareto_front(trials)), log)
+
+
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Complete trials than which none was both cheaper and better, by cost."""
     front: list[TrialRecord] = []
@@ -97,11 +123,6 @@ def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         if trial.value is not None and (not front or trial.value < (front[-1].value or math.inf)):
             front.append(trial)
     return front
-
-
-def spans_decades(costs: Sequence[float]) -> bool:
-    """Whether costs are so far apart that a few dear trials would press the others together."""
-    return bool(costs) and min(costs) > 0.0 and max(costs) > 8.0 * min(costs)
 
 
 def cost_unit(trials: Sequence[TrialRecord]) -> str:

@@ -1,11 +1,35 @@
-"""What a trial's out-of-fold predictions say of its score, and how far to trust that."""
+"""How good trials are: by fold, and over the out-of-fold predictions of one, with how far to trust that."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.scores import Score, score
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSpread:
+    """A trial's KL and that of each of its folds; ``folds`` are their numbers, from 1."""
+
+    number: int
+    mean: float
+    folds: tuple[int, ...]
+    kl: tuple[float, ...]
+
+
+def fold_spread(trials: Sequence[TrialRecord]) -> list[FoldSpread]:
+    """How far the folds of trials lie apart; of a fold that did not end nothing is known."""
+    found = []
+    for trial in trials:
+        ended = [(fold.fold + 1, fold.kl) for fold in trial.folds if fold.kl is not None]
+        if trial.folds:
+            folds, kl = tuple(fold for fold, _ in ended), tuple(kl for _, kl in ended)
+            found.append(FoldSpread(trial.number, trial.value or 0.0, folds, kl))
+    return found
 
 
 def deciding_score(trial: TrialRecord, predictions: OutOfFold | None) -> Score | None:

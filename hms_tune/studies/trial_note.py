@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from hms_tune.machine.byte_count import readable
+from hms_tune.studies.text import best_epoch_text, score_text
 from hms_tune.studies.trial_record import TrialRecord, others_at
 
 
@@ -54,10 +55,9 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) 
     if trial.folds:
         rows = ["| fold &nbsp;| KL &nbsp;| best epoch &nbsp;| train loss |", "|:---|:---|:---|:---|"]
         for fold in trial.folds:
-            score = "–" if fold.best_kl is None else f"{fold.best_kl:.4f}"
-            best = "–" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
-            loss = f"{fold.epochs[-1].train_loss:.4f}" if fold.epochs else "–"
-            rows.append(f"| {fold.fold + 1} | {score} &nbsp;| {best} | {loss} |")
+            loss = score_text(fold.epochs[-1].train_loss if fold.epochs else None)
+            best = f"{score_text(fold.best_kl)} &nbsp;| {best_epoch_text(fold)}"
+            rows.append(f"| {fold.fold + 1} | {best} | {loss} |")
         parts.append("\n".join(rows))
     parts.append(" · ".join(_where(trial)))
     if trial.run_url:

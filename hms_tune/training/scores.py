@@ -1,4 +1,4 @@
-"""The competition's metric."""
+"""The competition's metric, and what a trial's out-of-fold predictions are worth by it."""
 
 from __future__ import annotations
 
@@ -80,6 +80,31 @@ def scores_by_class(predictions: OutOfFold) -> list[Score]:
     consensus = predictions.targets.argmax(axis=1)
     found = [score(name, predictions, consensus == place) for place, name in enumerate(CLASSES)]
     return [each for each in found if each is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """The class with the most votes against the likeliest class.
+
+    Parameters
+    ----------
+    voted, likeliest : int64 (n_rows,), places in :data:`~hms_tune.data.schema.CLASSES`
+    counts : int64 (6, 6), rows of each voted class (first axis) and likeliest class
+    shares : float64 (6, 6), the same as shares of the voted class
+    """
+
+    voted: NDArray[np.int64]
+    likeliest: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    shares: NDArray[np.float64]
+
+
+def confusion(predictions: OutOfFold) -> Confusion:
+    """Count which classes are taken for which."""
+    voted, likeliest = predictions.targets.argmax(axis=1), predictions.probabilities.argmax(axis=1)
+    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
+    np.add.at(counts, (voted, likeliest), 1)
+    return Confusion(voted, likeliest, counts, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
 RELIABILITY_BINS = 10

@@ -170,13 +170,17 @@ def test_spectrograms_that_are_not_there_are_named_before_anything_starts(
 
 
 def test_an_unreachable_database_is_named_without_its_password(
-    hms_tune: Run, tmp_path: Path, competition_writer: Callable[..., Path]
+    hms_tune: Run,
+    tmp_path: Path,
+    competition_writer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     competition_writer(tmp_path / "hms", patients=2, seconds=51)
     (tmp_path / "tiny.yaml").write_text(STUDY)
     code, _ = hms_tune("data", "prepare", "hms")
     assert code == 0
     url = "postgresql://hms:canary@127.0.0.1:9/hms"
-    line = refused(hms_tune, tmp_path, "worker", "--study", "tiny.yaml", "--data", "hms", "--storage", url)
+    monkeypatch.setenv("HMS_TUNE_STORAGE", url)
+    line = refused(hms_tune, tmp_path, "worker", "--study", "tiny.yaml", "--data", "hms")
     assert "127.0.0.1" in line
     assert "canary" not in line

@@ -20,8 +20,8 @@ Run = Callable[..., tuple[int, str]]
         (("export-best", "--study", "effnet", "--device", "cuda:99"), 2, "device cuda:99 is not there"),
         (
             ("export-best", "--study", "effnet", "--storage", "postgresql://u:canary@127.0.0.1:9/x"),
-            1,
-            "127.0.0.1",
+            2,
+            "HMS_TUNE_STORAGE",
         ),
     ],
 )

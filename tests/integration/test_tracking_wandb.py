@@ -31,7 +31,6 @@ from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
 from hms_tune.training.observer import TrialInfo
-from hms_tune.training.scores import reliability
 
 TESTS = Path(__file__).parents[1]
 
@@ -151,15 +150,6 @@ def test_a_new_best_keeps_its_out_of_fold_predictions(
     kl = [row[4] for row in table["data"]]
     assert kl == sorted(kl, reverse=True)
     assert {row[0] for row in table["data"]} == set(range(1000, 1040))
-
-
-def test_reliability_weighs_every_prediction_once() -> None:
-    predictions = some_predictions(50)
-    bins = reliability(predictions)
-    assert bins.count.sum() == 300
-    assert (bins.predicted * bins.count).sum() == pytest.approx(predictions.probabilities.sum())
-    assert (bins.voted * bins.count).sum() == pytest.approx(predictions.targets.sum())
-    assert all(0.0 <= value <= 1.0 for value in [*bins.predicted, *bins.voted])
 
 
 def test_nothing_is_written_when_off(trial: TrialInfo, tmp_path: Path) -> None:

@@ -355,11 +355,11 @@ def test_a_worker_of_two_ranks_completes_its_study_although_one_is_killed(
 ) -> None:
     study_file = tmp_path / "ranks.yaml"
     study_file.write_text(STUDY.format(name=study_name))
-    options = {"--study": study_file, "--data": store.root, "--storage": database_url, "--device": "cpu"}
+    options = {"--study": study_file, "--data": store.root, "--device": "cpu"}
     worker = subprocess.Popen(
         [sys.executable, "-m", "hms_tune", "worker", "--verbose", "--ranks-per-trial", "2"]
         + [str(part) for option in options.items() for part in option],
-        env=os.environ | {"HMS_TUNE_HOME": str(tmp_path / "home")},
+        env=os.environ | {"HMS_TUNE_HOME": str(tmp_path / "home"), "HMS_TUNE_STORAGE": database_url},
         stderr=subprocess.PIPE,
         text=True,
     )

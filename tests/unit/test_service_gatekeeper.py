@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from hms_tune.cli.concealing import without_passwords
 from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
 
 
@@ -132,32 +131,3 @@ def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin
     gate = Gatekeeper(Behind(), password=None, writable=True)
     assert ask(gate, "DELETE", "/api/studies/1", origin=origin)[0] == status
     assert ask(gate, "DELETE", "/api/studies/1")[0] == "200 OK"  # no browser: a script of the user's
-
-
-@pytest.mark.parametrize(
-    ("arguments", "kept", "moved"),
-    [
-        (["-m", "hms_tune", "status"], ["-m", "hms_tune", "status"], {}),
-        (
-            ["x", "--storage", "postgresql://me@db/x"],
-            ["x", "--storage", "postgresql://me@db/x"],
-            {},
-        ),
-        (
-            ["x", "--storage", "postgresql://me:p@ss@db/x", "--watch"],
-            ["x", "--watch"],
-            {"HMS_TUNE_STORAGE": "postgresql://me:p@ss@db/x"},
-        ),
-        (
-            ["x", "--storage=postgresql://db/x?sslpassword=canary"],
-            ["x"],
-            {"HMS_TUNE_STORAGE": "postgresql://db/x?sslpassword=canary"},
-        ),
-        (["x", "--password", "canary"], ["x"], {"HMS_TUNE_DASHBOARD_PASSWORD": "canary"}),
-        (["x", "--storage"], ["x", "--storage"], {}),
-    ],
-)
-def test_passwords_leave_the_command_line(
-    arguments: list[str], kept: list[str], moved: dict[str, str]
-) -> None:
-    assert without_passwords(arguments) == (kept, moved)

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hms_tune.cli.views.tables import plain_table
 from hms_tune.data.check.folder import Report
 from hms_tune.data.check.summary import Labelling, Summary
 from hms_tune.data.files.defects import Defect
@@ -35,11 +36,8 @@ def report_view(report: Report) -> RenderableType:
 
 
 def _counts(summary: dict[Split, Summary]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
     headings = ("rows", "EEGs", "patients", "spectrograms", "hours of EEG", "longest EEG, s", "NaN, %")
-    table.add_column("")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = plain_table("", *headings, numbers=headings)
     for split, half in summary.items():
         numbers = (half.rows, half.eegs, half.patients, half.spectrograms)
         nan = "" if half.nan_shares is None else f"{_mean(half.nan_shares):.2f}"
@@ -53,10 +51,8 @@ def _mean(shares: dict[str, float]) -> float:
 
 
 def _classes(labelling: Labelling) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("class")
-    table.add_column("rows, %", justify="right")
-    table.add_column("votes, %", justify="right")
+    shares = ("rows, %", "votes, %")
+    table = plain_table("class", *shares, numbers=shares)
     for name in CLASSES:
         rows, votes = labelling.consensus_shares[name], labelling.vote_shares[name]
         table.add_row(name, f"{100 * rows:.1f}", f"{100 * votes:.1f}")
@@ -66,10 +62,9 @@ def _classes(labelling: Labelling) -> Table:
 def _votes(labelling: Labelling) -> Table:
     """A bar for each number of experts."""
     most, eegs = max(labelling.votes_per_eeg.values()), sum(labelling.votes_per_eeg.values())
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("experts", justify="right")
-    table.add_column("EEGs", justify="right")
-    table.add_column(f"{labelling.high_vote_eegs:,} of {eegs:,} EEGs have {HIGH_VOTES} or more")
+    counted = ("experts", "EEGs")
+    many = f"{labelling.high_vote_eegs:,} of {eegs:,} EEGs have {HIGH_VOTES} or more"
+    table = plain_table(*counted, many, numbers=counted)
     for number, count in labelling.votes_per_eeg.items():
         table.add_row(str(number), f"{count:,}", "█" * max(1, round(_BAR * count / most)))
     return table

@@ -11,7 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.views.tables import WENT_ON, params_text, short_params
+from hms_tune.cli.views.tables import WENT_ON, params_text, plain_table, short_params
+from hms_tune.studies.text import score_text
 from hms_tune.tracking.console_table import duration
 
 if TYPE_CHECKING:
@@ -104,16 +105,13 @@ def _trials(status: StudyStatus) -> Text:
 
 def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
     """The best trials; parameters in full for the first, as far as they fit for the others."""
-    table = _table()
-    table.add_column(heading, no_wrap=True)
-    table.add_column("trial", justify="right", no_wrap=True)
     high_vote = any(trial.kl_high_vote is not None for trial in leaders)
-    if high_vote:
-        table.add_column("high-vote", justify="right", no_wrap=True)
+    numbers = ("trial", "high-vote") if high_vote else ("trial",)
+    table = plain_table(heading, *numbers, numbers=numbers, no_wrap=(heading, *numbers))
     table.add_column("parameters", overflow="fold", ratio=1)
     for place, trial in enumerate(leaders):
         params = Text(short_params(trial.params), style="dim", overflow="ellipsis", no_wrap=place > 0)
-        high = "–" if trial.kl_high_vote is None else f"{trial.kl_high_vote:.4f}"
+        high = score_text(trial.kl_high_vote)
         style = "green" if place == 0 else ""
         cells = [Text(f"{trial.value:.4f}", style=style), Text(str(trial.number))]
         table.add_row(*cells, *([high] if high_vote else []), params)
@@ -122,11 +120,9 @@ def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
 
 def running_table(running: Sequence[RunningTrial]) -> Table:
     """The trials that slots are at."""
-    table = _table()
-    table.add_column("running", no_wrap=True)
-    for name in ("KL so far", "since", "lease left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("slot", no_wrap=True)
+    numbers = ("KL so far", "since", "lease left")
+    names = ("running", *numbers, "slot")
+    table = plain_table(*names, numbers=numbers, no_wrap=names)
     table.add_column("host", overflow="ellipsis", no_wrap=True)
     for trial in running:
         cell = Text("starting" if trial.number is None else f"trial {trial.number}")
@@ -134,7 +130,7 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
             cell.append(f"\ngoes on from {trial.lineage}", style="dim")
         if trial.wanted == "stop":
             cell.append("\nstopping", style="yellow")
-        estimate = "–" if trial.estimate is None else f"{trial.estimate:.4f}"
+        estimate = score_text(trial.estimate)
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
         since = trial.started_at.strftime("%m-%d %H:%M")
         table.add_row(cell, estimate, since, left, trial.slot, _short_host(trial.host))
@@ -143,13 +139,10 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
 
 def worker_table(workers: Sequence[WorkerStatus]) -> Table:
     """The workers that have not stopped, with what they take of their machines."""
-    table = _table()
-    table.add_column("worker", overflow="ellipsis", no_wrap=True)
-    table.add_column("devices", no_wrap=True)
-    for name in ("CPU", "memory", "GPU"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("trials")
-    table.add_column("seen", justify="right", no_wrap=True)
+    numbers = ("CPU", "memory", "GPU", "seen")
+    names = ("worker", "devices", "CPU", "memory", "GPU", "trials", "seen")
+    table = plain_table(*names, numbers=numbers, no_wrap=("worker", "devices", *numbers))
+    table.columns[0].overflow = "ellipsis"
     for worker in workers:
         seen = Text(f"{duration(worker.seen_s_ago)} ago", style="red" if worker.state == "silent" else "")
         state = "silent" if worker.state == "silent" else _LEAVING[worker.wanted]
@@ -191,7 +184,3 @@ def _devices(devices: str) -> str:
 
 def _short_host(host: str) -> str:
     return host.partition(".")[0]
-
-
-def _table() -> Table:
-    return Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))

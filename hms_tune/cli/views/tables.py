@@ -6,16 +6,17 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hms_tune.config.ranges import value_text
+from hms_tune.studies.text import score_text
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
@@ -52,9 +53,9 @@ def out() -> Console:
 
 def study_table(summaries: Sequence[StudySummary]) -> Table:
     """Every study, a line each."""
-    table = _table("study", "state", "complete", "pruned", "failed", "running", "best", "budget")
+    table = plain_table("study", "state", "complete", "pruned", "failed", "running", "best", "budget")
     for summary in summaries:
-        best = "" if summary.best_value is None else f"{summary.best_value:.4f}"
+        best = score_text(summary.best_value, "")
         trials = [str(summary.trials[state]) for state in ("complete", "pruned", "failed", "running")]
         budget = "" if summary.budget_trials is None else str(summary.budget_trials)
         table.add_row(summary.study, summary.state, *trials, best, budget)
@@ -63,11 +64,10 @@ def study_table(summaries: Sequence[StudySummary]) -> Table:
 
 def trial_table(trials: Sequence[TrialSummary]) -> Table:
     """Trials, a line each."""
-    table = _table("trial", "state", "KL", "parameters", "reason")
-    for column in table.columns[:3]:
-        column.no_wrap = True
+    short = ("trial", "state", "KL")
+    table = plain_table(*short, "parameters", "reason", no_wrap=short)
     for trial in trials:
-        value = "" if trial.value is None else f"{trial.value:.4f}"
+        value = score_text(trial.value, "")
         name = str(trial.number)
         if trial.lineage is not None and trial.lineage != trial.number:
             name += f" (from {trial.lineage})"
@@ -100,8 +100,16 @@ def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str
         yield (short if last[short] == 1 and short != "name" else name), value
 
 
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
+def plain_table(*columns: str, numbers: Collection[str] = (), no_wrap: Collection[str] = ()) -> Table:
+    """A table without lines; text that is too long for its column goes on in the next line.
+
+    Parameters
+    ----------
+    numbers : which columns stand at the right
+    no_wrap : which columns stay on one line
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name in no_wrap)
     return table

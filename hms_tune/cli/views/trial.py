@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.curves import Curve, draw_curves
+from hms_tune.cli.views.tables import plain_table
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.byte_count import readable
 from hms_tune.studies.cost import cost_unit
+from hms_tune.studies.text import best_epoch_text, param_text, score_text
 from hms_tune.studies.trial_note import why_it_ended
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.tracking.console import duration
@@ -59,16 +61,16 @@ def _rank(trial: TrialRecord, study: StudyRecord) -> str:
 def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableType:
     """What was searched, beside the best trial's; then all that was fixed."""
     beside = best if best is not None and best.number != trial.number else None
-    table = _table("searched", "value", *([f"best (trial {beside.number})"] if beside else []))
+    table = plain_table("searched", "value", *([f"best (trial {beside.number})"] if beside else []))
     names = list(trial.params)
     if beside:
         names += [name for name in beside.params if name not in trial.params]
     for name in names:
-        own = value_text(trial.params.get(name))
+        own = param_text(trial.params, name)
         if beside is None:
             table.add_row(name, own)
             continue
-        other = value_text(beside.params.get(name))
+        other = param_text(beside.params, name)
         table.add_row(name, Text(own, style="bold yellow" if own != other else ""), Text(other, style="dim"))
     fixed = {
         name: value
@@ -98,20 +100,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _folds(trial: TrialRecord) -> Table:
-    table = _table("fold", "rows", "KL", "all rows", "≥10 votes", "best epoch", "images/s", "time")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    names = ("rows", "KL", "all rows", "≥10 votes", "best epoch", "images/s", "time")
+    table = plain_table("fold", *names, numbers=names)
     for fold in trial.folds:
         seconds = sum(epoch.seconds for epoch in fold.epochs)
         images = sum(epoch.images for epoch in fold.epochs)
-        best = "" if fold.best_epoch is None else f"{fold.best_epoch + 1} of {len(fold.epochs)}"
         table.add_row(
             str(fold.fold + 1),
             f"{fold.train_rows}+{fold.validation_rows}",
-            _score(fold.best_kl) + ("" if fold.kl is not None else " so far"),
-            _score(fold.kl_all_rows),
-            _score(fold.kl_high_vote),
-            best + (" (early)" if fold.stopped_early else ""),
+            score_text(fold.best_kl, "") + ("" if fold.kl is not None else " so far"),
+            score_text(fold.kl_all_rows, ""),
+            score_text(fold.kl_high_vote, ""),
+            best_epoch_text(fold, "") + (" (early)" if fold.stopped_early else ""),
             f"{images / seconds:,.0f}" if seconds else "",
             duration(seconds),
         )
@@ -150,21 +150,10 @@ def _facts(trial: TrialRecord) -> Table:
 
 
 def _attempts(trial: TrialRecord) -> Table:
-    table = _table("attempt", "host", "slot", "began (UTC)", "time", "ended")
+    table = plain_table("attempt", "host", "slot", "began (UTC)", "time", "ended")
     for attempt in trial.attempts:
         began = attempt.started_at.strftime("%Y-%m-%d %H:%M:%S")
         ended = (attempt.outcome or "running").replace("_", " ")
         name = Text(str(attempt.number), style="bold" if attempt.number == trial.number else "")
         table.add_row(name, attempt.host, attempt.slot, began, duration(attempt.seconds), ended)
     return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

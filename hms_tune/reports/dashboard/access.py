@@ -1,6 +1,6 @@
-"""Who may do what with the dashboard, which itself asks nobody.
+"""Who may use the dashboard, and for what; the dashboard itself asks nobody.
 
-Stands before a WSGI application and refuses
+:class:`Gatekeeper` stands before a WSGI application and refuses
 
 * everything, without the password, where one is set (HTTP basic authentication, any user name);
 * where none is set, requests that do not name this machine itself: a page elsewhere whose name was made to
@@ -46,7 +46,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Gatekeeper:
-    """A WSGI application that lets through to another what is allowed.
+    """A WSGI application that passes allowed requests on to another.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _refuse(
     reason: str,
     *headers: tuple[str, str],
 ) -> list[bytes]:
-    """Say no, as JSON to the page's own requests, which show its ``reason``, and as text to a person."""
+    """Answer a refused request: the page's own with JSON, whose ``reason`` it shows, others with text."""
     _drain(environment)
     is_api = environment.get("PATH_INFO", "").startswith("/api/")
     body = (json.dumps({"reason": reason}) if is_api else f"{reason}\n").encode()
@@ -130,7 +130,7 @@ def _refuse(
 
 
 def _drain(environment: Environment) -> None:
-    """Read what was sent along; a connection closed upon it would swallow the answer."""
+    """Read the request's body: if the connection closed before, the answer would be lost."""
     sent = environment.get("CONTENT_LENGTH") or "0"
     if sent.isdecimal() and int(sent) > 0:
         environment["wsgi.input"].read(min(int(sent), _DRAINED_BYTES))

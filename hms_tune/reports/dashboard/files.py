@@ -9,9 +9,9 @@ import uuid
 from pathlib import Path
 
 from optuna.artifacts import FileSystemArtifactStore
-from optuna_dashboard.artifact._backend import DASHBOARD_ARTIFACTS_ATTR_PREFIX
 
 from hms_tune.database.connect import Storage
+from hms_tune.reports.dashboard.dashboard_private import artifact_key
 
 _FOLDER = "dashboard"
 _NAMESPACE = uuid.UUID("0d4f8f0e-6a57-4a5c-9a53-1c1a0d2b7c55")
@@ -45,5 +45,4 @@ def attach(
         "mimetype": mimetypes.guess_type(name)[0] or "application/octet-stream",
         "encoding": None,
     }
-    key = f"{DASHBOARD_ARTIFACTS_ATTR_PREFIX}{trial_id}:{identity}"
-    storage.optuna.set_study_system_attr(study_id, key, json.dumps(described))
+    storage.optuna.set_study_system_attr(study_id, artifact_key(trial_id, identity), json.dumps(described))

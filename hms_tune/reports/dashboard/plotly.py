@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from hms_tune.reports.figures.style import ACCENT, FRONT, INK
-from hms_tune.studies.cost import cost_unit, pareto_front, spans_decades
+from hms_tune.studies.cost import CostFront, cost_front
+from hms_tune.studies.score import FoldSpread, fold_spread
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 
 MOST_POINTS = 400
@@ -40,23 +41,22 @@ class Graph:
 
 def study_graphs(study: StudyRecord) -> list[Graph]:
     """Every figure the study has enough trials for. Importances the dashboard draws itself."""
-    graphs = [_fold_spread(study.ranked[:10]), _over_time(study), _cost(study), _utilisation(study)]
+    spread = _fold_spread(fold_spread(study.ranked[:10]))
+    graphs = [spread, _over_time(study), _cost(cost_front(study)), _utilisation(study)]
     return [graph for graph in graphs if graph.data]
 
 
-def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
+def _fold_spread(best: Sequence[FoldSpread]) -> Graph:
     """The ten best, each fold a dot, the mean a line."""
-    shown = [trial for trial in best if trial.folds]
     data: list[dict[str, Any]] = []
-    if shown:
-        folds = [(trial, fold) for trial in shown for fold in trial.folds if fold.kl is not None]
+    if best:
         dots = {"mode": "markers", "marker": {"size": 8, "color": "#7fa3c7"}}
-        texts = [f"fold {fold.fold + 1}" for _, fold in folds]
-        x, y = [str(trial.number) for trial, _ in folds], _rounded([fold.kl or 0.0 for _, fold in folds])
-        data.append({"type": "scatter", "x": x, "y": y, "text": texts, **dots})
+        texts = [f"fold {fold}" for trial in best for fold in trial.folds]
+        x, y = [str(trial.number) for trial in best for _ in trial.folds], [kl for t in best for kl in t.kl]
+        data.append({"type": "scatter", "x": x, "y": _rounded(y), "text": texts, **dots})
         mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": INK}}
-        x, y = [str(trial.number) for trial in shown], _rounded([trial.value or 0.0 for trial in shown])
-        data.append({"type": "scatter", "x": x, "y": y, "mode": "markers", "marker": mean})
+        x, y = [str(trial.number) for trial in best], [trial.mean for trial in best]
+        data.append({"type": "scatter", "x": x, "y": _rounded(y), "mode": "markers", "marker": mean})
     axis = {"title": {"text": "trial, best first; dots: folds, bar: mean"}, "type": "category"}
     return _graph("fold-spread", "Fold spread of the ten best", data, axis, "KL", legend=False)
 
@@ -68,10 +68,7 @@ def _over_time(study: StudyRecord) -> Graph:
     data: list[dict[str, Any]] = []
     if ended:
         shown = _thinned(ended)
-        texts = [f"trial {trial.number}" for trial, _ in shown]
-        y = _rounded([trial.value or 0.0 for trial, _ in shown])
-        dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
-        data.append({"type": "scatter", "name": "trial", "x": [at for _, at in shown], "y": y, **dots})
+        data.append(_dots([trial for trial, _ in shown], [at for _, at in shown]))
         best_x, best_y, best = [], [], math.inf
         for trial, at in ended:
             if trial.value is not None and trial.value < best:
@@ -85,22 +82,17 @@ def _over_time(study: StudyRecord) -> Graph:
     return _graph("time", "KL over time", data, {"title": {"text": "ended (UTC)"}}, "KL")
 
 
-def _cost(study: StudyRecord) -> Graph:
+def _cost(costs: CostFront) -> Graph:
     """What each complete trial cost, and the front that none beats on both."""
-    trials = [trial for trial in study.ranked if trial.attempts]
     data: list[dict[str, Any]] = []
-    if trials:
-        shown = _thinned(trials)
-        texts = [f"trial {trial.number}" for trial in shown]
-        dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
-        x, y = [trial.cost for trial in shown], [trial.value or 0.0 for trial in shown]
-        data.append({"type": "scatter", "name": "trial", "x": _rounded(x), "y": _rounded(y), **dots})
-        front = pareto_front(trials)
-        x, y = [trial.cost for trial in front], [trial.value or 0.0 for trial in front]
+    if costs.trials:
+        shown = _thinned(costs.trials)
+        data.append(_dots(shown, _rounded(trial.cost for trial in shown)))
+        x, y = [trial.cost for trial in costs.front], [trial.value or 0.0 for trial in costs.front]
         line = {"mode": "lines+markers", "line": {"shape": "hv", "color": FRONT}}
         data.append({"type": "scatter", "name": "Pareto front", "x": _rounded(x), "y": _rounded(y), **line})
-    axis: dict[str, Any] = {"title": {"text": f"{cost_unit(trials)} of a trial"}}
-    if spans_decades([trial.cost for trial in trials]):
+    axis: dict[str, Any] = {"title": {"text": f"{costs.unit} of a trial"}}
+    if costs.log:
         axis |= {"type": "log", "dtick": "D1"}  # labels at 1, 2 and 5 of each decade
     return _graph("cost", "What a KL costs", data, axis, "KL")
 
@@ -142,6 +134,14 @@ def _graph(
     return Graph(name, data, layout)
 
 
+def _dots(trials: Sequence[TrialRecord], x: Sequence[Any]) -> dict[str, Any]:
+    """The KL of each trial as a dot."""
+    texts = [f"trial {trial.number}" for trial in trials]
+    marker = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
+    y = _rounded(trial.value or 0.0 for trial in trials)
+    return {"type": "scatter", "name": "trial", "x": x, "y": y, **marker}
+
+
 def _ended_at(trial: TrialRecord) -> str | None:
     attempt = trial.last_attempt
     if attempt is None or attempt.ended_at is None:
@@ -149,7 +149,7 @@ def _ended_at(trial: TrialRecord) -> str | None:
     return attempt.ended_at.strftime(_MOMENT)
 
 
-def _thinned(items: list[Any]) -> list[Any]:
+def _thinned(items: Sequence[Any]) -> Sequence[Any]:
     """At most so many, evenly."""
     if len(items) <= MOST_POINTS:
         return items
@@ -157,5 +157,5 @@ def _thinned(items: list[Any]) -> list[Any]:
     return [items[int(place * step)] for place in range(MOST_POINTS)]
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
+def _rounded(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.5g}") for value in values]

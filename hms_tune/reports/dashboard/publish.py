@@ -1,4 +1,4 @@
-"""Writes what the dashboard shows of a study: its note, its figures, pictures of each new best."""
+"""Write what the dashboard shows of a study: its note, its figures, pictures of each new best trial."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optuna_dashboard import save_plotly_graph_object
-from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.records import mark_published, unpublished_predictions
+from hms_tune.reports.dashboard.dashboard_private import stored_graph
 from hms_tune.reports.dashboard.files import attach, writable_store
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note
-from hms_tune.reports.figures.predictions import (
-    confusion_figure,
-    curves_figure,
-    reliability_figure,
-    score_figure,
-    worst_predicted,
-)
+from hms_tune.reports.figures.predictions import curves_figure, prediction_figures, worst_predicted
 from hms_tune.reports.figures.style import png
 from hms_tune.studies.lookup import load_study
 from hms_tune.studies.predictions import kept_out_of_fold
@@ -28,7 +22,6 @@ from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord, study_record
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import scores_by_class, scores_by_votes
 
 _logger = logging.getLogger(__name__)
 
@@ -58,14 +51,8 @@ def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
     loaded = load_study(storage, study.name)
     attributes = storage.optuna.get_study_system_attrs(study.study_id)
     for graph in study_graphs(study):
-        if _standing(attributes, graph.name) != graph.to_json():
+        if stored_graph(attributes, graph.name) != graph.to_json():
             save_plotly_graph_object(loaded, graph, graph_object_id=graph.name)
-
-
-def _standing(attributes: dict[str, object], name: str) -> str:
-    prefix = f"{SYSTEM_ATTR_PLOT_DATA}{name}:"
-    pieces = {key: value for key, value in attributes.items() if key.startswith(prefix)}
-    return "".join(str(pieces.get(f"{prefix}{place}", "")) for place in range(len(pieces)))
 
 
 def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_root: Path | None) -> None:
@@ -92,12 +79,8 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
 
 
 def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> Iterator[tuple[str, bytes]]:
-    overall = deciding_score(trial, predictions)
-    level = overall.kl if overall else 0.0
-    yield "confusion.png", png(confusion_figure(predictions))
-    yield "reliability.png", png(reliability_figure(predictions))
-    yield "kl-by-class.png", png(score_figure(scores_by_class(predictions), overall=level))
-    yield "kl-by-votes.png", png(score_figure(scores_by_votes(predictions), overall=level))
+    for drawn in prediction_figures(trial, predictions):
+        yield f"{drawn.name}.png", png(drawn.figure)
     yield "curves.png", png(curves_figure(trial.folds))
     if root is not None:
         for place, worst in enumerate(worst_predicted(predictions, root), start=1):
@@ -108,7 +91,7 @@ def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> 
 def _finish_best(
     storage: Storage, study: StudyRecord, trial: TrialRecord, predictions: OutOfFold, names: list[str]
 ) -> None:
-    """Say in the trial's note what lies beside it, and that this best is done with."""
+    """Name the pictures in the trial's note, and mark the trial as published."""
     note = trial_note(trial, study.trials)
     found = deciding_score(trial, predictions)
     note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")

@@ -43,7 +43,7 @@ FINISH = "finish\n"
 
 @dataclass(frozen=True, slots=True)
 class PublisherPlan:
-    """What the process needs; it reads it from its standard input, so the password stays out of sight."""
+    """What the process needs. It holds a password, and so comes through standard input, unseen by others."""
 
     study: str
     storage_url: str = field(repr=False)
@@ -67,7 +67,7 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
 
     Parameters
     ----------
-    hurried : whether the end has to be quick: nothing is waited for then
+    hurried : if it returns true, the end waits for no last publication
     """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "hms_tune.reports.dashboard.publisher"],
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 class Publisher:
-    """Publishes a study when something is new, not too often, while it is the one elected."""
+    """Publishes a study while it is elected, when something is new, and not too often."""
 
     def __init__(self, plan: PublisherPlan) -> None:
         self._plan = plan
@@ -136,7 +136,7 @@ class Publisher:
         self._said: str | None = None
 
     def run(self, wait: Callable[[float], bool | None]) -> None:
-        """Look, publish, wait, again and again. A database that is away is asked again later."""
+        """Publish what is new until told to stop. After an outage or an error, try again later."""
         while True:
             told = wait(LOOK_S)
             if told is False:

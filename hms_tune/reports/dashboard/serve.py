@@ -94,12 +94,12 @@ def check_exposure(host: str, password: str | None) -> None:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread per request. Says nothing of a browser that closes a connection early."""
+    """One thread per request. A browser that closes a connection early is logged for debugging alone."""
 
     daemon_threads = True
 
     def server_bind(self) -> None:
-        """Take the address without asking a name server what it is called."""
+        """Bind without asking a name server for this machine's name, which may take long."""
         with suppress(AttributeError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
@@ -108,7 +108,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Note it where only debugging looks."""
+        """Log it for debugging."""
         _logger.debug("request from %s failed", client_address, exc_info=True)
 
 
@@ -117,10 +117,10 @@ class _Server6(_Server):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """No line per request, and no thread for a browser that says nothing for a minute."""
+    """Logs no line per request; closes a connection that is silent for a minute."""
 
     timeout = 60
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Note it where only debugging looks."""
+        """Log it for debugging."""
         _logger.debug(format, *args)

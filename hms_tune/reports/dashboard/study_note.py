@@ -18,7 +18,7 @@ from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.training.events import OutOfFold
 
 _DIGEST = "hms_tune:note"
-"""Study attribute: digest of the note that was written last, which tells a person's edits from ours."""
+"""Study attribute: digest of the note that was written last. If it differs, a person edited the note."""
 
 
 def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
@@ -35,7 +35,7 @@ def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
 
 
 def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFold | None) -> bool:
-    """Write the note if it has changed and is still ours; returns whether it was written."""
+    """Write the note if it has changed and nobody edited it; returns whether it was written."""
     loaded = load_study(storage, study.name)
     body = study_note(study, predictions)
     standing = get_note(loaded)
@@ -68,7 +68,7 @@ def _numbers(study: StudyRecord) -> str:
 
 
 def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
-    """Each range, and what the winner has of it."""
+    """Each range, and the best trial's value."""
     ranges = {each.name: describe(each.node).replace(" | ", ", ") for each in parameters(study_file.space)}
     title = f"trial {best.number}" if best else ""
     won = {name: value_text(value) for name, value in best.params.items()} if best else {}

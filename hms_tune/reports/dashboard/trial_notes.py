@@ -24,7 +24,7 @@ from hms_tune.database.queries.studies import is_ours
 from hms_tune.database.queries.totals import best_attempt_ids
 
 NEWEST, BEST = 50, 10
-"""Of how many trials the page is told what they reported."""
+"""How many trials keep their reported values: the newest, and the best."""
 
 _NO_NOTE = b'"note": {"version": 0, "body": ""}'
 _NOTE = b'"note": {"version": 0, "body": %s}'
@@ -104,7 +104,7 @@ class TrialNotes:
 
 
 def _integer(piece: bytes, name: bytes) -> int | None:
-    """What the last number of this name in a piece is: the piece ends within the JSON of its trial."""
+    """The last number of this name in a piece of JSON, which ends inside the trial it belongs to."""
     start = piece.rfind(name)
     digits = piece[start + len(name) : start + len(name) + 12].partition(b",")[0]
     return int(digits) if start >= 0 and digits.isdigit() else None

@@ -1,1 +1,1 @@
-"""Figures drawn with matplotlib."""
+"""Pictures drawn with matplotlib: of studies, predictions, competition folders and EEG windows."""

@@ -1,4 +1,4 @@
-"""The charts of a report."""
+"""Charts of a competition folder: classes, experts, lengths, patients, agreement, NaN."""
 
 from __future__ import annotations
 

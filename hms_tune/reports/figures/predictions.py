@@ -1,8 +1,8 @@
-"""What out-of-fold predictions look like: where a model is wrong, how sure it is, whom it fails."""
+"""Pictures of a trial: its out-of-fold predictions, learning curves, and worst predicted windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,28 +15,56 @@ from hms_tune.errors import DataError
 from hms_tune.reports.figures.example import load_example
 from hms_tune.reports.figures.style import ACCENT, CLASS_COLOURS, FAINT, INK, chart, new_figure, quiet
 from hms_tune.reports.figures.window import View, heading, labelled_figure
+from hms_tune.studies.score import deciding_score
+from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.history import FoldRecord
-from hms_tune.training.scores import Score, kl_per_row, reliability
+from hms_tune.training.scores import (
+    Score,
+    confusion,
+    kl_per_row,
+    reliability,
+    scores_by_class,
+    scores_by_votes,
+)
 
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A figure with the name of its file, its title, and what it shows."""
+
+    name: str
+    title: str
+    about: str
+    figure: Figure
+
+
+def prediction_figures(trial: TrialRecord, predictions: OutOfFold) -> Iterator[Drawn]:
+    """Where a trial is right and wrong: confusion, reliability, KL by class and by number of votes."""
+    overall = deciding_score(trial, predictions)
+    level = overall.kl if overall else 0.0
+    yield Drawn("confusion", "Confusion", "consensus against likeliest class", confusion_figure(predictions))
+    yield Drawn("reliability", "Reliability", "probability against votes", reliability_figure(predictions))
+    by_class = score_figure(scores_by_class(predictions), overall=level)
+    yield Drawn("kl-by-class", "By class", "KL by consensus", by_class)
+    by_votes = score_figure(scores_by_votes(predictions), overall=level)
+    yield Drawn("kl-by-votes", "By votes", "KL by number of experts", by_votes)
+
+
 def confusion_figure(predictions: OutOfFold) -> Figure:
     """Experts' consensus against the model's likeliest class."""
-    truth, said = predictions.targets.argmax(axis=1), predictions.probabilities.argmax(axis=1)
-    counts = np.zeros((len(CLASSES), len(CLASSES)), dtype=np.int64)
-    np.add.at(counts, (truth, said), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    found = confusion(predictions)
     figure = new_figure(5.8, 5.0)
     axes = figure.add_axes((0.16, 0.14, 0.82, 0.83))
-    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    for row in range(len(CLASSES)):
-        for column in range(len(CLASSES)):
-            if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.55 else INK
-                label = f"{shares[row, column]:.0%}\n{counts[row, column]:,}"
-                axes.text(column, row, label, ha="center", va="center", fontsize=8.5, color=colour)
+    axes.imshow(found.shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    for (row, column), count in np.ndenumerate(found.counts):
+        if count:
+            share = found.shares[row, column]
+            colour = "white" if share > 0.55 else INK
+            label = f"{share:.0%}\n{count:,}"
+            axes.text(column, row, label, ha="center", va="center", fontsize=8.5, color=colour)
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES)
     axes.set_xlabel("the model's likeliest class", fontsize=9.5, color=INK)
@@ -48,14 +76,13 @@ def confusion_figure(predictions: OutOfFold) -> Figure:
 
 def reliability_figure(predictions: OutOfFold) -> Figure:
     """Predicted probability against the share of votes that a class really got."""
-    bins = reliability(predictions)
+    found = reliability(predictions)
     figure, axes = chart(5.4, 5.0)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(bins.predicted, bins.voted, color=ACCENT, linewidth=1.4)
-    axes.scatter(
-        bins.predicted, bins.voted, s=18 + 160 * bins.count / bins.count.max(), color=ACCENT, zorder=3
-    )
-    axes.text(0.03, 0.95, f"mean gap {bins.mean_gap:.3f}", fontsize=10, color=INK, va="top")
+    axes.plot(found.predicted, found.voted, color=ACCENT, linewidth=1.4)
+    sizes = 18 + 160 * found.count / found.count.max()
+    axes.scatter(found.predicted, found.voted, s=sizes, color=ACCENT, zorder=3)
+    axes.text(0.03, 0.95, f"mean gap {found.mean_gap:.3f}", fontsize=10, color=INK, va="top")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("predicted probability, any class; dots grow with the number", fontsize=9.5, color=INK)

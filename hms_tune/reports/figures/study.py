@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
-from hms_tune.studies.cost import pareto_front, spans_decades
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+from hms_tune.studies.cost import CostFront
+from hms_tune.studies.score import FoldSpread
+from hms_tune.studies.trial_record import StudyRecord
 
 PRUNED = "#d9a441"
 _MOST = 3.0
@@ -55,28 +56,24 @@ def history_figure(study: StudyRecord) -> Figure:
     return figure
 
 
-def fold_spread_figure(best: Sequence[TrialRecord]) -> Figure:
-    """The KL of each fold of the best trials, and their means."""
+def fold_spread_figure(shown: Sequence[FoldSpread]) -> Figure:
+    """The KL of each fold of some trials, and their means."""
     figure, axes = chart(5.4, 3.4)
-    shown = [trial for trial in best if trial.folds]
     for place, trial in enumerate(shown):
-        scores = [fold.kl for fold in trial.folds if fold.kl is not None]
-        axes.plot([place] * len(scores), scores, color=GRID, linewidth=2.2, zorder=1)
-        axes.scatter([place] * len(scores), scores, s=20, color=ACCENT, zorder=2)
-        axes.plot([place - 0.28, place + 0.28], [trial.value or 0.0] * 2, color=INK, linewidth=2, zorder=3)
+        axes.plot([place] * len(trial.kl), trial.kl, color=GRID, linewidth=2.2, zorder=1)
+        axes.scatter([place] * len(trial.kl), trial.kl, s=20, color=ACCENT, zorder=2)
+        axes.plot([place - 0.28, place + 0.28], [trial.mean] * 2, color=INK, linewidth=2, zorder=3)
     axes.set_xticks(range(len(shown)), [str(trial.number) for trial in shown])
     axes.set_xlabel("trial, best first; dots: folds, bar: mean", fontsize=9.5, color=INK)
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure
 
 
-def cost_figure(study: StudyRecord, unit: str) -> Figure:
+def cost_figure(shown: CostFront) -> Figure:
     """What complete trials cost, and those that none beats on both cost and KL."""
     figure, axes = chart(5.4, 3.4)
-    trials = [trial for trial in study.ranked if trial.attempts]
-    costs, values = [trial.cost for trial in trials], [trial.value or 0.0 for trial in trials]
-    axes.scatter(costs, values, s=18, color=ACCENT)
-    front = pareto_front(trials)
+    costs, front = [trial.cost for trial in shown.trials], shown.front
+    axes.scatter(costs, [trial.value or 0.0 for trial in shown.trials], s=18, color=ACCENT)
     edge = max(costs, default=0.0)
     axes.step(
         [*(trial.cost for trial in front), edge],
@@ -85,7 +82,7 @@ def cost_figure(study: StudyRecord, unit: str) -> Figure:
         color=INK,
         linewidth=1.2,
     )
-    if spans_decades(costs):
+    if shown.log:
         axes.set_xscale("log")
         plain = FuncFormatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1.0 else f"{cost:g}")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -96,6 +93,8 @@ def cost_figure(study: StudyRecord, unit: str) -> Figure:
         place = (trial.cost, trial.value or 0.0)
         name = f"trial {trial.number}"
         axes.annotate(name, place, xytext=(4, -12), textcoords="offset points", fontsize=8.5)
-    axes.set_xlabel(f"{unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK)
+    axes.set_xlabel(
+        f"{shown.unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK
+    )
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure

@@ -1,7 +1,7 @@
 """Weights & Biases: one run for each attempt, grouped by study.
 
-Nothing here can hurt a trial. All of it happens on a thread of its own; without credentials, or when the
-server does not answer within seconds, the run is written to disk, and ``wandb sync`` completes it later.
+Nothing here can hurt a trial: all of it runs on a thread of its own. Without credentials, or if the server
+does not answer within seconds, the run is written to disk, and ``wandb sync`` sends it later.
 """
 
 from hms_tune.tracking.wandb.account import Account, Mode, ask_account

@@ -1,7 +1,6 @@
-"""What Weights & Biases itself would do on this machine: where it sends runs, as whom, and whether at all.
+"""What W&B is set to on this machine: whether it sends runs, where to, and with which credentials.
 
-Nothing of it is worked out here: W&B reads its variables, settings files, netrc and identity tokens, and is
-asked for the result.
+W&B itself reads its variables, settings files, netrc and identity tokens; this module asks for the result.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ KEPT_AWAY = (
     "WANDB_SWEEP_ID",
     "WANDB_SWEEP_PARAM_PATH",
 )
-"""Variables that would put attempts into a run, a configuration or a background process other than their own.
+"""Variables that would make attempts share a run, a configuration or a background process.
 
-A sweep, a launch or a notebook leaves them behind. In a sweep W&B ignores the run that it is told to open.
+A sweep, a launch or a notebook leaves them behind; in a sweep W&B opens another run than the one it is told.
 """
 
 _LOGIN = "Run wandb login, or wandb sync later"
@@ -90,7 +89,7 @@ def load_settings() -> Any:
 
 
 def keep_away() -> None:
-    """Take what would choose the run of an attempt out of this process's environment, before W&B reads it."""
+    """Remove :data:`KEPT_AWAY` from this process's environment, before W&B reads it."""
     ignored = [name for name in KEPT_AWAY if os.environ.pop(name, None)]
     if ignored:
         logger.warning("W&B: %s not used; each attempt has a run of its own", ", ".join(ignored))

@@ -1,4 +1,4 @@
-"""The layers of a trial's network, found without building its weights and without a hook in training."""
+"""The layers of a trial's network, read from a copy without weights, so that training needs no hook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a run: curves by fold on an axis of epochs, a summary, the network's layers."""
+"""What a run holds: curves by fold over epochs, a summary, the network's layers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _epoch(event: EpochEnded) -> dict[str, Any]:
 
 
 def log_layers(run: Any, layers: tuple[Layer, ...]) -> None:
-    """Draw the network, as W&B's own hooks would have found it, and sum it up."""
+    """Draw the network as W&B's own hooks would, and write its number of parameters."""
     import wandb
 
     graph = wandb.Graph("torch")

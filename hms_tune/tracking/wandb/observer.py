@@ -1,4 +1,4 @@
-"""The observer: takes events from a trial in no time, and tells them on a thread of its own."""
+"""The observer: queues a trial's events, and sends them to W&B on a thread of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 12.0
-"""How long the end of a slot waits for what is still to be told."""
+"""How long the end of a slot waits for events that are still to be sent."""
 
 Task = Callable[[], None]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hms_tune.data.schema import CLASSES
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import kl_per_row, reliability
+from hms_tune.training.scores import confusion, kl_per_row, reliability, scores_by_class
 
 
 def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
@@ -17,26 +17,21 @@ def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
         return
     import wandb
 
-    likeliest, voted = predictions.probabilities.argmax(axis=1), predictions.targets.argmax(axis=1)
-    kl = kl_per_row(predictions.targets, predictions.probabilities)
-    bins = reliability(predictions)
-    by_class: list[Any] = [
-        [name, float(kl[voted == place].mean())]
-        for place, name in enumerate(CLASSES)
-        if (voted == place).any()
-    ]
+    mistakes, bins = confusion(predictions), reliability(predictions)
+    predicted = bins.predicted.tolist()
+    by_class: list[Any] = [[score.name, score.kl] for score in scores_by_class(predictions)]
     run.log(
         {
-            "oof/table": out_of_fold_table(predictions, kl),
+            "oof/table": out_of_fold_table(predictions),
             "oof/confusion": wandb.plot.confusion_matrix(
-                y_true=voted.tolist(),
-                preds=likeliest.tolist(),
+                y_true=mistakes.voted.tolist(),
+                preds=mistakes.likeliest.tolist(),
                 class_names=list(CLASSES),
                 title="Out-of-fold: class with most votes, likeliest class",
             ),
             "oof/reliability": wandb.plot.line_series(
-                xs=bins.predicted.tolist(),
-                ys=[bins.voted.tolist(), bins.predicted.tolist()],
+                xs=predicted,
+                ys=[bins.voted.tolist(), predicted],
                 keys=["share of votes", "as predicted"],
                 title="Out-of-fold reliability, all classes",
                 xname="predicted probability",
@@ -51,13 +46,14 @@ def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
     )
 
 
-def out_of_fold_table(predictions: OutOfFold, kl: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+def out_of_fold_table(predictions: OutOfFold) -> Any:
     """A row for each prediction, worst first: ids, fold, votes, KL, six probabilities, six targets."""
     import wandb
 
     names = [name.lower() for name in CLASSES]
     columns: list[Any] = ["eeg_id", "patient_id", "fold", "votes", "kl"]
     columns += [f"{name}_probability" for name in names] + [f"{name}_target" for name in names]
+    kl = kl_per_row(predictions.targets, predictions.probabilities)
     worst = np.argsort(-kl, kind="stable")
     parts = (predictions.eeg_id, predictions.patient_id, predictions.fold, predictions.total_votes)
     rows = zip(

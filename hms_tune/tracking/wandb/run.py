@@ -1,4 +1,4 @@
-"""Opening and closing runs: online where the server answers, else on disk."""
+"""Open and close runs: online if the server answers, else on disk."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ OFFLINE_SECONDS = 600.0
 
 
 def run_id(trial: TrialInfo) -> str:
-    """The run's identity, on any machine: that of the attempt, which is the fencing token.
+    """The run's identity, equal on every machine; each attempt has its own.
 
-    A worker that lost its trial goes on writing, if at all, to a run that is its own.
+    If a worker that lost its trial still writes, it writes to the run of its own attempt.
     """
     kind = "" if trial.job_type == "trial" else f"-{trial.job_type}"
     return f"{trial.study}{kind}-{trial.number}-{trial.config.hash[:8]}"
 
 
 class Session:
-    """The account's side of runs.
+    """Opens and closes runs with one account.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Session:
             self._stay_offline(f"W&B did not take all of run {run.id} in time")
 
     def close(self) -> None:
-        """Wait until all that was written is on disk: a slot's process ends without wandb's own farewell."""
+        """Wait until everything is on disk: a slot's process ends without running wandb's exit handler."""
         if "wandb" in sys.modules:
             _stop_service()
 
@@ -134,7 +134,7 @@ def run_name(trial: TrialInfo) -> str:
 
 
 def run_config(trial: TrialInfo) -> dict[str, Any]:
-    """The trial configuration, and what tells attempts of one trial from those of another."""
+    """The trial configuration, and the numbers of trial and attempt."""
     return trial.config.model_dump(mode="json") | {
         "params": trial.params,
         "trial": trial.number,
