@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from optuna.distributions import FloatDistribution, distribution_to_json
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import leases, lineages, studies
+from hms_tune.search.optuna_private import models
 from hms_tune.worker.open_study import open_search
 
 STUDY = """

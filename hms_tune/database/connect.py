@@ -28,6 +28,7 @@ from hms_tune.database.retry import Caller, Patience, passes, through_outages
 from hms_tune.database.schemas import settle_schemas
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
+from hms_tune.search.optuna_private import DATABASE_LOGGER
 
 T = TypeVar("T")
 
@@ -151,7 +152,7 @@ def assembled(url: URL, connect: Connect) -> Storage:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Of a lost connection it warns with the whole statement, a page long; we tell it in a line.
-    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+    logging.getLogger(DATABASE_LOGGER).setLevel(logging.ERROR)
     # Optuna formats the URL it is given as a template (a brace breaks it) and keeps it with the password.
     # It gets one without either; the connections come from `connect`.
     backend = PatientStorage(
@@ -201,8 +202,9 @@ def open_patiently(url: str, patience: Patience) -> Storage:
 
 def _prepare(connect: Connect, address: str) -> None:
     """Create Optuna's tables and ours; processes that start at once do it one after another."""
-    from optuna.storages._rdb import models
     from sqlalchemy import NullPool, create_engine
+
+    from hms_tune.search.optuna_private import models
 
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
     with engine.begin() as connection:

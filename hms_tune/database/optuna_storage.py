@@ -19,13 +19,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from sqlalchemy import event, inspect, select
 from sqlalchemy.orm import Session
 
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.tables import now
+from hms_tune.search.optuna_private import database_session, models
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +68,7 @@ class PatientStorage(RDBStorage):
     @_patiently
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write a report, if the trial has not ended."""
-        with _create_scoped_session(self.scoped_session, True) as session:
+        with database_session(self.scoped_session, True) as session:
             models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self._set_trial_intermediate_value_without_commit(session, trial_id, step, intermediate_value)
 
@@ -92,7 +91,7 @@ class PatientStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        with _create_scoped_session(self.scoped_session, True) as session:
+        with database_session(self.scoped_session, True) as session:
             models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self._set_trial_param_without_commit(
                 session, trial_id, param_name, param_value_internal, distribution, previous_distribution
@@ -105,7 +104,7 @@ class PatientStorage(RDBStorage):
         key: str,
         value: Any,
     ) -> None:
-        with _create_scoped_session(self.scoped_session, True) as session:
+        with database_session(self.scoped_session, True) as session:
             models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
             self._set_trial_attr_without_commit(session, kind, trial_id, key, value)
 

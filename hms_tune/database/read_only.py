@@ -76,7 +76,7 @@ def _reader_is_ready(connect: Connect) -> bool:
 
 
 def _make_reader(connection: Connection) -> None:
-    from optuna.storages._rdb import models
+    from hms_tune.search.optuna_private import models
 
     known = connection.execute(
         text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": READER}

@@ -16,6 +16,7 @@ from hms_tune.database.queries.fleet import running_trials, workers_of_study
 from hms_tune.database.queries.studies import is_ours, study_names, study_row
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
 from hms_tune.errors import UsageError
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
 from hms_tune.studies.attempt_state import named_states
@@ -120,7 +121,7 @@ def show_trials(storage: Storage, name: str, *, number: int | None = None) -> li
     with storage.transaction() as connection:
         stopped = last_attempts_of_trials_ended_for(connection, study_id, STOPPED_BY_A_PERSON)
     return [
-        trial_summary(trial, reason=STOPPED_BY_A_PERSON if trial._trial_id in stopped else None)
+        trial_summary(trial, reason=STOPPED_BY_A_PERSON if trial_id_of(trial) in stopped else None)
         for trial in trials
     ]
 

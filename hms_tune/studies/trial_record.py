@@ -15,6 +15,7 @@ from hms_tune.database.queries.attempts import AttemptRecord, attempts_by_trial
 from hms_tune.database.queries.records import RecordRow, records_of_study
 from hms_tune.database.queue.end import ENDING_ATTRIBUTE, REASON_ATTRIBUTE
 from hms_tune.errors import ConfigError, UsageError
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.attempt_state import KL_ALL_ROWS, KL_HIGH_VOTE, first_number, state_of
@@ -113,15 +114,15 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     study = load_study(storage, name)
     frozen = study.get_trials(deepcopy=False)
     with storage.transaction() as connection:
-        rows = records_of_study(connection, study._study_id)
-        attempts = attempts_by_trial(connection, study._study_id)
+        rows = records_of_study(connection, study_id_of(study))
+        attempts = attempts_by_trial(connection, study_id_of(study))
     study_file = stored_study_file(study)
     trials = tuple(
         record
         for each in frozen
         if (record := _record(each, study_file, rows.get(each.number), attempts)).state not in _GOES_ON
     )
-    return StudyRecord(name=name, study_id=study._study_id, study_file=study_file, trials=trials)
+    return StudyRecord(name=name, study_id=study_id_of(study), study_file=study_file, trials=trials)
 
 
 def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
@@ -135,7 +136,7 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
         If it has no such trial.
     """
     loaded = load_study(storage, study)
-    study_id = loaded._study_id
+    study_id = study_id_of(loaded)
     frozen = next((each for each in loaded.get_trials(deepcopy=False) if each.number == number), None)
     if frozen is None:
         raise UsageError(f"no trial {number}", where=f"study {study}")

@@ -24,6 +24,7 @@ from hms_tune.database.queue.end import Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import Presence, announce
 from studies import ONE_TRIAL
@@ -139,10 +140,10 @@ def test_what_no_worker_ran_cannot_be_stopped(home: Path, storage: Storage) -> N
 def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: Storage) -> None:
     study = optuna.load_study(study_name="smoke", storage=storage.optuna)
     holder = Holder("worker-7", "cpu", this_process(), gpus=2.0)
-    lease = claim(storage, study._study_id, holder, lease_s=600.0)
+    lease = claim(storage, study_id_of(study), holder, lease_s=600.0)
     assert isinstance(lease, Lease)
     attempt = ask(storage, study, lease)
-    with announce(storage, Presence("worker-7", study._study_id, "1", ("cpu",))):
+    with announce(storage, Presence("worker-7", study_id_of(study), "1", ("cpu",))):
         done = run(home, "study", "stop-trial", "smoke", str(attempt.number))
         assert done.stdout == f"smoke: trial {attempt.number} ends within an epoch\n"
         done = run(home, "study", "drain", "smoke", "--worker", "worker-7", "--now")

@@ -24,6 +24,7 @@ from sqlalchemy import text
 from tiny import study_file, undisturbed
 
 from hms_tune.database.connect import Storage, open_storage
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.worker.open_study import open_search
 
 LEASE_S = 4.0
@@ -258,11 +259,11 @@ class _Campaign:
             self.storage.optuna.get_study_id_from_name(self.study.study)
         )
         reference = {
-            trial._trial_id: undisturbed(trial.params["training.learning_rate"])
+            trial_id_of(trial): undisturbed(trial.params["training.learning_rate"])
             for trial in trials
             if trial.state.name == "COMPLETE"
         }
-        numbers = {trial.number: trial._trial_id for trial in trials}
+        numbers = {trial.number: trial_id_of(trial) for trial in trials}
         return history.read(self.storage.engine) + told(self.folder, numbers), reference
 
 

@@ -16,6 +16,7 @@ from tiny import study_file, undisturbed
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import leases
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record
 from hms_tune.worker.open_study import open_search
@@ -42,7 +43,7 @@ def test_clocks_wrong_by_12_h_in_mixed_time_zones_expire_no_lease_and_show_no_ab
     assert max(said) - min(said) > 1.9 * HALF_A_DAY_S  # their clocks were as wrong as that
     study_id = storage.optuna.get_study_id_from_name("clocks")
     trials = storage.optuna.get_all_trials(study_id)
-    reference = {t._trial_id: undisturbed(t.params["training.learning_rate"]) for t in trials}
+    reference = {trial_id_of(t): undisturbed(t.params["training.learning_rate"]) for t in trials}
     with storage.engine.connect() as connection:
         own = select(leases.c.lease_id).where(leases.c.study_id == study_id)
         lease_ids = set(connection.execute(own).scalars())
@@ -50,7 +51,7 @@ def test_clocks_wrong_by_12_h_in_mixed_time_zones_expire_no_lease_and_show_no_ab
     verdict = check(facts, reference, trials=6)
     assert verdict.violations == ()
     assert (verdict.attempts, verdict.complete) == (6, 6)  # no lease expired: no attempt is a second one
-    assert [trial.value for trial in trials] == [reference[trial._trial_id].value for trial in trials]
+    assert [trial.value for trial in trials] == [reference[trial_id_of(trial)].value for trial in trials]
 
     for trial in study_record(storage, "clocks").trials:
         assert 0.0 < trial.seconds < lasted, trial

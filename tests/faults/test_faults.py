@@ -38,6 +38,7 @@ from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.tables import leases
 from hms_tune.errors import StorageAwayError
 from hms_tune.machine.processes import this_process
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
@@ -56,18 +57,18 @@ def facts_of(storage: Storage, name: str, folder: Path) -> tuple[list[history.Fa
     """The history of one study, and what its trials should have come to."""
     study_id = storage.optuna.get_study_id_from_name(name)
     trials = storage.optuna.get_all_trials(study_id)
-    ids = {trial._trial_id for trial in trials}
+    ids = {trial_id_of(trial) for trial in trials}
     with storage.engine.connect() as connection:
         own = set(
             connection.execute(select(leases.c.lease_id).where(leases.c.study_id == study_id)).scalars()
         )
     facts = [fact for fact in history.read(storage.engine) if fact.trial in ids or fact.lease in own]
     reference = {
-        trial._trial_id: undisturbed(trial.params["training.learning_rate"])
+        trial_id_of(trial): undisturbed(trial.params["training.learning_rate"])
         for trial in trials
         if trial.state.name == "COMPLETE"
     }
-    return facts + told(folder, {trial.number: trial._trial_id for trial in trials}), reference
+    return facts + told(folder, {trial.number: trial_id_of(trial) for trial in trials}), reference
 
 
 def test_sigkill_of_workers_ends_each_trial_once_with_the_value_it_would_have_had() -> None:

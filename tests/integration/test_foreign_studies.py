@@ -13,6 +13,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.errors import StorageError
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.reports.study_page import gather
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.studies.control import delete_study, drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.export_best import best_trial
@@ -82,11 +83,11 @@ def test_what_changes_a_study_or_reads_its_file_refuses_one_of_another_program(
     ask: Callable[[Storage, str], object],
 ) -> None:
     made = stock(storage, study_name, *directions)
-    before = (made.trials, storage.optuna.get_study_system_attrs(made._study_id))
+    before = (made.trials, storage.optuna.get_study_system_attrs(study_id_of(made)))
     with pytest.raises(StorageError, match=r"was not made by hms-tune|that hms-tune did not make"):
         ask(storage, study_name)
     after = optuna.load_study(study_name=study_name, storage=storage.optuna)
-    assert (after.trials, storage.optuna.get_study_system_attrs(after._study_id)) == before
+    assert (after.trials, storage.optuna.get_study_system_attrs(study_id_of(after))) == before
     assert after.user_attrs == {}
 
 

@@ -27,6 +27,7 @@ from hms_tune.database.queue.start import ask
 from hms_tune.database.tables import leases, lineages
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 from hms_tune.machine.processes import this_process
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.studies.control import drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.status import show_trials, status
@@ -61,7 +62,7 @@ def study(storage: Storage, study_name: str) -> optuna.Study:
 
 
 def claimed(storage: Storage, study: optuna.Study, worker: str = "worker", *, gpus: float = 0.0) -> Lease:
-    lease = claim(storage, study._study_id, holder(worker, gpus=gpus), lease_s=60.0)
+    lease = claim(storage, study_id_of(study), holder(worker, gpus=gpus), lease_s=60.0)
     assert isinstance(lease, Lease), lease
     return lease
 
@@ -161,7 +162,7 @@ def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_look
     assert stop_trial(storage, study.study_name, attempt.number) == "stopping"
     if end == "lost":
         expire(storage, attempt.lease)
-        recover(storage, study._study_id, ME)
+        recover(storage, study_id_of(study), ME)
     else:
         tell(storage, study, attempt, Result("handed_back", reason="handed back"))
     assert lineage_of(storage, attempt.lease) == STOPPED
@@ -169,7 +170,7 @@ def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_look
 
 
 def announced(storage: Storage, study: optuna.Study, worker: str) -> Presence:
-    return Presence(worker_id=worker, study_id=study._study_id, version="1", devices=("cpu",))
+    return Presence(worker_id=worker, study_id=study_id_of(study), version="1", devices=("cpu",))
 
 
 def test_a_drained_worker_finishes_its_trial_and_leaves_while_others_go_on(
@@ -190,7 +191,7 @@ def test_a_drained_worker_finishes_its_trial_and_leaves_while_others_go_on(
     ):
         assert slot(storage, file, tmp_path, drain_it, "leaver").run() == 1
         assert (
-            claim(storage, study._study_id, holder("leaver"), lease_s=60.0) is Refusal.WORKER_LEAVES
+            claim(storage, study_id_of(study), holder("leaver"), lease_s=60.0) is Refusal.WORKER_LEAVES
         )  # also a slot that was started again
         assert slot(storage, file, tmp_path, lambda trial: None, "stayer").run() == 3
     assert status(storage, study_name).units["complete"] == 4
@@ -218,9 +219,9 @@ def test_a_worker_that_is_drained_at_once_hands_its_trial_back(
 def test_a_drained_worker_leaves_a_paused_study(storage: Storage, study: optuna.Study) -> None:
     set_state(storage, study.study_name, "paused")
     with announce(storage, announced(storage, study, "idle")):
-        assert claim(storage, study._study_id, holder("idle"), lease_s=60.0) is Refusal.PAUSED
+        assert claim(storage, study_id_of(study), holder("idle"), lease_s=60.0) is Refusal.PAUSED
         drain(storage, study.study_name, "idle")
-        assert claim(storage, study._study_id, holder("idle"), lease_s=60.0) is Refusal.WORKER_LEAVES
+        assert claim(storage, study_id_of(study), holder("idle"), lease_s=60.0) is Refusal.WORKER_LEAVES
 
 
 def test_draining_names_the_workers_there_are(storage: Storage, study: optuna.Study) -> None:
@@ -250,7 +251,9 @@ def test_enqueued_values_are_taken_once_by_many_workers_and_the_rest_is_drawn(
     def work(number: int) -> list[tuple[float, float]]:
         gate.wait()
         drawn = []
-        while isinstance(lease := claim(storage, study._study_id, holder(f"w{number}"), lease_s=60.0), Lease):
+        while isinstance(
+            lease := claim(storage, study_id_of(study), holder(f"w{number}"), lease_s=60.0), Lease
+        ):
             attempt = ask(storage, study, lease)
             rate = attempt.trial.suggest_float(RATE, 1e-4, 1e-2, log=True)
             drawn.append((rate, attempt.trial.suggest_float("model.dropout", 0.0, 0.5)))
@@ -271,10 +274,10 @@ def test_enqueued_values_survive_the_death_of_the_worker_that_took_them(
 ) -> None:
     enqueue(storage, study.study_name, {RATE: "0.005"})
     expire(storage, claimed(storage, study))  # dies before it made a trial
-    recover(storage, study._study_id, ME)
+    recover(storage, study_id_of(study), ME)
     attempt = asked(storage, study)
     expire(storage, attempt.lease)  # dies before it drew the values
-    recover(storage, study._study_id, ME)
+    recover(storage, study_id_of(study), ME)
     successor = asked(storage, study)
     assert successor.lineage == attempt.lineage
     assert successor.trial.suggest_float(RATE, 1e-4, 1e-2, log=True) == 0.005
@@ -308,7 +311,7 @@ def test_enqueued_values_have_a_unit_of_the_budget_or_are_refused(
     with pytest.raises(UsageError, match="all 2 trials of the budget are taken"):
         enqueue(storage, study.study_name, {RATE: "0.006"})
     claimed(storage, study)
-    assert claim(storage, study._study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
+    assert claim(storage, study_id_of(study), holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
     with pytest.raises(UnknownStudyError):
         enqueue(storage, "no-such-study", {RATE: "0.005"})
 
@@ -335,7 +338,7 @@ def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
 
     def used() -> float:
         with storage.engine.connect() as connection:
-            return round(gpu_hours_used(connection, study._study_id), 3)
+            return round(gpu_hours_used(connection, study_id_of(study)), 3)
 
     spend(0.0, 9, 1, 0)  # on the CPU
     assert used() == 0.0
@@ -348,7 +351,7 @@ def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
     assert used() == 2.0
     spend(4.0, 0.5, None, -1)  # four GPUs, still at work
     assert used() == 4.0
-    assert claim(storage, study._study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_GPU_HOURS
+    assert claim(storage, study_id_of(study), holder(), lease_s=60.0) is Refusal.OUT_OF_GPU_HOURS
     assert (status(storage, name).budget_gpu_hours, round(status(storage, name).gpu_hours, 3)) == (3.0, 4.0)
     register_study(storage, name, Budget(trials=10, gpu_hours=5.0))
     claimed(storage, study)

@@ -25,6 +25,7 @@ from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
 from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
 from hms_tune.reports.dashboard.serve import dashboard_app, serve_dashboard
+from hms_tune.search.optuna_private import study_id_of, trial_id_of
 
 Ask = Callable[..., tuple[int, bytes]]
 PASSWORD = "canary-of-the-dashboard"
@@ -98,8 +99,8 @@ def reading(database_url: str) -> Iterator[Storage]:
 
 def writes(study: optuna.Study) -> list[tuple[str, str, object]]:
     """Every request of the page that would change something."""
-    number = study._study_id
-    trial = study.trials[2]._trial_id
+    number = study_id_of(study)
+    trial = trial_id_of(study.trials[2])
     return [
         ("DELETE", f"/api/studies/{number}", {}),
         ("POST", "/api/studies", {"study_name": f"{study.study_name}-2", "directions": ["minimize"]}),
@@ -120,7 +121,7 @@ def writes(study: optuna.Study) -> list[tuple[str, str, object]]:
 def snapshot(study: optuna.Study) -> list[object]:
     return [
         optuna.get_all_study_names(study._storage),
-        study._storage.get_study_system_attrs(study._study_id),
+        study._storage.get_study_system_attrs(study_id_of(study)),
         study.get_trials(deepcopy=False),
     ]
 
@@ -130,7 +131,7 @@ def test_every_view_of_the_read_only_dashboard_loads_and_every_change_is_refused
     study: optuna.Study, reading: Storage, tmp_path: Path
 ) -> None:
     before = snapshot(study)
-    number = study._study_id
+    number = study_id_of(study)
     with served(dashboard_app(reading, tmp_path)) as ask:
         for path in (
             "/dashboard/",
@@ -174,7 +175,7 @@ def test_the_database_itself_refuses_what_the_gatekeeper_would_let_through(
 def test_the_writable_dashboard_changes_what_it_is_asked_to(
     study: optuna.Study, storage: Storage, tmp_path: Path
 ) -> None:
-    number = study._study_id
+    number = study_id_of(study)
     with served(dashboard_app(storage, tmp_path, writable=True)) as ask:
         assert ask(f"/api/studies/{number}/note", "PUT", {"version": 1, "body": "a note"})[0] == 204
         upload = {"file": "data:text/plain;base64,eA==", "filename": "x.txt"}
@@ -186,7 +187,7 @@ def test_the_writable_dashboard_changes_what_it_is_asked_to(
 def test_dashboard_exposed_delete_is_refused_without_the_password(
     study: optuna.Study, storage: Storage, tmp_path: Path
 ) -> None:
-    number = study._study_id
+    number = study_id_of(study)
     application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True)
     with served(application, host="0.0.0.0", password=PASSWORD) as ask:
         for given in (None, "", "wrong"):
@@ -280,7 +281,7 @@ def test_the_page_of_a_study_of_another_program_is_the_dashboards_own(
     values = {step: 0.1 * step for step in range(3)}
     made.add_trials([optuna.trial.create_trial(value=0.5, intermediate_values=values) for _ in range(80)])
     with served(dashboard_app(storage, tmp_path)) as ask:
-        answer, body = ask(f"/api/studies/{made._study_id}")
+        answer, body = ask(f"/api/studies/{study_id_of(made)}")
     assert answer == 200
     told = [len(trial["intermediate_values"]) for trial in json.loads(body)["trials"]]
     assert told == [3] * 80

@@ -21,7 +21,7 @@ def test_reliability_weighs_every_prediction_once() -> None:
 def test_the_gap_of_predictions_that_are_the_votes_is_zero() -> None:
     predictions = some_predictions(50)
     predictions.probabilities[:] = predictions.targets
-    assert reliability(predictions).gap == 0.0
+    assert reliability(predictions).mean_gap == 0.0
 
 
 def test_confusion_counts_every_row_once_and_shares_are_of_the_voted_class() -> None:

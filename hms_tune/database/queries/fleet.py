@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from optuna.storages._rdb import models
 from sqlalchemy import Connection, func, select
 
 from hms_tune.database.tables import leases, lineages, now, workers
 from hms_tune.machine.processes import ProcessIdentity
+from hms_tune.search.optuna_private import models
 
 _REPORTS: Any = models.TrialIntermediateValueModel.__table__
 

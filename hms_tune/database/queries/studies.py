@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from optuna.storages._rdb import models
 from sqlalchemy import Connection, Row, Select, delete, exists, func, or_, select
 
 from hms_tune.database.tables import now, studies
+from hms_tune.search.optuna_private import models
 from hms_tune.search.study import STUDY_FILE
 
 STUDIES: Any = models.StudyModel.__table__

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Row, func, select
 
 from hms_tune.database.tables import leases, lineages, now, worker_minutes
+from hms_tune.search.optuna_private import models
 
 TRIALS: Any = models.TrialModel.__table__
 VALUES: Any = models.TrialValueModel.__table__

@@ -27,6 +27,7 @@ from hms_tune.database.queue.lease import Lease, hold
 from hms_tune.database.tables import leases, lineages, now, trial_records
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import is_declined, mark_infeasible
+from hms_tune.search.optuna_private import trial_id_of
 
 Ending = Literal["complete", "pruned", "failed", "declined", "handed_back", "lost"]
 """``declined``: the device has no room for what was drawn, and another draw takes its place."""
@@ -59,7 +60,7 @@ class Attempt:
     @property
     def trial_id(self) -> int:
         """Optuna's id of the attempt."""
-        return int(self.trial._trial_id)
+        return trial_id_of(self.trial)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from hms_tune.database.queue.start import bind, unbound
 from hms_tune.database.tables import SCHEMA, leases, lineages, now
 from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
+from hms_tune.search.optuna_private import trial_id_of
 
 _logger = logging.getLogger(__name__)
 
@@ -174,9 +175,9 @@ def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
         return result_of(trial)
     reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
     try:
-        storage.optuna.set_trial_user_attr(trial._trial_id, ENDING_ATTRIBUTE, "lost")
-        storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)
-        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        storage.optuna.set_trial_user_attr(trial_id_of(trial), ENDING_ATTRIBUTE, "lost")
+        storage.optuna.set_trial_user_attr(trial_id_of(trial), REASON_ATTRIBUTE, reason)
+        storage.optuna.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
     except UpdateFinishedTrialError:  # its worker was quicker
-        return result_of(storage.optuna.get_trial(trial._trial_id))
+        return result_of(storage.optuna.get_trial(trial_id_of(trial)))
     return Result("lost", reason=reason)

@@ -39,6 +39,7 @@ from hms_tune.search.list_turns import (
     goes_through_a_list,
     is_enqueued,
 )
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
@@ -102,7 +103,7 @@ def unbound(storage: Storage, lease: Lease) -> int | None:
     states = (TrialState.RUNNING, TrialState.FAIL)
     for trial in reversed(storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=states)):
         if trial.user_attrs.get(LEASE_ATTRIBUTE) == lease.lease_id:
-            return int(trial._trial_id)
+            return trial_id_of(trial)
     return None
 
 
@@ -127,11 +128,11 @@ def _enqueued(storage: Storage, connection: Connection, study: optuna.Study, lea
     """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
     waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
     for trial in waiting:
-        storage.optuna.set_trial_user_attr(trial._trial_id, LEASE_ATTRIBUTE, lease.lease_id)
-        if storage.optuna.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+        storage.optuna.set_trial_user_attr(trial_id_of(trial), LEASE_ATTRIBUTE, lease.lease_id)
+        if storage.optuna.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING):
             if isinstance(study.sampler, GridSampler):
                 _make_room(connection, study, lease)
-            return int(trial._trial_id)
+            return trial_id_of(trial)
     return None
 
 
@@ -201,7 +202,7 @@ def _take_turn(
         trial.system_attrs[TURN]
         for trial in storage.optuna.get_all_trials(lease.study_id, deepcopy=False)
         if TURN in trial.system_attrs
-        and (trial._trial_id in bound or trial.user_attrs.get(LEASE_ATTRIBUTE) in unbound_leases)
+        and (trial_id_of(trial) in bound or trial.user_attrs.get(LEASE_ATTRIBUTE) in unbound_leases)
     }
     kept = template.system_attrs.get(TURN)
     if kept is None or kept in taken:

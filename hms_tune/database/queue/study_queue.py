@@ -16,6 +16,7 @@ from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.retry import Patience
 from hms_tune.database.tables import lineages
+from hms_tune.search.optuna_private import trial_id_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class StudyQueue:
                 )
             ).all()
         try:
-            best: int | None = self.storage.optuna.get_best_trial(self.study_id)._trial_id
+            best: int | None = trial_id_of(self.storage.optuna.get_best_trial(self.study_id))
         except ValueError:  # none is complete
             best = None
         return [row.first_number for row in ended if row.last_trial_id != best]
