@@ -160,6 +160,7 @@ def _refuse_unfinished(plan: Demo) -> None:
 def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, Scores]:
     from hms_tune.data.store.store import Store
     from hms_tune.database.connect import open_storage, resolve_address
+    from hms_tune.export.place import BUNDLES, bundle_path, point_to_newest
     from hms_tune.export.scores import read_scores
     from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.tracking.console import ConsoleObserver
@@ -170,12 +171,12 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
         choice = best_trial(database, _STUDY)
     finally:
         database.close()
-    out = plan.folder / "bundles" / f"{_STUDY}-{choice.winner.number}"
+    out = bundle_path(_STUDY, choice.winner.number, plan.folder / BUNDLES)
     with _step(console, f"The best trial, number {choice.winner.number}, once more with its weights kept"):
         if not out.exists():
             observers = [ConsoleObserver(console), *trackers(study_file, plan.home)]
             export_watched(choice, Store.open(plan.data), out, observers=observers)
-    return out, read_scores(out)
+    return point_to_newest(out, _STUDY) or out, read_scores(out)
 
 
 def _predict(plan: Demo, bundle: Path, console: Console) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from hms_tune.cli.console import log_to, progress_bar
+from hms_tune.cli.interrupts import ended_as_by_ctrl_c
 from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
@@ -28,7 +29,12 @@ def export_best(
         int | None, typer.Option("--trial", min=0, help="Export this trial instead of the best.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The bundle; bundles/STUDY-TRIAL by default.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The bundle; by default bundles/STUDY-TRIAL, with a link bundles/STUDY to the newest.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -47,6 +53,7 @@ def export_best(
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card."""
     from hms_tune.data.store.prepare import prepare
     from hms_tune.export.export import check_vacant
+    from hms_tune.export.place import bundle_path, point_to_newest
     from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.tracking.console import ConsoleObserver
@@ -61,7 +68,7 @@ def export_best(
     with opened(storage) as database:
         choice = best_trial(database, study, number=trial)
     root = data_root(data, choice.study_file, settings)
-    target = out or Path("bundles") / f"{study}-{choice.winner.number}"
+    target = out or bundle_path(study, choice.winner.number)
     check_vacant(target)
     console = Console(stderr=True)
     log_to(console)
@@ -77,12 +84,14 @@ def export_best(
         checkpoint_every_s=settings.checkpoint_seconds,
         observers=observers,
     )
+    link = point_to_newest(exported.path, study) if out is None else None
     if as_json:
-        report = exported.scores.as_json() | {"path": str(exported.path), "full": exported.full}
+        paths = {"path": str(exported.path), "link": None if link is None else str(link)}
+        report = exported.scores.as_json() | paths | {"full": exported.full}
         report["onnx"] = None if exported.onnx is None else asdict(exported.onnx)
         typer.echo(json.dumps(report, indent=2))
     else:
-        typer.echo(describe(exported))
+        typer.echo(describe(exported, link))
 
 
 def predict(
@@ -103,10 +112,13 @@ def predict(
         int | None, typer.Option("--batch-size", min=1, help="Windows at once; the trial's by default.")
     ] = None,
 ) -> None:
-    """Predict every EEG of a competition folder and write a submission."""
+    """Predict every EEG of one half of a competition folder and write a submission.
+
+    Reads that half alone, prepared or not. Interrupted, it leaves nothing behind.
+    """
     from hms_tune.export.predict import predict as predict_folder
 
-    with progress_bar("predicting", "windows") as progress:
+    with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:
         written = predict_folder(
             bundle,
             root,
@@ -120,11 +132,12 @@ def predict(
     typer.echo(str(written))
 
 
-def describe(exported: Exported) -> str:
-    """The bundle and its scores in a few lines."""
+def describe(exported: Exported, link: Path | None) -> str:
+    """The bundle, the link that leads to it, and its scores in a few lines."""
     scores = exported.scores
     lines = [
         str(exported.path),
+        *([] if link is None else [f"{link} -> {exported.path.name}"]),
         f"KL {scores.kl:.4f} over {len(scores.fold_kl)} folds (prior {scores.prior_kl:.4f}"
         + (f", in the search {scores.search_kl:.4f})" if scores.search_kl is not None else ")"),
     ]

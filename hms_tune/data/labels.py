@@ -70,6 +70,25 @@ class Labels:
         return Labels(**arrays, split=self.split)
 
 
+def unlabelled(test: pd.DataFrame) -> Labels:
+    """The rows of ``test.csv`` in file order, with no votes and windows that begin at the start.
+
+    Parameters
+    ----------
+    test : validated table of :meth:`hms_tune.data.files.competition.Competition.test_table`
+    """
+    n_rows = len(test)
+    return Labels(
+        eeg_id=test["eeg_id"].to_numpy(np.int64),
+        spectrogram_id=test["spectrogram_id"].to_numpy(np.int64),
+        patient_id=test["patient_id"].to_numpy(np.int64),
+        eeg_offset_seconds=np.zeros(n_rows),
+        spectrogram_offset_seconds=np.zeros(n_rows),
+        votes=np.zeros((n_rows, len(VOTE_COLUMNS))),
+        split="test",
+    )
+
+
 def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) -> Labels:
     """Turn the rows of ``train.csv`` into training rows. The result does not depend on the table's order.
 

@@ -119,6 +119,7 @@ def _usage(config: TrialConfig, onnx: OnnxCheck | None) -> str:
         arguments += ", spectrogram"
     return (
         "## Use\n\n"
+        "`BUNDLE` is this folder.\n\n"
         "```\nhms-tune predict BUNDLE COMPETITION_FOLDER --out submission.csv\n```\n\n"
         "```python\n"
         "import hms_tune\n\n"

@@ -102,7 +102,7 @@ def export_best(
 
 def check_vacant(out: Path) -> None:
     """Refuse, before any training, a place where a bundle cannot be written."""
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError("already exists", where=out, mend="Choose another --out, or remove it")
     parent = out.parent
     while not parent.exists() and parent != parent.parent:

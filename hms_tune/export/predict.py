@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hms_tune.data.files.competition import Competition
-from hms_tune.data.labels import Labels, make_labels
-from hms_tune.data.schema import Split
-from hms_tune.data.store.prepare import prepare
-from hms_tune.data.store.store import Store, store_path, test_rows
-from hms_tune.data.store.windows import WindowSource
+from hms_tune.data.files.half import Half
+from hms_tune.data.schema import Kind, Split
+from hms_tune.data.store.windows import eeg_as_read, spectrogram_as_read
 from hms_tune.errors import BundleError
 from hms_tune.export.bundle import Bundle, Weights, load_bundle
 from hms_tune.export.submission import check_writable, write_submission
-from hms_tune.training.images.images import make_images
+from hms_tune.training.images.images import needed_kinds
 from hms_tune.training.step.inference import predict_probabilities
 
 Progress = Callable[[int, int], None]
@@ -39,8 +38,8 @@ def predict(
 ) -> Path:
     """Predict every EEG of one half of a competition folder and write ``submission.csv``.
 
-    Nothing but ``out`` is left behind: the folder's own store is used where there is one, and a temporary
-    one otherwise.
+    What is predicted is read and nothing else: neither the other half, nor spectrograms for a model of EEG
+    alone, nor a store. Nothing but ``out`` is written, as a whole or not at all.
 
     Parameters
     ----------
@@ -54,43 +53,50 @@ def predict(
     Raises
     ------
     BundleError, DataError, UsageError
-        Before anything is written.
+        Before anything is written; at a defect of a signal file, when its turn comes.
     """
     check_writable(out)
     bundle = load_bundle(bundle_path, device=device, weights=weights)
     competition = Competition.open(root, splits=(split,))
-    if bundle.transform.needs_spectrogram and not competition.has_spectrograms(split):
+    kinds = needed_kinds(bundle.transform)
+    if "spectrogram" in kinds and not competition.has_spectrograms(split):
         raise BundleError(
             "this model reads spectrograms, and the folder has none",
             where=competition.folder(split, "spectrogram"),
             mend="Use a bundle of a study with input.kaggle: null",
         )
-    with _prepared(root) as store:
-        rows = test_rows(store) if split == "test" else make_labels(store.train, rows="eeg", min_votes=1)
-        probabilities = _predict_rows(bundle, store, rows, batch_size, progress)
-        return write_submission(out, rows.eeg_id, probabilities)
+    half = Half.open(competition, split, kinds)
+    probabilities = _predict_rows(bundle, half, batch_size, progress)
+    return write_submission(out, half.labels.eeg_id, probabilities)
 
 
 def _predict_rows(
-    bundle: Bundle, store: Store, rows: Labels, batch_size: int | None, progress: Progress | None
+    bundle: Bundle, half: Half, batch_size: int | None, progress: Progress | None
 ) -> NDArray[np.float32]:
-    source = WindowSource(store, rows, bundle.device)
-    return predict_probabilities(
-        bundle.networks,
-        lambda index: make_images(source, bundle.transform, index),
-        torch.arange(len(rows)),
-        training=bundle.config.config.training,
-        device=bundle.device,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    training = bundle.config.config.training
+    size = batch_size or training.test_batch_size
+    if progress is not None:
+        progress(0, len(half))
+    with closing(half.windows(ahead=size)) as windows:  # a batch is decoded while one is predicted
 
+        def images_of(index: Tensor) -> Tensor:
+            rows = list(itertools.islice(windows, len(index)))
 
-@contextmanager
-def _prepared(root: Path) -> Iterator[Store]:
-    """A current store of the folder: its own where it has one, else one that is gone afterwards."""
-    if store_path(root).is_dir():
-        yield prepare(root)
-        return
-    with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
-        yield prepare(root, store=Path(folder) / "store")
+            def batch(kind: Kind) -> Tensor:
+                return torch.from_numpy(np.stack([row[kind] for row in rows])).to(bundle.device)
+
+            images: Tensor = bundle.transform(
+                eeg_as_read(batch("eeg")) if "eeg" in half.files else None,
+                spectrogram_as_read(batch("spectrogram")) if "spectrogram" in half.files else None,
+            )
+            return images
+
+        return predict_probabilities(
+            bundle.networks,
+            images_of,
+            torch.arange(len(half)),
+            training=training,
+            device=bundle.device,
+            batch_size=size,
+            progress=progress,
+        )

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.schema import VOTE_COLUMNS
-from hms_tune.errors import BundleError, UsageError
+from hms_tune.errors import BundleError, HmsTuneError, UsageError
 
 ROW_SUM_TOLERANCE = 1e-6
 """How far a row's sum may be from 1 in the file."""
@@ -57,13 +57,22 @@ def submission_table(eeg_id: NDArray[np.int64], probabilities: NDArray[np.floati
 
 
 def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArray[np.floating]) -> Path:
-    """Write ``submission.csv`` as a whole or not at all; see :func:`submission_table`."""
+    """Write ``submission.csv`` as a whole or not at all; see :func:`submission_table`.
+
+    Raises
+    ------
+    HmsTuneError
+        If the disk is full or fails; what was at ``path`` is still there.
+    """
     table = submission_table(eeg_id, probabilities)
     check_writable(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         table.to_csv(partial, index=False, float_format="%.10f")
         partial.replace(path)
+    except OSError as error:
+        mend = "Free some room, or choose another --out"
+        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, mend=mend) from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
@@ -37,7 +36,6 @@ class Material:
     predictions: OutOfFold | None
     importances: Mapping[str, float]
     scores: Scores | None
-    bundle: Path | None
 
 
 def score_section(material: Material) -> list[str]:

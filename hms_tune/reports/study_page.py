@@ -11,6 +11,7 @@ import hms_tune
 from hms_tune.config.ranges import parameters
 from hms_tune.database.connect import Storage
 from hms_tune.errors import BundleError
+from hms_tune.export.place import BUNDLES, bundle_path
 from hms_tune.export.scores import METRICS, read_scores
 from hms_tune.reports.figures.predictions import curves_figure
 from hms_tune.reports.figures.study import cost_figure, fold_spread_figure, history_figure
@@ -52,14 +53,14 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
         predictions = None
     shown = bundle
     if shown is None and best is not None:
-        usual = Path("bundles") / f"{name}-{best.number}"
+        usual = bundle_path(name, best.number)
         shown = usual if (usual / METRICS).is_file() else None
     scores = None if shown is None else read_scores(shown)
     if scores is not None and (best is None or scores.search_kl != best.value):
         raise BundleError(
             f"is not of the best trial of {name}", where=shown, mend="Export the best trial: export-best"
         )
-    return Material(study, predictions, importances(storage, name), scores, shown)
+    return Material(study, predictions, importances(storage, name), scores)
 
 
 def report_page(material: Material) -> str:
@@ -123,9 +124,8 @@ def _reproduction(material: Material) -> list[str]:
     commands = [
         f"hms-tune worker --study {study.name}.yaml --data COMPETITION_FOLDER",
         f"hms-tune export-best --study {study.name}",
+        f"hms-tune predict {BUNDLES / study.name} COMPETITION_FOLDER",
     ]
-    if material.bundle is not None:
-        commands.append(f"hms-tune predict {material.bundle.name} COMPETITION_FOLDER")
     rows = [
         ["hms-tune", ", ".join(versions) or "unknown"],
         ["search space", study.study_file.space_hash],

@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.labels import Labels, make_labels, unlabelled
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
 from hms_tune.data.store.gather import MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.store.prepare import prepare
-from hms_tune.data.store.store import Store, test_rows
+from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
 from hms_tune.errors import DataError
 
@@ -107,7 +107,8 @@ def test_a_store_with_one_short_spectrogram_is_padded_too(
     path = root / "test_spectrograms" / "8000.parquet"
     pq.write_table(pq.read_table(path).slice(0, 100), path)
     store = prepare(root)
-    window = WindowSource(store, test_rows(store), torch.device("cpu")).spectrogram(torch.tensor([0]))[0]
+    source = WindowSource(store, unlabelled(store.test), torch.device("cpu"))
+    window = source.spectrogram(torch.tensor([0]))[0]
     assert not window[:, :20].isnan().any()
     assert window[:, 100:].isnan().all()
 
@@ -181,7 +182,7 @@ def test_announced_batches_are_gathered_ahead_and_others_on_the_spot(store: Stor
 
 
 def test_test_rows_come_in_the_order_of_the_table(store: Store) -> None:
-    rows = test_rows(store)
+    rows = unlabelled(store.test)
     assert rows.eeg_id.tolist() == [3000, 3001]
     assert rows.targets.sum() == 0
     windows = WindowSource(store, rows, torch.device("cpu")).eeg(torch.tensor([1]))
@@ -193,7 +194,7 @@ def test_a_folder_without_spectrograms_serves_eeg_and_names_the_missing_spectrog
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     store = prepare(competition_writer(tmp_path / "hms", splits=("test",), spectrograms=False))
-    source = WindowSource(store, test_rows(store), torch.device("cpu"))
+    source = WindowSource(store, unlabelled(store.test), torch.device("cpu"))
     assert source.eeg(torch.tensor([0, 1])).shape == (2, 20, 10_000)
     with pytest.raises(
         DataError, match=r"test_spectrograms: spectrogram_id 8000, 8001 without a spectrogram"
@@ -215,6 +216,6 @@ def test_the_real_recordings_have_windows(tmp_path: Path) -> None:
     if root is None:
         pytest.skip("the real recordings are not on this machine")
     store = prepare(root, store=tmp_path / "store")
-    windows = WindowSource(store, test_rows(store), torch.device("cpu")).eeg(torch.arange(24))
+    windows = WindowSource(store, unlabelled(store.test), torch.device("cpu")).eeg(torch.arange(24))
     assert windows.isfinite().all()
     assert (windows.std(dim=(1, 2)) > 1.0).all()

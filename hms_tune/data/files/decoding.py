@@ -6,6 +6,7 @@ stops at the first bad one.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,16 +38,24 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
 
     The file is opened once; see :mod:`hms_tune.data.files.encoding` for the form.
     """
+    batch, defects = _contents(file)
+    # the footer of a file that pyarrow has read refers to itself; those of 400 columns take 350 kB each, and
+    # so few objects that hundreds would wait to be collected
+    gc.collect(0)
+    if batch is None:
+        return _nothing(file), defects
+    signal, found = _power(file, batch) if file.kind == "spectrogram" else _eeg(file, batch)
+    return signal, defects + found
+
+
+def _contents(file: SignalFile) -> tuple[pa.RecordBatch | None, list[Defect]]:
+    """The signal columns of a file whose footer is sound, else None; and the defects of the footer."""
     try:
         with _opened(file) as parquet:
             defects = footer_defects(file, parquet)
-            if errors(defects):
-                return _nothing(file), defects
-            batch = _batch(parquet, file)
+            return (None if errors(defects) else _batch(parquet, file)), defects
     except _READ_ERRORS as error:
-        return _nothing(file), [_unreadable(file, error)]
-    signal, found = _power(file, batch) if file.kind == "spectrogram" else _eeg(file, batch)
-    return signal, defects + found
+        return None, [_unreadable(file, error)]
 
 
 def _power(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:

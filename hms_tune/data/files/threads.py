@@ -6,7 +6,9 @@ threads start at once, share memory, and die with the process that a `kill -9` h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -39,4 +41,25 @@ def unordered(
                     yield running.pop(future), future.result()
         finally:
             for future in running:
+                future.cancel()
+
+
+def ordered(
+    work: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int, ahead: int
+) -> Generator[Result]:
+    """Yield the result of each task in the order of the tasks; at most ``ahead`` are under way or wait.
+
+    When the consumer stops or a task raises, tasks not yet begun never begin.
+    """
+    remaining = iter(tasks)
+    coming: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            coming.extend(pool.submit(work, task) for task in itertools.islice(remaining, ahead))
+            while coming:
+                result = coming.popleft().result()
+                coming.extend(pool.submit(work, task) for task in itertools.islice(remaining, 1))
+                yield result
+        finally:
+            for future in coming:
                 future.cancel()

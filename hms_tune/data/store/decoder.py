@@ -7,7 +7,6 @@ no pipe.
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import subprocess
@@ -93,9 +92,6 @@ class Scribe:
         for number, source in order.files.items():
             content, told[number] = self._copied(source) or _decoded(source)
             self._kept[number] = source.file.kind, content
-            # the footer of a file that pyarrow has read refers to itself; those of 400 columns take 350 kB
-            # each, and so few objects that hundreds would wait to be collected
-            gc.collect(0)
         return told
 
     def close(self) -> None:

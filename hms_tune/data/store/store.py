@@ -31,7 +31,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from hms_tune.data.files.encoding import FLOAT16_MAX, POWER_FLOOR
-from hms_tune.data.labels import Labels
 from hms_tune.data.schema import ARRAYS, EEG_COLUMNS, SFREQ, Kind
 from hms_tune.errors import StoreError
 
@@ -173,31 +172,6 @@ def store_path(root: Path) -> Path:
         return beside
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     return platformdirs.user_cache_path("hms-tune") / "stores" / f"{root.resolve().name}-{name}"
-
-
-def test_rows(store: Store) -> Labels:
-    """The rows of ``test.csv`` in file order, with no votes and windows that begin at the start.
-
-    Raises
-    ------
-    StoreError
-        If the competition folder has no ``test.csv``.
-    """
-    if store.test.empty:
-        raise StoreError("there are no test rows", where=store.root, mend="Predict the train split instead.")
-    n_rows = len(store.test)
-    return Labels(
-        eeg_id=store.test["eeg_id"].to_numpy(np.int64),
-        spectrogram_id=store.test["spectrogram_id"].to_numpy(np.int64),
-        patient_id=store.test["patient_id"].to_numpy(np.int64),
-        eeg_offset_seconds=np.zeros(n_rows),
-        spectrogram_offset_seconds=np.zeros(n_rows),
-        votes=np.zeros((n_rows, 6)),
-        split="test",
-    )
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]  # its name looks like a test's to pytest
 
 
 def _map(folder: Path, kind: Kind, n_rows: int) -> NDArray[np.float16]:

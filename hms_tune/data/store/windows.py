@@ -104,9 +104,7 @@ class WindowSource:
         float32 (batch, 20, 10000), µV around each recording's channel centres, 0 where the file has NaN
         """
         gather = self._gather("eeg")
-        windows = gather(self._eeg_start(index, shift, gather.rows_live_on))
-        # NaN goes while numbers are still half as wide.
-        return windows.transpose(1, 2).contiguous().nan_to_num_(nan=0.0).float()
+        return eeg_as_read(gather(self._eeg_start(index, shift, gather.rows_live_on)))
 
     def spectrogram(self, index: Tensor) -> Tensor:
         """Ten-minute spectrograms of some rows.
@@ -127,12 +125,12 @@ class WindowSource:
         self.require_spectrograms()
         gather = self._gather("spectrogram")
         start, left = self._frames.at(index, gather.rows_live_on)
-        spectrogram = gather(start).transpose(1, 2).contiguous()
+        windows = gather(start)
         if self._some_end_early:
             left = left.to(self.device, non_blocking=True)
             ended = torch.arange(WINDOW_FRAMES, device=self.device) >= left[:, None]
-            spectrogram.masked_fill_(ended[:, None, :], torch.nan)
-        return spectrogram.float()
+            windows.masked_fill_(ended[:, :, None], torch.nan)
+        return spectrogram_as_read(windows)
 
     def announce(self, batches: Callable[[], Iterable[Wanted]], kinds: Iterable[Kind]) -> None:
         """Say which batches will be asked for next, in order, so that streamed ones can be gathered ahead.
@@ -187,6 +185,17 @@ class WindowSource:
         if kind in self._resident if self._resident is not None else _fits(array, self.device):
             return ResidentGather(_resident(self._store, kind, array, self.device), length)
         return StreamedGather(array, length, self.device)
+
+
+def eeg_as_read(windows: Tensor) -> Tensor:
+    """EEG as recipes read it: float16 (batch, n_times, 20) to float32 (batch, 20, n_times), NaN as 0."""
+    # NaN goes while numbers are still half as wide.
+    return windows.transpose(1, 2).contiguous().nan_to_num_(nan=0.0).float()
+
+
+def spectrogram_as_read(windows: Tensor) -> Tensor:
+    """Spectrograms as recipes read them: float16 (batch, n_frames, 400) to float32 (batch, 400, n_frames)."""
+    return windows.transpose(1, 2).contiguous().float()
 
 
 class _Table:

@@ -1,0 +1,36 @@
+"""Bundles that were never trained, for tests of what happens to one afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.schema import CLASSES
+from hms_tune.export.bundle import seal_bundle
+from hms_tune.models.network import build_network
+
+
+def write_bundle(path: Path, *, eeg: bool = True, kaggle: bool = False, networks: int = 2) -> Path:
+    """Write a bundle of networks with random weights that reads EEG, the 10-minute spectrogram, or both."""
+    config = TrialConfig.model_validate(
+        {
+            "input": {
+                "eeg": {"name": "stft", "n_fft": 256} if eeg else None,
+                "kaggle": "kaggle" if kaggle else None,
+                "image": [32, 64],
+            },
+            "model": {"backbone": "test_resnet", "pretrained": False},
+        }
+    )
+    path.mkdir(parents=True)
+    for number in range(networks):
+        torch.manual_seed(number)
+        network = build_network(
+            config.model, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
+        )
+        save_file(network.state_dict(), path / f"fold_{number}.safetensors")
+    seal_bundle(path, study="tiny", trial=5, config=config)
+    return path
