@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from hms_tune.database import tables
+from hms_tune.database import schema
 from hms_tune.database.embedded import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.retry import Patience, through_outages
@@ -121,7 +121,7 @@ def resolve_address(storage: str | None, *, home: Path) -> URL:
 
 
 def open_storage(url: URL | str) -> Storage:
-    """Connect, and create the tables that are missing.
+    """Connect, and bring the tables to this program's revision.
 
     Parameters
     ----------
@@ -130,12 +130,12 @@ def open_storage(url: URL | str) -> Storage:
     Raises
     ------
     StorageError
-        If the database cannot be reached within a few seconds, or is of a newer Optuna.
+        If the database cannot be reached within a few seconds, or a newer Optuna or hms-tune made its tables.
     """
     url = parse_address(url) if isinstance(url, str) else url
     connect = connector(url)
     with errors_told(url):
-        _prepare(connect)
+        _prepare(connect, url)
         return assembled(url, connect)
 
 
@@ -219,25 +219,28 @@ def open_patiently(url: str, *, hurried: Callable[[], bool]) -> Storage:
             return storage
 
 
-def _prepare(connect: Connect) -> None:
-    """Create Optuna's tables and ours; processes that start at once do it one after another."""
+def _prepare(connect: Connect, url: URL) -> None:
+    """Make the tables what this program needs; processes that start at once do it one after another."""
     from optuna.storages._rdb import models
     from sqlalchemy import NullPool, create_engine
 
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    with engine.connect() as connection:
+        if schema.is_current(connection, where=redacted(url)):
+            return
     with engine.begin() as connection:
         lock_setup(connection)
         models.BaseModel.metadata.create_all(connection)
-        tables.create_missing(connection)
     with engine.begin() as connection:
-        # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
         lock_setup(connection)
+        # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
         first = RDBStorage(
             f"{DRIVER}://",
             engine_kwargs={"creator": connect, "poolclass": NullPool},
             skip_table_creation=True,
         )
         first.remove_session()
+        schema.upgrade(connection)
 
 
 def _unreachable(error: BaseException, url: URL) -> StorageError:
