@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy import text
 
 from hms_tune.cli.options import JsonOption, StorageOption
 from hms_tune.cli.views import tables as render
@@ -124,16 +123,13 @@ def _database(settings: Settings, address: str | None) -> Check:
     except HmsTuneError as error:
         return _failed("database", error)
     try:
-        with opened.engine.connect() as connection:
-            version = connection.execute(text("SHOW server_version")).scalar_one()
-            driver: Any = connection.connection.dbapi_connection
-            host, encrypted = str(driver.info.host), bool(driver.info.ssl_in_use)
+        server = opened.server()
     finally:
         opened.close()
     kind = "" if address else " (embedded)"
-    kind += ", TLS" if encrypted else ""
-    detail = f"{opened.address}, PostgreSQL {str(version).split()[0]}{kind}"
-    return database_check(detail, host=host, encrypted=encrypted)
+    kind += ", TLS" if server.encrypted else ""
+    detail = f"{opened.address}, PostgreSQL {server.version}{kind}"
+    return database_check(detail, host=server.host, encrypted=server.encrypted)
 
 
 def database_check(detail: str, *, host: str, encrypted: bool) -> Check:

@@ -15,7 +15,7 @@ from hms_tune.config.study_file import STUDY_NAME, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from hms_tune.database.queue.lease import DesiredState
+    from hms_tune.database.studies import DesiredState
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]

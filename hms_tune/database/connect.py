@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import optuna
 import psycopg2
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database import schema
 from hms_tune.database.embedded import start_embedded
+from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.url import DRIVER, parse_address, redacted, without_secrets
@@ -30,11 +31,20 @@ from hms_tune.errors import StorageAwayError, StorageError
 
 T = TypeVar("T")
 
+Transaction: TypeAlias = Connection
+"""What queries run in, made by :meth:`Storage.transaction`."""
+
 Connect = functools.partial[psycopg2.extensions.connection]
 """Opens a connection."""
 
-_SETUP_LOCK = 4_865_141  # any number, the same in every process
-_STUDY_LOCKS = 4_865_142
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL server. ``host`` is a name, or a socket's path; ``encrypted`` whether over TLS."""
+
+    version: str
+    host: str
+    encrypted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,19 @@ class Storage:
         """
         return through_outages(work, patience=self.patience)
 
+    def server(self) -> Server:
+        """The server that answers, and how it is reached."""
+        with self.engine.connect() as connection:
+            version = connection.execute(text("SHOW server_version")).scalar_one()
+            driver: Any = connection.connection.dbapi_connection
+            return Server(str(version).split()[0], str(driver.info.host), bool(driver.info.ssl_in_use))
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the whole block, for a lock that outlasts a transaction."""
+        with self.engine.connect() as connection:
+            yield connection
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
@@ -74,18 +97,10 @@ class Storage:
     def study_lock(self, study_id: int, *, wait: bool = True) -> Iterator[Connection | None]:
         """A transaction during which no one else asks for a trial of this study or recovers one.
 
-        It is PostgreSQL's advisory lock: a process that dies lets go of it. Without ``wait``, None comes when
-        another holds it.
+        Without ``wait``, None comes when another holds the lock.
         """
         with self.transaction() as connection:
-            key = {"kind": _STUDY_LOCKS, "study": study_id}
-            if wait:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:kind, :study)"), key)
-                yield connection
-            elif connection.execute(text("SELECT pg_try_advisory_xact_lock(:kind, :study)"), key).scalar():
-                yield connection
-            else:
-                yield None
+            yield connection if lock_study(connection, study_id, wait=wait) else None
 
     @contextmanager
     def setup_lock(self) -> Iterator[None]:
@@ -98,11 +113,6 @@ class Storage:
         """Give all connections back."""
         self.optuna.remove_session()
         self.engine.dispose()
-
-
-def lock_setup(connection: Connection) -> None:
-    """For the rest of a transaction: no other process creates what they all share."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
 
 
 def resolve_address(storage: str | None, *, home: Path) -> URL:

@@ -21,9 +21,9 @@ from hms_tune.database.connect import (
     assembled,
     connector,
     errors_told,
-    lock_setup,
     open_storage,
 )
+from hms_tune.database.locks import lock_setup
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageError
 

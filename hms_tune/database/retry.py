@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
@@ -18,6 +18,9 @@ from hms_tune.errors import StorageAwayError, StorageError
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+DatabaseError = SQLAlchemyError
+"""Whatever a query raises; :func:`passes` tells whether another try may succeed."""
 
 OUTAGE_S = 1800.0
 """How long a database may be away before a worker gives up, s. Its trials train on meanwhile."""

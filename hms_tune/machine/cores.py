@@ -1,14 +1,25 @@
-"""How many processor cores this process may use."""
+"""What processor this machine has, and how many of its cores this process may use."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 _SYSTEM = Path("/sys")
+_PROCESSOR = Path("/proc/cpuinfo")
+
+
+def processor_name() -> str:
+    """The processor's name, as Linux tells it, or its kind."""
+    with suppress(OSError):
+        for line in _PROCESSOR.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cpu_threads(slots: int) -> int:

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from typing import Literal
 
 import optuna
-from sqlalchemy import case, delete, select, update
 
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
-from hms_tune.database.queue.lease import DesiredState
-from hms_tune.database.tables import leases, lineages, studies, workers
-from hms_tune.errors import UnknownStudyError, UsageError
-from hms_tune.studies.status import find_study, status
+from hms_tune.database.queue.requests import (
+    request_study_state,
+    request_trial_stop,
+    request_workers_leave,
+)
+from hms_tune.database.studies import DesiredState, delete_study_rows
+from hms_tune.errors import UsageError
+from hms_tune.studies.lookup import find_study
+from hms_tune.studies.status import status
 from hms_tune.studies.status_types import WorkerStatus
 
 
@@ -30,16 +33,7 @@ def set_state(storage: Storage, name: str, state: DesiredState) -> None:
     UnknownStudyError
         If there is no such study, or no worker ever joined it.
     """
-    study_id = find_study(storage, name)
-    with storage.engine.begin() as connection:
-        changed = connection.execute(
-            update(studies)
-            .where(studies.c.study_id == study_id)
-            .values(state=state)
-            .returning(studies.c.name)
-        ).one_or_none()
-    if changed is None:
-        raise UnknownStudyError("no worker has joined this study yet", where=name)
+    request_study_state(storage, find_study(storage, name), state)
 
 
 def stop_trial(storage: Storage, name: str, number: int) -> Literal["stopping", "stopped"]:
@@ -61,36 +55,16 @@ def stop_trial(storage: Storage, name: str, number: int) -> Literal["stopping", 
     UsageError
         If it has no such trial, or the trial has ended.
     """
-    study_id = find_study(storage, name)
-    of_attempt = (
-        select(leases.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.number == number)
-        .scalar_subquery()
-    )
-    # One statement: whether a slot takes the trial or gives it back meanwhile, one of both sees the other.
-    stopped = {
-        column: case((lineages.c.state == "waiting", value), else_=lineages.c[column])
-        for column, value in ended("failed", STOPPED_BY_A_PERSON).items()
-    }
-    with storage.engine.begin() as connection:
-        state = connection.execute(
-            update(lineages)
-            .where(lineages.c.lineage_id == of_attempt, lineages.c.state != "ended")
-            .values(wanted="stop", **stopped)
-            .returning(lineages.c.state)
-        ).scalar_one_or_none()
-        if state is not None:
-            return "stopped" if state == "ended" else "stopping"
-        outcome = connection.execute(
-            select(lineages.c.outcome).where(lineages.c.lineage_id == of_attempt)
-        ).scalar_one_or_none()
-    if outcome is None:
-        raise UsageError(
-            f"no worker ran a trial {number}",
-            where=f"study {name}",
-            mend="hms-tune status names those that run",
-        )
-    raise UsageError(f"trial {number} has ended ({outcome})", where=f"study {name}")
+    answer = request_trial_stop(storage, find_study(storage, name), number)
+    where = f"study {name}"
+    match answer.kind:
+        case "unknown":
+            mend = "hms-tune status names those that run"
+            raise UsageError(f"no worker ran a trial {number}", where=where, mend=mend)
+        case "ended":
+            raise UsageError(f"trial {number} has ended ({answer.outcome})", where=where)
+        case "stopping" | "stopped":
+            return answer.kind
 
 
 def drain(storage: Storage, name: str, worker: str, *, at_once: bool = False) -> tuple[WorkerStatus, ...]:
@@ -112,17 +86,10 @@ def drain(storage: Storage, name: str, worker: str, *, at_once: bool = False) ->
     UsageError
         If no worker at it goes by that name, or several do.
     """
-    study_id = find_study(storage, name)
     chosen = _named(status(storage, name).workers, worker, name)
-    with storage.engine.begin() as connection:
-        connection.execute(
-            update(workers)
-            .where(
-                workers.c.study_id == study_id,
-                workers.c.worker_id.in_([each.worker_id for each in chosen]),
-            )
-            .values(wanted="leave" if at_once else "finish")
-        )
+    request_workers_leave(
+        storage, find_study(storage, name), [each.worker_id for each in chosen], at_once=at_once
+    )
     return chosen
 
 
@@ -143,8 +110,8 @@ def delete_study(storage: Storage, name: str) -> None:
             f"{busy} workers are at it", where=f"study {name}", mend=f"Run hms-tune study stop {name} first"
         )
     study_id = find_study(storage, name)
-    with storage.engine.begin() as connection:
-        connection.execute(delete(studies).where(studies.c.study_id == study_id))
+    with storage.transaction() as connection:
+        delete_study_rows(connection, study_id)
     optuna.delete_study(study_name=name, storage=storage.optuna)
 
 

@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import optuna
-from sqlalchemy import func, select
-
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import trials_claimed
-from hms_tune.database.tables import lineages, studies
-from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.database.queue.requests import enqueue_trial
+from hms_tune.errors import UsageError
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import params_from_config
-from hms_tune.studies.status import find_study
+from hms_tune.studies.lookup import find_study, load_study
 
 
 def enqueue(storage: Storage, name: str, params: Mapping[str, str]) -> tuple[dict[str, Any], int]:
@@ -42,31 +38,11 @@ def enqueue(storage: Storage, name: str, params: Mapping[str, str]) -> tuple[dic
     UsageError
         If the budget has no trial left, or the study is a grid, which tries everything once already.
     """
-    study_id = find_study(storage, name)
-    study_file = stored_study_file(optuna.load_study(study_name=name, storage=storage.optuna))
-    where = f"study {name}"
+    study_file = stored_study_file(load_study(storage, name))
     if study_file.search.sampler == "grid":
         raise UsageError(
-            "a grid tries each of its cells once; what is enqueued would take the place of one", where=where
+            "a grid tries each of its cells once; what is enqueued would take the place of one",
+            where=f"study {name}",
         )
     values = params_from_config(study_file.space, params)
-    with storage.transaction() as connection:
-        # The lock of the claims: of the last unit, a claim or this gets it.
-        study = connection.execute(
-            select(studies.c.budget_trials).where(studies.c.study_id == study_id).with_for_update()
-        ).one_or_none()
-        if study is None:
-            raise UnknownStudyError("no worker has joined this study yet", where=name)
-        if study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials:
-            raise UsageError(
-                f"all {study.budget_trials} trials of the budget are taken",
-                where=where,
-                mend="Raise budget.trials in the study file, and start a worker with it",
-            )
-        before: int = connection.execute(
-            select(func.count())
-            .select_from(lineages)
-            .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
-        ).scalar_one()
-        connection.execute(lineages.insert().values(study_id=study_id, state="waiting", given=values))
-    return values, before
+    return values, enqueue_trial(storage, find_study(storage, name), values)

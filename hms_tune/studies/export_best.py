@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
-from hms_tune.errors import HmsTuneError, UnknownStudyError, UsageError
+from hms_tune.errors import HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
+from hms_tune.studies.attempt_state import first_number
+from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
 
@@ -41,17 +42,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     UsageError
         If no trial is complete yet, or the one asked for is not.
     """
-    try:
-        loaded = optuna.load_study(study_name=study, storage=storage.optuna)
-    except KeyError:
-        raise UnknownStudyError(
-            f'no study "{study}" in the storage', mend="hms-tune study list names those there are"
-        ) from None
+    loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
     config = config_of(study_file.space, trial.params)
     winner = Winner(study=study, number=trial.number, config=config, value=trial.value)
-    return Choice(winner, study_file, int(trial.user_attrs.get("lineage", trial.number)))
+    return Choice(winner, study_file, first_number(trial))
 
 
 def _chosen(trials: Sequence[FrozenTrial], study: str, number: int | None) -> FrozenTrial:

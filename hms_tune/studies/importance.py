@@ -9,7 +9,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from hms_tune.database.connect import Storage
-from hms_tune.studies.trial_record import load_study
+from hms_tune.studies.lookup import load_study
 
 _logger = logging.getLogger(__name__)
 

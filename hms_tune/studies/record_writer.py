@@ -8,7 +8,6 @@ people, and no trial waits for them.
 from __future__ import annotations
 
 import logging
-import platform
 import resource
 import sys
 import threading
@@ -16,12 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
-
 from hms_tune.database.connect import Storage
+from hms_tune.database.records import write_record
 from hms_tune.database.retry import passes
-from hms_tune.database.tables import now, trial_records
+from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import trial_record
@@ -53,7 +50,7 @@ class Place:
         torch = sys.modules.get("torch")
         if self.device.startswith("cuda") and torch is not None:
             return str(torch.cuda.get_device_name(self.device))
-        return _processor()
+        return processor_name()
 
     def peak_memory(self) -> int:
         """Most memory held so far: of the GPU since the last reset, of the process ever; bytes."""
@@ -185,7 +182,7 @@ class TrialRecorder:
 
     def _after(self, error: Exception, number: int, draft: _Draft) -> None:
         """Try again later what an outage cut off; say of anything else that it is lost."""
-        if isinstance(error, SQLAlchemyError) and passes(error):
+        if passes(error):
             with self._changed:
                 self._waiting.setdefault(number, draft)  # unless a newer one waits by now
                 self._changed.wait_for(lambda: self._closing, timeout=AGAIN_S)
@@ -213,28 +210,11 @@ class TrialRecorder:
                 self._store(attempt.number, {"lineage": draft.trial.lineage, "note": note})
 
     def _store(self, number: int, values: dict[str, Any]) -> None:
-        identity = {"study_id": self._study_id, "number": number}
-        written = {**values, "written_at": now()}
-        statement = insert(trial_records).values(**identity, **{"lineage": number, **values})
-        with self._storage.engine.begin() as connection:
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=["study_id", "number"], set_=written)
-            )
+        with self._storage.transaction() as connection:
+            write_record(connection, self._study_id, number, values)
 
     def _is_best(self, number: int) -> bool:
         try:
             return self._storage.optuna.get_best_trial(self._study_id).number == number
         except ValueError:  # none is complete: its result was not its own
             return False
-
-
-def _processor() -> str:
-    """The processor's name, as Linux tells it, or its kind."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

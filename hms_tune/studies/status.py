@@ -7,60 +7,37 @@ that uses Optuna.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, cast
 
 import optuna
-from optuna.trial import FrozenTrial
-from sqlalchemy import Connection, func, select
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database import totals
+from hms_tune.database.attempts import enqueued_values, last_attempts_of_trials_ended_for
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import gpu_hours_used
+from hms_tune.database.fleet import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
-from hms_tune.database.queue.lease import DesiredState
-from hms_tune.database.tables import leases, lineages, now, studies, workers
-from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.database.studies import study_rows
+from hms_tune.errors import UsageError
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
-from hms_tune.studies import totals as figures
+from hms_tune.studies.attempt_state import count_states, named_states
+from hms_tune.studies.lookup import find_study
 from hms_tune.studies.status_types import (
-    RunningTrial,
+    BestTrial,
     StudyStatus,
     StudySummary,
     TrialSummary,
-    WorkerStatus,
     best_of,
-    best_trial,
-    count_states,
-    named_states,
-    running_trial,
     trial_summary,
     worker_status,
 )
-
-
-def find_study(storage: Storage, name: str) -> int:
-    """Optuna's id of a study.
-
-    Raises
-    ------
-    UnknownStudyError
-        If the storage has no study of that name.
-    """
-    try:
-        return int(storage.optuna.get_study_id_from_name(name))
-    except KeyError:
-        raise UnknownStudyError(
-            f'no study "{name}" in the storage', mend="hms-tune study list names those there are"
-        ) from None
+from hms_tune.studies.totals import study_totals
 
 
 def list_studies(storage: Storage) -> list[StudySummary]:
     """Every study in the storage, by name."""
-    with storage.engine.connect() as connection:
-        rows = {row.study_id: row for row in connection.execute(select(studies))}
+    with storage.transaction() as connection:
+        rows = study_rows(connection)
     summaries = []
     for frozen in optuna.get_all_study_summaries(storage.optuna, include_best_trial=False):
         trials = storage.optuna.get_all_trials(frozen._study_id, deepcopy=False)
@@ -87,35 +64,28 @@ def status(storage: Storage, name: str) -> StudyStatus:
         If the storage has no study of that name.
     """
     study_id = find_study(storage, name)
-    with storage.engine.connect() as connection:
-        attempts = figures.attempts_by_state(connection, study_id)
-        budget = figures.budget_of(connection, study_id)
-        kinds = figures.trials_by_kind(connection, study_id)
-        running = _running(connection, study_id)
-        at_work = _workers(connection, study_id, running)
-        ended = sum(kinds.get(outcome, 0) for outcome in figures.ENDED)
-        age_s = None if budget is None else budget.age_s
-        speed = figures.speed_of(connection, study_id, age_s=age_s, ended=ended)
-        gpu_hours = gpu_hours_used(connection, study_id)
-        best_ids = figures.best_ids(connection, study_id)
-        failed = figures.failures(connection, study_id)
-        pruned = figures.last_steps_of_pruned(connection, study_id) if kinds.get("pruned") else {}
-        moved = figures.attempts_that_moved(connection, study_id)
-        enqueued = _enqueued(connection, study_id)
-    leaders = tuple(best_trial(storage.optuna.get_trial(trial_id)) for trial_id in best_ids)
-    left = None
-    if budget is not None:
-        left = figures.seconds_left(budget, speed, ended=ended, gpu_hours=gpu_hours)
+    with storage.transaction() as connection:
+        used = study_totals(connection, study_id)
+        attempts = totals.attempts_by_state(connection, study_id)
+        running = running_trials(connection, study_id)
+        workers = workers_of_study(connection, study_id)
+        best_ids = totals.best_attempt_ids(connection, study_id)
+        failed = totals.failure_reasons(connection, study_id)
+        pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials.get("pruned") else {}
+        moved = totals.attempts_that_moved(connection, study_id)
+        enqueued = enqueued_values(connection, study_id)
+    leaders = tuple(BestTrial.of(storage.optuna.get_trial(trial_id)) for trial_id in best_ids)
+    row = used.row
     return StudyStatus(
         study=name,
-        state=cast("DesiredState", "running" if budget is None else budget.state),
-        trials=named_states(attempts, kinds.get("declined", 0)),
-        units={kind: kinds.get(kind, 0) for kind in (*figures.ENDED, "claimed", "waiting")},
-        budget_trials=None if budget is None else budget.trials,
-        budget_hours=None if budget is None else budget.hours,
-        budget_gpu_hours=None if budget is None else budget.gpu_hours,
-        hours=None if age_s is None else age_s / 3600.0,
-        gpu_hours=gpu_hours,
+        state=row.state,
+        trials=named_states(attempts, declined=used.trials.get("declined", 0)),
+        units={kind: used.trials.get(kind, 0) for kind in (*totals.ENDED, *totals.UNENDED)},
+        budget_trials=row.budget_trials,
+        budget_hours=row.budget_hours,
+        budget_gpu_hours=row.budget_gpu_hours,
+        hours=None if row.age_s is None else row.age_s / 3600.0,
+        gpu_hours=used.gpu_hours,
         best=leaders[0] if leaders else None,
         leaders=leaders,
         failed_because=failed,
@@ -123,12 +93,12 @@ def status(storage: Storage, name: str) -> StudyStatus:
         moved=moved,
         running=running,
         enqueued=enqueued,
-        workers=at_work,
-        started_at=None if budget is None else budget.started_at,
-        per_hour=speed.trials_per_hour,
-        images_per_second=speed.images_per_second,
-        left_s=left,
-        ends_at=None if budget is None or left is None else budget.asked_at + timedelta(seconds=left),
+        workers=tuple(worker_status(each, running) for each in workers),
+        started_at=row.started_at,
+        per_hour=used.trials_per_hour,
+        images_per_second=used.images_per_second,
+        left_s=used.seconds_left,
+        ends_at=used.ends_at,
     )
 
 
@@ -143,19 +113,16 @@ def show_trials(storage: Storage, name: str, *, number: int | None = None) -> li
         If it has no such trial.
     """
     study_id = find_study(storage, name)
-    trials: list[FrozenTrial] = storage.optuna.get_all_trials(study_id, deepcopy=False)
+    trials = storage.optuna.get_all_trials(study_id, deepcopy=False)
     if number is not None:
         trials = [trial for trial in trials if trial.number == number]
         if not trials:
             raise UsageError(f"no trial {number}", where=f"study {name}")
     # A trial that is stopped while no slot is at it ends after its last attempt has.
-    stopped = select(lineages.c.last_trial_id).where(
-        lineages.c.study_id == study_id, lineages.c.reason == STOPPED_BY_A_PERSON
-    )
-    with storage.engine.connect() as connection:
-        last = frozenset(connection.execute(stopped).scalars())
+    with storage.transaction() as connection:
+        stopped = last_attempts_of_trials_ended_for(connection, study_id, STOPPED_BY_A_PERSON)
     return [
-        trial_summary(trial, reason=STOPPED_BY_A_PERSON if trial._trial_id in last else None)
+        trial_summary(trial, reason=STOPPED_BY_A_PERSON if trial._trial_id in stopped else None)
         for trial in trials
     ]
 
@@ -170,44 +137,3 @@ def _by_fold(storage: Storage, study_id: int, steps: dict[int, int]) -> dict[int
     for step, number in steps.items():
         by_fold[fold_of_step(step, study_file) + 1] += number
     return dict(sorted(by_fold.items()))
-
-
-def _enqueued(connection: Connection, study_id: int) -> tuple[dict[str, Any], ...]:
-    rows = connection.execute(
-        select(lineages.c.given)
-        .where(
-            lineages.c.study_id == study_id,
-            lineages.c.state == "waiting",
-            lineages.c.given.is_not(None),
-            lineages.c.last_trial_id.is_(None),
-        )
-        .order_by(lineages.c.lineage_id)
-    )
-    return tuple(dict(given) for given in rows.scalars())
-
-
-def _running(connection: Connection, study_id: int) -> tuple[RunningTrial, ...]:
-    rows = connection.execute(
-        select(
-            leases,
-            lineages.c.first_number,
-            lineages.c.wanted,
-            func.extract("epoch", leases.c.expires_at - now()).label("left_s"),
-        )
-        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
-        .order_by(leases.c.lease_id)
-    ).all()
-    reported = figures.last_reports(connection, [row.trial_id for row in rows if row.trial_id is not None])
-    return tuple(running_trial(row, reported.get(row.trial_id)) for row in rows)
-
-
-def _workers(
-    connection: Connection, study_id: int, running: Sequence[RunningTrial]
-) -> tuple[WorkerStatus, ...]:
-    rows = connection.execute(
-        select(workers, func.extract("epoch", now() - workers.c.last_seen).label("ago_s"))
-        .where(workers.c.study_id == study_id, workers.c.stopped_at.is_(None))
-        .order_by(workers.c.started_at)
-    )
-    return tuple(worker_status(row, running) for row in rows)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Row
 
-from hms_tune.database.queue.lease import DesiredState
+from hms_tune.database.fleet import RunningTrial, WorkerRow
+from hms_tune.database.queue.end import LINEAGE_ATTRIBUTE, REASON_ATTRIBUTE
+from hms_tune.database.studies import DesiredState
 from hms_tune.machine.usage import Usage
-from hms_tune.search.memory_constraint import is_declined
-
-STATES = ("complete", "pruned", "failed", "declined", "running", "waiting")
-_NAMES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+from hms_tune.studies.attempt_state import KL_HIGH_VOTE, SECONDS, state_of
 
 ABSENT_S = 45.0
 """A worker not seen for this long is shown as silent."""
@@ -37,25 +28,11 @@ class BestTrial:
     params: dict[str, Any]
     kl_high_vote: float | None
 
-
-@dataclass(frozen=True, slots=True)
-class RunningTrial:
-    """A trial that a slot is at. ``wanted`` is ``stop`` once a person has stopped it.
-
-    ``estimate`` is the KL it last reported, at ``step``.
-    """
-
-    number: int | None
-    lineage: int | None
-    slot: str
-    worker_id: str
-    host: str
-    gpus: float
-    started_at: datetime
-    expires_in_s: float
-    wanted: Literal["run", "stop"]
-    step: int | None = None
-    estimate: float | None = None
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> BestTrial:
+        """From a complete Optuna trial."""
+        assert trial.value is not None
+        return cls(trial.number, trial.value, trial.params, trial.user_attrs.get(KL_HIGH_VOTE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,72 +119,24 @@ class TrialSummary:
     reported: dict[int, float]
 
 
-def count_states(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """How many trials are in each state; every state is named."""
-    return named_states(Counter(trial.state for trial in trials), sum(map(is_declined, trials)))
-
-
-def named_states(counted: Mapping[TrialState, int], declined: int = 0) -> dict[str, int]:
-    """Counts of trials by the names of their states; every state is named.
-
-    Parameters
-    ----------
-    declined : how many of the pruned ones were declined: no device had room for them
-    """
-    names = {_NAMES[state]: number for state, number in counted.items()}
-    names |= {"pruned": names.get("pruned", 0) - declined, "declined": declined}
-    return {name: names.get(name, 0) for name in STATES}
-
-
-def _name(trial: FrozenTrial) -> str:
-    return "declined" if is_declined(trial) else _NAMES[trial.state]
-
-
 def best_of(trials: Sequence[FrozenTrial]) -> BestTrial | None:
     """The best complete trial; of equals the first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    if not complete:
-        return None
-    return best_trial(min(complete, key=lambda trial: (trial.value, trial.number)))
+    return BestTrial.of(min(complete, key=lambda trial: (trial.value, trial.number))) if complete else None
 
 
-def best_trial(trial: FrozenTrial) -> BestTrial:
-    """From a complete Optuna trial."""
-    assert trial.value is not None
-    return BestTrial(trial.number, trial.value, trial.params, trial.user_attrs.get("kl_high_vote"))
-
-
-def running_trial(row: Row[Any], reported: tuple[int, float] | None = None) -> RunningTrial:
-    """From a lease with its lineage, and the last step and value that its trial reported."""
-    step, estimate = reported or (None, None)
-    return RunningTrial(
-        number=row.number,
-        lineage=row.first_number,
-        slot=row.slot,
-        worker_id=row.worker_id,
-        host=row.host,
-        gpus=row.gpus,
-        started_at=row.claimed_at,
-        expires_in_s=round(float(row.left_s), 1),
-        wanted=row.wanted,
-        step=step,
-        estimate=estimate,
-    )
-
-
-def worker_status(row: Row[Any], running: Sequence[RunningTrial]) -> WorkerStatus:
+def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStatus:
     """From a worker's row and the trials that slots are at."""
-    ago = float(row.ago_s)
     return WorkerStatus(
         worker_id=row.worker_id,
-        host=row.host,
-        pid=row.pid,
+        host=row.process.host,
+        pid=row.process.pid,
         slots=row.slots,
         devices=row.devices,
         version=row.version,
         started_at=row.started_at,
-        seen_s_ago=round(ago, 1),
-        state="silent" if ago > ABSENT_S else "working",
+        seen_s_ago=round(row.silent_s, 1),
+        state="silent" if row.silent_s > ABSENT_S else "working",
         wanted=row.wanted,
         usage=None if row.usage is None else Usage.from_json(row.usage),
         trials=tuple(
@@ -219,15 +148,15 @@ def worker_status(row: Row[Any], running: Sequence[RunningTrial]) -> WorkerStatu
 def trial_summary(trial: FrozenTrial, *, reason: str | None = None) -> TrialSummary:
     """From an Optuna trial; ``reason`` is why its lineage ended, where the trial itself does not say so."""
     attributes = trial.user_attrs
-    own = attributes.get("reason")
+    own = attributes.get(REASON_ATTRIBUTE)
     return TrialSummary(
         number=trial.number,
-        state=_name(trial),
+        state=state_of(trial),
         value=trial.value,
         params=trial.params,
-        lineage=attributes.get("lineage"),
+        lineage=attributes.get(LINEAGE_ATTRIBUTE),
         reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
-        seconds=attributes.get("seconds"),
+        seconds=attributes.get(SECONDS),
         attributes=attributes,
         reported=trial.intermediate_values,
     )

@@ -1,240 +1,109 @@
-"""Figures of a study, added up by the database: none of this loads the trials."""
+"""How much of its budget a study has used, how fast it goes on, and when it will be done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
-from sqlalchemy import Connection, Select, func, select
-
-from hms_tune.database.connect import Storage
+from hms_tune.database import totals
+from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queue.claim import gpu_hours_used
-from hms_tune.database.tables import leases, lineages, now, studies, worker_minutes, workers
-
-TRIALS: Any = models.TrialModel.__table__
-VALUES: Any = models.TrialValueModel.__table__
-REPORTS: Any = models.TrialIntermediateValueModel.__table__
+from hms_tune.database.studies import StudyRow, study_row
 
 RECENT_S = 3600.0
 """Speeds are those of this much time, or of the study's age if it is younger."""
 
-ENDED = ("complete", "pruned", "failed")
-
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """What people allow a study, and how old it is. Times are in seconds unless they say otherwise."""
+class StudyTotals:
+    """A study's budget and what was used of it, added up at one moment.
 
-    state: str
-    trials: int | None
-    hours: float | None
-    gpu_hours: float | None
-    started_at: datetime | None
-    asked_at: datetime
-    age_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast a study goes on: trials that end in an hour, images trained in a second, GPUs in use."""
-
-    trials_per_hour: float | None
-    images_per_second: float | None
-    gpus: float
-
-
-def budget_of(connection: Connection, study_id: int) -> Budget | None:
-    """The study's budget; None if no worker ever joined it."""
-    row = connection.execute(
-        select(
-            studies,
-            now().label("asked_at"),
-            func.extract("epoch", now() - studies.c.started_at).label("age_s"),
-        ).where(studies.c.study_id == study_id)
-    ).one_or_none()
-    if row is None:
-        return None
-    return Budget(
-        state=row.state,
-        trials=row.budget_trials,
-        hours=row.budget_hours,
-        gpu_hours=row.budget_gpu_hours,
-        started_at=row.started_at,
-        asked_at=row.asked_at,
-        age_s=None if row.age_s is None else float(row.age_s),
-    )
-
-
-def attempts_by_state(connection: Connection, study_id: int) -> dict[TrialState, int]:
-    """How many of Optuna's trials are in each state."""
-    rows = connection.execute(
-        select(TRIALS.c.state, func.count().label("number"))
-        .where(TRIALS.c.study_id == study_id)
-        .group_by(TRIALS.c.state)
-    )
-    return {row.state: row.number for row in rows}
-
-
-def trials_by_kind(connection: Connection, study_id: int) -> dict[str, int]:
-    """How many trials ended in each way, and how many are claimed or wait."""
-    kind = func.coalesce(lineages.c.outcome, lineages.c.state).label("kind")
-    rows = connection.execute(
-        select(kind, func.count().label("number")).where(lineages.c.study_id == study_id).group_by("kind")
-    )
-    return {row.kind: row.number for row in rows}
-
-
-def failures(connection: Connection, study_id: int, *, most: int = 5) -> dict[str, int]:
-    """The commonest reasons for which trials failed."""
-    rows = connection.execute(
-        select(func.coalesce(lineages.c.reason, "unknown").label("reason"), func.count().label("number"))
-        .where(lineages.c.study_id == study_id, lineages.c.outcome == "failed")
-        .group_by("reason")
-        .order_by(func.count().desc(), "reason")
-        .limit(most)
-    )
-    return {row.reason: row.number for row in rows}
-
-
-def last_steps_of_pruned(connection: Connection, study_id: int) -> dict[int, int]:
-    """How many trials were pruned at each step."""
-    last = (
-        select(func.max(REPORTS.c.step).label("step"))
-        .join_from(TRIALS, REPORTS, TRIALS.c.trial_id == REPORTS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.PRUNED)
-        .group_by(TRIALS.c.trial_id)
-        .subquery()
-    )
-    rows = connection.execute(select(last.c.step, func.count().label("number")).group_by(last.c.step))
-    return {row.step: row.number for row in rows}
-
-
-def attempts_that_moved(connection: Connection, study_id: int) -> dict[str, int]:
-    """How many attempts were handed back or lost, and went on elsewhere."""
-    rows = connection.execute(
-        select(leases.c.outcome, func.count().label("number"))
-        .where(leases.c.study_id == study_id, leases.c.outcome.in_(["handed_back", "lost"]))
-        .group_by(leases.c.outcome)
-    )
-    return {row.outcome: row.number for row in rows}
-
-
-def best_ids(connection: Connection, study_id: int, *, most: int = 5) -> list[int]:
-    """Optuna's ids of the complete trials with the smallest values, best first; of equals the first."""
-    return [row.trial_id for row in connection.execute(_best(study_id, most))]
-
-
-def best_value(connection: Connection, study_id: int) -> tuple[int, float] | None:
-    """Number and value of the best complete trial."""
-    row = connection.execute(_best(study_id, 1)).one_or_none()
-    return None if row is None else (int(row.number), float(row.value))
-
-
-def _best(study_id: int, most: int) -> Select[Any]:
-    return (
-        select(TRIALS.c.trial_id, TRIALS.c.number, VALUES.c.value)
-        .join_from(TRIALS, VALUES, TRIALS.c.trial_id == VALUES.c.trial_id)
-        .where(
-            TRIALS.c.study_id == study_id,
-            TRIALS.c.state == TrialState.COMPLETE,
-            VALUES.c.objective == 0,
-            VALUES.c.value.is_not(None),
-        )
-        .order_by(VALUES.c.value, TRIALS.c.number)
-        .limit(most)
-    )
-
-
-def last_reports(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
-    """The last step that each of these trials reported, and the value there."""
-    last = (
-        select(REPORTS.c.trial_id, func.max(REPORTS.c.step).label("step"))
-        .where(REPORTS.c.trial_id.in_(trial_ids), REPORTS.c.intermediate_value.is_not(None))
-        .group_by(REPORTS.c.trial_id)
-        .subquery()
-    )
-    rows = connection.execute(
-        select(REPORTS.c.trial_id, REPORTS.c.step, REPORTS.c.intermediate_value).join(
-            last, (last.c.trial_id == REPORTS.c.trial_id) & (last.c.step == REPORTS.c.step)
-        )
-    )
-    return {row.trial_id: (row.step, float(row.intermediate_value)) for row in rows}
-
-
-def speed_of(connection: Connection, study_id: int, *, age_s: float | None, ended: int) -> Speed:
-    """How fast the study goes on.
-
-    Parameters
-    ----------
-    age_s : since its first trial began, s; None before
-    ended : how many of its trials have ended; their mean speed is told of a study that stood still lately
+    ``trials`` counts trials by outcome, and those without one as ``claimed`` or ``waiting``.
     """
-    gpus = connection.execute(
-        select(func.coalesce(func.sum(leases.c.gpus), 0.0)).where(
-            leases.c.study_id == study_id, leases.c.ended_at.is_(None)
-        )
-    ).scalar_one()
-    if not age_s:
-        return Speed(None, None, float(gpus))
-    span = min(RECENT_S, age_s)
-    since = now() - func.make_interval(0, 0, 0, 0, 0, 0, RECENT_S)
-    lately = connection.execute(
-        select(func.count())
-        .select_from(lineages)
-        .where(lineages.c.study_id == study_id, lineages.c.outcome.in_(ENDED), lineages.c.ended_at > since)
-    ).scalar_one()
-    images = connection.execute(
-        select(func.sum(worker_minutes.c.images)).where(
-            worker_minutes.c.study_id == study_id, worker_minutes.c.minute > since
-        )
-    ).scalar_one()
-    per_hour = 3600.0 * lately / span if lately else 3600.0 * ended / age_s if ended else None
-    return Speed(per_hour, None if images is None else float(images) / span, float(gpus))
+
+    row: StudyRow
+    trials: dict[str, int]
+    gpu_hours: float
+    recent: totals.RecentWork
+
+    @property
+    def ended(self) -> int:
+        """Trials that are over; an infeasible draw is none."""
+        return sum(self.trials.get(outcome, 0) for outcome in totals.ENDED)
+
+    @property
+    def unended(self) -> int:
+        """Trials that a slot has, or that wait for one."""
+        return sum(self.trials.get(state, 0) for state in totals.UNENDED)
+
+    @property
+    def trials_per_hour(self) -> float | None:
+        """Trials that end in an hour: lately, or on average in a study that stood still lately."""
+        age_s = self.row.age_s
+        if not age_s:
+            return None
+        if self.recent.trials_ended:
+            return 3600.0 * self.recent.trials_ended / min(RECENT_S, age_s)
+        return 3600.0 * self.ended / age_s if self.ended else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Images that are trained in a second, lately; None if no worker counted any."""
+        if not self.row.age_s or self.recent.images is None:
+            return None
+        return self.recent.images / min(RECENT_S, self.row.age_s)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """When the first part of the budget is spent at this speed, s from now; None if nobody can tell."""
+        row, left = self.row, []
+        if row.budget_trials is not None and self.trials_per_hour:
+            left.append(3600.0 * max(0, row.budget_trials - self.ended) / self.trials_per_hour)
+        if row.budget_hours is not None and row.age_s is not None:
+            left.append(max(0.0, 3600.0 * row.budget_hours - row.age_s))
+        if row.budget_gpu_hours is not None and self.recent.gpus > 0:
+            left.append(3600.0 * max(0.0, row.budget_gpu_hours - self.gpu_hours) / self.recent.gpus)
+        return min(left, default=None)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The moment at which the first part of the budget is spent, by the database's clock."""
+        left_s, read_at = self.seconds_left, self.row.read_at
+        return None if left_s is None or read_at is None else read_at + timedelta(seconds=left_s)
+
+    @property
+    def shares_used(self) -> dict[str, float]:
+        """Which share of each limited part of the budget is used, 0 to 1 and beyond."""
+        row, used = self.row, {}
+        if row.budget_trials:
+            used["trials"] = self.ended / row.budget_trials
+        if row.budget_hours and row.age_s is not None:
+            used["hours"] = row.age_s / 3600.0 / row.budget_hours
+        if row.budget_gpu_hours:
+            used["gpu_hours"] = self.gpu_hours / row.budget_gpu_hours
+        return used
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a limit of the budget is reached and nothing runs any more."""
+        if self.recent.running:
+            return False
+        used = self.shares_used
+        if used.get("hours", 0.0) >= 1.0 or used.get("gpu_hours", 0.0) >= 1.0:
+            return True
+        limit = self.row.budget_trials
+        return limit is not None and not self.unended and self.ended >= limit
 
 
-def seconds_left(budget: Budget, speed: Speed, *, ended: int, gpu_hours: float) -> float | None:
-    """When the first part of the budget is spent at this speed, s from now; None if nobody can tell."""
-    left = []
-    if budget.trials is not None and speed.trials_per_hour:
-        left.append(3600.0 * max(0, budget.trials - ended) / speed.trials_per_hour)
-    if budget.hours is not None and budget.age_s is not None:
-        left.append(max(0.0, 3600.0 * budget.hours - budget.age_s))
-    if budget.gpu_hours is not None and speed.gpus > 0:
-        left.append(3600.0 * max(0.0, budget.gpu_hours - gpu_hours) / speed.gpus)
-    return min(left, default=None)
-
-
-def shares_used(connection: Connection, study_id: int, budget: Budget) -> dict[str, float]:
-    """Which share of each limited part of the budget is used, 0 to 1 and beyond."""
-    kinds = trials_by_kind(connection, study_id)
-    used = {}
-    if budget.trials:
-        used["trials"] = sum(kinds.get(outcome, 0) for outcome in ENDED) / budget.trials
-    if budget.hours and budget.age_s is not None:
-        used["hours"] = budget.age_s / 3600.0 / budget.hours
-    if budget.gpu_hours:
-        used["gpu_hours"] = gpu_hours_used(connection, study_id) / budget.gpu_hours
-    return used
-
-
-def silent_workers(
-    connection: Connection, study_id: int, *, silent_s: float, forgotten_s: float
-) -> list[Any]:
-    """Workers that did not say that they stop and were last seen so long ago, but not longer than that."""
-    ago = func.extract("epoch", now() - workers.c.last_seen)
-    rows = connection.execute(
-        select(workers, ago.label("ago_s")).where(
-            workers.c.study_id == study_id,
-            workers.c.stopped_at.is_(None),
-            ago > silent_s,
-            ago < forgotten_s,
-        )
+def study_totals(connection: Transaction, study_id: int) -> StudyTotals:
+    """A study's totals; all are 0, and there is no budget, if no worker ever joined it."""
+    return StudyTotals(
+        row=study_row(connection, study_id) or StudyRow(study_id=study_id),
+        trials=totals.trials_by_outcome(connection, study_id),
+        gpu_hours=gpu_hours_used(connection, study_id),
+        recent=totals.recent_work(connection, study_id, recent_s=RECENT_S),
     )
-    return list(rows)
 
 
 def best_of_study(storage: Storage, study: str) -> Callable[[], float | None]:
@@ -242,8 +111,8 @@ def best_of_study(storage: Storage, study: str) -> Callable[[], float | None]:
 
     def ask() -> float | None:
         study_id = int(storage.optuna.get_study_id_from_name(study))
-        with storage.engine.connect() as connection:
-            best = best_value(connection, study_id)
-        return None if best is None else best[1]
+        with storage.transaction() as connection:
+            leader = totals.leader(connection, study_id)
+        return None if leader is None else leader.value
 
     return ask

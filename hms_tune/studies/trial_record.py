@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Row, and_, func, select
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.database.attempts import AttemptRecord, attempts_by_trial
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import leases, lineages, now, trial_records
-from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
-from hms_tune.search.memory_constraint import is_declined
+from hms_tune.database.queue.end import ENDING_ATTRIBUTE, REASON_ATTRIBUTE
+from hms_tune.database.records import RecordRow, records_of_study
+from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
+from hms_tune.studies.attempt_state import KL_ALL_ROWS, KL_HIGH_VOTE, first_number, state_of
+from hms_tune.studies.lookup import load_study
 from hms_tune.training.history import FoldRecord, folds_from_json
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 _GOES_ON = ("handed_back", "lost")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
-    """One attempt at a trial: who had it, when, and how it left. ``seconds`` runs on while it is running."""
-
-    number: int
-    host: str
-    slot: str
-    worker_id: str
-    started_at: datetime
-    ended_at: datetime | None
-    seconds: float
-    outcome: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,22 +102,6 @@ class StudyRecord:
         return next(iter(self.ranked), None)
 
 
-def load_study(storage: Storage, name: str) -> optuna.Study:
-    """A study by its name.
-
-    Raises
-    ------
-    UnknownStudyError
-        If there is none.
-    """
-    try:
-        return optuna.load_study(study_name=name, storage=storage.optuna)
-    except KeyError:
-        raise UnknownStudyError(
-            f'no study "{name}" in the storage', mend="hms-tune study list names those there are"
-        ) from None
-
-
 def study_record(storage: Storage, name: str) -> StudyRecord:
     """A study with all its trials.
 
@@ -150,8 +112,9 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     """
     study = load_study(storage, name)
     frozen = study.get_trials(deepcopy=False)
-    rows = _rows(storage, trial_records.c.study_id == study._study_id)
-    attempts = _attempts(storage, leases.c.study_id == study._study_id)
+    with storage.transaction() as connection:
+        rows = records_of_study(connection, study._study_id)
+        attempts = attempts_by_trial(connection, study._study_id)
     study_file = stored_study_file(study)
     trials = tuple(
         record
@@ -176,11 +139,10 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
     frozen = next((each for each in loaded.get_trials(deepcopy=False) if each.number == number), None)
     if frozen is None:
         raise UsageError(f"no trial {number}", where=f"study {study}")
-    lineage = int(frozen.user_attrs.get("lineage", number))
-    own = and_(trial_records.c.study_id == study_id, trial_records.c.number == number)
-    of_lineage = and_(leases.c.study_id == study_id, lineages.c.first_number == lineage)
-    row = _rows(storage, own).get(number)
-    return _record(frozen, stored_study_file(loaded), row, _attempts(storage, of_lineage))
+    with storage.transaction() as connection:
+        row = records_of_study(connection, study_id, number=number).get(number)
+        attempts = attempts_by_trial(connection, study_id, first_number=first_number(frozen))
+    return _record(frozen, stored_study_file(loaded), row, attempts)
 
 
 def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> tuple[int, float] | None:
@@ -199,38 +161,6 @@ def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -
     return (len(values), statistics.median(values)) if values else None
 
 
-def _rows(storage: Storage, condition: ColumnElement[bool]) -> dict[int, Row[Any]]:
-    with storage.engine.connect() as connection:
-        return {row.number: row for row in connection.execute(select(trial_records).where(condition))}
-
-
-def _attempts(storage: Storage, condition: ColumnElement[bool]) -> dict[int, tuple[AttemptRecord, ...]]:
-    """The attempts of each lineage, by the number of its first."""
-    seconds = func.extract("epoch", func.coalesce(leases.c.ended_at, now()) - leases.c.claimed_at)
-    statement = (
-        select(leases, lineages.c.first_number, seconds.label("seconds"))
-        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
-        .where(condition, leases.c.number.is_not(None))
-        .order_by(leases.c.lease_id)
-    )
-    found: dict[int, list[AttemptRecord]] = defaultdict(list)
-    with storage.engine.connect() as connection:
-        for row in connection.execute(statement):
-            found[row.first_number].append(
-                AttemptRecord(
-                    number=row.number,
-                    host=row.host,
-                    slot=row.slot,
-                    worker_id=row.worker_id,
-                    started_at=row.claimed_at,
-                    ended_at=row.ended_at,
-                    seconds=float(row.seconds),
-                    outcome=row.outcome,
-                )
-            )
-    return {lineage: tuple(each) for lineage, each in found.items()}
-
-
 def _config(frozen: FrozenTrial, study_file: StudyFile) -> dict[str, Any] | None:
     """The configuration of a trial that has told nothing yet; None while its values are being drawn."""
     try:
@@ -242,34 +172,33 @@ def _config(frozen: FrozenTrial, study_file: StudyFile) -> dict[str, Any] | None
 def _record(
     frozen: FrozenTrial,
     study_file: StudyFile,
-    row: Row[Any] | None,
+    row: RecordRow | None,
     attempts: dict[int, tuple[AttemptRecord, ...]],
 ) -> TrialRecord:
+    row = row or RecordRow(number=frozen.number)
     attributes = frozen.user_attrs
-    lineage = int(attributes.get("lineage", frozen.number))
-    ending = attributes.get("ended")
-    state = "declined" if is_declined(frozen) else _STATES[frozen.state]
-    if frozen.state == TrialState.FAIL and ending in _GOES_ON:
-        state = str(ending)
+    lineage = first_number(frozen)
+    ending = attributes.get(ENDING_ATTRIBUTE)
+    state = str(ending) if frozen.state == TrialState.FAIL and ending in _GOES_ON else state_of(frozen)
     return TrialRecord(
         number=frozen.number,
         lineage=lineage,
         state=state,
         value=frozen.value if frozen.state == TrialState.COMPLETE else None,
-        kl_all_rows=attributes.get("kl_all_rows"),
-        kl_high_vote=attributes.get("kl_high_vote"),
-        reason=attributes.get("reason") or (row.reason if row else None),
-        traceback=row.traceback if row else None,
+        kl_all_rows=attributes.get(KL_ALL_ROWS),
+        kl_high_vote=attributes.get(KL_HIGH_VOTE),
+        reason=attributes.get(REASON_ATTRIBUTE) or row.reason,
+        traceback=row.traceback,
         params=dict(frozen.params),
-        config=(row.config if row else None) or _config(frozen, study_file),
-        folds=folds_from_json(row.folds) if row is not None and row.folds else (),
+        config=row.config or _config(frozen, study_file),
+        folds=folds_from_json(row.folds) if row.folds else (),
         reported=dict(frozen.intermediate_values),
-        device=row.device if row else None,
-        device_name=row.device_name if row else None,
-        gpus=row.gpus if row else 0.0,
-        peak_memory=row.peak_memory if row else None,
-        data_digest=row.data_digest if row else None,
-        version=row.version if row else None,
-        run_url=row.run_url if row else None,
+        device=row.device,
+        device_name=row.device_name,
+        gpus=row.gpus,
+        peak_memory=row.peak_memory,
+        data_digest=row.data_digest,
+        version=row.version,
+        run_url=row.run_url,
         attempts=attempts.get(lineage, ()),
     )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hms_tune.database.totals import Leader
+    from hms_tune.studies.totals import StudyTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +25,16 @@ class StudyOutlook:
     best_trial: int | None
     per_hour: float | None
     left_s: float | None
+
+    @classmethod
+    def of(cls, study: str, totals: StudyTotals, leader: Leader | None) -> StudyOutlook:
+        """From a study's totals and its best trial."""
+        return cls(
+            study=study,
+            ended=totals.ended,
+            budget=totals.row.budget_trials,
+            best=None if leader is None else leader.value,
+            best_trial=None if leader is None else leader.number,
+            per_hour=totals.trials_per_hour,
+            left_s=totals.seconds_left,
+        )

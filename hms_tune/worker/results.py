@@ -15,6 +15,7 @@ from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Ending, Result
 from hms_tune.database.queue.lease import Wanted
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.memory_constraint import MOST_DECLINED
+from hms_tune.studies.attempt_state import KL_ALL_ROWS, KL_HIGH_VOTE, SECONDS
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.observer import Observer, Outcome, TrialInfo
 
@@ -76,11 +77,11 @@ class Story:
 
 def attributes_of(story: Story) -> dict[str, Any]:
     """What a trial's end leaves beside its value."""
-    attributes: dict[str, Any] = {"seconds": round(story.seconds, 3)}
+    attributes: dict[str, Any] = {SECONDS: round(story.seconds, 3)}
     if (ended := story.ended) is not None:
         attributes |= {
-            "kl_all_rows": ended.kl_all_rows,
-            "kl_high_vote": None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
+            KL_ALL_ROWS: ended.kl_all_rows,
+            KL_HIGH_VOTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
             "fold_kl": list(ended.fold_kl),
             "best_epochs": list(ended.best_epochs),
         }

@@ -22,6 +22,7 @@ from sqlalchemy.exc import OperationalError
 from hms_tune.cli.views.trial import trial_view
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.locks import is_elected_publisher
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.tables import leases, out_of_fold, seconds_from_now
 from hms_tune.reports.dashboard import trial_notes as noted
@@ -265,17 +266,13 @@ def test_publishing_again_changes_nothing(storage: Storage, study: StudyRecord, 
     assert storage.optuna.get_study_system_attrs(study.study_id) == before
 
 
-def test_one_publisher_is_elected_and_another_takes_over(
-    storage: Storage, database_url: str, study: StudyRecord, artifacts: Path
-) -> None:
-    plan = PublisherPlan(NAME, database_url, artifacts, artifacts)
-    first, second = Publisher(plan), Publisher(plan)
+def test_one_publisher_is_elected_and_another_takes_over(storage: Storage, study: StudyRecord) -> None:
     with storage.engine.connect() as one, storage.engine.connect() as two:
-        assert first._elect(one, study.study_id)
-        assert not second._elect(two, study.study_id)
-        assert first._elect(one, study.study_id)
+        assert is_elected_publisher(one, study.study_id)
+        assert not is_elected_publisher(two, study.study_id)
+        assert is_elected_publisher(one, study.study_id)
         one.execute(text("SELECT pg_advisory_unlock_all()"))
-        assert second._elect(two, study.study_id)
+        assert is_elected_publisher(two, study.study_id)
         two.execute(text("SELECT pg_advisory_unlock_all()"))
 
 

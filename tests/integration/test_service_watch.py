@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from hms_tune.config.study_sections import HAPPENINGS
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.notices import Notice, take, write
+from hms_tune.database.outbox import Entry, add_entry, take_entry
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease
@@ -39,7 +39,7 @@ def watching(storage: Storage, written: Written, webhook: Receiver | None, **cha
         "worker_id": "watcher",
         "shown": lambda outlook: None,
         "receivers": Receivers(None if webhook is None else webhook.address),
-        "wanted": frozenset(HAPPENINGS),
+        "events": frozenset(HAPPENINGS),
     }
     return StudyWatch(storage, written.study_id, written.study_file.study, **(values | changes))
 
@@ -100,7 +100,7 @@ def test_a_study_is_finished_when_its_last_trial_has_ended_and_again_after_it_wa
     storage: Storage, study_name: str, webhook: Receiver
 ) -> None:
     written = write_study(storage, study_name, trials=8, budget=9)
-    watch = watching(storage, written, webhook, wanted=frozenset({"study_finished", "budget_nearly_spent"}))
+    watch = watching(storage, written, webhook, events=frozenset({"study_finished", "budget_nearly_spent"}))
     watch.look()
     lease = claim(storage, written.study_id, Holder("w", "cpu", this_process()), lease_s=60.0)
     watch.look()
@@ -125,7 +125,7 @@ def test_hours_that_are_over_finish_a_study_once_nothing_runs(
 ) -> None:
     written = write_study(storage, study_name, trials=8)
     change(storage, written, budget_hours=10.5)
-    watch = watching(storage, written, webhook, wanted=frozenset({"study_finished", "budget_nearly_spent"}))
+    watch = watching(storage, written, webhook, events=frozenset({"study_finished", "budget_nearly_spent"}))
     watch.look()
     assert webhook.events() == ["budget_nearly_spent"]
     assert (webhook.messages[0]["part"], webhook.messages[0]["limit"]) == ("hours", 10.5)
@@ -145,7 +145,7 @@ def test_a_worker_that_was_silent_for_its_leases_time_is_lost_and_an_outage_lose
     storage: Storage, study_name: str, webhook: Receiver
 ) -> None:
     written = write_study(storage, study_name, trials=8)
-    watch = watching(storage, written, webhook, wanted=frozenset({"worker_lost"}), silent_s=120.0)
+    watch = watching(storage, written, webhook, events=frozenset({"worker_lost"}), silent_s=120.0)
     with announce(storage, Presence(f"alive-{study_name}", written.study_id, "1", ("cpu",))):
         for name, ago in (("silent", 130.0), ("quiet", 100.0), ("long-gone", 2 * 86_400.0)):
             row = {"host": f"node-{name}", "pid": 1, "version": "1", "devices": "cuda:0", "slots": 1}
@@ -189,7 +189,7 @@ def test_a_worker_of_this_machine_whose_process_is_gone_is_lost_at_once(
                 slots=1,
             )
         )
-    watch = watching(storage, written, webhook, wanted=frozenset({"worker_lost"}))
+    watch = watching(storage, written, webhook, events=frozenset({"worker_lost"}))
     for _ in range(STEADY_LOOKS + 1):
         watch.look()
     assert [message["worker"] for message in webhook.messages] == [f"dead-{study_name}"]
@@ -218,8 +218,8 @@ def test_what_a_dead_sender_took_is_sent_by_another(
 ) -> None:
     written = write_study(storage, study_name, trials=8)
     with storage.engine.begin() as connection:
-        assert write(connection, written.study_id, Notice("new_best", str(written.best), {"value": 0.0}))
-    assert take(storage, written.study_id, "dying") is not None
+        assert add_entry(connection, written.study_id, Entry("new_best", str(written.best), {"value": 0.0}))
+    assert take_entry(storage, written.study_id, "dying") is not None
     other = watching(storage, written, webhook, worker_id="other")
     other.look()
     assert webhook.messages == []
@@ -238,6 +238,6 @@ def test_what_happens_last_is_told_before_the_worker_ends(
     storage: Storage, study_name: str, webhook: Receiver
 ) -> None:
     written = write_study(storage, study_name, trials=8)
-    with watching(storage, written, webhook, wanted=frozenset({"study_finished"})).running(every_s=3600.0):
+    with watching(storage, written, webhook, events=frozenset({"study_finished"})).running(every_s=3600.0):
         change(storage, written, budget_trials=8)
     assert webhook.events() == ["study_finished"]

@@ -15,7 +15,8 @@ from hms_tune.cli.views.tables import params_text, short_params
 from hms_tune.tracking.console_table import duration
 
 if TYPE_CHECKING:
-    from hms_tune.studies.status_types import BestTrial, RunningTrial, StudyStatus, WorkerStatus
+    from hms_tune.database.fleet import RunningTrial
+    from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
 _LEAVING = {"work": "", "finish": "finishing", "leave": "leaving"}

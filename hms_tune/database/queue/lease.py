@@ -30,9 +30,6 @@ _logger = logging.getLogger(__name__)
 LEASE_S = DEFAULT_LEASE_SECONDS
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
-DesiredState = Literal["running", "paused", "stopped"]
-"""What people want of a study."""
-
 Wanted = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
 """What people want of a running attempt: what they said of it, else of its worker, else of its study."""
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optuna_dashboard import save_plotly_graph_object
-from sqlalchemy import select, update
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import now, out_of_fold, trial_records
+from hms_tune.database.records import mark_published, unpublished_predictions
 from hms_tune.reports.dashboard.files import attach, writable_store
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note
@@ -22,10 +21,11 @@ from hms_tune.reports.figures.predictions import (
     worst_predicted,
 )
 from hms_tune.reports.figures.style import png
+from hms_tune.studies.lookup import load_study
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.trial_note import trial_note
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord, load_study, study_record
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord, study_record
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.scores import scores_by_class, scores_by_votes
 
@@ -71,11 +71,8 @@ def _standing(attributes: dict[str, object], name: str) -> str:
 
 def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_root: Path | None) -> None:
     """Pictures of each trial that was the best when it ended, once."""
-    waiting = select(out_of_fold.c.number).where(
-        out_of_fold.c.study_id == study.study_id, out_of_fold.c.published_at.is_(None)
-    )
-    with storage.engine.connect() as connection:
-        numbers = set(connection.execute(waiting).scalars())
+    with storage.transaction() as connection:
+        numbers = unpublished_predictions(connection, study.study_id)
     if not numbers:
         return
     store = writable_store(artifacts)
@@ -118,7 +115,5 @@ def _finish_best(
     note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")
     if names:
         note += " Further down: " + ", ".join(name.rpartition(".")[0] for name in names) + "."
-    where = {"study_id": study.study_id, "number": trial.number}
-    with storage.engine.begin() as connection:
-        connection.execute(update(trial_records).values(note=note).filter_by(**where))
-        connection.execute(update(out_of_fold).values(published_at=now()).filter_by(**where))
+    with storage.transaction() as connection:
+        mark_published(connection, study.study_id, trial.number, note)

@@ -18,11 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from sqlalchemy import Connection as DatabaseConnection
-from sqlalchemy import func, text
-from sqlalchemy import select as select_from
-
-from hms_tune.database.tables import studies, trial_records
+from hms_tune.database.locks import is_elected_publisher
+from hms_tune.database.records import RecordsEnded, records_ended
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
 _logger = logging.getLogger(__name__)
@@ -40,8 +37,6 @@ FINISH_S = 40.0
 """How long a worker whose study is done waits for the last publication."""
 
 FINISH = "finish\n"
-
-_LOCKS = 4_865_143
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +118,7 @@ class Publisher:
 
     def __init__(self, plan: PublisherPlan) -> None:
         self._plan = plan
-        self._published: object = None
+        self._published: RecordsEnded | None = None
         self._rest_until = 0.0
 
     def run(self, wait: Callable[[float], bool | None]) -> None:
@@ -147,15 +142,12 @@ class Publisher:
 
         storage = open_storage(self._plan.storage_url)
         try:
-            with storage.engine.connect() as connection:
-                study_id = connection.execute(
-                    select_from(studies.c.study_id).where(studies.c.name == self._plan.study)
-                ).scalar_one()
+            study_id = int(storage.optuna.get_study_id_from_name(self._plan.study))
+            with storage.connection() as connection:
                 told: bool | None = True if last else None
                 while True:
-                    elected = self._elect(connection, study_id)
-                    if elected:
-                        news = self._news(connection, study_id)
+                    if is_elected_publisher(connection, study_id):
+                        news = records_ended(connection, study_id)
                         connection.commit()  # no transaction stays open while figures are drawn
                         if news != self._published and (told or time.monotonic() >= self._rest_until):
                             self._publish(storage)
@@ -167,29 +159,6 @@ class Publisher:
                         return
         finally:
             storage.close()
-
-    def _elect(self, connection: DatabaseConnection, study_id: int) -> bool:
-        """Hold the study's lock, which belongs to the connection and goes with it."""
-        held = text(
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
-            " AND classid = :kind AND objid = :study AND granted"
-        )
-        key = {"kind": _LOCKS, "study": study_id}
-        elected = bool(connection.execute(held, key).scalar()) or bool(
-            connection.execute(text("SELECT pg_try_advisory_lock(:kind, :study)"), key).scalar()
-        )
-        connection.commit()
-        return elected
-
-    def _news(self, connection: DatabaseConnection, study_id: int) -> object:
-        """What changes whenever a trial has told something new."""
-        return tuple(
-            connection.execute(
-                select_from(func.count(), func.max(trial_records.c.written_at)).where(
-                    trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
-                )
-            ).one()
-        )
 
     def _publish(self, storage: object) -> None:
         # Loaded by the one that writes alone: figures bring matplotlib along.

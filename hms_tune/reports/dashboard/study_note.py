@@ -12,8 +12,9 @@ from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.studies.cost import cost_unit
+from hms_tune.studies.lookup import load_study
 from hms_tune.studies.score import deciding_score, in_words
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord, load_study
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.training.events import OutOfFold
 
 _DIGEST = "hms_tune:note"

@@ -18,11 +18,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import select
-
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import trial_records
-from hms_tune.studies.totals import best_ids
+from hms_tune.database.records import notes_by_number
+from hms_tune.database.totals import best_attempt_ids
 
 NEWEST, BEST = 50, 10
 """Of how many trials the page is told what they reported."""
@@ -87,8 +85,9 @@ class TrialNotes:
         known = [number for number in numbers if number is not None]
         if not known:
             return body
-        notes = self._notes(study_id, first=min(known))
-        best = self._best(study_id)
+        with self._storage.transaction() as connection:
+            notes = notes_by_number(connection, study_id, first=min(known))
+            best = frozenset(best_attempt_ids(connection, study_id, most=BEST))
         noted = [pieces[0]]
         for number, before, after in zip(numbers, pieces[:-1], pieces[1:], strict=True):
             note = None if number is None else notes.get(number)
@@ -97,19 +96,6 @@ class TrialNotes:
             is_told = number is None or number > max(known) - NEWEST or _integer(before, _TRIAL_ID) in best
             noted.append(after if is_told else _REPORTED.sub(_UNTOLD, after, count=1))
         return b"".join(noted)
-
-    def _notes(self, study_id: int, *, first: int) -> dict[int, str]:
-        wanted = select(trial_records.c.number, trial_records.c.note).where(
-            trial_records.c.study_id == study_id,
-            trial_records.c.number >= first,
-            trial_records.c.note.is_not(None),
-        )
-        with self._storage.engine.connect() as connection:
-            return {row.number: row.note for row in connection.execute(wanted)}
-
-    def _best(self, study_id: int) -> frozenset[int]:
-        with self._storage.engine.connect() as connection:
-            return frozenset(best_ids(connection, study_id, most=BEST))
 
 
 def _integer(piece: bytes, name: bytes) -> int | None:

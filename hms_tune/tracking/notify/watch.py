@@ -9,19 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
-
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import Happening
-from hms_tune.database import notices
-from hms_tune.database.connect import Storage
-from hms_tune.database.notices import Notice
-from hms_tune.database.queue.claim import gpu_hours_used
+from hms_tune.database import outbox
+from hms_tune.database.connect import Storage, Transaction
+from hms_tune.database.fleet import workers_of_study
+from hms_tune.database.locks import lock_outbox
+from hms_tune.database.retry import DatabaseError
+from hms_tune.database.totals import leader
 from hms_tune.errors import NotificationError
-from hms_tune.studies import totals as figures
-from hms_tune.studies.totals import Budget
-from hms_tune.tracking.notify import events as happenings
+from hms_tune.studies.totals import StudyTotals, study_totals
+from hms_tune.tracking.notify import events
 from hms_tune.tracking.notify.webhook import Receivers, deliver
 from hms_tune.tracking.study_outlook import StudyOutlook
 
@@ -44,7 +42,7 @@ class StudyWatch:
     ----------
     shown : is told how the study stands
     receivers : where messages go; without any, none is looked for
-    wanted : what is told
+    events : those that people are told of
     silent_s : a worker that was silent for so long is lost, s
     """
 
@@ -54,7 +52,7 @@ class StudyWatch:
     worker_id: str
     shown: Callable[[StudyOutlook], None]
     receivers: Receivers = field(default_factory=Receivers)
-    wanted: frozenset[Happening] = frozenset()
+    events: frozenset[Happening] = frozenset()
     silent_s: float = 180.0
     _looks: int = 0
 
@@ -78,7 +76,7 @@ class StudyWatch:
             worker_id,
             shown,
             receivers=Receivers.of(config),
-            wanted=frozenset(config.on),
+            events=frozenset(config.on),
             silent_s=silent_s,
         )
 
@@ -109,59 +107,44 @@ class StudyWatch:
         timeout_s: float = 10.0,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Look once: show how the study stands, write happenings down, and send what nobody has taken."""
+        """Look once: show how the study stands, add messages on events, and send what nobody has taken."""
         try:
-            with self.storage.engine.begin() as connection:
-                budget = figures.budget_of(connection, self.study_id)
-                if budget is None:  # the study was deleted
+            with self.storage.transaction() as connection:
+                totals = study_totals(connection, self.study_id)
+                if not totals.row.is_joined:  # the study was deleted
                     return
-                outlook = look_at(connection, self.study_id, self.study, budget)
+                outlook = StudyOutlook.of(self.study, totals, leader(connection, self.study_id))
                 if self.receivers:
-                    notices.lock(connection, self.study_id)
-                    for notice in self._happenings(connection, outlook, budget):
-                        notices.write(connection, self.study_id, notice)
+                    lock_outbox(connection, self.study_id)
+                    for entry in self._entries(connection, outlook, totals):
+                        outbox.add_entry(connection, self.study_id, entry)
             self._looks += 1
             self.shown(outlook)
             if self.receivers:
                 self._send(tries, timeout_s, sleep)
-        except SQLAlchemyError as error:  # the next look tells; a worker never dies of this
+        except DatabaseError as error:  # the next look tells; a worker never dies of this
             self._looks = 0
             _logger.debug("the study was not looked at: %s", type(error).__name__)
 
-    def _happenings(self, connection: Connection, outlook: StudyOutlook, budget: Budget) -> Iterator[Notice]:
-        if "new_best" in self.wanted:
-            yield from happenings.new_best(connection, self.study_id, outlook)
-        if "budget_nearly_spent" in self.wanted:
-            yield from happenings.budget_nearly_spent(connection, self.study_id, outlook, budget)
-        if "worker_lost" in self.wanted and self._looks >= STEADY_LOOKS:
-            yield from happenings.worker_lost(connection, self.study_id, outlook, silent_s=self.silent_s)
-        if "study_finished" in self.wanted:
-            yield from happenings.study_finished(connection, self.study_id, outlook, budget)
+    def _entries(
+        self, connection: Transaction, outlook: StudyOutlook, totals: StudyTotals
+    ) -> Iterator[outbox.Entry]:
+        if "new_best" in self.events:
+            yield from events.new_best(outlook, outbox.last_message(connection, self.study_id, "new_best"))
+        if "budget_nearly_spent" in self.events:
+            yield from events.budget_nearly_spent(outlook, totals)
+        if "worker_lost" in self.events and self._looks >= STEADY_LOOKS:
+            workers = workers_of_study(connection, self.study_id, seen_within_s=events.FORGOTTEN_S)
+            yield from events.workers_lost(outlook, workers, silent_s=self.silent_s)
+        if "study_finished" in self.events:
+            yield from events.study_finished(outlook, totals)
 
     def _send(self, tries: int, timeout_s: float, sleep: Callable[[float], object]) -> None:
-        while (notice := notices.take(self.storage, self.study_id, self.worker_id)) is not None:
-            failure = None
+        while (entry := outbox.take_entry(self.storage, self.study_id, self.worker_id)) is not None:
             try:
-                deliver(self.receivers, notice.message, tries=tries, timeout_s=timeout_s, sleep=sleep)
+                deliver(self.receivers, entry.message, tries=tries, timeout_s=timeout_s, sleep=sleep)
             except NotificationError as error:
-                failure = str(error)
-                _logger.warning("%s was not told: %s", notice.happening.replace("_", " "), failure)
-            notices.settle(self.storage, self.study_id, notice, failure=failure)
-
-
-def look_at(connection: Connection, study_id: int, study: str, budget: Budget) -> StudyOutlook:
-    """How a study stands, from a few sums."""
-    kinds = figures.trials_by_kind(connection, study_id)
-    ended = sum(kinds.get(outcome, 0) for outcome in figures.ENDED)
-    speed = figures.speed_of(connection, study_id, age_s=budget.age_s, ended=ended)
-    gpu_hours = gpu_hours_used(connection, study_id)
-    best = figures.best_value(connection, study_id)
-    return StudyOutlook(
-        study=study,
-        ended=ended,
-        budget=budget.trials,
-        best=None if best is None else best[1],
-        best_trial=None if best is None else best[0],
-        per_hour=speed.trials_per_hour,
-        left_s=figures.seconds_left(budget, speed, ended=ended, gpu_hours=gpu_hours),
-    )
+                _logger.warning("%s was not told: %s", entry.event.replace("_", " "), error)
+                outbox.mark_failed(self.storage, self.study_id, entry, str(error))
+            else:
+                outbox.mark_sent(self.storage, self.study_id, entry)

@@ -23,7 +23,7 @@ from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
-from hms_tune.machine.cores import cpu_threads
+from hms_tune.machine.cores import cpu_threads, processor_name
 from hms_tune.search.typical_config import largest_config, middle_config
 from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, most_slots, slots_that_pay
 
@@ -263,11 +263,7 @@ def _name_of(device: Any) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {cpu_threads(1)} threads"
-    return f"CPU, {cpu_threads(1)} threads"
+    return f"{processor_name()}, {cpu_threads(1)} threads"
 
 
 def _memory_share(device: Any) -> float:

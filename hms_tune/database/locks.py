@@ -1,0 +1,71 @@
+"""Every advisory lock of the product: its number, and what it guards.
+
+PostgreSQL lets go of a lock when the process that holds it dies. Any number would do; each is taken once.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+from sqlalchemy import Connection, text
+
+
+@unique
+class Lock(IntEnum):
+    """Numbers of the locks. All but ``SETUP`` are taken for one study."""
+
+    SETUP = 4_865_141
+    """What all processes share (tables, roles, a new study): one process at a time creates it."""
+
+    STUDY = 4_865_142
+    """Optuna's trials of a study: one worker at a time makes or recovers them."""
+
+    PUBLISHER = 4_865_143
+    """The study's page in the dashboard: its publisher holds it for as long as it lives."""
+
+    OUTBOX = 4_865_144
+    """What people were told of a study: one worker at a time compares it with what has happened since."""
+
+
+def lock_setup(connection: Connection) -> None:
+    """Wait for the set-up lock, and keep it until the transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": int(Lock.SETUP)})
+
+
+def lock_study(connection: Connection, study_id: int, *, wait: bool = True) -> bool:
+    """Take a study's lock until the transaction ends; returns False if ``wait`` is, and another has it."""
+    if wait:
+        _wait(connection, Lock.STUDY, study_id)
+        return True
+    taken = text("SELECT pg_try_advisory_xact_lock(:lock, :study)")
+    return bool(connection.execute(taken, _key(Lock.STUDY, study_id)).scalar())
+
+
+def lock_outbox(connection: Connection, study_id: int) -> None:
+    """Wait for the lock of a study's outbox, and keep it until the transaction ends."""
+    _wait(connection, Lock.OUTBOX, study_id)
+
+
+def is_elected_publisher(connection: Connection, study_id: int) -> bool:
+    """Take the publisher's lock, or say that this connection has it already.
+
+    It belongs to the connection, not to a transaction, and is free again when the connection closes.
+    """
+    held = text(
+        "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        " AND classid = :lock AND objid = :study AND objsubid = 2 AND granted"
+    )
+    key = _key(Lock.PUBLISHER, study_id)
+    elected = bool(connection.execute(held, key).scalar()) or bool(
+        connection.execute(text("SELECT pg_try_advisory_lock(:lock, :study)"), key).scalar()
+    )
+    connection.commit()  # no transaction stays open while figures are drawn
+    return elected
+
+
+def _wait(connection: Connection, lock: Lock, study_id: int) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock, :study)"), _key(lock, study_id))
+
+
+def _key(lock: Lock, study_id: int) -> dict[str, int]:
+    return {"lock": int(lock), "study": study_id}

@@ -1,0 +1,122 @@
+"""What people request of a study, its trials and its workers: written here, seen by slots at their events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import case, func, select, update
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue.claim import trials_claimed
+from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
+from hms_tune.database.studies import DesiredState
+from hms_tune.database.tables import leases, lineages, studies, workers
+from hms_tune.errors import UnknownStudyError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StopAnswer:
+    """What became of a request to stop a trial.
+
+    ``stopping``: a slot is at it; ``stopped``: it waited for a slot, and has ended; ``ended``: it had ended
+    before, with ``outcome``; ``unknown``: there is no such trial.
+    """
+
+    kind: Literal["stopping", "stopped", "ended", "unknown"]
+    outcome: str | None = None
+
+
+def request_study_state(storage: Storage, study_id: int, state: DesiredState) -> None:
+    """Write what people want of a study.
+
+    Raises
+    ------
+    UnknownStudyError
+        If no worker has joined it yet.
+    """
+    with storage.transaction() as connection:
+        statement = update(studies).where(studies.c.study_id == study_id).values(state=state)
+        if connection.execute(statement).rowcount == 0:
+            raise _nobody_joined(storage, study_id)
+
+
+def request_trial_stop(storage: Storage, study_id: int, number: int) -> StopAnswer:
+    """Write that a trial is to be stopped; one that waits for a slot ends at once.
+
+    Parameters
+    ----------
+    number : number of any of the trial's attempts
+    """
+    of_attempt = (
+        select(leases.c.lineage_id)
+        .where(leases.c.study_id == study_id, leases.c.number == number)
+        .scalar_subquery()
+    )
+    # One statement: whether a slot takes the trial or gives it back meanwhile, one of both sees the other.
+    stopped = {
+        column: case((lineages.c.state == "waiting", value), else_=lineages.c[column])
+        for column, value in ended("failed", STOPPED_BY_A_PERSON).items()
+    }
+    with storage.transaction() as connection:
+        state = connection.execute(
+            update(lineages)
+            .where(lineages.c.lineage_id == of_attempt, lineages.c.state != "ended")
+            .values(wanted="stop", **stopped)
+            .returning(lineages.c.state)
+        ).scalar_one_or_none()
+        if state is not None:
+            return StopAnswer("stopped" if state == "ended" else "stopping")
+        outcome = connection.execute(
+            select(lineages.c.outcome).where(lineages.c.lineage_id == of_attempt)
+        ).scalar_one_or_none()
+    return StopAnswer("unknown") if outcome is None else StopAnswer("ended", outcome)
+
+
+def request_workers_leave(
+    storage: Storage, study_id: int, worker_ids: Collection[str], *, at_once: bool
+) -> None:
+    """Write that workers are to leave: at once, or when their trials have ended."""
+    statement = update(workers).where(
+        workers.c.study_id == study_id, workers.c.worker_id.in_(list(worker_ids))
+    )
+    with storage.transaction() as connection:
+        connection.execute(statement.values(wanted="leave" if at_once else "finish"))
+
+
+def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) -> int:
+    """Add a trial with these values to those that wait, within the budget; returns how many wait before it.
+
+    Raises
+    ------
+    UnknownStudyError
+        If no worker has joined the study yet.
+    UsageError
+        If the budget has no trial left.
+    """
+    with storage.transaction() as connection:
+        # The lock of the claims: of the last unit, a claim or this gets it.
+        study = connection.execute(
+            select(studies.c.budget_trials).where(studies.c.study_id == study_id).with_for_update()
+        ).one_or_none()
+        if study is None:
+            raise _nobody_joined(storage, study_id)
+        if study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials:
+            raise UsageError(
+                f"all {study.budget_trials} trials of the budget are taken",
+                where=f"study {storage.optuna.get_study_name_from_id(study_id)}",
+                mend="Raise budget.trials in the study file, and start a worker with it",
+            )
+        before = connection.execute(
+            select(func.count())
+            .select_from(lineages)
+            .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
+        ).scalar_one()
+        connection.execute(lineages.insert().values(study_id=study_id, state="waiting", given=dict(values)))
+    return before
+
+
+def _nobody_joined(storage: Storage, study_id: int) -> UnknownStudyError:
+    name = storage.optuna.get_study_name_from_id(study_id)
+    return UnknownStudyError("no worker has joined this study yet", where=name)

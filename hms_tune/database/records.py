@@ -1,0 +1,118 @@
+"""What each attempt told, and the out-of-fold predictions of those that were the best when they ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from hms_tune.database.tables import now, out_of_fold, trial_records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRow:
+    """What an attempt told; None where it has not. Fields are named as the columns."""
+
+    number: int
+    config: dict[str, Any] | None = None
+    folds: list[Any] | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    device: str | None = None
+    device_name: str | None = None
+    gpus: float = 0.0
+    peak_memory: int | None = None
+    data_digest: str | None = None
+    version: str | None = None
+    run_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsEnded:
+    """How many attempts have told how they ended, and when the last did: it changes with each that does."""
+
+    number: int
+    last_written_at: datetime | None
+
+
+_COLUMNS = tuple(trial_records.c[field.name] for field in fields(RecordRow))
+_KEY = ("study_id", "number")
+
+
+def records_of_study(
+    connection: Connection, study_id: int, *, number: int | None = None
+) -> dict[int, RecordRow]:
+    """What the attempts of a study told, or the one with that number, by their numbers."""
+    statement = select(*_COLUMNS).where(trial_records.c.study_id == study_id)
+    if number is not None:
+        statement = statement.where(trial_records.c.number == number)
+    return {row.number: RecordRow(**row._mapping) for row in connection.execute(statement)}
+
+
+def write_record(connection: Connection, study_id: int, number: int, values: Mapping[str, Any]) -> None:
+    """Write columns of an attempt's record, which is made if there is none.
+
+    Parameters
+    ----------
+    values : by the names of columns; those that are not named stay as they are
+    """
+    row = {"study_id": study_id, "number": number, "lineage": number, **values}
+    statement = insert(trial_records).values(row)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=_KEY, set_={**values, "written_at": now()})
+    )
+
+
+def records_ended(connection: Connection, study_id: int) -> RecordsEnded:
+    """How many attempts of a study have told how they ended, and when the last did."""
+    number, last = connection.execute(
+        select(func.count(), func.max(trial_records.c.written_at)).where(
+            trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
+        )
+    ).one()
+    return RecordsEnded(number, last)
+
+
+def notes_by_number(connection: Connection, study_id: int, *, first: int) -> dict[int, str]:
+    """The notes of attempts, from the number ``first`` on."""
+    statement = select(trial_records.c.number, trial_records.c.note).where(
+        trial_records.c.study_id == study_id,
+        trial_records.c.number >= first,
+        trial_records.c.note.is_not(None),
+    )
+    return {row.number: row.note for row in connection.execute(statement)}
+
+
+def write_predictions(connection: Connection, study_id: int, number: int, content: bytes) -> None:
+    """Keep an attempt's out-of-fold predictions, in place of those it had."""
+    statement = insert(out_of_fold).values(study_id=study_id, number=number, content=content)
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=_KEY, set_={"content": content, "written_at": now()})
+    )
+
+
+def predictions(connection: Connection, study_id: int, number: int) -> bytes | None:
+    """An attempt's out-of-fold predictions; None of one that was not the best when it ended."""
+    statement = select(out_of_fold.c.content).where(
+        out_of_fold.c.study_id == study_id, out_of_fold.c.number == number
+    )
+    return connection.execute(statement).scalar_one_or_none()
+
+
+def unpublished_predictions(connection: Connection, study_id: int) -> frozenset[int]:
+    """Numbers of the attempts whose predictions the dashboard does not show yet."""
+    statement = select(out_of_fold.c.number).where(
+        out_of_fold.c.study_id == study_id, out_of_fold.c.published_at.is_(None)
+    )
+    return frozenset(connection.execute(statement).scalars())
+
+
+def mark_published(connection: Connection, study_id: int, number: int, note: str) -> None:
+    """Write down that the dashboard shows an attempt's predictions, and the note that says so."""
+    attempt = {"study_id": study_id, "number": number}
+    connection.execute(update(trial_records).values(note=note).filter_by(**attempt))
+    connection.execute(update(out_of_fold).values(published_at=now()).filter_by(**attempt))

@@ -1,0 +1,42 @@
+"""A study by its name."""
+
+from __future__ import annotations
+
+import optuna
+
+from hms_tune.database.connect import Storage
+from hms_tune.errors import UnknownStudyError
+
+
+def find_study(storage: Storage, name: str) -> int:
+    """Optuna's id of a study.
+
+    Raises
+    ------
+    UnknownStudyError
+        If the storage has no study of that name.
+    """
+    try:
+        return int(storage.optuna.get_study_id_from_name(name))
+    except KeyError:
+        raise _unknown(name) from None
+
+
+def load_study(storage: Storage, name: str) -> optuna.Study:
+    """A study of Optuna's.
+
+    Raises
+    ------
+    UnknownStudyError
+        If the storage has no study of that name.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage.optuna)
+    except KeyError:
+        raise _unknown(name) from None
+
+
+def _unknown(name: str) -> UnknownStudyError:
+    return UnknownStudyError(
+        f'no study "{name}" in the storage', mend="hms-tune study list names those there are"
+    )
