@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hms_tune.config.settings import Settings
+from hms_tune.config.settings import Settings, dashboard_folder
 from hms_tune.config.study_file import SUFFIXES, StudyFile, load_study_file
 from hms_tune.errors import UsageError
 
@@ -55,9 +55,8 @@ def artifacts_location(settings: Settings) -> str:
 
 
 def artifacts_folder(settings: Settings) -> Path:
-    """The folder of what the dashboard shows: beside the checkpoints, under ``home`` if those are in S3."""
-    location = artifacts_location(settings)
-    return settings.home / "artifacts" if "://" in location else Path(location).expanduser()
+    """The folder of the files that the dashboard shows."""
+    return dashboard_folder(artifacts_location(settings), settings.home)
 
 
 @contextmanager

@@ -265,6 +265,15 @@ def differences(old: Node, new: Node) -> dict[str, tuple[str, str]]:
     return dict(sorted(found.items()))
 
 
+def value_text(value: object) -> str:
+    """A parameter's value to the digits that a person compares; a dash if there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(map(value_text, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def describe(node: Node) -> str:
     """A node in a few words, for tables and errors."""
     match node:

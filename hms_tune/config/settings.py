@@ -17,6 +17,11 @@ DEFAULT_LEASE_SECONDS = 180.0
 DEFAULT_CHECKPOINT_SECONDS = 30.0
 
 
+def dashboard_folder(artifacts: str | Path, home: Path) -> Path:
+    """The folder of the files that the dashboard shows: ``artifacts``, unless that is in S3."""
+    return home / "artifacts" if "://" in str(artifacts) else Path(artifacts).expanduser()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings that belong to a machine, not to a study.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
+from hms_tune.signals import montage
+
 Split = Literal["train", "test"]
 Kind = Literal["eeg", "spectrogram"]
 
@@ -21,7 +23,7 @@ CLASSES = ("Seizure", "LPD", "GPD", "LRDA", "GRDA", "Other")
 VOTE_COLUMNS = ("seizure_vote", "lpd_vote", "gpd_vote", "lrda_vote", "grda_vote", "other_vote")
 """Columns of ``train.csv`` and of a submission, in the order of :data:`CLASSES`."""
 
-SFREQ = 200
+SFREQ = int(montage.SFREQ)
 """Sampling rate of every EEG, Hz."""
 
 WINDOW_SECONDS = 50
@@ -34,14 +36,8 @@ FRAME_SECONDS = 2
 WINDOW_FRAMES = 300
 """Frames of a labelled spectrogram window, 10 minutes."""
 
-EEG_COLUMNS = (
-    *("Fp1", "F3", "C3", "P3", "F7", "T3", "T5", "O1", "Fz", "Cz"),
-    *("Pz", "Fp2", "F4", "C4", "P4", "F8", "T4", "T6", "O2", "EKG"),
-)
+EEG_COLUMNS = montage.ELECTRODES
 """Channels of an EEG file, µV, referential."""
-
-REGIONS = ("LL", "RL", "LP", "RP")
-"""Chains of a spectrogram file, in file order: left and right lateral, left and right parasagittal."""
 
 FREQUENCIES = tuple(bin_ * SFREQ / 1024 for bin_ in range(3, 103))
 """Centre of each of the 100 spectrogram rows of a region, Hz: bins 3–102 of a 1024-point FFT at 200 Hz."""
@@ -53,7 +49,7 @@ def _column(region: str, hertz: float) -> str:
     return f"{region}_{float(rounded):g}"
 
 
-SPECTROGRAM_COLUMNS = tuple(_column(region, hertz) for region in REGIONS for hertz in FREQUENCIES)
+SPECTROGRAM_COLUMNS = tuple(_column(region, hertz) for region in montage.REGIONS for hertz in FREQUENCIES)
 """Power columns of a spectrogram file, µV²/Hz, float32; a ``time`` column in seconds stands before them."""
 
 TIME_COLUMN = "time"

@@ -19,9 +19,6 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DatabaseError = SQLAlchemyError
-"""Whatever a query raises; :func:`passes` tells whether another try may succeed."""
-
 OUTAGE_S = 1800.0
 """How long a database may be away before a worker gives up, s. Its trials train on meanwhile."""
 
@@ -72,6 +69,11 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, OperationalError | InterfaceError) and (
         state is None or state[:2] in {"57", "53", "08"}
     )
+
+
+def is_of_the_database(error: Exception) -> bool:
+    """Whether the database raised an error, or its absence did; else it is of whoever used it."""
+    return isinstance(error, StorageError | SQLAlchemyError) or passes(error)
 
 
 def through_outages(work: Callable[[], T], *, patience: Patience | None = None) -> T:

@@ -1,4 +1,4 @@
-"""What processor this machine has, and how many of its cores this process may use."""
+"""How many processor cores this process may use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 _SYSTEM = Path("/sys")
-_PROCESSOR = Path("/proc/cpuinfo")
-
-
-def processor_name() -> str:
-    """The processor's name, as Linux tells it, or its kind."""
-    with suppress(OSError):
-        for line in _PROCESSOR.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def cpu_threads(slots: int) -> int:
@@ -61,6 +51,15 @@ def _processor_share(system: Path) -> float:
         period = (system / "fs/cgroup/cpu/cpu.cfs_period_us").read_text()
         return float(quota) / float(period) if float(quota) > 0 else math.inf
     return math.inf
+
+
+def processor_name() -> str:
+    """The processor's name, as Linux tells it, or its kind."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def available_cores() -> int:

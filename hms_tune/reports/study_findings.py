@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hms_tune.config.ranges import describe, parameters
+from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.export.scores import Scores
+from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import confusion_figure, reliability_figure, score_figure
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
-from hms_tune.studies.cost import cost_unit, places, saving, span
+from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.trial_record import StudyRecord
 from hms_tune.training.events import OutOfFold
@@ -167,9 +168,9 @@ def hardware_section(study: StudyRecord) -> list[str]:
             str(place.slots),
             f"{place.trials:,}",
             f"{place.hours:,.2f}",
-            f"{place.peak_memory / 2**30:.1f} GiB" if place.peak_memory else "–",
+            readable(place.peak_memory) if place.peak_memory else "–",
         ]
-        for place in places(study)
+        for place in use_by_device(study)
     ]
     names = ["where", "slots", "trials", "slot-hours", "peak memory"]
     parts = ["<h2>Hardware and cost</h2>", table(names, rows, numbers=(1, 2, 3, 4), paths=(0,))]
@@ -179,13 +180,6 @@ def hardware_section(study: StudyRecord) -> list[str]:
         told = f"From {began} to {ended} UTC. A slot is one place where trials run one after another."
         parts.append(f'<p class="faint">{told}</p>')
     return parts
-
-
-def value_text(value: object) -> str:
-    """A parameter's value, to the digits that a person compares."""
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _bar(share: float, width: float) -> str:

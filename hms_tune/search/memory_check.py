@@ -14,7 +14,7 @@ from hms_tune.config.ranges import Node, keep_only, resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig, TrainingConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
-from hms_tune.training.memory.holdings import readable
+from hms_tune.machine.byte_count import readable
 from hms_tune.training.memory.plan import MemoryPlan
 
 MOST_TRIED = 64

@@ -1,7 +1,7 @@
-"""What a person tells a fleet: written into the database, seen by every slot within an epoch.
+"""What a person requests of a fleet: written into the database, seen by every slot within an epoch.
 
-Nothing is sent to a worker. It reads what is wanted when it claims a trial and at each of a trial's events.
-So a command works from anywhere the database can be reached, and also while no worker is up.
+Nothing is sent to a worker. It reads the requests when it claims a trial and at each of a trial's events, so
+that a command works from anywhere the database can be reached, and also while no worker is up.
 """
 
 from __future__ import annotations

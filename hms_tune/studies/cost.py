@@ -27,7 +27,7 @@ class Saving:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeviceUse:
     """What ran on one kind of device of one host."""
 
     host: str
@@ -67,20 +67,20 @@ def _cost_per_epoch(trial: TrialRecord) -> float:
     return statistics.median(seconds) * (trial.gpus or 1.0) if seconds else 0.0
 
 
-def places(study: StudyRecord) -> list[Place]:
-    """Hosts and devices, those that did the most first."""
-    by_place: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
+def use_by_device(study: StudyRecord) -> list[DeviceUse]:
+    """What ran on each kind of device of each host; the one that did the most comes first."""
+    by_device: dict[tuple[str, str], list[TrialRecord]] = defaultdict(list)
     for trial in study.trials:
         attempt = trial.last_attempt
         if attempt is not None:
-            by_place[attempt.host, trial.device_name or "unknown device"].append(trial)
+            by_device[attempt.host, trial.device_name or "unknown device"].append(trial)
     found = []
-    for (host, device), trials in by_place.items():
+    for (host, device), trials in by_device.items():
         slots = {each.slot for trial in trials for each in trial.attempts if each.host == host}
         memory = [trial.peak_memory for trial in trials if trial.peak_memory]
         hours = sum(trial.seconds for trial in trials) / 3600
-        found.append(Place(host, device, len(slots), len(trials), hours, max(memory, default=None)))
-    return sorted(found, key=lambda place: -place.hours)
+        found.append(DeviceUse(host, device, len(slots), len(trials), hours, max(memory, default=None)))
+    return sorted(found, key=lambda use: -use.hours)
 
 
 def span(study: StudyRecord) -> tuple[datetime, datetime] | None:

@@ -1,8 +1,8 @@
 """Values that a person wants to be tried next.
 
-They are a trial that waits for a slot, in the product's own tables: a unit of the budget is theirs from now
-on, the next claim takes them like any other trial that waits, and no claim takes what another has. Optuna's
-``enqueue_trial`` would leave them to whoever asks first, and outside of the budget.
+They become a trial that waits for a slot, in the product's own tables. It takes a unit of the budget now, and
+the next claim takes it as any other trial that waits. Optuna's ``enqueue_trial`` would add it outside of the
+budget, and two workers could take it.
 """
 
 from __future__ import annotations

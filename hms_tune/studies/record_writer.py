@@ -1,8 +1,8 @@
-"""Writes what each trial told, at its fold ends and at its end, from a thread that training never waits for.
+"""Writes each attempt's record, at the ends of its folds and at its end. Training never waits for it.
 
-A write is the whole record so far, so one that an outage swallowed is made good by the next; and an attempt
-that takes over hears the whole story again. What cannot be written is said once and lost: records are for
-people, and no trial waits for them.
+A write holds the whole record so far: if an outage prevents one, the next replaces it. An attempt that takes
+over replays the events of the one before. If a record cannot be written, the log says so once: records are
+for people, and no trial waits for them.
 """
 
 from __future__ import annotations

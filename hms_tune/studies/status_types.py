@@ -10,7 +10,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.database.fleet import RunningTrial, WorkerRow
-from hms_tune.database.queue.end import LINEAGE_ATTRIBUTE, REASON_ATTRIBUTE
+from hms_tune.database.queue.end import ENDING_ATTRIBUTE, LINEAGE_ATTRIBUTE, REASON_ATTRIBUTE
 from hms_tune.database.studies import DesiredState
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.attempt_state import KL_HIGH_VOTE, SECONDS, state_of
@@ -117,6 +117,11 @@ class TrialSummary:
     seconds: float | None
     attributes: dict[str, Any]
     reported: dict[int, float]
+
+    @property
+    def ending(self) -> str | None:
+        """How the attempt ended, as its worker or the recovery wrote it."""
+        return self.attributes.get(ENDING_ATTRIBUTE)
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> BestTrial | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
+from hms_tune.machine.byte_count import readable
 from hms_tune.studies.trial_record import TrialRecord, others_at
 
 
@@ -75,5 +76,5 @@ def _where(trial: TrialRecord) -> list[str]:
     if len(trial.attempts) > 1:
         facts.append("attempts " + ", ".join(str(each.number) for each in trial.attempts))
     if trial.peak_memory:
-        facts.append(f"peak memory {trial.peak_memory / 2**30:.1f} GiB")
+        facts.append(f"peak memory {readable(trial.peak_memory)}")
     return facts

@@ -82,6 +82,41 @@ def scores_by_class(predictions: OutOfFold) -> list[Score]:
     return [each for each in found if each is not None]
 
 
+RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How well predicted probabilities are kept, in bins of equal width; empty bins are left out.
+
+    Attributes
+    ----------
+    predicted, voted : float64 arrays, shape (n_bins,): mean probability, and mean share of the votes
+    count : int64 array, shape (n_bins,): predictions in each bin
+    """
+
+    predicted: NDArray[np.float64]
+    voted: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+    @property
+    def mean_gap(self) -> float:
+        """Distance of both, weighed by the predictions of each bin."""
+        return float(np.sum(self.count * np.abs(self.predicted - self.voted)) / self.count.sum())
+
+
+def reliability(predictions: OutOfFold) -> Reliability:
+    """Predicted probabilities against shares of votes, over all classes."""
+    predicted = predictions.probabilities.ravel().astype(np.float64)
+    voted = predictions.targets.ravel().astype(np.float64)
+    place = np.minimum((predicted * RELIABILITY_BINS).astype(np.int64), RELIABILITY_BINS - 1)
+    count = np.bincount(place, minlength=RELIABILITY_BINS)
+    kept = count > 0
+    sums = (np.bincount(place, weights=each, minlength=RELIABILITY_BINS) for each in (predicted, voted))
+    means = [total[kept] / count[kept] for total in sums]
+    return Reliability(means[0], means[1], count[kept])
+
+
 REPEATS = 2000
 
 

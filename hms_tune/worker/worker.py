@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Literal
 
 from hms_tune.config.acceleration import Acceleration
-from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS
+from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS, dashboard_folder
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
@@ -187,9 +187,7 @@ class Worker:
 
     def _publisher(self) -> PublisherPlan:
         options = self.options
-        # The dashboard looks there too; see cli/options.py.
-        in_a_bucket = "://" in str(options.artifacts)
-        artifacts = options.home / "artifacts" if in_a_bucket else Path(options.artifacts)
+        artifacts = dashboard_folder(options.artifacts, options.home)
         return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
 
     def _is_hurried(self) -> bool:

@@ -28,8 +28,8 @@ from hms_tune.studies.trial_record import study_record
 from hms_tune.tracking.wandb import WandbObserver, resolve_mode, run_id
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.layers import layers_of
-from hms_tune.tracking.wandb.predictions import reliability
 from hms_tune.training.observer import TrialInfo
+from hms_tune.training.scores import reliability
 
 TESTS = Path(__file__).parents[1]
 
@@ -153,11 +153,11 @@ def test_a_new_best_keeps_its_out_of_fold_predictions(
 
 def test_reliability_weighs_every_prediction_once() -> None:
     predictions = some_predictions(50)
-    mean, share, count = reliability(predictions)
-    assert count.sum() == 300
-    assert (mean * count).sum() == pytest.approx(predictions.probabilities.sum())
-    assert (share * count).sum() == pytest.approx(predictions.targets.sum())
-    assert all(0.0 <= value <= 1.0 for value in [*mean, *share])
+    bins = reliability(predictions)
+    assert bins.count.sum() == 300
+    assert (bins.predicted * bins.count).sum() == pytest.approx(predictions.probabilities.sum())
+    assert (bins.voted * bins.count).sum() == pytest.approx(predictions.targets.sum())
+    assert all(0.0 <= value <= 1.0 for value in [*bins.predicted, *bins.voted])
 
 
 def test_nothing_is_written_when_off(trial: TrialInfo, tmp_path: Path) -> None:

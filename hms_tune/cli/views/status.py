@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.views.tables import params_text, short_params
+from hms_tune.cli.views.tables import WENT_ON, params_text, short_params
 from hms_tune.tracking.console_table import duration
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def _trials(status: StudyStatus) -> Text:
     if status.units.get("waiting"):
         parts.append(f"{status.units['waiting']} waiting")
     if moved:
-        names = {"handed_back": "handed back", "lost": "lost"}
-        how = ", ".join(f"{number} {names[kind]}" for kind, number in status.moved.items())
+        how = ", ".join(f"{number} {WENT_ON[kind]}" for kind, number in status.moved.items())
         parts.append(f"{moved} went on elsewhere ({how})")
     return Text(" · ".join(parts))
 

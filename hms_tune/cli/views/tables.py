@@ -15,11 +15,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hms_tune.config.ranges import value_text
+
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
-_WENT_ON = {"lost": "lost", "handed_back": "handed back"}
+WENT_ON = {"lost": "lost", "handed_back": "handed back"}
+"""What people read of attempts that went on elsewhere."""
 
 
 def as_json(value: Any) -> str:
@@ -69,8 +72,7 @@ def trial_table(trials: Sequence[TrialSummary]) -> Table:
         if trial.lineage is not None and trial.lineage != trial.number:
             name += f" (from {trial.lineage})"
         # To Optuna an attempt that was lost or handed back is a failed one; its trial did not fail.
-        went_on = str(trial.attributes.get("ended", "")) in _WENT_ON
-        state = _WENT_ON[trial.attributes["ended"]] if went_on else trial.state
+        state = WENT_ON.get(trial.ending or "", trial.state)
         reason = trial.reason if trial.reason != state else None
         table.add_row(name, state, value, Text(short_params(trial.params)), Text(reason or ""))
     return table
@@ -96,15 +98,6 @@ def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str
     for name, value in params.items():
         short = name.rpartition(".")[2]
         yield (short if last[short] == 1 and short != "name" else name), value
-
-
-def value_text(value: Any) -> str:
-    """A parameter's value, floats with four significant digits."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(value_text(child) for child in value)
-    return str(value)
 
 
 def _table(*columns: str) -> Table:

@@ -9,6 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.curves import Curve, draw_curves
+from hms_tune.config.ranges import value_text
+from hms_tune.machine.byte_count import readable
+from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.trial_note import why_it_ended
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.tracking.console import duration
@@ -61,11 +64,11 @@ def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableTy
     if beside:
         names += [name for name in beside.params if name not in trial.params]
     for name in names:
-        own = _value(trial.params.get(name))
+        own = value_text(trial.params.get(name))
         if beside is None:
             table.add_row(name, own)
             continue
-        other = _value(beside.params.get(name))
+        other = value_text(beside.params.get(name))
         table.add_row(name, Text(own, style="bold yellow" if own != other else ""), Text(other, style="dim"))
     fixed = {
         name: value
@@ -77,7 +80,7 @@ def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableTy
     sections: dict[str, list[str]] = {}
     for name, value in fixed.items():
         section, _, own = name.partition(".")
-        sections.setdefault(section, []).append(f"{own or section}={_value(value)}")
+        sections.setdefault(section, []).append(f"{own or section}={value_text(value)}")
     beneath = Table.grid(padding=(0, 2))
     for section, told in sections.items():
         beneath.add_row(Text(section, style="dim"), Text(", ".join(told), style="dim"))
@@ -136,10 +139,9 @@ def _facts(trial: TrialRecord) -> Table:
     facts = Table.grid(padding=(0, 2))
     if trial.device:
         facts.add_row("device", Text(f"{trial.device}, {trial.device_name}"))
-    unit = "GPU-seconds" if trial.gpus else "slot-seconds"
-    facts.add_row("cost", f"{trial.cost:,.1f} {unit}, {trial.epochs_run} epochs")
+    facts.add_row("cost", f"{trial.cost:,.1f} {cost_unit([trial])}, {trial.epochs_run} epochs")
     if trial.peak_memory:
-        facts.add_row("peak memory", f"{trial.peak_memory / 2**30:.2f} GiB")
+        facts.add_row("peak memory", readable(trial.peak_memory))
     if trial.data_digest:
         facts.add_row("data", f"{trial.data_digest[:16]}, hms-tune {trial.version}")
     if trial.run_url:
@@ -166,9 +168,3 @@ def _table(*columns: str) -> Table:
 
 def _score(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-N_CLASSES = 6
+from hms_tune.data.schema import CLASSES
+
+N_CLASSES = len(CLASSES)
 SEIZURE, LPD, GPD, LRDA, GRDA, OTHER = range(N_CLASSES)
 
 N_RATERS = 124

@@ -18,26 +18,20 @@ from scipy.signal.windows import dpss
 
 from hms_tune.data.schema import FRAME_SECONDS, SFREQ
 from hms_tune.data.synthetic.head import ELECTRODES
+from hms_tune.signals import montage
 
 WINDOW_SECONDS = 4
 N_FFT = 1024
 FIRST_BIN, LAST_BIN = 3, 102  # 0.59–19.92 Hz
 
-CHAINS = {
-    "LL": ("Fp1", "F7", "T3", "T5", "O1"),
-    "RL": ("Fp2", "F8", "T4", "T6", "O2"),
-    "LP": ("Fp1", "F3", "C3", "P3", "O1"),
-    "RP": ("Fp2", "F4", "C4", "P4", "O2"),
-}
+CHAINS = {region: montage.CHAINS[region] for region in montage.REGIONS}
 """Regions in file order, each a chain of neighbouring electrodes."""
-
-PAIRS_PER_CHAIN = 4
 
 
 @cache
 def bipolar_matrix() -> NDArray[np.float64]:
     """float64 (16, 19): the four chains' neighbour differences, as a matrix over the electrodes."""
-    matrix = np.zeros((len(CHAINS) * PAIRS_PER_CHAIN, len(ELECTRODES)))
+    matrix = np.zeros((len(CHAINS) * montage.PAIRS_PER_REGION, len(ELECTRODES)))
     pairs = [pair for chain in CHAINS.values() for pair in pairwise(chain)]
     for row, (one, other) in enumerate(pairs):
         matrix[row, ELECTRODES.index(one)] = 1
@@ -69,8 +63,8 @@ def chain_spectrogram(eeg: NDArray[np.float32], n_frames: int, first_centre: int
     for pair in range(len(bipolar)):
         for taper in _tapers():
             spectrum = scipy.fft.rfft(windows[pair] * taper, n=N_FFT, axis=1)[:, FIRST_BIN : LAST_BIN + 1]
-            power[:, pair // PAIRS_PER_CHAIN] += spectrum.real**2 + spectrum.imag**2
-    power /= PAIRS_PER_CHAIN * len(_tapers())
+            power[:, pair // montage.PAIRS_PER_REGION] += spectrum.real**2 + spectrum.imag**2
+    power /= montage.PAIRS_PER_REGION * len(_tapers())
     return power.reshape(n_frames, -1)
 
 

@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from hms_tune.reports.figures.style import ACCENT, FRONT, INK
 from hms_tune.studies.cost import cost_unit, pareto_front, spans_decades
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 
 MOST_POINTS = 400
 """A figure with more points than this slows the page and shows little more."""
 
-_COLOUR, _FRONT = "#2f5d8a", "#c0392b"
 _MOMENT = "%Y-%m-%d %H:%M:%S"
 _STRETCHES = 100
 _FEW = 8
 """Slots up to which each has its own line on the axis; there is no half a slot."""
-_INK = "#1d2430"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
         texts = [f"fold {fold.fold + 1}" for _, fold in folds]
         x, y = [str(trial.number) for trial, _ in folds], _rounded([fold.kl or 0.0 for _, fold in folds])
         data.append({"type": "scatter", "x": x, "y": y, "text": texts, **dots})
-        mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": _INK}}
+        mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": INK}}
         x, y = [str(trial.number) for trial in shown], _rounded([trial.value or 0.0 for trial in shown])
         data.append({"type": "scatter", "x": x, "y": y, "mode": "markers", "marker": mean})
     axis = {"title": {"text": "trial, best first; dots: folds, bar: mean"}, "type": "category"}
@@ -71,7 +70,7 @@ def _over_time(study: StudyRecord) -> Graph:
         shown = _thinned(ended)
         texts = [f"trial {trial.number}" for trial, _ in shown]
         y = _rounded([trial.value or 0.0 for trial, _ in shown])
-        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOUR}, "text": texts}
+        dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
         data.append({"type": "scatter", "name": "trial", "x": [at for _, at in shown], "y": y, **dots})
         best_x, best_y, best = [], [], math.inf
         for trial, at in ended:
@@ -81,7 +80,7 @@ def _over_time(study: StudyRecord) -> Graph:
                 best_y.append(best)
         best_x.append(ended[-1][1])
         best_y.append(best)
-        line = {"mode": "lines", "line": {"shape": "hv", "color": _FRONT, "width": 2}}
+        line = {"mode": "lines", "line": {"shape": "hv", "color": FRONT, "width": 2}}
         data.append({"type": "scatter", "name": "best so far", "x": best_x, "y": _rounded(best_y), **line})
     return _graph("time", "KL over time", data, {"title": {"text": "ended (UTC)"}}, "KL")
 
@@ -93,12 +92,12 @@ def _cost(study: StudyRecord) -> Graph:
     if trials:
         shown = _thinned(trials)
         texts = [f"trial {trial.number}" for trial in shown]
-        dots = {"mode": "markers", "marker": {"size": 6, "color": _COLOUR}, "text": texts}
+        dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
         x, y = [trial.cost for trial in shown], [trial.value or 0.0 for trial in shown]
         data.append({"type": "scatter", "name": "trial", "x": _rounded(x), "y": _rounded(y), **dots})
         front = pareto_front(trials)
         x, y = [trial.cost for trial in front], [trial.value or 0.0 for trial in front]
-        line = {"mode": "lines+markers", "line": {"shape": "hv", "color": _FRONT}}
+        line = {"mode": "lines+markers", "line": {"shape": "hv", "color": FRONT}}
         data.append({"type": "scatter", "name": "Pareto front", "x": _rounded(x), "y": _rounded(y), **line})
     axis: dict[str, Any] = {"title": {"text": f"{cost_unit(trials)} of a trial"}}
     if spans_decades([trial.cost for trial in trials]):
@@ -120,7 +119,7 @@ def _utilisation(study: StudyRecord) -> Graph:
             for place in range(int(start / width), min(int(end / width), _STRETCHES - 1) + 1):
                 busy[place] += max(0.0, min(end, (place + 1) * width) - max(start, place * width)) / width
         x = [(first + timedelta(seconds=place * width)).strftime(_MOMENT) for place in range(_STRETCHES)]
-        line = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": _COLOUR, "width": 1}}
+        line = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": ACCENT, "width": 1}}
         data.append({"type": "scatter", "x": x, "y": _rounded(busy), **line})
     axis = {"title": {"text": "time (UTC)"}, "type": "date"}
     graph = _graph("slots", "Slots at work", data, axis, "slots", legend=False)

@@ -1,7 +1,7 @@
 """The process beside a worker that keeps a study's dashboard page up to date.
 
-It is a process, so that neither a figure that takes seconds nor a crash while drawing one is felt by a trial.
-Every worker has one; whichever holds the study's advisory lock writes, the others wait for it to die.
+A process of its own, so that a figure that takes seconds, or a crash while drawing one, delays no trial.
+Every worker has one. The one that holds the study's publisher lock writes; if it dies, another takes over.
 """
 
 from __future__ import annotations

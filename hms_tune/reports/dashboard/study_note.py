@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optuna_dashboard import get_note, save_note
 
-from hms_tune.config.ranges import describe, parameters
+from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.studies.cost import cost_unit
@@ -70,7 +70,7 @@ def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
     """Each range, and what the winner has of it."""
     ranges = {each.name: describe(each.node).replace(" | ", ", ") for each in parameters(study_file.space)}
     title = f"trial {best.number}" if best else ""
-    won = {name: _value(value) for name, value in best.params.items()} if best else {}
+    won = {name: value_text(value) for name, value in best.params.items()} if best else {}
     rows = [f"| `{name}` &nbsp; | {values} &nbsp; | {won.get(name, '')} |" for name, values in ranges.items()]
     search, budget = study_file.search, study_file.budget
     hours = "" if budget.hours is None else f", {budget.hours:g} h"
@@ -94,10 +94,6 @@ def _worker(study: StudyRecord) -> str:
         f"```\nexport HMS_TUNE_STORAGE=postgresql://…\n"
         f"hms-tune worker --study {file} --data COMPETITION_FOLDER\n```"
     )
-
-
-def _value(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _digest(text: str) -> str:

@@ -1,13 +1,13 @@
 """The dashboard with a note on every trial, and without what makes its pages slow.
 
 The dashboard keeps notes as attributes of the study and looks through all of them once for every trial, so
-that notes on a thousand trials would slow each page by a quarter. Ours lie in our own table and are laid
-into the answer that the page asks for. A note that a person wrote in the dashboard comes first.
+that notes on a thousand trials would slow each page by a quarter. Ours lie in our own table and are added to
+the answer that the page asks for. If a person wrote a note in the dashboard, that one is shown.
 
-The page draws a line for what each trial reported, and of a thousand such lines nobody sees one, while a
-browser works at them for longer than at all the rest. The newest trials and the best keep theirs.
+The page draws a line of the values that each trial reported. A browser works at a thousand lines for longer
+than at all the rest, and nobody can tell them apart: only the newest trials and the best keep theirs.
 
-JSON packs well, and a dashboard is often looked at through a tunnel: the answer goes out compressed.
+If the browser takes it, the answer is compressed: JSON packs well, and tunnels are slow.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _NOTE = b'"note": {"version": 0, "body": %s}'
 _NUMBER = b'"number": '
 _TRIAL_ID = b'"trial_id": '
 _REPORTED = re.compile(rb'"intermediate_values": \[[^]]*\]')
-_UNTOLD = b'"intermediate_values": []'
-_LITTLE = 1 << 14
+_NO_REPORTS = b'"intermediate_values": []'
+_SMALL = 1 << 14
 """Bytes below which nothing is gained by compressing."""
 _STUDY = re.compile(r"/api/studies/(\d+)/?")
 
@@ -65,20 +65,20 @@ class TrialNotes:
                 parts.close()
         status, headers, rest = answer
         if status.startswith("200"):
-            body = self._noted(body, int(asked.group(1)))
+            body = self._with_notes(body, int(asked.group(1)))
             kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
-            if len(body) > _LITTLE and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
+            if len(body) > _SMALL and "gzip" in environ.get("HTTP_ACCEPT_ENCODING", ""):
                 body = gzip.compress(body, compresslevel=1)
                 kept += [("Content-Encoding", "gzip"), ("Vary", "Accept-Encoding")]
             headers = [*kept, ("Content-Length", str(len(body)))]
         start_response(status, headers, *rest)
         return [body]
 
-    def _noted(self, body: bytes, study_id: int) -> bytes:
-        """Lay notes into a study's JSON without reading it: at a thousand trials it has megabytes.
+    def _with_notes(self, body: bytes, study_id: int) -> bytes:
+        """The JSON of a study with the notes of its trials, which it replaces by text: it can have megabytes.
 
-        What is looked for cannot stand inside a string, where quotes are escaped. If a later dashboard writes
-        it otherwise, nothing is found and nothing changed.
+        The text that is replaced cannot stand inside a JSON string, where quotes are escaped. If a later
+        dashboard writes it otherwise, the JSON stays as it is.
         """
         pieces = body.split(_NO_NOTE)
         numbers = [_integer(piece, _NUMBER) for piece in pieces[:-1]]
@@ -88,14 +88,16 @@ class TrialNotes:
         with self._storage.transaction() as connection:
             notes = notes_by_number(connection, study_id, first=min(known))
             best = frozenset(best_attempt_ids(connection, study_id, most=BEST))
-        noted = [pieces[0]]
+        parts = [pieces[0]]
         for number, before, after in zip(numbers, pieces[:-1], pieces[1:], strict=True):
             note = None if number is None else notes.get(number)
-            noted.append(_NO_NOTE if note is None else _NOTE % json.dumps(note).encode())
+            parts.append(_NO_NOTE if note is None else _NOTE % json.dumps(note).encode())
             # What a trial reported follows its note.
-            is_told = number is None or number > max(known) - NEWEST or _integer(before, _TRIAL_ID) in best
-            noted.append(after if is_told else _REPORTED.sub(_UNTOLD, after, count=1))
-        return b"".join(noted)
+            keeps_reports = (
+                number is None or number > max(known) - NEWEST or _integer(before, _TRIAL_ID) in best
+            )
+            parts.append(after if keeps_reports else _REPORTED.sub(_NO_REPORTS, after, count=1))
+        return b"".join(parts)
 
 
 def _integer(piece: bytes, name: bytes) -> int | None:

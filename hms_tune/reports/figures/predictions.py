@@ -17,7 +17,7 @@ from hms_tune.reports.figures.style import ACCENT, CLASS_COLOURS, FAINT, INK, ch
 from hms_tune.reports.figures.window import View, heading, labelled_figure
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.history import FoldRecord
-from hms_tune.training.scores import Score, kl_per_row
+from hms_tune.training.scores import Score, kl_per_row, reliability
 
 FOLD_COLOURS = ("#2f5d8a", "#c0392b", "#3c8d5a", "#d98526", "#7b5ea7", "#4aa3a3", "#8a6d3b", "#5d6675")
 
@@ -46,21 +46,16 @@ def confusion_figure(predictions: OutOfFold) -> Figure:
     return figure
 
 
-def reliability_figure(predictions: OutOfFold, *, bins: int = 10) -> Figure:
+def reliability_figure(predictions: OutOfFold) -> Figure:
     """Predicted probability against the share of votes that a class really got."""
-    predicted = predictions.probabilities.ravel().astype(np.float64)
-    voted = predictions.targets.ravel().astype(np.float64)
-    place = np.minimum((predicted * bins).astype(np.int64), bins - 1)
-    rows = np.bincount(place, minlength=bins)
-    there = rows > 0
-    mean = np.bincount(place, predicted, bins)[there] / rows[there]
-    share = np.bincount(place, voted, bins)[there] / rows[there]
-    gap = float(np.sum(rows[there] * np.abs(mean - share)) / rows.sum())
+    bins = reliability(predictions)
     figure, axes = chart(5.4, 5.0)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-    axes.plot(mean, share, color=ACCENT, linewidth=1.4)
-    axes.scatter(mean, share, s=18 + 160 * rows[there] / rows.max(), color=ACCENT, zorder=3)
-    axes.text(0.03, 0.95, f"mean gap {gap:.3f}", fontsize=10, color=INK, va="top")
+    axes.plot(bins.predicted, bins.voted, color=ACCENT, linewidth=1.4)
+    axes.scatter(
+        bins.predicted, bins.voted, s=18 + 160 * bins.count / bins.count.max(), color=ACCENT, zorder=3
+    )
+    axes.text(0.03, 0.95, f"mean gap {bins.mean_gap:.3f}", fontsize=10, color=INK, va="top")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_xlabel("predicted probability, any class; dots grow with the number", fontsize=9.5, color=INK)

@@ -14,6 +14,8 @@ FAINT = "#8a93a3"
 GRID = "#dfe3ea"
 PAPER = "#ffffff"
 ACCENT = "#2f5d8a"
+FRONT = "#c0392b"
+"""The line of the best."""
 MARK = "#fff3cf"
 """Ground of what experts labelled."""
 

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from hms_tune.data.schema import CLASSES, FREQUENCIES, REGIONS, SFREQ, WINDOW_SECONDS
+from hms_tune.data.schema import CLASSES, FREQUENCIES, SFREQ, WINDOW_SECONDS
 from hms_tune.reports.figures.example import LABELLED_SECONDS
 from hms_tune.reports.figures.style import CHAIN_COLOURS, CLASS_COLOURS, FAINT, GRID, INK, MARK, quiet
 from hms_tune.reports.figures.traces import Trace
+from hms_tune.signals.montage import REGIONS
 
 COLOURS = "magma"
 _BETWEEN_CHAINS = 0.6

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import Happening
 from hms_tune.database import outbox
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.fleet import workers_of_study
 from hms_tune.database.locks import lock_outbox
-from hms_tune.database.retry import DatabaseError
+from hms_tune.database.retry import is_of_the_database
 from hms_tune.database.totals import leader
 from hms_tune.errors import NotificationError
 from hms_tune.studies.totals import StudyTotals, study_totals
@@ -53,7 +54,7 @@ class StudyWatch:
     shown: Callable[[StudyOutlook], None]
     receivers: Receivers = field(default_factory=Receivers)
     events: frozenset[Happening] = frozenset()
-    silent_s: float = 180.0
+    silent_s: float = DEFAULT_LEASE_SECONDS
     _looks: int = 0
 
     @classmethod
@@ -122,8 +123,10 @@ class StudyWatch:
             self.shown(outlook)
             if self.receivers:
                 self._send(tries, timeout_s, sleep)
-        except DatabaseError as error:  # the next look tells; a worker never dies of this
-            self._looks = 0
+        except Exception as error:
+            if not is_of_the_database(error):
+                raise
+            self._looks = 0  # the next look tells; a worker never dies of this
             _logger.debug("the study was not looked at: %s", type(error).__name__)
 
     def _entries(

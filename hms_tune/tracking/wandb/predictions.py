@@ -8,9 +8,7 @@ import numpy as np
 
 from hms_tune.data.schema import CLASSES
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import kl_per_row
-
-BINS = 10
+from hms_tune.training.scores import kl_per_row, reliability
 
 
 def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
@@ -21,7 +19,7 @@ def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
 
     likeliest, voted = predictions.probabilities.argmax(axis=1), predictions.targets.argmax(axis=1)
     kl = kl_per_row(predictions.targets, predictions.probabilities)
-    mean, share, _ = reliability(predictions)
+    bins = reliability(predictions)
     by_class: list[Any] = [
         [name, float(kl[voted == place].mean())]
         for place, name in enumerate(CLASSES)
@@ -37,8 +35,8 @@ def log_out_of_fold(run: Any, predictions: OutOfFold) -> None:
                 title="Out-of-fold: class with most votes, likeliest class",
             ),
             "oof/reliability": wandb.plot.line_series(
-                xs=mean.tolist(),
-                ys=[share.tolist(), mean.tolist()],
+                xs=bins.predicted.tolist(),
+                ys=[bins.voted.tolist(), bins.predicted.tolist()],
                 keys=["share of votes", "as predicted"],
                 title="Out-of-fold reliability, all classes",
                 xname="predicted probability",
@@ -71,22 +69,3 @@ def out_of_fold_table(predictions: OutOfFold, kl: np.ndarray[Any, np.dtype[np.fl
     )
     data: list[Any] = [[*ids, *probabilities, *targets] for *ids, probabilities, targets in rows]
     return wandb.Table(columns=columns, data=data)
-
-
-def reliability(
-    predictions: OutOfFold,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """How well probabilities are kept: over all classes, in ten bins of equal width.
-
-    Returns
-    -------
-    mean predicted probability, share of votes, and count of each bin that is not empty
-    """
-    predicted = predictions.probabilities.astype(np.float64).ravel()
-    voted = predictions.targets.astype(np.float64).ravel()
-    place = np.minimum((predicted * BINS).astype(np.int64), BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    kept = count > 0
-    mean = np.bincount(place, weights=predicted, minlength=BINS)[kept] / count[kept]
-    share = np.bincount(place, weights=voted, minlength=BINS)[kept] / count[kept]
-    return mean, share, count[kept]

@@ -21,10 +21,11 @@ from torch.utils._pytree import tree_leaves
 
 from hms_tune.config.input import InputConfig
 from hms_tune.config.trial import SGD, ModelConfig, TrialConfig
+from hms_tune.data.schema import CLASSES
 from hms_tune.models.network import Network, build_network
 from hms_tune.signals.image import ImageTransform
 
-N_CLASSES = 6
+N_CLASSES = len(CLASSES)
 
 BATCH_SIZES = (2, 4)
 """The two batch sizes that are counted; batch normalization needs two samples."""

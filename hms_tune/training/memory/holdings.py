@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hms_tune.data.store.gather import Kind
+from hms_tune.machine.byte_count import readable
 from hms_tune.training.images.cache import Form
 
 Placement = Literal["resident", "streamed", "mapped"]
@@ -59,10 +60,3 @@ class Features:
 
     def __str__(self) -> str:
         return f"features: {readable(self.nbytes)}, {'kept' if self.kept else 'not kept'}: {self.why}"
-
-
-def readable(nbytes: int) -> str:
-    """A number of bytes for people."""
-    if nbytes >= 2**30:
-        return f"{nbytes / 2**30:.1f} GiB"
-    return f"{nbytes / 2**20:.1f} MiB"

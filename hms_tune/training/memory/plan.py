@@ -15,6 +15,7 @@ import torch
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.gather import AHEAD, Kind
 from hms_tune.errors import MemoryPlanError
+from hms_tune.machine.byte_count import readable
 from hms_tune.machine.device import computes_in_bfloat16
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.training.images.cache import BYTES, Form, harmless_forms
@@ -26,7 +27,7 @@ from hms_tune.training.memory.footprint import (
     footprint,
     transform_bytes_per_sample,
 )
-from hms_tune.training.memory.holdings import Features, Images, Signals, readable
+from hms_tune.training.memory.holdings import Features, Images, Signals
 
 RESERVED_SHARE = 0.05
 """Share of the memory that is left alone: fragments, and what other processes begin to need."""
