@@ -162,12 +162,14 @@ class Bench:
     def _on(self, study_file: Any, *, dense: bool) -> Callable[[], Told]:
         from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
         from hms_tune.database.queue.lease import LEASE_S, Holder
+        from hms_tune.database.queue.study_queue import StudyQueue
         from hms_tune.machine.processes import this_process
         from hms_tune.studies.record_writer import Place, TrialRecorder
         from hms_tune.training.cross_validation import CrossValidation
+        from hms_tune.worker.attempt import SlotSetup
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
         from hms_tune.worker.open_study import join_search
-        from hms_tune.worker.slot import Slot, SlotSettings
+        from hms_tune.worker.slot import Slot
 
         every_s = 0.0 if dense else DEFAULT_CHECKPOINT_SECONDS
 
@@ -178,21 +180,15 @@ class Bench:
 
         search = join_search(self.storage, study_file)
         place = Place(self.device, 0.0, self.store.manifest.digest)
-        settings = SlotSettings(lease_s=DENSE_LEASE_S if dense else LEASE_S)
+        holder = Holder("benchmark", "slot", this_process())
+        lease_s = DENSE_LEASE_S if dense else LEASE_S
+        queue = StudyQueue(self.storage, search.study, search.study_id, holder, lease_s=lease_s)
         artifacts = Artifacts.at(self.folder / "artifacts", self.folder / "scratch", study_file.study)
 
         def work() -> Told:
             told = Told()
             recorder = TrialRecorder(self.storage, search.study_id, place)
-            Slot(
-                self.storage,
-                search,
-                Holder("benchmark", "slot", this_process()),
-                train=train,
-                artifacts=artifacts,
-                observers=[told, recorder],
-                settings=settings,
-            ).run()
+            Slot(SlotSetup(queue, search, train, artifacts, observers=[told, recorder])).run()
             recorder.close()
             return told
 

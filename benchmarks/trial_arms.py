@@ -176,8 +176,10 @@ class OurArm:
         from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
         from hms_tune.config.study_file import StudyFile
         from hms_tune.database.queue.lease import Holder
+        from hms_tune.database.queue.study_queue import StudyQueue
         from hms_tune.machine.processes import this_process
         from hms_tune.training.cross_validation import CrossValidation
+        from hms_tune.worker.attempt import SlotSetup
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
         from hms_tune.worker.open_study import join_search
         from hms_tune.worker.slot import Slot
@@ -203,14 +205,11 @@ class OurArm:
                     return
                 yield event
 
-        slot = Slot(
-            self.storage,
-            search,
-            Holder("benchmark", "slot", this_process()),
-            train=train,
-            artifacts=Artifacts.at(self.home / "artifacts", self.home / "scratch", name),
-            observers=[told],
+        queue = StudyQueue(
+            self.storage, search.study, search.study_id, Holder("benchmark", "slot", this_process())
         )
+        artifacts = Artifacts.at(self.home / "artifacts", self.home / "scratch", name)
+        slot = Slot(SlotSetup(queue, search, train, artifacts, observers=[told]))
         self.data, self.checkpoints, compiled = 0.0, 0.0, compile_seconds()
         cpu, began = cpu_seconds(), time.perf_counter()
         slot.run()

@@ -6,21 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from slots import a_slot
 from stories import EPOCHS, FOLDS, a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import DataError
-from hms_tune.machine.processes import this_process
 from hms_tune.studies.record_writer import Place, TrialRecorder
 from hms_tune.training.events import Event, OutOfFold
 from hms_tune.training.observer import Observer
 from hms_tune.training.scores import kl_divergence
-from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.slot import Slot, SlotSettings
 from hms_tune.worker.slot_process import run_url
 
 ROWS = 40
@@ -90,14 +87,5 @@ def run_study(
     search = join_search(storage, StudyFile.parse(STUDY.format(name=name, trials=trials), "studies/a.yaml"))
     place = Place("cpu", 0.0, "0123456789abcdef" * 4)
     recorder = TrialRecorder(storage, search.study_id, place, run_url=lambda trial: run_url(observers, trial))
-    slot = Slot(
-        storage,
-        search,
-        Holder("worker", "cpu", this_process()),
-        train=train,
-        artifacts=Artifacts.at(folder, folder.parent / f"{folder.name}-scratch", name),
-        observers=[*observers, recorder],
-        settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
-    )
-    slot.run()
+    a_slot(storage, search, train, folder, observers=[*observers, recorder]).run()
     recorder.close()

@@ -133,7 +133,8 @@ def _study_file(plan: Demo) -> StudyFile:
 
 def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
     from hms_tune.tracking.console import ConsoleObserver
-    from hms_tune.worker.worker import Worker, WorkerOptions
+    from hms_tune.worker.options import WorkerOptions
+    from hms_tune.worker.worker import Worker
 
     with _step(console, f"A search of {plan.trials} trials, on a PostgreSQL of its own"):
         options = WorkerOptions(
@@ -144,7 +145,7 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
             artifacts=plan.home / "artifacts",
         )
         observer = ConsoleObserver(console)
-        Worker(options, observer, study_stands=observer.study_stands).run()
+        Worker(options, observer, show_study=observer.show_study).run()
     _refuse_unfinished(plan)
 
 

@@ -66,7 +66,8 @@ def worker(
     """
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.stderr import error_console
-    from hms_tune.worker.worker import Worker, WorkerOptions
+    from hms_tune.worker.options import WorkerOptions
+    from hms_tune.worker.worker import Worker
 
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)
@@ -92,7 +93,7 @@ def worker(
         options,
         observer,
         progress=lambda: progress_bar("preparing", "files", console),
-        study_stands=observer.study_stands,
+        show_study=observer.show_study,
     ).run()
 
 

@@ -1,21 +1,17 @@
-"""What a worker takes of its machine: processor, memory, GPUs.
-
-Read from ``/proc`` (proc(5)) over the worker's whole tree of processes; where there is none, it is unknown.
-"""
+"""What a worker takes of its machine, with all its processes: processor, memory, GPUs."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from hms_tune.machine.gpu import GpuUsage, Nvml
+import psutil
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+from hms_tune.machine.cores import available_cores
+from hms_tune.machine.gpu import GpuUsage, Nvml
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class Usage:
 
 
 class UsageMeter:
-    """Looks at a process and all its descendants; each look tells what happened since the one before.
+    """Looks at a process and all its descendants; each look covers the time since the one before.
 
     Parameters
     ----------
@@ -54,59 +50,42 @@ class UsageMeter:
 
     def __init__(self, devices: Sequence[str], *, pid: int | None = None) -> None:
         self._devices = tuple(dict.fromkeys(device for device in devices if device.startswith("cuda")))
-        self._pid = os.getpid() if pid is None else pid
+        self._process = psutil.Process(pid)
         self._nvml = Nvml() if self._devices else None
-        self._before: tuple[float, dict[int, int]] | None = None
+        self._before: tuple[float, dict[int, float]] | None = None
 
     def look(self) -> Usage:
-        """How the worker stands now."""
-        processes = list(_tree(self._pid))
+        """What the worker takes now."""
+        seconds, memory = self._processes()
         return Usage(
-            cores=_cores(),
-            busy_cores=self._busy_cores({pid: ticks for pid, ticks, _ in processes}),
-            memory=sum(pages for _, _, pages in processes) * _PAGE_BYTES if processes else None,
-            memory_total=_memory_total(),
+            cores=available_cores(),
+            busy_cores=self._busy_cores(seconds),
+            memory=memory or None,
+            memory_total=int(psutil.virtual_memory().total),
             gpus=self._gpus(),
         )
 
-    def _busy_cores(self, ticks: dict[int, int]) -> float | None:
+    def _processes(self) -> tuple[dict[int, float], int]:
+        """Processor time of each process, s, and resident memory of all, bytes."""
+        seconds, memory = {}, 0
+        with suppress(psutil.Error):
+            for process in (self._process, *self._process.children(recursive=True)):
+                with suppress(psutil.Error), process.oneshot():  # it may have just ended
+                    times = process.cpu_times()
+                    seconds[process.pid] = times.user + times.system
+                    memory += process.memory_info().rss
+        return seconds, memory
+
+    def _busy_cores(self, seconds: dict[int, float]) -> float | None:
         """Processes that came since the last look count from their start; those that went are forgotten."""
-        now, before, self._before = time.monotonic(), self._before, (time.monotonic(), ticks)
-        if before is None or now <= before[0] or not ticks:
+        now, before, self._before = time.monotonic(), self._before, (time.monotonic(), seconds)
+        if before is None or now <= before[0] or not seconds:
             return None
-        taken = sum(count - before[1].get(pid, 0) for pid, count in ticks.items())
-        return round(taken / _TICKS_PER_S / (now - before[0]), 2)
+        taken = sum(spent - before[1].get(pid, 0.0) for pid, spent in seconds.items())
+        return round(taken / (now - before[0]), 2)
 
     def _gpus(self) -> dict[str, GpuUsage]:
         if self._nvml is None:
             return {}
         found = {device: self._nvml.usage(device) for device in self._devices}
         return {device: usage for device, usage in found.items() if usage is not None}
-
-
-def _tree(root: int) -> Iterator[tuple[int, int, int]]:
-    """Process id, processor time in ticks, and resident pages of a process and its descendants."""
-    found: dict[int, tuple[int, int, int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        # proc(5): after the name come state, ppid, …; utime and stime are fields 14 and 15, rss is field 24
-        found[int(path.parent.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[21]))
-    pending = [root] if root in found else []
-    while pending:
-        pid = pending.pop()
-        yield pid, found[pid][1], found[pid][2]
-        pending += [child for child, (parent, _, _) in found.items() if parent == pid]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory_total() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES
-    except (ValueError, OSError):
-        return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from hms_tune.database.connect import Storage
 from hms_tune.database.records import write_record
 from hms_tune.database.retry import passes
+from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
@@ -101,12 +101,8 @@ class TrialRecorder:
         self._place = place
         self._run_url = run_url
         self._draft: _Draft | None = None
-        self._waiting: dict[int, _Draft] = {}
-        self._changed = threading.Condition()
-        self._closing = False
         self._warned = False
-        self._thread = threading.Thread(target=self._write_on, name="records", daemon=True)
-        self._thread.start()
+        self._queue: BackgroundQueue[_Draft] = BackgroundQueue(self._write_or_retry, name="records")
 
     def trial_started(self, trial: TrialInfo) -> None:
         """Begin a record."""
@@ -137,10 +133,7 @@ class TrialRecorder:
 
     def close(self) -> None:
         """Wait for the last record, a few seconds at most."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout=CLOSING_S)
+        self._queue.close(CLOSING_S)
 
     def _offer(self, draft: _Draft) -> None:
         """Hand over a copy, made here so that the thread reads what no one changes."""
@@ -162,34 +155,20 @@ class TrialRecorder:
             predictions=draft.predictions if draft.values.get("outcome") == "complete" else None,
             ended=draft.ended,
         )
-        with self._changed:
-            self._waiting[trial.number] = offered
-            self._changed.notify()
+        self._queue.put(offered, key=trial.number)
 
-    def _write_on(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                if not self._waiting:
-                    return
-                number = next(iter(self._waiting))
-                draft = self._waiting.pop(number)
-            try:
-                self._write(number, draft)
-            except Exception as error:  # whatever it is, training must not hear of it
-                _logger.debug("a record was not written", exc_info=True)
-                self._after(error, number, draft)
-
-    def _after(self, error: Exception, number: int, draft: _Draft) -> None:
-        """Try again later what an outage cut off; say of anything else that it is lost."""
-        if passes(error):
-            with self._changed:
-                self._waiting.setdefault(number, draft)  # unless a newer one waits by now
-                self._changed.wait_for(lambda: self._closing, timeout=AGAIN_S)
-            return
-        if not self._warned:
-            self._warned = True
-            _logger.warning("Records of trials cannot be kept (%s); the search goes on", error)
+    def _write_or_retry(self, draft: _Draft) -> float | None:
+        """Write a record; if an outage cut that off, after how many seconds to try again."""
+        try:
+            self._write(draft.trial.number, draft)
+        except Exception as error:  # whatever it is, training must not hear of it
+            _logger.debug("a record was not written", exc_info=True)
+            if passes(error):
+                return AGAIN_S
+            if not self._warned:
+                self._warned = True
+                _logger.warning("Records of trials cannot be kept (%s); the search goes on", error)
+        return None
 
     def _write(self, number: int, draft: _Draft) -> None:
         # Asked here, as late as can be: a run is opened on a thread of its own, after the trial has begun.

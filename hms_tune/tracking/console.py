@@ -89,7 +89,7 @@ class ConsoleObserver:
             self._redraw()
             self._line(line)
 
-    def study_stands(self, outlook: StudyOutlook) -> None:
+    def show_study(self, outlook: StudyOutlook) -> None:
         """Show how the whole study stands under the slots' lines; without a terminal, nothing."""
         with self._lock:
             self._outlook = outlook

@@ -1,140 +1,153 @@
-"""One attempt, from the claim to what is told of it.
+"""One attempt, from its lease to its result.
 
 ::
 
-    ask Optuna for its values  asking.py
-    train, event by event      hms_tune.training
-    tell Optuna the result     attempts.py
+    start_attempt    draws its values          database/queue/start.py
+    AttemptRun.run   trains, event by event    trainer.py, training/cross_validation.py
+                     reports each event        report_queue.py
+                     writes how it ended       database/queue/end.py
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
-from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result, release, tell
-from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
-from hms_tune.database.queue.start import ask
-from hms_tune.database.retry import Patience, passes
+from hms_tune.database.queue.end import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result
+from hms_tune.database.queue.lease import Lease, LeaseKeeper, Wanted
+from hms_tune.database.queue.study_queue import StudyQueue
+from hms_tune.database.retry import Patience, is_of_the_database, through_outages
 from hms_tune.errors import (
     ArtifactError,
     HmsTuneError,
     LeaseLostError,
     MemoryPlanError,
-    NonFiniteLossError,
     RankLostError,
     StorageAwayError,
-    StorageError,
-    TrainingError,
 )
-from hms_tune.training.events import CrossValidationEnded, Event
+from hms_tune.training.events import (
+    CheckpointFailed,
+    CheckpointWritten,
+    CrossValidationEnded,
+    EpochEnded,
+    Event,
+)
 from hms_tune.training.observer import Observer, Outcome, TrialInfo
-from hms_tune.worker.checkpoint_store.checkpoints import FLUSH_S, STORE_S, Artifacts, Workplace
-from hms_tune.worker.following import Following, resumable
+from hms_tune.worker.checkpoint_store.checkpoints import FLUSH_S, STORE_S, Artifacts, AttemptFiles
+from hms_tune.worker.checkpoint_store.uploads import Uploader
 from hms_tune.worker.open_study import Search
-from hms_tune.worker.report_queue import Courier
-from hms_tune.worker.results import OUTCOMES, Story, attributes_of, declined, failure, free_memory, wished
+from hms_tune.worker.report_queue import ReportQueue
+from hms_tune.worker.results import (
+    OUTCOMES,
+    STOP_REQUESTED,
+    AttemptEvents,
+    failed_result,
+    free_memory,
+    infeasible_result,
+    requested_result,
+)
 from hms_tune.worker.stop import StepCut, Stop
 
+T = TypeVar("T")
+
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
-"""Runs a trial configuration, with checkpoints in a directory."""
+"""Trains a configuration, with checkpoints in a directory."""
 
 Admit = Callable[[TrialConfig], None]
-"""Raises :class:`~hms_tune.errors.MemoryPlanError` where the device has no room for a configuration."""
+"""Raises :class:`~hms_tune.errors.MemoryPlanError` if the device has no room for a configuration."""
 
 
 def admit_all(_config: TrialConfig) -> None:
     """There is room for everything."""
 
 
-class Runner:
-    """Runs the attempts of a slot, one after another.
-
-    Parameters
-    ----------
-    train : how a configuration is evaluated; tests put a fake here
-    admit : refuses a configuration that the device has no room for, before anybody hears of the trial
-    look_s : how old its knowledge of the study's wanted state may be, s
+@dataclass(frozen=True, slots=True)
+class SlotSetup:
+    """All that a slot runs trials with.
 
     Attributes
     ----------
-    fatal : what the slot is to end with, once the attempt was handed back; None: nothing
+    queue : where trials come from and results go; tests put one in memory here
+    train : trains a configuration; tests put a fake here
+    admit : refuses a configuration that the device has no room for, before observers hear of the trial
+    poll_s : how often an idle slot looks for work, s
+    look_s : how old a running slot's knowledge of what people requested may be, s
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        search: Search,
-        holder: Holder,
-        *,
-        train: Train,
-        admit: Admit,
-        artifacts: Artifacts,
-        observers: Sequence[Observer],
-        stop: Stop,
-        look_s: float,
-    ) -> None:
-        self.storage = storage
-        self.search = search
-        self.holder = holder
-        self.train = train
-        self.admit = admit
-        self.artifacts = artifacts
-        self.observers = observers
-        self.stop = stop
-        self.look_s = look_s
+    queue: StudyQueue
+    search: Search
+    train: Train
+    artifacts: Artifacts
+    admit: Admit = admit_all
+    observers: Sequence[Observer] = ()
+    stop: Stop = field(default_factory=Stop)
+    poll_s: float = 2.0
+    look_s: float = 2.0
+
+    def through_outages(self, work: Callable[[], T]) -> T:
+        """Run ``work``, a unit that may be repeated, again until the database is there."""
+        return through_outages(work, patience=self.queue.patience)
+
+
+def start_attempt(setup: SlotSetup, lease: Lease) -> Attempt:
+    """Make the Optuna trial of a claimed lease. If the sampler fails, the lease is released first."""
+    calls = itertools.count()
+    try:
+        # A call that an outage cut off may have left a trial, which the next one finds.
+        return setup.through_outages(lambda: setup.queue.start(lease, again=next(calls) > 0))
+    except Exception as error:
+        if not isinstance(error, HmsTuneError) and not is_of_the_database(error):
+            setup.through_outages(lambda: setup.queue.release(lease))
+        raise
+
+
+class AttemptRun:
+    """Runs one attempt.
+
+    While it is uncertain whether the lease is still held, nothing leaves this process: observers and uploads
+    wait, and reports queue up.
+
+    Attributes
+    ----------
+    fatal : what the slot is to end with after this attempt; None: nothing
+    """
+
+    def __init__(self, setup: SlotSetup, attempt: Attempt, lease: LeaseKeeper) -> None:
         self.fatal: HmsTuneError | None = None
+        self._setup = setup
+        self._attempt = attempt
+        self._lease = lease
+        self._reporter = setup.search.reporter(attempt.trial)
+        self._events = AttemptEvents()
+        self._is_pruned = False
+        self._requested: Wanted = "running"
 
-    def ask(self, lease: Lease) -> Attempt:
-        """Make the Optuna trial of a claimed lease; where its sampler fails, the unit goes back first."""
-        again = False
-
-        def asking() -> Attempt:
-            nonlocal again
-            cut_off, again = again, True
-            return ask(self.storage, self.search.study, lease, again=cut_off)
-
+    def run(self) -> Result:
+        """Run the attempt from its values to its result, which the queue and the observers get."""
+        setup = self._setup
         try:
-            return self.storage.through_outages(asking)
-        except (HmsTuneError, SQLAlchemyError):
-            raise
-        except Exception:
-            # The sampler itself failed. The unit goes back before the error ends this worker.
-            self.storage.through_outages(lambda: release(self.storage, lease))
-            raise
-
-    def run(self, attempt: Attempt, keeper: LeaseKeeper) -> Result:
-        """Run an attempt from its values to its result, with observers told of both."""
-        story = Story()
-        try:
-            result = self._result(attempt, keeper, story)
+            result = self._result()
             if "traceback" in result.attributes:
                 free_memory()
-            result = self.storage.through_outages(
-                lambda: tell(self.storage, self.search.study, attempt, result)
-            )
+            result = setup.through_outages(lambda: setup.queue.end(self._attempt, result))
         except (LeaseLostError, StorageAwayError) as error:
-            self._tell_observers(story, "lost", error.what)
+            self._notify_end("lost", error.what)
             raise
-        self._tell_observers(story, OUTCOMES[result.ending], result.reason)
+        self._notify_end(OUTCOMES[result.ending], result.reason)
         return result
 
-    def _result(self, attempt: Attempt, keeper: LeaseKeeper, story: Story) -> Result:
+    def _result(self) -> Result:
+        """Train; whatever a trial raises becomes its result, unless the lease or the database is gone."""
+        redraws = self._setup.search.redraws
         try:
-            config = self.search.suggest(attempt.trial)
-            described = self._describe(attempt, config)
-            self.admit(config)
-            story.trial = described
-            for observer in self.observers:
-                observer.trial_started(story.trial)
-            return self._train_through(attempt, story.trial, keeper, story)
+            return self._evaluate()
         except LeaseLostError:
             raise
         except (RankLostError, ArtifactError) as error:
@@ -142,109 +155,120 @@ class Runner:
             ending: Ending = "lost" if isinstance(error, RankLostError) else "handed_back"
             return Result(ending, reason=str(error))
         except StepCut:
-            return Result("handed_back", reason="handed back: the worker was asked to stop")
+            return STOP_REQUESTED
         except MemoryPlanError as error:
-            return declined(error, redraws=self.search.redraws)
+            return infeasible_result(error, redraws=redraws)
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
-            keeper.desired(fresh_s=0.0)
-            keeper.check()
+            self._lease.desired(fresh_s=0.0)
+            self._lease.check()
             return Result(
                 "failed", reason="ended by a person in the dashboard", attributes={"cause": "person"}
             )
-        except Exception as error:  # the boundary at which whatever a trial raises becomes its result
-            if _is_of_the_storage(error):
+        except Exception as error:
+            if is_of_the_database(error):
                 raise
-            return failure(error, story.trial, redraws=self.search.redraws)
+            return failed_result(error, self._events.trial, redraws=redraws)
 
-    def _describe(self, attempt: Attempt, config: TrialConfig) -> TrialInfo:
-        """Write what the trial is into Optuna, and say it to the observers."""
-        attributes = {
-            "worker": f"{self.holder.process.host}:{self.holder.slot}",
-            CONFIG_HASH_ATTRIBUTE: config.hash,
-        }
-        for key, value in attributes.items():
-            attempt.trial.set_user_attr(key, value)
+    def _evaluate(self) -> Result:
+        setup = self._setup
+        config = setup.search.suggest(self._attempt.trial)
+        trial = self._describe(config)
+        setup.admit(config)
+        self._events.trial = trial
+        for observer in setup.observers:
+            observer.trial_started(trial)
+        with self._files() as files, ReportQueue(setup.queue.patience) as reports:
+            try:
+                result = self._train(trial, files, reports)
+            except LeaseLostError:
+                raise
+            except (Exception, StepCut):
+                reports.flush()  # what it reported before it failed counts
+                raise
+            reports.flush()
+            if result.ending == "handed_back":
+                files.uploads.flush(most_s=FLUSH_S)
+            return result
+
+    def _describe(self, config: TrialConfig) -> TrialInfo:
+        """Write into Optuna's trial which configuration it is and where it runs."""
+        holder, attempt = self._setup.queue.holder, self._attempt
+        attempt.trial.set_user_attr("worker", f"{holder.process.host}:{holder.slot}")
+        attempt.trial.set_user_attr(CONFIG_HASH_ATTRIBUTE, config.hash)
         return TrialInfo(
-            study=self.search.study.study_name,
+            study=self._setup.search.study.study_name,
             number=attempt.number,
             lineage=attempt.lineage,
             config=config,
             params=attempt.trial.params,
-            slot=self.holder.slot,
+            slot=holder.slot,
         )
 
-    def _train_through(self, attempt: Attempt, trial: TrialInfo, keeper: LeaseKeeper, story: Story) -> Result:
-        reporter = self.search.reporter(attempt.trial)
-        with (
-            self._workplace(attempt, keeper) as place,
-            Courier(self.storage.patience) as courier,
-        ):
-            following = Following(
-                story,
-                keeper,
-                reporter,
-                observers=self.observers,
-                uploads=place.uploads,
-                courier=courier,
-                look_s=self.look_s,
-            )
-            try:
-                result = self._follow(trial, place.directory, following, keeper, story)
-            except LeaseLostError:
-                raise
-            except (Exception, StepCut):
-                courier.settle()  # what it reported before it failed counts
-                raise
-            courier.settle()
-            if result.ending == "handed_back":
-                place.uploads.flush(most_s=FLUSH_S)
-            return result
-
-    def _workplace(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[Workplace]:
-        return self.artifacts.workplace(
-            attempt.lineage,
-            attempt.number,
-            allowed=lambda: keeper.certain,
-            patience=Patience(most_s=STORE_S, hurried=lambda: self.stop.requested),
+    def _files(self) -> AbstractContextManager[AttemptFiles]:
+        return self._setup.artifacts.files_of(
+            self._attempt.lineage,
+            self._attempt.number,
+            allowed=lambda: self._lease.certain,
+            patience=Patience(most_s=STORE_S, hurried=lambda: self._setup.stop.requested),
         )
 
-    def _follow(
-        self, trial: TrialInfo, directory: Path, following: Following, keeper: LeaseKeeper, story: Story
-    ) -> Result:
+    def _train(self, trial: TrialInfo, files: AttemptFiles, reports: ReportQueue) -> Result:
         """Train, event by event, until the trial ends or is to end."""
-        events = self.train(trial.config, directory)
-        while True:
-            with self.stop.step():
-                event = next(events, None)
-            if event is None:
-                break
-            following.tell(event)
+        events = self._setup.train(trial.config, files.directory)
+        while (event := self._next(events)) is not None:
+            self._forward(event, files.uploads)
             if isinstance(event, CrossValidationEnded):
                 break
-            decided = following.ask(event)
-            if decided.prune:
-                return Result("pruned", reason="pruned", attributes=attributes_of(story))
-            keeper.check()
-            if decided.wanted != "running":
-                return wished(decided.wanted)
-            if self.stop.requested and resumable(event):
-                return Result("handed_back", reason="handed back: the worker was asked to stop")
-        if story.ended is None:
-            raise TrainingError("the trial ended without a result")
-        if not math.isfinite(story.ended.kl):
-            raise NonFiniteLossError(f"the trial's KL is {story.ended.kl}")
-        return Result("complete", value=story.ended.kl, attributes=attributes_of(story))
+            self._report(event, reports)
+            if self._is_pruned:
+                return Result("pruned", reason="pruned", attributes=self._events.attributes())
+            self._lease.check()
+            if self._requested != "running":
+                return requested_result(self._requested)
+            if self._setup.stop.requested and _may_stop_at(event):
+                return STOP_REQUESTED
+        return self._events.complete_result()
 
-    def _tell_observers(self, story: Story, outcome: Outcome, reason: str | None) -> None:
-        if story.trial is None:
+    def _next(self, events: Iterator[Event]) -> Event | None:
+        with self._setup.stop.step():
+            return next(events, None)
+
+    def _forward(self, event: Event, uploads: Uploader) -> None:
+        """Give an event to the observers and, if it is a checkpoint, to the store."""
+        self._events.add(event)
+        if isinstance(event, CheckpointWritten):
+            uploads.offer(event.path)
+        if self._lease.certain:
+            self._events.forward(self._setup.observers)
+
+    def _report(self, event: Event, reports: ReportQueue) -> None:
+        """Report an event, and learn whether the trial is pruned and what people requested.
+
+        While the database is away the last answer holds; the report is written later.
+        """
+
+        def report() -> None:
+            self._is_pruned = self._reporter.observe(event) or self._is_pruned
+            self._requested = self._lease.desired(fresh_s=self._setup.look_s)
+
+        reports.write(report)
+
+    def _notify_end(self, outcome: Outcome, reason: str | None) -> None:
+        """Let observers know how the attempt ended, if they heard that it began."""
+        events, observers = self._events, self._setup.observers
+        if events.trial is None:
             return
         if outcome != "lost":
-            story.tell(self.observers)
-        value = story.ended.kl if story.ended else story.last.estimate if story.last else None
-        for observer in self.observers:
-            observer.trial_ended(story.trial, outcome, value, None if outcome == "complete" else reason)
+            events.forward(observers)
+        for observer in observers:
+            observer.trial_ended(
+                events.trial, outcome, events.value, None if outcome == "complete" else reason
+            )
 
 
-def _is_of_the_storage(error: Exception) -> bool:
-    return isinstance(error, StorageError | SQLAlchemyError) or passes(error)
+def _may_stop_at(event: Event) -> bool:
+    """Whether to stop at this event. Right after an epoch, before its checkpoint, would throw it away."""
+    return isinstance(event, CheckpointWritten | CheckpointFailed) or (
+        not isinstance(event, EpochEnded) or event.replayed
+    )

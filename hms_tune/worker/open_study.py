@@ -21,7 +21,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
 
     Parameters
     ----------
-    ordinal : the slot's place among all that ever joined, which seeds its sampler
+    ordinal : how many slots joined the study before this one; it seeds the sampler
 
     Raises
     ------
@@ -58,8 +58,8 @@ def join_search(storage: Storage, study_file: StudyFile) -> Search:
 class Search:
     """The study as a slot needs it: Optuna's object, its configurations and its reports.
 
-    ``redraws``: whether another draw can take the place of one that is declined. In a grid, whose cells have
-    one turn each, it cannot: there such a cell has failed.
+    ``redraws``: whether another draw takes the place of an infeasible one. In a grid none does, since each
+    cell has one position: there an infeasible cell has failed.
     """
 
     study: optuna.Study

@@ -1,6 +1,6 @@
-"""What a slot process tells its supervisor, over one pipe of its own.
+"""The messages of a slot's process to its supervisor, over a pipe of its own.
 
-A pipe for each slot, and no queue shared by all: a slot that is killed while it writes can block no other.
+Each slot has a pipe, and no queue is shared: a slot that is killed while it writes can block no other.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Message = TrialStarted | TrialEvent | TrialEnded | LogLine | SlotFailed
 
 
 class PipeObserver:
-    """Sends a trial's story to the supervisor. A supervisor that is gone stops no trial."""
+    """Sends a trial's events to the supervisor. A supervisor that is gone stops no trial."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -98,3 +98,8 @@ class PipeLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Forward the record's text."""
         self._observer.send(LogLine(record.name, record.levelno, record.getMessage()))
+
+
+def log_to_pipe(observer: PipeObserver) -> None:
+    """Let the supervisor write this process's log."""
+    logging.basicConfig(level=logging.WARNING, handlers=[PipeLogHandler(observer)], force=True)

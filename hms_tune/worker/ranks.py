@@ -1,9 +1,13 @@
-"""The processes of further ranks, beside the one of a slot, as the supervisor sees them."""
+"""The further ranks of a slot: their processes, and what the supervisor does about them.
+
+A further rank computes what the slot's process says. It knows of no database, no tracking and no checkpoint.
+"""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,11 +16,12 @@ from multiprocessing.context import SpawnProcess
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from hms_tune.errors import HmsTuneError
+from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.training.distributed.group import RankPlace, host_store, tell_of_loss
-from hms_tune.worker.pipe import LogLine, SlotFailed
-from hms_tune.worker.rank_process import rank_main
-from hms_tune.worker.slot_process import SlotPlan
+from hms_tune.worker.options import SlotPlan
+from hms_tune.worker.pipe import LogLine, PipeObserver, SlotFailed, log_to_pipe
+from hms_tune.worker.stop import ORPHAN_S
 
 GRACE_S = 20.0
 """How long a slot has to hand its trial back after one of its ranks died. Between CPUs it notices at once;
@@ -25,14 +30,14 @@ between GPUs it may be held by a kernel that waits for the dead one, and then it
 _logger = logging.getLogger(__name__)
 
 
-class Companions:
+class RankProcesses:
     """Further ranks of one slot, from their start to their end.
 
     Parameters
     ----------
     plan : the slot's
     places : each rank's place and its device
-    store : where they meet, if this process hosts it; the others are told there of one that dies
+    store : where they meet, if this process hosts it; there the others learn of one that dies
 
     Attributes
     ----------
@@ -47,7 +52,7 @@ class Companions:
         self.failed = False
         self._slot = plan.slot
         self._store = store
-        self._leader: SpawnProcess | None = None
+        self._first: SpawnProcess | None = None
         self._ending = threading.Event()
         self._ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
         context = multiprocessing.get_context("spawn")
@@ -66,12 +71,12 @@ class Companions:
         self._listener = threading.Thread(target=self._listen, name=f"ranks-{plan.slot}", daemon=True)
         self._listener.start()
 
-    def watch(self, leader: SpawnProcess) -> None:
-        """Let the slot's process not outlive one of its ranks for long."""
-        self._leader = leader
+    def end_with_them(self, first: SpawnProcess) -> None:
+        """Let the slot's own process not outlive one of these for long."""
+        self._first = first
 
     def wait(self) -> None:
-        """Until every rank has ended."""
+        """Wait until every rank has ended."""
         self._listener.join()
 
     def kill(self) -> None:
@@ -82,14 +87,14 @@ class Companions:
                 process.kill()
 
     def _listen(self) -> None:
-        """Take their messages, and their ends. This thread alone joins the processes."""
+        """Receive their messages, and join those that end. This thread alone joins the processes."""
         while self._ranks:
             for pipe in wait(list(self._ranks)):
                 assert isinstance(pipe, Connection)
                 try:
                     message = pipe.recv()
                 except (EOFError, OSError):
-                    self._ended(pipe)
+                    self._on_end(pipe)
                     continue
                 match message:
                     case LogLine(name, level, text):
@@ -100,7 +105,7 @@ class Companions:
                     case _:
                         pass
 
-    def _ended(self, pipe: Connection) -> None:
+    def _on_end(self, pipe: Connection) -> None:
         rank, process = self._ranks.pop(pipe)
         process.join()
         pipe.close()
@@ -110,23 +115,55 @@ class Companions:
         _logger.warning("Rank %d of slot %s died (exit status %s)", rank, self._slot, process.exitcode)
         if self._store is not None:
             tell_of_loss(self._store, f"rank {rank} of slot {self._slot} is gone")
-        leader = self._leader
-        if leader is not None and not wait([leader.sentinel], GRACE_S):
+        first = self._first
+        if first is not None and not wait([first.sentinel], GRACE_S):
             with suppress(OSError):
-                leader.kill()
+                first.kill()
 
 
-class LocalRanks:
-    """The ranks of a slot whose devices are all on this machine: the place of the first, and the others.
+def start_local_ranks(plan: SlotPlan) -> tuple[RankPlace, RankProcesses]:
+    """Start the further ranks of a slot whose devices are all on this machine.
+
+    Returns
+    -------
+    the place of the slot's own process, and the others
+    """
+    store = host_store()
+    places = [RankPlace(rank, len(plan.devices), store.port) for rank in range(len(plan.devices))]
+    return places[0], RankProcesses(plan, list(zip(places, plan.devices, strict=True))[1:], store)
+
+
+def rank_main(plan: SlotPlan, place: RankPlace, device: str, pipe: Connection) -> None:
+    """The process of a further rank. The exit status is 0 if the slot's process dismissed it.
 
     Parameters
     ----------
-    plan : the slot's; its ``companions`` are the devices of the other ranks
+    plan : the slot's
+    place : which rank this is, and where it meets the others
+    device : where it computes
+    pipe : for its log; the supervisor's end closes when the supervisor is gone
     """
+    leave_signals_to_the_worker()
+    threading.Thread(target=_end_when_orphaned, args=(pipe,), name="supervisor", daemon=True).start()
+    supervisor = PipeObserver(pipe)
+    log_to_pipe(supervisor)
+    status = 0
+    try:
+        from hms_tune.worker.trainer import follow_first_rank  # brings timm along
 
-    def __init__(self, plan: SlotPlan) -> None:
-        store = host_store()
-        size, port = 1 + len(plan.companions), store.port
-        self.first = RankPlace(0, size, port)
-        places = [(RankPlace(rank, size, port), name) for rank, name in enumerate(plan.companions, start=1)]
-        self.others = Companions(plan, places, store)
+        follow_first_rank(plan, place, device)
+    except RankLostError as error:
+        _logger.warning("Rank %d of slot %s: %s", place.rank, plan.slot, error)
+        status = 1
+    except HmsTuneError as error:
+        supervisor.send(SlotFailed(error))
+        status = 1
+    os._exit(status)
+
+
+def _end_when_orphaned(pipe: Connection) -> None:
+    try:
+        pipe.recv()
+    except (EOFError, OSError):  # the slot's process hands its trial back meanwhile
+        threading.Event().wait(ORPHAN_S)
+        os._exit(1)

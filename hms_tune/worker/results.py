@@ -1,4 +1,4 @@
-"""How attempts end: what a trial told becomes a result, and results in a row become a verdict."""
+"""Turns an attempt's events or its error into a result, and ends the worker after repeated failures."""
 
 from __future__ import annotations
 
@@ -28,35 +28,39 @@ _NOT_TO_BLAME = ("hyperparameters", "person")
 """Causes of failure that say nothing about the machine, the data or the code."""
 
 UNKNOWN_EXCESS = 0.05
-"""What a sampler is told of a trial that ran out of memory: by how much, nobody has counted."""
+"""By what share a trial that ran out of memory exceeds it, for the sampler: the real share is unknown."""
 
 OUTCOMES: dict[Ending, Outcome] = {
     "complete": "complete",
     "pruned": "pruned",
     "failed": "failed",
-    "declined": "failed",  # only of a trial that had begun: of others nobody has heard
+    "declined": "failed",  # of a trial that ran out of memory; observers did not hear of the others
     "handed_back": "handed_back",
     "lost": "lost",
 }
-"""What observers are told of an ending."""
+"""An ending, as observers are told it."""
+
+
+STOP_REQUESTED = Result("handed_back", reason="handed back: the worker was asked to stop")
 
 
 @dataclass(slots=True)
-class Story:
-    """What a running trial has told so far.
+class AttemptEvents:
+    """What is known of a running attempt from its events.
 
-    ``trial`` is None until observers have heard of it; ``untold`` is what they have not heard since.
+    ``trial`` is None until observers heard that it began. ``unsent`` are events that observers did not get
+    yet.
     """
 
     trial: TrialInfo | None = None
     last: EpochEnded | None = None
     ended: CrossValidationEnded | None = None
     seconds: float = 0.0
-    untold: list[Event] = field(default_factory=list)
+    unsent: list[Event] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """Take note of an event."""
-        self.untold.append(event)
+        """Take in an event."""
+        self.unsent.append(event)
         match event:
             case EpochEnded():
                 self.last = event
@@ -66,29 +70,49 @@ class Story:
             case _:
                 pass
 
-    def tell(self, observers: Sequence[Observer]) -> None:
-        """Tell observers what they have not heard."""
-        untold, self.untold = self.untold, []
-        for event in untold:
+    def forward(self, observers: Sequence[Observer]) -> None:
+        """Give observers the events that they did not get yet."""
+        unsent, self.unsent = self.unsent, []
+        for event in unsent:
             for observer in observers:
                 if self.trial is not None:
                     observer.event(self.trial, event)
 
+    @property
+    def value(self) -> float | None:
+        """The trial's KL, or its estimate so far."""
+        return self.ended.kl if self.ended else self.last.estimate if self.last else None
 
-def attributes_of(story: Story) -> dict[str, Any]:
-    """What a trial's end leaves beside its value."""
-    attributes: dict[str, Any] = {SECONDS: round(story.seconds, 3)}
-    if (ended := story.ended) is not None:
-        attributes |= {
-            KL_ALL_ROWS: ended.kl_all_rows,
-            KL_HIGH_VOTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
-            "fold_kl": list(ended.fold_kl),
-            "best_epochs": list(ended.best_epochs),
-        }
-    return attributes
+    def attributes(self) -> dict[str, Any]:
+        """What the attempt's end writes beside its value."""
+        attributes: dict[str, Any] = {SECONDS: round(self.seconds, 3)}
+        if (ended := self.ended) is not None:
+            attributes |= {
+                KL_ALL_ROWS: ended.kl_all_rows,
+                KL_HIGH_VOTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
+                "fold_kl": list(ended.fold_kl),
+                "best_epochs": list(ended.best_epochs),
+            }
+        return attributes
+
+    def complete_result(self) -> Result:
+        """The result of an attempt whose events are over.
+
+        Raises
+        ------
+        TrainingError
+            If its cross-validation has not ended.
+        NonFiniteLossError
+            If its KL is NaN or infinite.
+        """
+        if self.ended is None:
+            raise TrainingError("the trial ended without a result")
+        if not math.isfinite(self.ended.kl):
+            raise NonFiniteLossError(f"the trial's KL is {self.ended.kl}")
+        return Result("complete", value=self.ended.kl, attributes=self.attributes())
 
 
-def failure(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
+def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
     """A failed trial's reason in one line, its traceback beside it, and whether its values are to blame.
 
     Parameters
@@ -114,15 +138,7 @@ def failure(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Resu
     return Result("failed", reason=reason, attributes=attributes)
 
 
-def free_memory() -> None:
-    """Let go of what an attempt held: an error's frames keep tensors alive in cycles."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def declined(error: MemoryPlanError, *, redraws: bool) -> Result:
+def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
     """The result of a draw that the device has no room for.
 
     Parameters
@@ -137,22 +153,48 @@ def declined(error: MemoryPlanError, *, redraws: bool) -> Result:
     )
 
 
-class Streaks:
-    """Counts what goes wrong in a row.
+def requested_result(requested: Wanted) -> Result:
+    """The result of an attempt that people requested to end here.
+
+    A stopped trial has failed, and is not pruned: a pruned one tells the sampler that its values are poor,
+    and a person may stop a trial for any reason. It does not count towards the failures in a row that end a
+    worker.
+    """
+    match requested:
+        case "trial stopped":
+            return Result("failed", reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
+        case "worker leaves":
+            return Result("handed_back", reason="handed back: the worker was asked to leave")
+        case "paused" | "stopped":
+            return Result("handed_back", reason=f"handed back: the study is {requested}")
+        case "running":
+            raise ValueError("a running attempt is to go on")
+
+
+def free_memory() -> None:
+    """Free what a failed attempt held: an error's frames keep tensors alive in cycles."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+class ConsecutiveFailures:
+    """Counts failed trials and infeasible draws in a row.
 
     Parameters
     ----------
-    study, slot : names, for what is said
+    study, slot : names, for messages
     """
 
     def __init__(self, study: str, slot: str) -> None:
         self._study = study
         self._slot = slot
         self._failures: list[str] = []
-        self._declined = 0
+        self._infeasible = 0
 
     def count(self, result: Result) -> None:
-        """Take note of a result.
+        """Count a result.
 
         Raises
         ------
@@ -161,7 +203,7 @@ class Streaks:
         MemoryPlanError
             After twenty draws in a row that did not fit.
         """
-        self._count_declined(result)
+        self._count_infeasible(result)
         if result.ending in ("complete", "pruned"):
             self._failures.clear()
         elif result.ending == "failed" and result.attributes.get("cause") not in _NOT_TO_BLAME:
@@ -173,31 +215,13 @@ class Streaks:
                 mend="hms-tune study show NAME --trial N prints the traceback",
             )
 
-    def _count_declined(self, result: Result) -> None:
-        self._declined = self._declined + 1 if result.excess > 0.0 else 0
+    def _count_infeasible(self, result: Result) -> None:
+        self._infeasible = self._infeasible + 1 if result.excess > 0.0 else 0
         if result.ending == "declined":
             _logger.info("Slot %s declined a draw: %s", self._slot, result.reason)
-        if self._declined >= MOST_DECLINED:
+        if self._infeasible >= MOST_DECLINED:
             raise MemoryPlanError(
                 f"{MOST_DECLINED} draws in a row did not fit; the last: {result.reason}",
                 where=f"study {self._study}",
                 mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
             )
-
-
-def wished(wanted: Wanted) -> Result:
-    """The result of an attempt that people do not want to go on here.
-
-    A stopped trial has failed, and is not pruned: a pruned one tells the sampler that its values are poor,
-    and a person may stop a trial for any reason. It does not count towards the failures in a row that end a
-    worker.
-    """
-    match wanted:
-        case "trial stopped":
-            return Result("failed", reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
-        case "worker leaves":
-            return Result("handed_back", reason="handed back: the worker was asked to leave")
-        case "paused" | "stopped":
-            return Result("handed_back", reason=f"handed back: the study is {wanted}")
-        case "running":
-            raise ValueError("a running attempt is to go on")

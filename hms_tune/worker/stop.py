@@ -14,6 +14,10 @@ GRACE_S = 8.0
 """How long a step may go on after a request to stop."""
 
 
+ORPHAN_S = 20.0
+"""A slot or rank without its supervisor is gone after this many seconds at the latest."""
+
+
 class StepCut(BaseException):
     """Raised inside a training step that outlasted the grace. Not an ``Exception``: no trial may catch it."""
 

@@ -1,7 +1,7 @@
-"""The processes of a worker's slots: started, heard, started again where one died, asked to stop.
+"""Starts the processes of a worker's slots, passes on their messages, and starts again those that die.
 
-The supervisor computes nothing. What slots tell it passes on; a dead one starts again after a pause that
-doubles, and one that dies again and again ends the worker.
+The supervisor computes nothing. A slot that died starts again after a pause that doubles; one that dies again
+and again ends the worker.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from multiprocessing.context import SpawnProcess
 
 from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
 from hms_tune.training.observer import Observer
+from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
 from hms_tune.worker.presence import ImageCount
-from hms_tune.worker.ranks import LocalRanks
-from hms_tune.worker.slot_process import SlotPlan, slot_main
+from hms_tune.worker.ranks import RankProcesses, start_local_ranks
+from hms_tune.worker.slot_process import slot_main
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class _SlotProcess:
     pipe: Connection
     started: float
     deaths: int = 0
-    ranks: LocalRanks | None = None
+    ranks: RankProcesses | None = None
 
 
 class Supervisor:
@@ -45,8 +46,8 @@ class Supervisor:
 
     Parameters
     ----------
-    observer : told the stories of all slots
-    images : counts what they learnt from
+    observer : gets the events of all slots
+    images : counts the images they trained
     stopping : whether the worker was asked to stop
 
     Attributes
@@ -60,7 +61,7 @@ class Supervisor:
         self._images = images
         self._stopping = stopping
         self._slots: dict[str, _SlotProcess] = {}
-        self._said = False
+        self._has_said_so = False
 
     @property
     def has_slots(self) -> bool:
@@ -68,16 +69,16 @@ class Supervisor:
         return bool(self._slots)
 
     def run(self, plans: Iterable[SlotPlan]) -> None:
-        """Start the slots and stay with them."""
+        """Start the slots, and return when each has ended."""
         for plan in plans:
             if not self._stopping():
                 self._start(plan)
         while self._slots:
             pipes = {slot.pipe: slot for slot in self._slots.values()}
             for pipe in wait(list(pipes)):
-                self._say_once_that_it_stops()
+                self._say_that_it_stops()
                 assert isinstance(pipe, Connection)
-                self._hear(pipes[pipe])
+                self._receive(pipes[pipe])
 
     def ask_to_stop(self) -> None:
         """Let every slot hand its trial back."""
@@ -90,39 +91,38 @@ class Supervisor:
         for slot in self._slots.values():
             slot.process.kill()
             if slot.ranks is not None:
-                slot.ranks.others.kill()
+                slot.ranks.kill()
 
-    def _say_once_that_it_stops(self) -> None:
-        if self._stopping() and not self._said:
-            self._said = True
+    def _say_that_it_stops(self) -> None:
+        if self._stopping() and not self._has_said_so:
+            self._has_said_so = True
             _logger.info("Stopping: trials are handed back; a second signal ends at once")
 
     def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
         context = multiprocessing.get_context("spawn")
-        ranks = LocalRanks(plan) if plan.companions else None
-        told = plan if ranks is None else replace(plan, ranks=ranks.first)
+        place, ranks = start_local_ranks(plan) if len(plan.devices) > 1 else (plan.place, None)
         ours, theirs = context.Pipe(duplex=True)
         process = context.Process(
-            target=slot_main, args=(told, theirs), name=f"slot-{plan.slot}", daemon=True
+            target=slot_main, args=(replace(plan, place=place), theirs), name=f"slot-{plan.slot}", daemon=True
         )
         process.start()
         theirs.close()
         if ranks is not None:
-            ranks.others.watch(process)
+            ranks.end_with_them(process)
         self._slots[plan.slot] = _SlotProcess(plan, process, ours, time.monotonic(), deaths, ranks)
 
-    def _hear(self, slot: _SlotProcess) -> None:
-        """Take one message of a slot, or its end."""
+    def _receive(self, slot: _SlotProcess) -> None:
+        """Receive one message of a slot, or learn that it ended."""
         try:
             message = slot.pipe.recv()
         except (EOFError, OSError):
-            self._ended(slot)
+            self._on_end(slot)
             return
         match message:
             case TrialStarted(trial):
                 self._observer.trial_started(trial)
             case TrialEvent(trial, event):
-                self._images.add(trial, event)
+                self._images.add(event)
                 self._observer.event(trial, event)
             case TrialEnded(trial, outcome, value, reason):
                 self._observer.trial_ended(trial, outcome, value, reason)
@@ -132,14 +132,14 @@ class Supervisor:
                 self.errors.append(error)
                 self.ask_to_stop()
 
-    def _ended(self, slot: _SlotProcess) -> None:
+    def _on_end(self, slot: _SlotProcess) -> None:
         slot.process.join()
         slot.pipe.close()
         if slot.ranks is not None:
-            slot.ranks.others.kill()
-            slot.ranks.others.wait()
-            if slot.ranks.others.error is not None and not self._stopping():
-                self.errors.append(slot.ranks.others.error)
+            slot.ranks.kill()
+            slot.ranks.wait()
+            if slot.ranks.error is not None and not self._stopping():
+                self.errors.append(slot.ranks.error)
                 self.ask_to_stop()
         del self._slots[slot.plan.slot]
         code = slot.process.exitcode
@@ -147,7 +147,7 @@ class Supervisor:
             return
         deaths = 1 if time.monotonic() - slot.started > QUICK_S else slot.deaths + 1
         died = f"slot {slot.plan.slot} died ({_describe(code)})"
-        if slot.plan.ranks is not None:
+        if slot.plan.place is not None:
             self.errors.append(
                 RankLostError(
                     f"{died}, and its ranks with it", mend="torchrun --max-restarts starts all anew"
@@ -164,7 +164,7 @@ class Supervisor:
             return
         pause = 2.0 ** (deaths - 1)
         _logger.warning("%s; it starts again in %.0f s", died, pause)
-        # Other slots' stories wait in their pipes meanwhile.
+        # Other slots' messages wait in their pipes meanwhile.
         time.sleep(pause)
         if not self._stopping():
             self._start(slot.plan, deaths)

@@ -1,7 +1,7 @@
-"""``hms-tune worker``: what it takes to join a study with this machine's devices.
+"""A worker: joins a study with this machine's devices.
 
-Data and study are checked first, then one process per slot runs (:mod:`supervisor`). Signals are answered: at
-the first, slots hand their trials back and the worker exits 0; at the second, all is over at once.
+It checks data and study, then runs one process per slot (:mod:`supervisor`). At the first signal slots hand
+their trials back and the worker exits 0; at the second it ends at once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,9 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
-from typing import Literal
 
-from hms_tune.config.acceleration import Acceleration
-from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS, dashboard_folder
-from hms_tune.config.study_file import StudyFile
+from hms_tune.config.settings import dashboard_folder
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import open_storage, resolve_address
@@ -37,10 +32,9 @@ from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.files import open_store
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import open_search
+from hms_tune.worker.options import SlotPlan, WorkerOptions
 from hms_tune.worker.presence import ImageCount, Presence, announce
-from hms_tune.worker.ranks import Companions
-from hms_tune.worker.slot import SlotSettings
-from hms_tune.worker.slot_process import SlotPlan
+from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
@@ -48,32 +42,8 @@ _logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def _ignored(_done: int, _total: int) -> None:
+def _no_progress(_done: int, _total: int) -> None:
     """Nobody watches the preparation."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """What ``hms-tune worker`` was asked.
-
-    ``storage`` is the database's address; None: the embedded server under ``home``, where tracking keeps its
-    files too. ``artifacts`` is a folder or ``s3://bucket/prefix``. ``device`` is auto, cpu, or devices
-    separated by commas; ``ranks_per_trial`` of them train one trial together. ``slots_per_device`` is a
-    number, or auto: as many as measurably pay.
-    """
-
-    study_file: StudyFile
-    storage: str | None = field(repr=False)
-    home: Path
-    data_root: Path
-    artifacts: str | Path
-    device: str = "auto"
-    slots_per_device: int | Literal["auto"] = 1
-    ranks_per_trial: int = 1
-    max_trials: int | None = None
-    acceleration: Acceleration = "auto"
-    lease_s: float = DEFAULT_LEASE_SECONDS
-    checkpoint_s: float = DEFAULT_CHECKPOINT_SECONDS
 
 
 class Worker:
@@ -81,9 +51,9 @@ class Worker:
 
     Parameters
     ----------
-    observer : told the stories of all slots, in this process
-    progress : opened while the data is prepared; what it yields is told how many of how many files are done
-    study_stands : told every few seconds how the whole study stands
+    observer : gets the events of all slots, in this process
+    progress : opened while the data is prepared; gives what is called with the number of files done and all
+    show_study : called every few seconds with how the whole study stands
     """
 
     def __init__(
@@ -91,20 +61,20 @@ class Worker:
         options: WorkerOptions,
         observer: Observer,
         *,
-        progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(_ignored),
-        study_stands: Callable[[StudyOutlook], None] = lambda outlook: None,
+        progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(_no_progress),
+        show_study: Callable[[StudyOutlook], None] = lambda outlook: None,
     ) -> None:
         self.options = options
         self.observer = observer
         self.progress = progress
-        self.study_stands = study_stands
+        self.show_study = show_study
         self.worker_id = uuid.uuid4().hex[:12]
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
         self._supervisor = Supervisor(observer, self._images, stopping=lambda: self._signals > 0)
         self._place = place_from_environment()
-        self._followed: Companions | None = None
+        self._own_rank: RankProcesses | None = None
 
     def run(self) -> None:
         """Run until the study is done or this worker is stopped.
@@ -125,11 +95,11 @@ class Worker:
         slots = 1 if options.slots_per_device == "auto" else options.slots_per_device
         devices = self._groups(slots)  # wrong ones are refused first
         try:
-            with self._signals_answered():
-                with self.progress() as told:
-                    store = prepare(options.data_root, progress=told)
+            with self._answering_signals():
+                with self.progress() as progress:
+                    store = prepare(options.data_root, progress=progress)
                 if self._place is not None and self._place.rank > 0:
-                    self._follow(self._place, devices)
+                    self._be_a_further_rank(self._place, devices)
                     return
                 check_data(options.study_file, store)
                 if options.slots_per_device == "auto" and options.ranks_per_trial == 1 and not self._place:
@@ -144,14 +114,14 @@ class Worker:
         options = self.options
         return slot_groups(options.device, slots_per_device, options.ranks_per_trial, place=self._place)
 
-    def _follow(self, place: RankPlace, devices: Sequence[SlotDevices]) -> None:
-        """Be a further rank of a trial whose first rank another worker owns."""
+    def _be_a_further_rank(self, place: RankPlace, devices: Sequence[SlotDevices]) -> None:
+        """Run one further rank of trials whose first rank another worker runs."""
         ((slot, (device,)),) = devices
-        self._followed = Companions(self._plan(slot, (device,), devices), [(place, device)])
-        self._followed.wait()
-        if self._followed.error is not None:
-            raise self._followed.error
-        if self._followed.failed and not self._signals:
+        self._own_rank = RankProcesses(self._plan(slot, (device,), devices), [(place, device)])
+        self._own_rank.wait()
+        if self._own_rank.error is not None:
+            raise self._own_rank.error
+        if self._own_rank.failed and not self._signals:
             raise RankLostError(
                 f"rank {place.rank} ended before its trial did",
                 mend="Read this log and the first rank's; torchrun --max-restarts starts all anew",
@@ -175,17 +145,17 @@ class Worker:
                 search.study_id,
                 self.worker_id,
                 self.options.study_file,
-                shown=self.study_stands,
+                shown=self.show_study,
                 silent_s=self.options.lease_s,
             )
-            published = publishing(self._publisher(), hurried=self._is_hurried)
-            with announce(storage, presence, self._images), watch.running(), published:
+            publisher = publishing(self._publisher_plan(), hurried=self._is_hurried)
+            with announce(storage, presence, self._images), watch.running(), publisher:
                 _logger.info("%s: starting slots %s", search.study.study_name, ", ".join(dict(devices)))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
         finally:
             storage.close()
 
-    def _publisher(self) -> PublisherPlan:
+    def _publisher_plan(self) -> PublisherPlan:
         options = self.options
         artifacts = dashboard_folder(options.artifacts, options.home)
         return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
@@ -194,30 +164,21 @@ class Worker:
         return self._signals > 0 or bool(self._supervisor.errors)
 
     def _plan(self, slot: str, group: tuple[str, ...], devices: Sequence[SlotDevices]) -> SlotPlan:
-        device, *companions = group
-        on_cpu = sum(each.count("cpu") for _, each in devices)
-        options = self.options
+        names = [name for _, other in devices for name in other]
         return SlotPlan(
-            study_json=options.study_file.to_json(),
+            options=self.options,
             storage_url=self._storage_url,
-            data_root=options.data_root,
-            artifacts=options.artifacts,
-            home=options.home,
-            device=device,
-            memory_share=1.0 / sum(each.count(device) for _, each in devices),
-            acceleration=options.acceleration,
-            threads=cpu_threads(on_cpu) if device == "cpu" else None,
             worker_id=self.worker_id,
             slot=slot,
-            checkpoint_s=options.checkpoint_s,
-            settings=SlotSettings(lease_s=options.lease_s, worker_most=options.max_trials),
-            gpus=sum(gpu_share(each, [name for _, other in devices for name in other]) for each in group),
-            companions=tuple(companions),
-            ranks=self._place,
+            devices=group,
+            memory_share=1.0 / names.count(group[0]),
+            gpus=sum(gpu_share(name, names) for name in group),
+            threads=cpu_threads(names.count("cpu")) if group[0] == "cpu" else None,
+            place=self._place,
         )
 
     @contextmanager
-    def _signals_answered(self) -> Iterator[None]:
+    def _answering_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
             yield  # a test; there are no signals
             return
@@ -237,10 +198,10 @@ class Worker:
         self._signals += 1
         if self._signals > 1:
             self._supervisor.kill()
-            if self._followed is not None:
-                self._followed.kill()
+            if self._own_rank is not None:
+                self._own_rank.kill()
             os._exit(128 + number)
-        if not self._supervisor.has_slots and self._followed is None:
+        if not self._supervisor.has_slots and self._own_rank is None:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()

@@ -30,13 +30,15 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import open_patiently
 from hms_tune.database.queue import recovery
 from hms_tune.database.queue.lease import Holder
+from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.machine.processes import this_process
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
 from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search, open_search
-from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.slot import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +120,27 @@ def work(orders: Orders) -> None:
         _damage_checkpoints(orders)
         storage = open_patiently(orders.url, hurried=lambda: False)
         study_file = StudyFile.from_json(orders.study_json)
-        Slot(
+        search = storage.through_outages(lambda: join_search(storage, study_file))
+        queue = StudyQueue(
             storage,
-            storage.through_outages(lambda: join_search(storage, study_file)),
+            search.study,
+            search.study_id,
             Holder(orders.name, "cpu", this_process()),
+            lease_s=orders.lease_s,
+            most_losses=orders.most_losses,
+        )
+        setup = SlotSetup(
+            queue,
+            search,
             train=tiny.tiny_train(orders.epoch_s, trained=_Steps(orders).trained),
             artifacts=Artifacts.at(
                 orders.folder / "store", orders.folder / f"scratch-{orders.name}", study_file.study
             ),
             observers=[Diary(orders.folder / f"{orders.name}.diary")],
-            settings=SlotSettings(
-                lease_s=orders.lease_s, poll_s=0.1, look_s=0.5, most_losses=orders.most_losses
-            ),
-        ).run()
+            poll_s=0.1,
+            look_s=0.5,
+        )
+        Slot(setup).run()
     except BaseException:
         logging.getLogger("faults").exception("the worker ends")
         (orders.folder / f"{orders.name}.error").write_text(traceback.format_exc())

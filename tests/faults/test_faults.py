@@ -23,6 +23,7 @@ from checker import check
 from fleet import Fleet, Orders, put_out_after, told
 from proxy import Proxy
 from server import OwnServer
+from slots import a_slot
 from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 from tiny import study_file, tiny_train, undisturbed
@@ -41,7 +42,7 @@ from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search, open_search
-from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import Stop
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
@@ -274,15 +275,9 @@ def test_two_workers_claim_at_once_and_never_take_one_trial_twice(
 
 def in_process(storage: Storage, name: str, folder: Path, train: object, stop: Stop | None = None) -> Slot:
     study = study_file(name, trials=2)
-    return Slot(
-        storage,
-        join_search(storage, study),
-        holder(name),
-        train=train,  # type: ignore[arg-type]
-        artifacts=Artifacts.at(folder / "store", folder / "scratch", study.study),
-        stop=stop,
-        settings=SlotSettings(lease_s=60.0, poll_s=0.05, look_s=0.0),
-    )
+    artifacts = Artifacts.at(folder / "store", folder / "scratch", study.study)
+    search = join_search(storage, study)
+    return a_slot(storage, search, train, artifacts, worker=name, stop=stop or Stop(), poll_s=0.05)  # type: ignore[arg-type]
 
 
 def test_sigterm_in_a_database_outage_ends_the_worker_within_20_s(

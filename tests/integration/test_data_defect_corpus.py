@@ -22,7 +22,8 @@ from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import DataError
 from hms_tune.tracking.console import ConsoleObserver
-from hms_tune.worker.worker import Worker, WorkerOptions
+from hms_tune.worker.options import WorkerOptions
+from hms_tune.worker.worker import Worker
 
 K = DefectKind
 Change = Callable[[Path], None]

@@ -15,15 +15,14 @@ from typing import Any
 
 import pytest
 from full_disk import Call, FullDisk
+from slots import a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
-from hms_tune.machine.processes import this_process
 from hms_tune.studies.record_writer import Place, TrialRecorder
 from hms_tune.studies.status import show_trials
 from hms_tune.studies.trial_record import trial_record
@@ -33,7 +32,6 @@ from hms_tune.training.checkpoint import read_newest_checkpoint, verify_checkpoi
 from hms_tune.training.events import CheckpointFailed, CheckpointWritten, Event
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.slot import Slot, SlotSettings
 from hms_tune.worker.stop import Stop
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
@@ -131,9 +129,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hms_tune.tracking.wandb.layers.layers_of", lambda config: ())
 
 
-FAST = SlotSettings(lease_s=60.0, poll_s=0.01, look_s=0.0)
-
-
 def live(storage: Storage, name: str, folder: Path) -> list[HmsTuneError]:
     """A trial's life on two machines: begun on one, handed back, ended on the other. What ended workers."""
     study = StudyFile.parse(STUDY.format(name=name), "test")
@@ -145,15 +140,10 @@ def live(storage: Storage, name: str, folder: Path) -> list[HmsTuneError]:
             WandbObserver(project="test", mode="offline", directory=folder / machine),
             TrialRecorder(storage, search.study_id, Place("cpu", 0.0, "0" * 64)),
         ]
-        slot = Slot(
-            storage,
-            search,
-            Holder(machine, "cpu", this_process()),
-            train=trainer(stop, stop_at),
-            artifacts=Artifacts.at(folder / "shared", folder / machine / "scratch", name),
-            observers=observers,
-            stop=stop,
-            settings=FAST,
+        artifacts = Artifacts.at(folder / "shared", folder / machine / "scratch", name)
+        train = trainer(stop, stop_at)
+        slot = a_slot(
+            storage, search, train, artifacts, worker=machine, observers=observers, stop=stop, poll_s=0.01
         )
         try:
             slot.run()

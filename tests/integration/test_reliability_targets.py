@@ -31,6 +31,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from slots import a_slot
 from sqlalchemy import text
 from stories import an_ending
 
@@ -40,19 +41,15 @@ from hms_tune.data.download.unzip import Limits, unpack
 from hms_tune.data.schema import CLASSES
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, register_study
-from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import BundleError, CheckpointError, ConfigError, HmsTuneError, PretrainedError
 from hms_tune.export.bundle import load_bundle
-from hms_tune.machine.processes import this_process
 from hms_tune.models.pretrained import load_weights
 from hms_tune.search.reports import Reporter
 from hms_tune.studies.control import drain, set_state
 from hms_tune.studies.status import status
 from hms_tune.training.checkpoint import read_checkpoint, read_newest_checkpoint
 from hms_tune.training.events import Event
-from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import Search
-from hms_tune.worker.slot import Slot, SlotSettings
 
 WORKERS, BUDGET = 64, 100
 
@@ -106,14 +103,9 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
         study_id = register_study(storage, study_name, Budget(trials=BUDGET))
 
         def work(number: int) -> int:
-            worker = Slot(
-                storage,
-                Search(study, study_id, suggest, reporter),
-                Holder(f"worker-{number}", "slot", this_process()),
-                train=train,
-                artifacts=Artifacts.at(str(tmp_path), tmp_path / "scratch", study_name),
-                settings=SlotSettings(lease_s=600.0, poll_s=0.2),
-            )
+            search = Search(study, study_id, suggest, reporter)
+            pace = {"lease_s": 600.0, "poll_s": 0.2, "look_s": 2.0}
+            worker = a_slot(storage, search, train, tmp_path, worker=f"worker-{number}", **pace)
             gate.wait()
             return worker.run()
 

@@ -86,7 +86,7 @@ def attempt(
 ) -> int | None:
     """Train some steps as one attempt of trial 0; returns the step it resumed from."""
     artifacts = Artifacts.at(location, scratch, "study")
-    with artifacts.workplace(0, number, allowed=lambda: held) as place:
+    with artifacts.files_of(0, number, allowed=lambda: held) as place:
         saved = read_newest_checkpoint(place.directory)
         for step in steps:
             path = write_checkpoint(place.directory, step, {"step": step, "by": number})
@@ -146,7 +146,7 @@ def test_a_store_that_is_away_when_a_trial_begins_is_waited_for_and_named(
     artifacts = Artifacts.at("s3://fleet/x", tmp_path, "study")
     with (
         pytest.raises(ArtifactError, match="AWS_ENDPOINT_URL"),
-        artifacts.workplace(0, 1, allowed=lambda: True, patience=Patience(most_s=0.0)),
+        artifacts.files_of(0, 1, allowed=lambda: True, patience=Patience(most_s=0.0)),
     ):
         pass
 
@@ -214,7 +214,7 @@ def test_on_another_machine_a_trial_goes_on_from_s3_alone_as_if_nothing_had_happ
     torch.set_num_threads(1)
     epochs, undisturbed = whole(CrossValidation(CONFIG, prepared, "cpu").run())
     location = "s3://fleet/machines"
-    with Artifacts.at(location, tmp_path / "one", "study").workplace(0, 0, allowed=lambda: True) as place:
+    with Artifacts.at(location, tmp_path / "one", "study").files_of(0, 0, allowed=lambda: True) as place:
         for event in CrossValidation(CONFIG, prepared, "cpu", directory=place.directory).run():
             if isinstance(event, CheckpointWritten):
                 place.uploads.offer(event.path)
@@ -222,7 +222,7 @@ def test_on_another_machine_a_trial_goes_on_from_s3_alone_as_if_nothing_had_happ
                 if (event.fold, event.epoch) == (1, 0):
                     break
     assert not list((tmp_path / "one").rglob("*.pt"))
-    with Artifacts.at(location, tmp_path / "two", "study").workplace(0, 1, allowed=lambda: True) as place:
+    with Artifacts.at(location, tmp_path / "two", "study").files_of(0, 1, allowed=lambda: True) as place:
         resumed, ended = whole(CrossValidation(CONFIG, prepared, "cpu", directory=place.directory).run())
     replayed = [event for event in resumed if event.replayed]
     assert [(event.fold, event.epoch) for event in replayed][-1] == (1, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from slots import a_slot
 from sqlalchemy import select, text, update
 from stories import a_fold_start, an_ending
 
@@ -29,10 +30,9 @@ from hms_tune.studies.control import drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
-from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.presence import Presence, announce
-from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.slot import Slot
 
 ME = this_process()
 RATE = "training.learning_rate"
@@ -109,14 +109,7 @@ def trainer(at_epoch: Callable[[int], None]) -> Callable[[TrialConfig, Path], It
 def slot(
     storage: Storage, file: StudyFile, folder: Path, at_epoch: Callable[[int], None], worker: str = "worker"
 ) -> Slot:
-    return Slot(
-        storage,
-        join_search(storage, file),
-        holder(worker),
-        train=trainer(at_epoch),
-        artifacts=Artifacts.at(str(folder), folder / "scratch", file.study),
-        settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
-    )
+    return a_slot(storage, join_search(storage, file), trainer(at_epoch), folder, worker=worker)
 
 
 def test_a_trial_that_a_person_stops_ends_at_its_next_event_and_the_search_goes_on(

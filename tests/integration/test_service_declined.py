@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
+from slots import a_slot
 from stories import an_ending
 
 from hms_tune.cli.study_check import check
@@ -18,19 +19,15 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.lease import Holder
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
-from hms_tune.machine.processes import this_process
 from hms_tune.search.memory_check import check_memory, smallest_configs
 from hms_tune.search.memory_constraint import MOST_DECLINED
 from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.training.workspace import Workspace
-from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.slot import Slot, SlotSettings
 
 MIB = 2**20
 
@@ -94,16 +91,8 @@ def run(
     def admit(config: TrialConfig) -> None:
         workspace.plan(config).require()
 
-    return Slot(
-        storage,
-        join_search(storage, file),
-        Holder("worker", "cpu", this_process()),
-        train=train,
-        admit=admit,
-        artifacts=Artifacts.at(str(folder), folder / "scratch", file.study),
-        observers=[listener or Listener()],
-        settings=SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0),
-    ).run()
+    search = join_search(storage, file)
+    return a_slot(storage, search, train, folder, admit=admit, observers=[listener or Listener()]).run()
 
 
 def test_draws_that_do_not_fit_are_declined_and_others_take_their_place(

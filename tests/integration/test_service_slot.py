@@ -14,16 +14,15 @@ import pytest
 import torch
 from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import TrialState
+from slots import a_slot
 from sqlalchemy import func, select, update
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.queue.lease import Holder
 from hms_tune.database.tables import leases, seconds_from_now
 from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
-from hms_tune.machine.processes import this_process
 from hms_tune.studies.control import set_state
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.status import list_studies, show_trials, status
@@ -37,13 +36,11 @@ from hms_tune.training.events import (
     FoldStarted,
 )
 from hms_tune.training.observer import Outcome, TrialInfo
-from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.slot import Slot, SlotSettings
+from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import Stop
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
-FAST = SlotSettings(lease_s=60.0, poll_s=0.02, look_s=0.0)
 
 STUDY = """
 study: {name}
@@ -118,19 +115,11 @@ def slot(
     train: Train = train,
     recorder: Recorder | None = None,
     stop: Stop | None = None,
-    settings: SlotSettings = FAST,
     name: str = "cpu",
 ) -> Slot:
-    return Slot(
-        storage,
-        join_search(storage, file),
-        Holder("worker", name, this_process()),
-        train=train,
-        artifacts=Artifacts.at(folder, folder.parent / f"{folder.name}-scratch", file.study),
-        observers=[] if recorder is None else [recorder],
-        stop=stop,
-        settings=settings,
-    )
+    observers = [] if recorder is None else [recorder]
+    search = join_search(storage, file)
+    return a_slot(storage, search, train, folder, name=name, observers=observers, stop=stop or Stop())
 
 
 def test_a_slot_runs_the_budget_and_writes_what_each_trial_was(

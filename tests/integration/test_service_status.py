@@ -11,7 +11,7 @@ import optuna
 import pytest
 from rich.console import Console
 from sqlalchemy import select
-from stories import a_trial, an_epoch
+from stories import an_epoch
 
 from hms_tune.cli.views.status import status_view
 from hms_tune.database.connect import Storage
@@ -72,12 +72,12 @@ def test_workers_show_what_they_take_and_what_they_are_at(storage: Storage, stud
     written = write_study(storage, study_name, trials=8, hours=0.5)
     presence = Presence("worker-of-status", written.study_id, "1.0", ("cpu", "cpu"))
     images = ImageCount()
-    images.add(a_trial(), an_epoch())
-    images.add(a_trial(), an_epoch(replayed=True))
+    images.add(an_epoch())
+    images.add(an_epoch(replayed=True))
     with announce(storage, presence, images):
         claim(storage, written.study_id, Holder("worker-of-status", "cpu-0", this_process()), lease_s=60.0)
         assert status(storage, study_name).workers[0].usage is None
-    images.add(a_trial(), an_epoch(images=1400))
+    images.add(an_epoch(images=1400))
     with storage.engine.begin() as connection:
         usage = connection.execute(select(workers.c.usage)).scalars().all()[-1]
         connection.execute(workers.update().values(stopped_at=None))

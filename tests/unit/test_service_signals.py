@@ -10,7 +10,8 @@ import pytest
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.tracking.console import ConsoleObserver
-from hms_tune.worker.worker import Worker, WorkerOptions
+from hms_tune.worker.options import WorkerOptions
+from hms_tune.worker.worker import Worker
 
 
 class Slots:
@@ -48,7 +49,7 @@ def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_o
 
     monkeypatch.setattr(os, "_exit", leave)
     before = signal.getsignal(number)
-    with worker._signals_answered():
+    with worker._answering_signals():
         os.kill(os.getpid(), number)
         assert slots.asked == ["stop"]
         with pytest.raises(SystemExit) as left:
@@ -62,7 +63,7 @@ def test_a_closed_terminal_asks_to_stop_however_often_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, slots = a_worker(tmp_path, monkeypatch)
-    with worker._signals_answered():
+    with worker._answering_signals():
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
     assert slots.asked == ["stop"]
@@ -74,7 +75,7 @@ def test_a_worker_that_nohup_started_outlives_its_terminal(
     worker, slots = a_worker(tmp_path, monkeypatch)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with worker._signals_answered():
+        with worker._answering_signals():
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from hms_tune.machine.gpu import GpuUsage, Nvml, physical_gpu
@@ -23,7 +22,6 @@ input()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 def test_processor_time_and_memory_are_those_of_the_whole_tree_of_processes() -> None:
     meter = UsageMeter(["cpu"])
     before = meter.look()
@@ -68,35 +66,46 @@ def test_the_gpu_behind_a_device_is_the_one_that_is_visible(
     assert physical_gpu(device, visible) == expected
 
 
-class FakeLibrary:
-    """Answers as NVML does, for GPU number 1 alone."""
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that knows GPU number 1, which is also GPU-one, alone."""
 
-    def nvmlInit_v2(self) -> int:  # noqa: N802
-        return 0
+    def handle(name: int | str) -> str:
+        if name not in (1, "GPU-one"):
+            raise pynvml.NVMLError_NotFound
+        return "handle"
 
-    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:  # noqa: N802
-        return 0 if index.value == 1 else 6
-
-    def nvmlDeviceGetUtilizationRates(self, handle: Any, rates: Any) -> int:  # noqa: N802
-        rates._obj.gpu = 87
-        return 0
-
-    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:  # noqa: N802
-        memory._obj.used, memory._obj.total = 5, 80
-        return 0
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", handle)
+    rates, memory = SimpleNamespace(gpu=87, memory=9), SimpleNamespace(used=5, free=75, total=80)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", {"handle": rates}.__getitem__)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", {"handle": memory}.__getitem__)
 
 
-def test_a_gpu_is_read_through_the_drivers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_read_through_the_drivers_library(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeLibrary())
     nvml = Nvml()
     assert nvml.usage("cuda:1") == GpuUsage(0.87, 5, 80)
     assert nvml.usage("cuda:0") is None
+    assert nvml.usage("cpu") is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-one")
+    assert nvml.usage("cuda:0") == GpuUsage(0.87, 5, 80)
+    assert UsageMeter(["cuda:0", "cuda:1", "cuda:0"]).look().gpus == {"cuda:0": GpuUsage(0.87, 5, 80)}
 
 
 def test_without_a_driver_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise OSError(name)
+    def absent() -> None:
+        raise pynvml.NVMLError_LibraryNotFound
 
-    monkeypatch.setattr(ctypes, "CDLL", absent)
+    monkeypatch.setattr(pynvml, "nvmlInit", absent)
     assert Nvml().usage("cuda:0") is None
+
+
+def test_a_process_that_has_ended_takes_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        meter = UsageMeter(["cpu"], pid=child.pid)
+        assert meter.look().memory
+        child.communicate(b"\n")
+    gone = meter.look()
+    assert (gone.memory, gone.busy_cores) == (None, None)

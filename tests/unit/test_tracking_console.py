@@ -120,7 +120,7 @@ def test_a_terminal_shows_one_line_for_each_slot_and_one_for_the_study(
     observer.trial_started(trial)
     observer.event(trial, a_fold_start())
     observer.event(trial, an_epoch(estimate=0.85))
-    observer.study_stands(OUTLOOK)
+    observer.show_study(OUTLOOK)
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
     # 5 epochs are left, at 2 s each

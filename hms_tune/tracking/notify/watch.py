@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from hms_tune.database.locks import lock_outbox
 from hms_tune.database.retry import is_of_the_database
 from hms_tune.database.totals import leader
 from hms_tune.errors import NotificationError
+from hms_tune.machine.background import Every
 from hms_tune.studies.totals import StudyTotals, study_totals
 from hms_tune.tracking.notify import events
 from hms_tune.tracking.notify.webhook import Receivers, deliver
@@ -84,21 +84,18 @@ class StudyWatch:
     @contextmanager
     def running(self, every_s: float = LOOK_EVERY_S) -> Iterator[None]:
         """Look from a thread until the block is left, and once more then: the study may have finished."""
-        closing = threading.Event()
-
-        def run() -> None:
-            self.look()
-            while not closing.wait(every_s):
-                self.look(sleep=closing.wait)
-
-        thread = threading.Thread(target=run, name="study-watch", daemon=True)
-        thread.start()
+        thread = Every(
+            every_s,
+            lambda: self.look(sleep=thread.sleep),
+            name="study-watch",
+            at_once=True,
+            join_s=2 * LAST_TIMEOUT_S,
+        )
         try:
-            yield
+            with thread:
+                yield
         finally:
-            closing.set()
-            thread.join(timeout=2 * LAST_TIMEOUT_S)
-            if not thread.is_alive():
+            if not thread.is_running:
                 self.look(tries=1, timeout_s=LAST_TIMEOUT_S)
 
     def look(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from hms_tune.machine.background import BackgroundQueue
 from hms_tune.tracking.wandb.account import Mode, resolve_mode
 from hms_tune.tracking.wandb.bundles import log_bundle
 from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layers
@@ -55,8 +54,7 @@ class WandbObserver:
             project=project, entity=entity, directory=directory, online=resolved == "online"
         )
         self._best = best
-        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._tasks: BackgroundQueue[Task] = BackgroundQueue(self._run_task, name="wandb")
         self._warned = False
         self._run: Any = None
         self._done = 0
@@ -97,33 +95,25 @@ class WandbObserver:
 
     def close(self) -> None:
         """Close what is open; the run of an unfinished trial can be resumed."""
-        if self._thread is None:
+        if not self._tasks.is_started:
             return
         self._tasks.put(lambda: self._close_run({}, failed=True))
         self._tasks.put(self._session.close)
-        self._tasks.put(None)
-        self._thread.join(timeout=CLOSE_SECONDS)
-        if self._thread.is_alive():
+        if not self._tasks.close(CLOSE_SECONDS):
             logger.warning("W&B still had something to send; complete its runs with: wandb sync")
-        self._thread = None
 
     def _later(self, task: Task) -> None:
-        if self._off:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-            self._thread.start()
-        self._tasks.put(task)
+        if not self._off:
+            self._tasks.put(task)
 
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                task()
-            except Exception as error:  # whatever fails is told once and never reaches the trial
-                logger.debug("W&B observer failed", exc_info=True)
-                if not self._warned:
-                    self._warned = True
-                    logger.warning("W&B: %s; the search goes on without it", first_line(error))
+    def _run_task(self, task: Task) -> None:
+        try:
+            task()
+        except Exception as error:  # whatever fails is told once and never reaches the trial
+            logger.debug("W&B observer failed", exc_info=True)
+            if not self._warned:
+                self._warned = True
+                logger.warning("W&B: %s; the search goes on without it", first_line(error))
 
     def _open(self, trial: TrialInfo, layers: tuple[Layer, ...]) -> None:
         self._close_run({}, failed=True)

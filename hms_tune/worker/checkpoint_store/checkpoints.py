@@ -36,8 +36,8 @@ _CHECKPOINT = re.compile(r".*/attempt-(\d+)/(checkpoint-\d+\.pt)")
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """What one attempt trains with: a directory, and the way from there to the store."""
+class AttemptFiles:
+    """Where one attempt writes its checkpoints, and what uploads them to the store."""
 
     directory: Path
     uploads: Uploader
@@ -66,20 +66,20 @@ class Artifacts:
         return cls(open_store(location), scratch, study)
 
     @contextmanager
-    def workplace(
+    def files_of(
         self,
-        lineage: int,
-        number: int,
+        trial: int,
+        attempt: int,
         *,
         allowed: Callable[[], bool],
         patience: Patience | None = None,
-    ) -> Iterator[Workplace]:
-        """Where an attempt trains, with the newest checkpoint of the attempts before it in place.
+    ) -> Iterator[AttemptFiles]:
+        """The directory of an attempt, with the newest checkpoint of the attempts before it in place.
 
         Parameters
         ----------
-        lineage, number : the trial's first attempt and this one
-        allowed : whether the attempt may write now
+        trial, attempt : numbers of the trial's first attempt and of this one
+        allowed : whether the attempt may upload now
         patience : how long a store that does not answer is waited for
 
         Raises
@@ -88,27 +88,27 @@ class Artifacts:
             If it stayed away: beginning again would throw away what is there. Or if this machine's own disk
             is full.
         """
-        attempt = f"{self._prefix(lineage)}attempt-{number:06d}/"
-        directory = self.scratch / attempt
+        prefix = f"{self._prefix(trial)}attempt-{attempt:06d}/"
+        directory = self.scratch / prefix
         shutil.rmtree(directory, ignore_errors=True)
         _make(directory)
         try:
-            if number != lineage:
-                _patiently(
-                    lambda: self._fetch_newest(lineage, number, directory),
+            if attempt != trial:
+                _through_absence(
+                    lambda: self._fetch_newest(trial, attempt, directory),
                     patience or Patience(most_s=STORE_S),
                 )
-            with Uploader(self.store, attempt, allowed=allowed) as uploads:
-                yield Workplace(directory, uploads)
+            with Uploader(self.store, prefix, allowed=allowed) as uploads:
+                yield AttemptFiles(directory, uploads)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def remove(self, lineages: Collection[int]) -> None:
+    def remove(self, trials: Collection[int]) -> None:
         """Delete the checkpoints of trials that have ended. What cannot be deleted is named and left."""
-        for lineage in lineages:
-            shutil.rmtree(self.scratch / self._prefix(lineage), ignore_errors=True)
+        for trial in trials:
+            shutil.rmtree(self.scratch / self._prefix(trial), ignore_errors=True)
             try:
-                self.store.remove(self.store.keys(self._prefix(lineage)))
+                self.store.remove(self.store.keys(self._prefix(trial)))
             except ArtifactError as error:
                 _logger.warning("%s", error)
 
@@ -129,15 +129,15 @@ class Artifacts:
         numbers = (name.removeprefix("trial-") for name in names if name.startswith("trial-"))
         return frozenset(int(number) for number in numbers if number.isdecimal())
 
-    def _prefix(self, lineage: int) -> str:
-        return f"{self.study}/trial-{lineage}/"
+    def _prefix(self, trial: int) -> str:
+        return f"{self.study}/trial-{trial}/"
 
-    def _fetch_newest(self, lineage: int, number: int, directory: Path) -> None:
+    def _fetch_newest(self, trial: int, attempt: int, directory: Path) -> None:
         """Bring the newest whole checkpoint here; damaged ones are named and passed over."""
         found = [
             (int(match[1]), match[2], key)
-            for key in self.store.keys(self._prefix(lineage))
-            if (match := _CHECKPOINT.fullmatch(key)) and int(match[1]) < number
+            for key in self.store.keys(self._prefix(trial))
+            if (match := _CHECKPOINT.fullmatch(key)) and int(match[1]) < attempt
         ]
         for _, name, key in sorted(found, reverse=True):
             try:
@@ -161,7 +161,7 @@ def _make(directory: Path) -> None:
         ) from error
 
 
-def _patiently(work: Callable[[], None], patience: Patience) -> None:
+def _through_absence(work: Callable[[], None], patience: Patience) -> None:
     started = time.monotonic()
     while True:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from hms_tune.errors import ArtifactError
+from hms_tune.machine.background import BackgroundQueue
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 
 _logger = logging.getLogger(__name__)
@@ -22,10 +22,9 @@ AGAIN_S = 5.0
 
 
 class Uploader:
-    """Takes each checkpoint of one attempt to the store; a newer one replaces one that still waits.
+    """Uploads each checkpoint of one attempt to the store; a newer one replaces one that still waits.
 
-    A store that is full or away costs nothing but safety: training goes on, what is there stays, and the
-    next checkpoint is tried again.
+    If the store is full or away, training goes on, stored checkpoints stay, and the upload is tried again.
 
     Parameters
     ----------
@@ -37,55 +36,28 @@ class Uploader:
         self._store = store
         self._prefix = prefix
         self._allowed = allowed
-        self._waiting: Path | None = None
-        self._busy = False
-        self._closing = False
         self._warned = False
         self._stored: list[str] = []
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+        self._queue: BackgroundQueue[Path] = BackgroundQueue(self._upload, name="uploads")
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(timeout=AGAIN_S)
+        self._queue.close(AGAIN_S, drop=True)
 
     def offer(self, path: Path) -> None:
         """Upload a checkpoint as soon as that is possible."""
-        with self._changed:
-            self._waiting = path
-            self._changed.notify_all()
+        self._queue.put(path, key="newest")
 
     def flush(self, *, most_s: float) -> bool:
-        """Wait until the newest checkpoint is in the store; whether it is."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._waiting is None and not self._busy, timeout=most_s)
+        """Wait until the newest checkpoint is in the store; returns whether it is."""
+        return self._queue.join(most_s)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing or self._waiting is not None)
-                if self._closing:
-                    return
-                path, self._waiting, self._busy = self._waiting, None, True
-                assert path is not None
-            done = self._upload(path)
-            with self._changed:
-                self._busy = False
-                if not done and self._waiting is None and not self._closing:
-                    self._waiting = path
-                self._changed.notify_all()
-                if not done:
-                    self._changed.wait_for(lambda: self._closing, timeout=AGAIN_S)
-
-    def _upload(self, path: Path) -> bool:
+    def _upload(self, path: Path) -> float | None:
+        """Store a checkpoint; where that cannot be now, after how many seconds to try again."""
         if not self._allowed():
-            return False
+            return AGAIN_S
         key = f"{self._prefix}{path.name}"
         started = time.monotonic()
         try:
@@ -94,12 +66,12 @@ class Uploader:
             self._store.remove(self._stored[:-KEPT])
             del self._stored[:-KEPT]
         except FileNotFoundError:  # training has written two newer ones meanwhile
-            return True
+            return None
         except ArtifactError as error:
             if not self._warned:
                 _logger.warning("%s; the trial goes on, the checkpoint is tried again", error)
             self._warned = True
-            return False
+            return AGAIN_S
         _logger.debug("%s stored in %.2f s", key, time.monotonic() - started)
         self._warned = False
-        return True
+        return None

@@ -1,0 +1,92 @@
+"""The queue of one study's trials, as one slot uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import optuna
+from sqlalchemy import select
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue import claim, end, recovery, start
+from hms_tune.database.queue.claim import Refusal
+from hms_tune.database.queue.end import Attempt, Result
+from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
+from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
+from hms_tune.database.retry import Patience
+from hms_tune.database.tables import lineages
+
+
+@dataclass(frozen=True, slots=True)
+class StudyQueue:
+    """One study's queue for one slot. Each method is one unit, which may be repeated after an outage.
+
+    Attributes
+    ----------
+    lease_s : how long a lease lasts without renewal, s
+    max_trials : most trials of the slot's worker, over all its slots; None: no limit
+    most_losses : a trial that took this many workers with it is set aside
+    """
+
+    storage: Storage
+    study: optuna.Study
+    study_id: int
+    holder: Holder
+    lease_s: float = LEASE_S
+    max_trials: int | None = None
+    most_losses: int = MOST_LOSSES
+
+    @property
+    def patience(self) -> Patience:
+        """How long an absent database is waited for."""
+        return self.storage.patience
+
+    def recover(self) -> tuple[Recovered, ...]:
+        """End the leases of workers that are gone; see :func:`~hms_tune.database.queue.recovery.recover`."""
+        return recovery.recover(
+            self.storage, self.study_id, self.holder.process, most_losses=self.most_losses
+        )
+
+    def claim(self, token: str) -> Lease | Refusal:
+        """Take the next trial; see :func:`~hms_tune.database.queue.claim.claim`."""
+        return claim.claim(
+            self.storage,
+            self.study_id,
+            self.holder,
+            lease_s=self.lease_s,
+            worker_most=self.max_trials,
+            token=token,
+        )
+
+    def keep(self, lease: Lease, *, granted_at: float) -> LeaseKeeper:
+        """Renew a lease during a block."""
+        return LeaseKeeper(self.storage, lease, lease_s=self.lease_s, granted_at=granted_at)
+
+    def start(self, lease: Lease, *, again: bool) -> Attempt:
+        """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
+        return start.ask(self.storage, self.study, lease, again=again)
+
+    def release(self, lease: Lease) -> None:
+        """Give back a lease for which no Optuna trial was made."""
+        end.release(self.storage, lease)
+
+    def end(self, attempt: Attempt, result: Result) -> Result:
+        """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
+        return end.tell(self.storage, self.study, attempt, result)
+
+    def ended_trials(self, among: Collection[int]) -> list[int]:
+        """Which of these trials have ended, without the best one. A trial is its first attempt's number."""
+        with self.storage.engine.connect() as connection:
+            ended = connection.execute(
+                select(lineages.c.first_number, lineages.c.last_trial_id).where(
+                    lineages.c.study_id == self.study_id,
+                    lineages.c.state == "ended",
+                    lineages.c.first_number.in_(among),
+                )
+            ).all()
+        try:
+            best: int | None = self.storage.optuna.get_best_trial(self.study_id)._trial_id
+        except ValueError:  # none is complete
+            best = None
+        return [row.first_number for row in ended if row.last_trial_id != best]

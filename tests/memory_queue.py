@@ -1,0 +1,114 @@
+"""A study's queue in this process: what a slot needs of one, without a database."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import optuna
+
+from hms_tune.database.queue.claim import Refusal
+from hms_tune.database.queue.end import Attempt, Result
+from hms_tune.database.queue.lease import Holder, Lease, Wanted, lease_lost
+from hms_tune.database.queue.recovery import Recovered
+from hms_tune.database.retry import Patience
+from hms_tune.machine.processes import ProcessIdentity
+
+HOLDER = Holder("worker", "cpu", ProcessIdentity("host", 1, 1, "machine"))
+
+
+@dataclass(slots=True)
+class MemoryLease:
+    """A lease that a test takes away or makes uncertain."""
+
+    lease: Lease
+    lost: bool = False
+    certain: bool = True
+    requested: Wanted = "running"
+
+    def check(self) -> None:
+        if self.lost:
+            raise lease_lost(self.lease)
+
+    def desired(self, *, fresh_s: float = 2.0) -> Wanted:
+        return self.requested
+
+
+@dataclass(slots=True)
+class MemoryQueue:
+    """The methods of StudyQueue on a budget and an Optuna study in memory.
+
+    ``refusals`` are the answers to the next claims; ``faults`` of a method's name are raised, one at each
+    call. ``calls`` are all calls, ``results`` what ended, by the number of the attempt.
+    """
+
+    study: optuna.Study
+    budget: int
+    patience: Patience = field(default_factory=Patience)
+    holder: Holder = field(
+        default_factory=lambda: Holder("worker", "cpu", ProcessIdentity("host", 1, 1, "m"))
+    )
+    refusals: list[Refusal] = field(default_factory=list)
+    faults: dict[str, list[Exception]] = field(default_factory=dict)
+    recovered: list[Recovered] = field(default_factory=list)
+    calls: list[tuple[object, ...]] = field(default_factory=list)
+    results: dict[int, Result] = field(default_factory=dict)
+    held: MemoryLease | None = None
+    _claimed: int = 0
+    _waiting: list[int] = field(default_factory=list)
+    _first: dict[int, int] = field(default_factory=dict)
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def recover(self) -> tuple[Recovered, ...]:
+        self._call("recover")
+        recovered, self.recovered = self.recovered, []
+        return tuple(recovered)
+
+    def claim(self, token: str) -> Lease | Refusal:
+        self._call("claim", token)
+        if self.refusals:
+            return self.refusals.pop(0)
+        if self._waiting:
+            return Lease(next(self._ids), 0, self._waiting.pop(0))
+        if self._claimed >= self.budget:
+            return Refusal.BUDGET_SPENT
+        self._claimed += 1
+        return Lease(next(self._ids), 0, lineage_id=next(self._ids))
+
+    @contextmanager
+    def keep(self, lease: Lease, *, granted_at: float) -> Iterator[MemoryLease]:
+        self.held = MemoryLease(lease)
+        yield self.held
+        self.held = None
+
+    def start(self, lease: Lease, *, again: bool) -> Attempt:
+        self._call("start", again)
+        trial = self.study.ask()
+        first = self._first.setdefault(lease.lineage_id, trial.number)
+        return Attempt(lease, trial, trial.number, first)
+
+    def release(self, lease: Lease) -> None:
+        self._call("release")
+        self._waiting.append(lease.lineage_id)
+
+    def end(self, attempt: Attempt, result: Result) -> Result:
+        self._call("end")
+        self.results[attempt.number] = result
+        if result.ending in ("handed_back", "lost"):
+            self._waiting.append(attempt.lease.lineage_id)
+        elif result.ending == "declined":
+            self._claimed -= 1
+        return result
+
+    def ended_trials(self, among: Collection[int]) -> list[int]:
+        self._call("ended_trials")
+        complete = {number: result.value for number, result in self.results.items() if result.value}
+        best = min(complete, key=complete.__getitem__, default=None)
+        return [number for number in among if number in self.results and number != best]
+
+    def _call(self, method: str, *arguments: object) -> None:
+        self.calls.append((method, *arguments))
+        if faults := self.faults.get(method):
+            raise faults.pop(0)
