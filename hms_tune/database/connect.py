@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from hms_tune.database import tables
+from hms_tune.database import schema
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.locks import lock_setup, lock_study
@@ -129,7 +129,7 @@ def resolve_address(storage: str | None, *, home: Path) -> URL:
 
 
 def open_storage(url: URL | str) -> Storage:
-    """Connect, and create the tables that are missing.
+    """Connect, and bring the tables to this program's revision.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def open_storage(url: URL | str) -> Storage:
     Raises
     ------
     StorageError
-        If the database cannot be reached within a few seconds, or is of a newer Optuna.
+        If the database cannot be reached within a few seconds, or a newer Optuna or hms-tune made its tables.
     """
     url = parse_address(url) if isinstance(url, str) else url
     connect = connector(url)
     with errors_told(url):
-        _prepare(connect, redacted(url))
+        _prepare(connect, url)
         return assembled(url, connect)
 
 
@@ -200,27 +200,30 @@ def open_patiently(url: str, patience: Patience) -> Storage:
                 return storage
 
 
-def _prepare(connect: Connect, address: str) -> None:
-    """Create Optuna's tables and ours; processes that start at once do it one after another."""
+def _prepare(connect: Connect, url: URL) -> None:
+    """Make the tables what this program needs; processes that start at once do it one after another."""
     from sqlalchemy import NullPool, create_engine
 
     from hms_tune.search.optuna_private import models
 
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    with engine.connect() as connection:
+        if schema.is_current(connection, where=redacted(url)):
+            return
     with engine.begin() as connection:
         lock_setup(connection)
-        settle_schemas(connection, address)
+        settle_schemas(connection, redacted(url))
         models.BaseModel.metadata.create_all(connection)
-        tables.create_missing(connection)
     with engine.begin() as connection:
-        # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
         lock_setup(connection)
+        # Optuna stamps its version when first opened, unguarded; the first of us does it for all.
         first = RDBStorage(
             f"{DRIVER}://",
             engine_kwargs={"creator": connect, "poolclass": NullPool},
             skip_table_creation=True,
         )
         first.remove_session()
+        schema.upgrade(connection)
 
 
 def _unreachable(error: BaseException, url: URL) -> StorageError:

@@ -14,11 +14,12 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ProgrammingError
 
-from hms_tune.database import tables
+from hms_tune.database import schema, tables
 from hms_tune.database.connect import Storage, assembled, errors_told, open_storage
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.locks import lock_setup
-from hms_tune.database.url import DRIVER, parse_address
+from hms_tune.database.url import DRIVER, parse_address, redacted
+from hms_tune.errors import StorageError
 
 _logger = logging.getLogger(__name__)
 
@@ -32,12 +33,12 @@ def open_read_only(url: URL | str) -> Storage:
     Raises
     ------
     StorageError
-        If the database cannot be reached or read.
+        If the database cannot be reached or read, or its tables are not those of this version.
     """
     url = parse_address(url) if isinstance(url, str) else url
     plain = connector(url)
     with errors_told(url):
-        if not _is_prepared(plain):
+        if _is_empty(plain, url):
             open_storage(url).close()
         settings = {"default_transaction_read_only": "on"}
         if _reader_is_ready(plain):
@@ -51,14 +52,28 @@ def open_read_only(url: URL | str) -> Storage:
         return assembled(url, connector(url, **settings))
 
 
-def _is_prepared(connect: Connect) -> bool:
+def _is_empty(connect: Connect, url: URL) -> bool:
+    """Whether the tables are to be made yet.
+
+    Raises
+    ------
+    StorageError
+        If they are there, and are not those of this program: who looks changes none.
+    """
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
     with engine.connect() as connection:
-        found = text(
-            "SELECT to_regclass('hms_tune.leases') IS NOT NULL AND to_regclass('alembic_version') IS NOT NULL"
-            " AND 'hms_tune' <> ALL (current_schemas(false))"
+        if schema.is_current(connection, where=redacted(url)):
+            return False
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT to_regclass('hms_tune.studies')")).scalar()
+    if found is not None:
+        raise StorageError(
+            "the tables are those of an earlier hms-tune, and a dashboard that only looks changes none",
+            where=redacted(url),
+            mend="Stop the workers of the earlier version and start one of this version, or run "
+            "hms-tune study list: both bring the tables up to date",
         )
-        return bool(connection.execute(found).scalar_one())
+    return True
 
 
 def _reader_is_ready(connect: Connect) -> bool:

@@ -10,7 +10,8 @@ notices         what people are told by webhook or command: one row per happenin
 trial_records   one row per attempt: what it told. Dashboards send Optuna's attributes with every page
 out_of_fold     predictions of each trial that was the best when it ended
 
-Every time is the database's.
+Every time is the database's. What changes here needs a revision in ``migrations/versions``, which makes it so
+in a database.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
-    Connection,
     DateTime,
     Double,
     ForeignKey,
@@ -31,11 +31,9 @@ from sqlalchemy import (
     Table,
     Text,
     func,
-    inspect,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.schema import CreateColumn, CreateSchema
 
 SCHEMA = "hms_tune"
 metadata = MetaData(schema=SCHEMA)
@@ -194,16 +192,3 @@ def now() -> ColumnElement[object]:
 def seconds_from_now(seconds: float) -> ColumnElement[object]:
     """A time by the database's clock."""
     return func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
-def create_missing(connection: Connection) -> None:
-    """Create the tables, and the columns that a database made by an earlier version lacks."""
-    connection.execute(CreateSchema(SCHEMA, if_not_exists=True))
-    metadata.create_all(connection)
-    found = inspect(connection).get_multi_columns(schema=SCHEMA)
-    for table in metadata.sorted_tables:
-        present = {column["name"] for column in found.get((SCHEMA, table.name), ())}
-        for column in table.columns:
-            if column.name not in present:
-                definition = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(text(f"ALTER TABLE {SCHEMA}.{table.name} ADD COLUMN {definition}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from slots import a_slot
-from sqlalchemy import create_engine, func, select, text, update
+from sqlalchemy import select, text, update
 from stories import a_fold_start, an_ending
 
 from hms_tune.config.study_file import StudyFile
@@ -355,28 +354,3 @@ def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
     assert (status(storage, name).budget_gpu_hours, round(status(storage, name).gpu_hours, 3)) == (3.0, 4.0)
     register_study(storage, name, Budget(trials=10, gpu_hours=5.0))
     claimed(storage, study)
-
-
-def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(database_url: str) -> None:
-    name = f"earlier_{os.getpid()}"
-    url = database_url.replace("postgresql://", "postgresql+psycopg2://")
-    server = create_engine(url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.url.set(database=name))
-    try:
-        with engine.begin() as connection:
-            tables.create_missing(connection)
-            connection.execute(text("ALTER TABLE hms_tune.lineages DROP COLUMN wanted, DROP COLUMN given"))
-            connection.execute(text("INSERT INTO hms_tune.studies (study_id, name) VALUES (1, 'old')"))
-            connection.execute(text("INSERT INTO hms_tune.lineages (study_id, state) VALUES (1, 'waiting')"))
-        with engine.begin() as connection:
-            tables.create_missing(connection)
-            tables.create_missing(connection)
-            assert connection.execute(select(lineages.c.wanted, lineages.c.given)).all() == [("run", None)]
-            assert connection.execute(select(func.count()).select_from(tables.studies)).scalar_one() == 1
-    finally:
-        engine.dispose()
-        with server.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name}"))
-        server.dispose()

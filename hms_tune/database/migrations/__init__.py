@@ -1,0 +1,1 @@
+"""Revisions of the product's own tables, for Alembic."""

@@ -1,0 +1,204 @@
+"""The product's own tables: made, brought up to date, refused where a newer program made them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import Engine, NullPool, create_engine, event, text
+from sqlalchemy.engine import URL
+
+from hms_tune.database import schema, tables
+from hms_tune.database.connect import open_storage
+from hms_tune.database.read_only import open_read_only
+from hms_tune.database.url import parse_address
+from hms_tune.errors import StorageError
+
+OLD = Path(__file__).parent / "database_of_0_1_0.sql"
+"""What pg_dump wrote of a database that 0.1.0 had made and worked on, shortened."""
+
+_numbers = itertools.count()
+
+Description = dict[str, list[tuple[Any, ...]]]
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Engine]:
+    """An empty database of its own."""
+    server = create_engine(parse_address(database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    name = f"schema_{os.getpid()}_{next(_numbers)}"
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = create_engine(server.url.set(database=name), poolclass=NullPool)
+    yield engine
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def old(database: Engine) -> Engine:
+    """A database that 0.1.0 made, with a study half done."""
+    RDBStorage(database.url.render_as_string(hide_password=False)).engine.dispose()
+    with database.begin() as connection:
+        connection.exec_driver_sql(OLD.read_text())
+    return database
+
+
+def is_there(engine: Engine, name: str) -> bool:
+    with engine.connect() as connection:
+        return bool(
+            connection.execute(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}).scalar()
+        )
+
+
+def description(engine: Engine) -> Description:
+    """Columns, constraints and indexes of the product's own tables, as PostgreSQL has them."""
+    queries = {
+        "columns": "SELECT table_name, column_name, data_type, is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema = 'hms_tune'",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
+        " FROM pg_constraint WHERE connamespace = 'hms_tune'::regnamespace AND contype <> 'n'",
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'hms_tune'",
+    }
+    with engine.connect() as connection:
+        return {
+            kind: sorted(
+                tuple(row) for row in connection.execute(text(query)) if schema.VERSION_TABLE not in row[0]
+            )
+            for kind, query in queries.items()
+        }
+
+
+@pytest.fixture
+def declared(database_url: str) -> Iterator[Description]:
+    """What :mod:`hms_tune.database.tables` declares, made without a revision."""
+    server = create_engine(parse_address(database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    name = f"declared_{os.getpid()}_{next(_numbers)}"
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = create_engine(server.url.set(database=name), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA hms_tune"))
+        tables.metadata.create_all(connection)
+    yield description(engine)
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def test_the_revisions_make_the_tables_that_the_code_declares(
+    database: Engine, declared: Description
+) -> None:
+    open_storage(database.url).close()
+    assert description(database) == declared
+
+
+def test_the_tables_of_0_1_0_become_those_that_the_code_declares(old: Engine, declared: Description) -> None:
+    open_storage(old.url).close()
+    assert description(old) == declared
+
+
+def test_tables_from_before_0_1_0_get_the_columns_constraints_and_indexes_they_lack(
+    old: Engine, declared: Description
+) -> None:
+    with old.begin() as connection:
+        connection.exec_driver_sql("""
+            ALTER TABLE hms_tune.studies DROP COLUMN budget_gpu_hours;
+            ALTER TABLE hms_tune.workers DROP COLUMN wanted, DROP COLUMN usage;
+            ALTER TABLE hms_tune.lineages DROP COLUMN wanted, DROP COLUMN given;
+            ALTER TABLE hms_tune.leases DROP COLUMN gpus, DROP COLUMN token;
+            DROP INDEX hms_tune.leases_of_study;
+            DROP TABLE hms_tune.trial_records, hms_tune.out_of_fold;
+            DROP TABLE hms_tune.notices, hms_tune.worker_minutes;
+        """)
+    open_storage(old.url).close()
+    assert description(old) == declared
+
+
+def test_what_0_1_0_had_made_without_a_constraint_has_it_afterwards(
+    old: Engine, declared: Description
+) -> None:
+    """0.1.0 added the columns that an older table lacked, and not their constraints."""
+    with old.begin() as connection:
+        connection.exec_driver_sql("""
+            ALTER TABLE hms_tune.workers DROP CONSTRAINT worker_wanted;
+            ALTER TABLE hms_tune.lineages DROP CONSTRAINT lineage_wanted;
+            ALTER TABLE hms_tune.leases DROP CONSTRAINT leases_token_key;
+            DROP INDEX hms_tune.leases_of_study;
+        """)
+    open_storage(old.url).close()
+    assert description(old) == declared
+
+
+def test_opening_a_database_that_is_up_to_date_asks_one_question(database: Engine) -> None:
+    open_storage(database.url).close()
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if "hms_tune" in statement or "pg_advisory" in statement or statement.startswith(("CREATE", "ALTER")):
+            asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        open_storage(database.url).close()
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert asked == ["SELECT version_num FROM hms_tune.schema_version"]
+
+
+def test_workers_that_start_at_once_upgrade_a_database_once(old: Engine, declared: Description) -> None:
+    def start(_number: int) -> None:
+        open_storage(old.url).close()
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(start, range(6)))
+    with old.connect() as connection:
+        revisions = connection.execute(text("SELECT count(*) FROM hms_tune.schema_version")).scalar_one()
+    assert revisions == 1
+    assert description(old) == declared
+
+
+@pytest.mark.parametrize("opening", [open_storage, open_read_only])
+def test_a_database_newer_than_the_program_is_refused(database: Engine, opening: Any) -> None:
+    open_storage(database.url).close()
+    with database.begin() as connection:
+        connection.execute(text("UPDATE hms_tune.schema_version SET version_num = '9999'"))
+    with pytest.raises(
+        StorageError, match=r"revision 9999, made by a newer hms-tune; .* pip install"
+    ) as caught:
+        opening(database.url)
+    assert str(database.url.database) in str(caught.value)
+
+
+def test_who_only_looks_leaves_an_earlier_versions_tables_alone(old: Engine) -> None:
+    before = description(old)
+    with pytest.raises(StorageError, match=r"those of an earlier hms-tune.*start one of this version"):
+        open_read_only(old.url)
+    assert description(old) == before
+    assert not is_there(old, "hms_tune.schema_version")
+    open_storage(old.url).close()
+    open_read_only(old.url).close()
+
+
+def test_a_login_that_may_read_the_tables_of_0_1_0_may_read_the_revision(
+    old: Engine, database_url: str
+) -> None:
+    login = f"reader_{os.getpid()}"
+    with old.begin() as connection:
+        connection.exec_driver_sql(f"""
+            CREATE ROLE {login} LOGIN;
+            GRANT USAGE ON SCHEMA public, hms_tune TO {login};
+            GRANT SELECT ON ALL TABLES IN SCHEMA public, hms_tune TO {login};
+        """)
+    try:
+        open_storage(old.url).close()
+        address: URL = old.url.set(username=login)
+        open_read_only(address).close()
+    finally:
+        with old.begin() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {login}; DROP ROLE {login}")
