@@ -191,13 +191,13 @@ def test_a_login_that_may_read_the_tables_of_0_1_0_may_read_the_revision(
     login = f"reader_{os.getpid()}"
     with old.begin() as connection:
         connection.exec_driver_sql(f"""
-            CREATE ROLE {login} LOGIN;
+            CREATE ROLE {login} LOGIN PASSWORD 'looks';
             GRANT USAGE ON SCHEMA public, hms_tune TO {login};
             GRANT SELECT ON ALL TABLES IN SCHEMA public, hms_tune TO {login};
         """)
     try:
         open_storage(old.url).close()
-        address: URL = old.url.set(username=login)
+        address: URL = old.url.set(username=login, password="looks")
         open_read_only(address).close()
     finally:
         with old.begin() as connection:
