@@ -52,8 +52,8 @@ TRIALS ?= 110
 KILLS ?= 80
 
 faults: $(STAMP)
-	HMS_TUNE_FAULTS_LONG=1 $(BIN)/python -m pytest tests/faults tests/unit/test_training_checkpoint.py \
-	  tests/integration/test_service_artifacts.py tests/integration/test_disk_full.py \
+	HMS_TUNE_FAULTS_LONG=1 $(BIN)/python -m pytest tests/faults tests/unit/training/test_checkpoint.py \
+	  tests/integration/worker/test_checkpoint_store.py tests/integration/worker/test_disk_full.py \
 	  tests/acceptance/test_worker_supervision.py --durations=10
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
 

@@ -44,11 +44,11 @@ NOT_RUN = {
     "export HMS_TUNE_STORAGE='postgresql://hms_tune@db.example.org/hms_tune'": "a database elsewhere",
     "export HMS_TUNE_ARTIFACTS=/shared/hms-tune": "a folder that machines share",
     "export HMS_TUNE_STORAGE='postgresql://hms_tune@db.example.org/hms_tune?sslmode=verify-full"
-    "&sslrootcert=/etc/ssl/db.pem'": "a database elsewhere; tests/integration/test_service_tls.py has one",
+    "&sslrootcert=/etc/ssl/db.pem'": "a database elsewhere; tests/integration/database/test_tls.py has one",
     "export PGPASSFILE=~/.hms-tune.pgpass": "a file of the reader's",
     "ssh -L 8080:127.0.0.1:8080 gpu-1": "a machine elsewhere",
     "hms-tune worker --study large --ranks-per-trial 4": "four GPUs; "
-    "tests/integration/test_training_ranks.py has processes",
+    "tests/integration/training/test_ranks.py has processes",
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint host:29500 "
     "-m hms_tune worker --study large": "two machines",
     "wandb sync HMS_TUNE_HOME/wandb/offline-run-…": "asks Weights & Biases",

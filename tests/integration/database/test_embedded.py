@@ -28,7 +28,7 @@ from hms_tune.database.embedded.server import private_folder, start_embedded
 from hms_tune.database.url import parse_address, redacted
 from hms_tune.errors import StorageError
 
-AS_USER = Path(__file__).parent.parent / "as_user.py"
+AS_USER = Path(__file__).parents[2] / "as_user.py"
 USER = (
     "import sys; from pathlib import Path; from hms_tune.database.embedded.server import start_embedded; "
     "print(start_embedded(Path(sys.argv[1])), flush=True); sys.stdin.read()"

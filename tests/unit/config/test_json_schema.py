@@ -14,7 +14,7 @@ from hms_tune.config.json_schema import schema_text, study_schema
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.yaml_lines import Source, parse_yaml
 
-STUDIES = Path(__file__).parents[2] / "studies"
+STUDIES = Path(__file__).parents[3] / "studies"
 FILES = sorted(STUDIES.glob("*.yaml"))
 
 

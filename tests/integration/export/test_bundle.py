@@ -31,7 +31,7 @@ from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-REAL_EEG = Path(__file__).parents[2].parent / "shared" / "real_eeg"
+REAL_EEG = Path(__file__).parents[3].parent / "shared" / "real_eeg"
 
 
 def make_config(backbone: str, *, kaggle: bool) -> TrialConfig:

@@ -16,7 +16,7 @@ from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.montage import CHAINS, ELECTRODES, REGIONS
 from hms_tune.signals.recipes import panel_heights
 
-FOLDER = Path(__file__).parents[2].parent / "shared" / "real_eeg" / "test_eegs"
+FOLDER = Path(__file__).parents[3].parent / "shared" / "real_eeg" / "test_eegs"
 FILES = sorted(FOLDER.glob("*.parquet"))
 
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no real EEG in {FOLDER}")
