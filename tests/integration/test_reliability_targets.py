@@ -1,7 +1,7 @@
 """What a fleet promises about its budget and about what comes from outside: a test for each promise.
 
 The promises on secrets and on the dashboard have theirs beside what they start: ``test_secrets_…`` in
-``test_service_tls.py``, ``test_dashboard_exposed_…`` in ``test_service_dashboard.py``.
+``database/test_tls.py``, ``test_dashboard_exposed_…`` in ``reports/test_dashboard.py``.
 """
 
 from __future__ import annotations
