@@ -83,13 +83,14 @@ def drain(storage: Storage, name: str, worker: str, *, at_once: bool = False) ->
     ------
     UnknownStudyError
         If there is no such study.
+    StorageError
+        If another program made it.
     UsageError
         If no worker at it goes by that name, or several do.
     """
+    study_id = find_study(storage, name)
     chosen = _named(status(storage, name).workers, worker, name)
-    request_workers_leave(
-        storage, find_study(storage, name), [each.worker_id for each in chosen], at_once=at_once
-    )
+    request_workers_leave(storage, study_id, [each.worker_id for each in chosen], at_once=at_once)
     return chosen
 
 

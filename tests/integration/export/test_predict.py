@@ -281,7 +281,7 @@ SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
 import pandas as pd
-from hms_tune.data import half
+from hms_tune.data.files import half
 from hms_tune.cli.main import main
 
 number = signal.Signals[sys.argv[1]]

@@ -115,6 +115,9 @@ class FullDatabase:
         self.asked_twice = threading.Event()
         self._asked = 0
 
+    def transaction(self) -> None:
+        self.begin()
+
     def begin(self) -> None:
         self._asked += 1
         if self._asked > 1:

@@ -349,7 +349,7 @@ def test_a_database_that_stays_away_ends_the_slot_unless_it_is_asked_to_stop(
     stop, listener = Stop(), Listener(lambda event: stop.request())
     queue.faults = {"end": [away()]}
     assert a_slot(queue, tmp_path, stop=stop, observers=[listener]).run() == 0
-    assert listener.ended == [(0, "lost", "the database was away for 0 s")]
+    assert listener.ended == [(0, "lost", "the database was away for 0 s: gone")]
     assert "nothing could be handed back; leases end by themselves" in caplog.text
 
 

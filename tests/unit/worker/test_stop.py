@@ -48,6 +48,7 @@ def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_o
         raise SystemExit(status)
 
     monkeypatch.setattr(os, "_exit", leave)
+    inherited = signal.signal(number, signal.SIG_DFL)  # a shell ignores SIGINT for what runs behind
     before = signal.getsignal(number)
     with worker._answering_signals():
         os.kill(os.getpid(), number)
@@ -57,6 +58,7 @@ def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_o
         assert left.value.code == 128 + number
         assert slots.asked == ["stop", "kill"]
     assert signal.getsignal(number) == before
+    signal.signal(number, inherited)
 
 
 def test_a_closed_terminal_asks_to_stop_however_often_it_is_told(
