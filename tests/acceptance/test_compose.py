@@ -49,7 +49,7 @@ def test_the_image_has_the_program_its_studies_and_what_its_extras_need(image: I
     assert "effnet: " in run("study", "check", "effnet")
     (packages,) = image.environment.glob("lib/python*/site-packages")
     copied = {path.name for path in (ROOT / "studies").glob("*.yaml")}
-    assert {path.name for path in (packages / "hms_tune" / "studies").glob("*.yaml")} == copied
+    assert {path.name for path in (packages / "hms_tune" / "study_files").glob("*.yaml")} == copied
     (package,) = metadata.distributions(name="hms-tune", path=[str(packages)])
     assert image.extras <= set(package.metadata.get_all("Provides-Extra") or [])
     needed = [Requirement(each) for each in package.requires or []]
