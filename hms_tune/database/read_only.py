@@ -18,6 +18,7 @@ from hms_tune.database import schema, tables
 from hms_tune.database.connect import Storage, assembled, errors_told, open_storage
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.locks import lock_setup
+from hms_tune.database.schemas import is_settled
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageError
 
@@ -62,6 +63,8 @@ def _is_empty(connect: Connect, url: URL) -> bool:
     """
     engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
     with engine.connect() as connection:
+        if not is_settled(connection):
+            return True  # opened for writing, they are made, mended or explained
         if schema.is_current(connection, where=redacted(url)):
             return False
     with engine.connect() as connection:

@@ -18,6 +18,15 @@ _OPTUNAS = "version_info"
 _REVISION = "alembic_version"
 
 
+def is_settled(connection: Connection) -> bool:
+    """Whether Optuna's tables are there, on a search path that our schema is not on."""
+    found = text(
+        f"SELECT to_regclass('{_OPTUNAS}') IS NOT NULL AND to_regclass('{_REVISION}') IS NOT NULL"
+        f" AND '{SCHEMA}' <> ALL (current_schemas(false))"
+    )
+    return bool(connection.execute(found).scalar_one())
+
+
 def settle_schemas(connection: Connection, where: str) -> None:
     """Before tables are made: see that Optuna's and ours keep apart, and mend what can be.
 
