@@ -10,7 +10,7 @@ from typing import Any, Literal
 from optuna.storages._rdb import models
 from sqlalchemy import Connection, func, select
 
-from hms_tune.database.tables import leases, lineages, now, workers
+from hms_tune.database.tables import attempts, now, trials, workers
 from hms_tune.machine.processes import ProcessIdentity
 
 _REPORTS: Any = models.TrialIntermediateValueModel.__table__
@@ -18,20 +18,21 @@ _REPORTS: Any = models.TrialIntermediateValueModel.__table__
 
 @dataclass(frozen=True, slots=True)
 class RunningTrial:
-    """A trial that a slot is at. ``wanted`` is ``stop`` once a person has stopped it.
+    """A trial that a slot is at. ``requested`` is ``stop`` once a person has stopped it.
 
-    ``estimate`` is the KL it last reported, at ``step``.
+    ``trial`` and ``attempt`` are numbers, None until the attempt has its Optuna trial; ``estimate`` is the KL
+    it last reported, at ``step``.
     """
 
-    number: int | None
-    lineage: int | None
+    trial: int | None
+    attempt: int | None
     slot: str
     worker_id: str
     host: str
     gpus: float
     started_at: datetime
     expires_in_s: float
-    wanted: Literal["run", "stop"]
+    requested: Literal["run", "stop"]
     step: int | None = None
     estimate: float | None = None
 
@@ -46,7 +47,7 @@ class WorkerRow:
     devices: str
     version: str
     started_at: datetime
-    wanted: Literal["work", "finish", "leave"]
+    requested: Literal["work", "finish", "leave"]
     usage: dict[str, Any] | None
     silent_s: float
 
@@ -55,30 +56,32 @@ def running_trials(connection: Connection, study_id: int) -> tuple[RunningTrial,
     """The trials that slots are at, the longest running first."""
     rows = connection.execute(
         select(
-            leases,
-            lineages.c.first_number,
-            lineages.c.wanted,
-            func.extract("epoch", leases.c.expires_at - now()).label("left_s"),
+            attempts,
+            trials.c.number.label("trial"),
+            trials.c.requested,
+            func.extract("epoch", attempts.c.expires_at - now()).label("left_s"),
         )
-        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
-        .order_by(leases.c.lease_id)
+        .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
+        .where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
+        .order_by(attempts.c.lease_id)
     ).all()
-    reports = _last_reports(connection, [row.trial_id for row in rows if row.trial_id is not None])
+    reports = _last_reports(
+        connection, [row.optuna_trial_id for row in rows if row.optuna_trial_id is not None]
+    )
     found = []
     for row in rows:
-        step, estimate = reports.get(row.trial_id, (None, None))
+        step, estimate = reports.get(row.optuna_trial_id, (None, None))
         found.append(
             RunningTrial(
-                number=row.number,
-                lineage=row.first_number,
+                trial=row.trial,
+                attempt=row.number,
                 slot=row.slot,
                 worker_id=row.worker_id,
                 host=row.host,
                 gpus=row.gpus,
                 started_at=row.claimed_at,
                 expires_in_s=round(float(row.left_s), 1),
-                wanted=row.wanted,
+                requested=row.requested,
                 step=step,
                 estimate=estimate,
             )
@@ -109,7 +112,7 @@ def workers_of_study(
             devices=row.devices,
             version=row.version,
             started_at=row.started_at,
-            wanted=row.wanted,
+            requested=row.requested,
             usage=row.usage,
             silent_s=float(row.silent_s),
         )
@@ -117,11 +120,11 @@ def workers_of_study(
     )
 
 
-def _last_reports(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
+def _last_reports(connection: Connection, optuna_trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
     """The last step that each of these attempts reported, and the value there, by Optuna's id."""
     last = (
         select(_REPORTS.c.trial_id, func.max(_REPORTS.c.step).label("step"))
-        .where(_REPORTS.c.trial_id.in_(trial_ids), _REPORTS.c.intermediate_value.is_not(None))
+        .where(_REPORTS.c.trial_id.in_(optuna_trial_ids), _REPORTS.c.intermediate_value.is_not(None))
         .group_by(_REPORTS.c.trial_id)
         .subquery()
     )

@@ -28,6 +28,7 @@ from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.trial_record import TrialRecord, study_record
+from hms_tune.trial_state import AttemptState
 from hms_tune.version import __version__
 
 
@@ -47,12 +48,12 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     """
     study = study_record(storage, name)
     best = study.best
-    predictions = kept_out_of_fold(storage, study.study_id, best.number) if best else None
+    predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     if predictions is not None and not len(predictions.row):
         predictions = None
     shown = bundle
     if shown is None and best is not None:
-        usual = Path("bundles") / f"{name}-{best.number}"
+        usual = Path("bundles") / f"{name}-{best.trial}"
         shown = usual if (usual / METRICS).is_file() else None
     scores = None if shown is None else read_scores(shown)
     if scores is not None and (best is None or scores.search_kl != best.value):
@@ -89,9 +90,9 @@ def _question(material: Material) -> list[str]:
     best = study.best
     figures = {
         "trials": f"{len(study.trials):,}",
-        "complete": f"{states['complete']:,}",
-        "pruned": f"{states['pruned']:,}",
-        "failed": f"{states['failed']:,}",
+        "complete": f"{states[AttemptState.COMPLETE]:,}",
+        "pruned": f"{states[AttemptState.PRUNED]:,}",
+        "failed": f"{states[AttemptState.FAILED]:,}",
         cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
         "best KL": f"{best.value:.4f}" if best and best.value is not None else "–",
     }
@@ -112,7 +113,7 @@ def _course(material: Material) -> list[str]:
     if any(trial.attempts for trial in study.ranked):
         cards.append(chart("Cost", "complete trials", cost_figure(study, cost_unit(study.trials))))
     if study.best is not None and study.best.folds:
-        about = f"of trial {study.best.number}, by fold"
+        about = f"of {study.best.name}, by fold"
         cards.append(chart("Learning curves", about, curves_figure(study.best.folds)))
     return ["<h2>How it went</h2>", f'<div class="grid">{"".join(cards)}</div>']
 
@@ -145,4 +146,4 @@ def _winner_listing(best: TrialRecord | None) -> Sequence[str]:
     if best is None:
         return ()
     values = "\n".join(f"{name} = {value}" for name, value in best.params.items())
-    return (f"<h3>Trial {best.number}</h3>", listing(values))
+    return (f"<h3>{best.name.capitalize()}</h3>", listing(values))

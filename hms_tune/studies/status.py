@@ -16,11 +16,11 @@ from hms_tune.database.attempts import enqueued_values, last_attempts_of_trials_
 from hms_tune.database.connect import Storage
 from hms_tune.database.fleet import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
+from hms_tune.database.queue.optuna_trial import attempt_state
 from hms_tune.database.studies import study_rows
 from hms_tune.errors import UsageError
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
-from hms_tune.studies.attempt_state import count_states, named_states
 from hms_tune.studies.lookup import find_study
 from hms_tune.studies.status_types import (
     BestTrial,
@@ -32,6 +32,7 @@ from hms_tune.studies.status_types import (
     worker_status,
 )
 from hms_tune.studies.totals import study_totals
+from hms_tune.trial_state import AttemptState, TrialState
 
 
 def list_studies(storage: Storage) -> list[StudySummary]:
@@ -47,7 +48,7 @@ def list_studies(storage: Storage) -> list[StudySummary]:
             StudySummary(
                 study=frozen.study_name,
                 state=row.state if row else "not started",
-                trials=count_states(trials),
+                attempts=dict.fromkeys(AttemptState, 0) | Counter(map(attempt_state, trials)),
                 best_value=best.value if best else None,
                 budget_trials=row.budget_trials if row else None,
             )
@@ -71,16 +72,15 @@ def status(storage: Storage, name: str) -> StudyStatus:
         workers = workers_of_study(connection, study_id)
         best_ids = totals.best_attempt_ids(connection, study_id)
         failed = totals.failure_reasons(connection, study_id)
-        pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials.get("pruned") else {}
-        moved = totals.attempts_that_moved(connection, study_id)
+        pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials[TrialState.PRUNED] else {}
         enqueued = enqueued_values(connection, study_id)
-    leaders = tuple(BestTrial.of(storage.optuna.get_trial(trial_id)) for trial_id in best_ids)
+    leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     return StudyStatus(
         study=name,
         state=row.state,
-        trials=named_states(attempts, declined=used.trials.get("declined", 0)),
-        units={kind: used.trials.get(kind, 0) for kind in (*totals.ENDED, *totals.UNENDED)},
+        trials=used.trials,
+        attempts=attempts,
         budget_trials=row.budget_trials,
         budget_hours=row.budget_hours,
         budget_gpu_hours=row.budget_gpu_hours,
@@ -90,7 +90,6 @@ def status(storage: Storage, name: str) -> StudyStatus:
         leaders=leaders,
         failed_because=failed,
         pruned_in_fold=_by_fold(storage, study_id, pruned),
-        moved=moved,
         running=running,
         enqueued=enqueued,
         workers=tuple(worker_status(each, running) for each in workers),

@@ -24,6 +24,7 @@ from hms_tune.database.queue.end import Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import Presence, announce
 
@@ -151,7 +152,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
     assert re.search(r"^worker-7 .* leaving$", shown, re.MULTILINE)
     assert "of 12 trials" in shown
     assert "GPU-hours used" in shown
-    tell(storage, study, attempt, Result("failed", reason="over"))
+    tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.config.ranges import value_text
+from hms_tune.trial_state import AttemptState, label
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
-WENT_ON = {"lost": "lost", "handed_back": "handed back"}
-"""What people read of attempts that went on elsewhere."""
+_SHOWN = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.FAILED, AttemptState.RUNNING)
 
 
 def as_json(value: Any) -> str:
@@ -52,33 +52,29 @@ def out() -> Console:
 
 def study_table(summaries: Sequence[StudySummary]) -> Table:
     """Every study, a line each."""
-    table = _table("study", "state", "complete", "pruned", "failed", "running", "best KL", "budget")
+    table = _table("study", "state", *_SHOWN, "best KL", "budget")
     for summary in summaries:
         best = "" if summary.best_value is None else f"{summary.best_value:.4f}"
-        trials = [str(summary.trials[state]) for state in ("complete", "pruned", "failed", "running")]
+        attempts = [str(summary.attempts[state]) for state in _SHOWN]
         budget = "" if summary.budget_trials is None else str(summary.budget_trials)
-        table.add_row(summary.study, summary.state, *trials, best, budget)
+        table.add_row(summary.study, summary.state, *attempts, best, budget)
     return table
 
 
 def trial_table(trials: Sequence[TrialSummary]) -> Table:
-    """Trials, a line each."""
+    """Attempts at trials, a line each."""
     table = _table("trial", "state", "KL", "parameters", "reason")
     for column in table.columns[:3]:
         column.no_wrap = True
-    for trial in trials:
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        name = str(trial.number)
-        if trial.lineage is not None and trial.lineage != trial.number:
-            name += f" (from {trial.lineage})"
-        # To Optuna an attempt that was lost or handed back is a failed one; its trial did not fail.
-        state = WENT_ON.get(trial.ending or "", trial.state)
-        reason = trial.reason if trial.reason != state else None
-        table.add_row(name, state, value, Text(short_params(trial.params)), Text(reason or ""))
+    for each in trials:
+        value = "" if each.value is None else f"{each.value:.4f}"
+        name = label(each.trial, each.attempt)
+        reason = each.reason if each.reason != each.state else None
+        table.add_row(name, each.state, value, Text(short_params(each.params)), Text(reason or ""))
     return table
 
 
-def counts(trials: dict[str, int]) -> str:
+def counts(trials: Mapping[str, int]) -> str:
     """``12 complete, 3 pruned``; states without trials are left out."""
     return ", ".join(f"{number} {state}" for state, number in trials.items() if number) or "none yet"
 

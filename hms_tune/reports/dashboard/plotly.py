@@ -52,10 +52,10 @@ def _fold_spread(best: Sequence[TrialRecord]) -> Graph:
         folds = [(trial, fold) for trial in shown for fold in trial.folds if fold.kl is not None]
         dots = {"mode": "markers", "marker": {"size": 8, "color": "#7fa3c7"}}
         texts = [f"fold {fold.fold + 1}" for _, fold in folds]
-        x, y = [str(trial.number) for trial, _ in folds], _rounded([fold.kl or 0.0 for _, fold in folds])
+        x, y = [str(trial.trial) for trial, _ in folds], _rounded([fold.kl or 0.0 for _, fold in folds])
         data.append({"type": "scatter", "x": x, "y": y, "text": texts, **dots})
         mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": INK}}
-        x, y = [str(trial.number) for trial in shown], _rounded([trial.value or 0.0 for trial in shown])
+        x, y = [str(trial.trial) for trial in shown], _rounded([trial.value or 0.0 for trial in shown])
         data.append({"type": "scatter", "x": x, "y": y, "mode": "markers", "marker": mean})
     axis = {"title": {"text": "trial, best first; dots: folds, bar: mean"}, "type": "category"}
     return _graph("fold-spread", "Fold spread of the ten best", data, axis, "KL", legend=False)
@@ -68,7 +68,7 @@ def _over_time(study: StudyRecord) -> Graph:
     data: list[dict[str, Any]] = []
     if ended:
         shown = _thinned(ended)
-        texts = [f"trial {trial.number}" for trial, _ in shown]
+        texts = [trial.name for trial, _ in shown]
         y = _rounded([trial.value or 0.0 for trial, _ in shown])
         dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
         data.append({"type": "scatter", "name": "trial", "x": [at for _, at in shown], "y": y, **dots})
@@ -91,7 +91,7 @@ def _cost(study: StudyRecord) -> Graph:
     data: list[dict[str, Any]] = []
     if trials:
         shown = _thinned(trials)
-        texts = [f"trial {trial.number}" for trial in shown]
+        texts = [trial.name for trial in shown]
         dots = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
         x, y = [trial.cost for trial in shown], [trial.value or 0.0 for trial in shown]
         data.append({"type": "scatter", "name": "trial", "x": _rounded(x), "y": _rounded(y), **dots})
