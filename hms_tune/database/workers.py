@@ -66,7 +66,7 @@ def update_worker(
 
     Returns
     -------
-    Whether it was written. A worker never ends because this failed: its next update tells the same.
+    Whether it was written. A worker never ends because this failed; its next update makes up for it.
     """
     values = {"last_seen": now(), "usage": usage} | ({"stopped_at": now()} if stopped else {})
     row = update(workers).where(workers.c.worker_id == presence.worker_id).values(**values)

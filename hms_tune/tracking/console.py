@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hms_tune.tracking.console_table import TrialProgress, board, duration, trial_name
+from hms_tune.tracking.console_table import TrialProgress, duration, slots_table, trial_name
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import EpochEnded, Event, FoldEnded
@@ -48,11 +48,11 @@ class ConsoleObserver:
         self._lock = threading.RLock()
 
     def trial_started(self, trial: TrialInfo) -> None:
-        """Give the slot its line."""
+        """Begin the slot's line."""
         with self._lock:
             self._running[trial.slot] = TrialProgress(trial)
             if not self._is_live:
-                self._line(f"{trial_name(trial)}  starts on {trial.slot}")
+                self._print(f"{trial_name(trial)}  starts on {trial.slot}")
             self._redraw()
 
     def event(self, trial: TrialInfo, event: Event) -> None:
@@ -63,7 +63,7 @@ class ConsoleObserver:
                 progress = self._running[trial.slot] = TrialProgress(trial)
             progress.observe(event)
             if not self._is_live:
-                self._tell(progress, event)
+                self._print_event(progress, event)
             self._redraw()
 
     def trial_ended(
@@ -77,20 +77,20 @@ class ConsoleObserver:
             line.append(state, style=_STYLES.get(state, ""))
             if value is not None and math.isfinite(value):
                 line.append(f"  KL {value:.4f}")
-            told = (reason or "").removeprefix(state).removeprefix(": ")
-            if told:
-                line.append(f"  {told}", style="dim")
+            rest = (reason or "").removeprefix(state).removeprefix(": ")
+            if rest:
+                line.append(f"  {rest}", style="dim")
             self._redraw()
-            self._line(line)
+            self._print(line)
 
     def show_study(self, outlook: StudyOutlook) -> None:
-        """Show how the whole study stands under the slots' lines; without a terminal, nothing."""
+        """Show the study's progress under the slots' lines; without a terminal, nothing."""
         with self._lock:
             self._outlook = outlook
             self._redraw()
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """End the live table."""
         with self._lock:
             self._running.clear()
             if self._live is not None:
@@ -98,8 +98,8 @@ class ConsoleObserver:
                 self._live.stop()
                 self._live = None
 
-    def _tell(self, progress: TrialProgress, event: Event) -> None:
-        """The plain line of an event that is worth one."""
+    def _print_event(self, progress: TrialProgress, event: Event) -> None:
+        """Print the plain line of an event that has one."""
         name, left = trial_name(progress.trial), progress.seconds_left
         pace = f"{progress.images_per_second:,.0f} images/s" if progress.images_per_second else ""
         rest = "" if left is None or left <= 0 else f"{duration(left)} left"
@@ -107,18 +107,18 @@ class ConsoleObserver:
             case FoldEnded() if not event.replayed:
                 done = f"fold {event.fold + 1}/{event.folds} ends"
                 at = f"epoch {event.best_epoch + 1} of {event.epochs_run}"
-                self._line("  ".join(filter(None, (name, done, f"KL {event.kl:.4f} at {at}", pace, rest))))
+                self._print("  ".join(filter(None, (name, done, f"KL {event.kl:.4f} at {at}", pace, rest))))
             case EpochEnded() if self._every_epoch and not event.replayed:
                 at = f"fold {event.fold + 1}/{event.folds}  epoch {event.epoch + 1}/{event.epochs}"
                 kl = "" if math.isnan(event.kl) else f"KL {event.kl:.4f}"
                 loss = f"loss {event.train_loss:.4f}"
-                self._line("  ".join(filter(None, (name, at, loss, kl, pace, rest))))
-            case EpochEnded() if not progress.judges and event.epoch + 1 == event.epochs:
-                self._line("  ".join(filter(None, (name, f"all rows, {event.epochs} epochs", pace))))
+                self._print("  ".join(filter(None, (name, at, loss, kl, pace, rest))))
+            case EpochEnded() if not progress.has_validation and event.epoch + 1 == event.epochs:
+                self._print("  ".join(filter(None, (name, f"all rows, {event.epochs} epochs", pace))))
             case _:
                 pass
 
-    def _line(self, line: str | Text) -> None:
+    def _print(self, line: str | Text) -> None:
         self._console.print(Text(line) if isinstance(line, str) else line, highlight=False, soft_wrap=True)
 
     def _redraw(self) -> None:
@@ -127,5 +127,5 @@ class ConsoleObserver:
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        shown = board(sorted(self._running.items()), self._outlook, width=self._console.width)
+        shown = slots_table(sorted(self._running.items()), self._outlook, width=self._console.width)
         self._live.update(shown, refresh=True)

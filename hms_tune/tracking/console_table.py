@@ -18,7 +18,7 @@ from hms_tune.trial_state import label
 
 @dataclass(slots=True)
 class TrialProgress:
-    """One running trial, as far as its events told. ``best`` is the trial's own estimate so far."""
+    """A running trial's progress, from its events. ``best`` is the trial's own estimate so far."""
 
     trial: TrialInfo
     fold: int = 0
@@ -33,7 +33,7 @@ class TrialProgress:
     trained: int = 0
 
     def observe(self, event: Event) -> None:
-        """Take in what happened."""
+        """Take in an event."""
         match event:
             case FoldStarted():
                 self.fold, self.folds = event.fold + 1, event.folds
@@ -60,7 +60,7 @@ class TrialProgress:
         return left * self.seconds / self.trained
 
     @property
-    def judges(self) -> bool:
+    def has_validation(self) -> bool:
         """Whether anything is left to validate on: a refit on all rows has no KL."""
         return self.folds > 1 or not math.isnan(self.kl)
 
@@ -80,7 +80,7 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
-def board(
+def slots_table(
     running: Sequence[tuple[str, TrialProgress | None]], outlook: StudyOutlook | None, *, width: int
 ) -> RenderableType:
     """The slots' table, and a line for the study; fits 80 columns.
@@ -113,7 +113,7 @@ def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, 
         name = f"{trial.job_type} {trial.trial}"
     study_best = math.nan if outlook is None or outlook.best is None else outlook.best
     leads = progress.best < study_best
-    fold = f"{progress.fold}/{progress.folds}" if progress.judges else "all rows" if wide else "all"
+    fold = f"{progress.fold}/{progress.folds}" if progress.has_validation else "all rows" if wide else "all"
     started = progress.fold > 0
     left = progress.seconds_left
     return [

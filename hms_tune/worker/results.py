@@ -150,9 +150,8 @@ def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
 def requested_result(requested: Requested) -> Result:
     """The result of an attempt that people requested to end here.
 
-    A stopped trial has failed, and is not pruned: a pruned one tells the sampler that its values are poor,
-    and a person may stop a trial for any reason. It does not count towards the failures in a row that end a
-    worker.
+    A stopped trial has failed, and is not pruned: for the sampler a pruned one has poor values, and a person
+    may stop a trial for any reason. It does not count towards the failures in a row that end a worker.
     """
     match requested:
         case "trial stopped":

@@ -53,7 +53,7 @@ class Worker:
     ----------
     observer : gets the events of all slots, in this process
     progress : opened while the data is prepared; gives what is called with the number of files done and all
-    show_study : called every few seconds with how the whole study stands
+    show_study : called every few seconds with the study's progress
     """
 
     def __init__(

@@ -109,11 +109,11 @@ def slots_that_pay(
             known = _read(memory).get(work.key(name))
             if known is not None:
                 table = [Measured(**row) for row in known]
-                _logger.info("%s: %s, as found before", name, _said(table))
+                _logger.info("%s: %s, as found before", name, _in_words(table))
             else:
                 table = fill(opened, most=most)
                 _keep(memory, work.key(name), table)
-                _logger.info("%s: %s", name, _said(table))
+                _logger.info("%s: %s", name, _in_words(table))
     except HmsTuneError as error:
         _logger.warning("How many slots pay could not be measured, so there is one: %s", error)
         return 1
@@ -152,7 +152,7 @@ def best(table: Sequence[Measured]) -> int:
     return table[-1].slots
 
 
-def _said(table: Sequence[Measured]) -> str:
+def _in_words(table: Sequence[Measured]) -> str:
     chosen = best(table)
     rows = ", ".join(
         f"{row.slots} at once {row.images_per_second:,.0f} images/s in {row.memory:.0%} of the memory"

@@ -54,7 +54,7 @@ class _Probe:
     process: SpawnProcess
     pipe: Connection
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         """The probe's next message.
 
         Raises
@@ -100,16 +100,16 @@ class DeviceProbes:
     def device_name(self) -> str:
         """What the device calls itself."""
         self._start()
-        return str(self._probes[0].hear())
+        return str(self._probes[0].receive())
 
     def add(self) -> None:
         """Make one more probe ready. The first also trains the largest configuration for a moment."""
         if self._ready == len(self._probes):
             self._start()
-            self._probes[-1].hear()
+            self._probes[-1].receive()
         probe = self._probes[-1]
         probe.pipe.send(self._ready == 0)
-        probe.hear()
+        probe.receive()
         self._ready += 1
 
     def measure(self) -> Measured:
@@ -118,9 +118,9 @@ class DeviceProbes:
         start = time.monotonic() + _COMMON_START_S
         for probe in self._probes:
             probe.pipe.send((start, threads))
-        heard = [probe.hear() for probe in self._probes]
-        rate = sum(images / seconds for images, seconds, _ in heard)
-        shares = [memory for _, _, memory in heard]
+        measured = [probe.receive() for probe in self._probes]
+        rate = sum(images / seconds for images, seconds, _ in measured)
+        shares = [memory for _, _, memory in measured]
         together = sum(shares) if self._plan.device == "cpu" else max(shares)
         return Measured(len(self._probes), rate, together)
 
@@ -160,7 +160,7 @@ def probed_slots(
 
 
 def probe_main(plan: ProbePlan, pipe: Connection) -> None:
-    """The process: tells the device's name, gets ready when asked, and trains whenever a start is set."""
+    """The process: sends the device's name, gets ready when asked, and trains whenever a start is set."""
     import torch
 
     try:
@@ -184,7 +184,7 @@ def _serve(plan: ProbePlan, pipe: Connection) -> None:
     from hms_tune.training.events import EpochEnded
 
     device = resolve_device(plan.device)
-    pipe.send(("name", _name_of(device)))
+    pipe.send(("name", _device_name(device)))
     first = pipe.recv()
     store = prepare(plan.data_root)
     on_cpu = device.type == "cpu"
@@ -258,7 +258,7 @@ def _some_rows(store: Store, config: TrialConfig, most: int) -> Store:
     return replace(store, train=table[table["patient_id"].isin(counts.index[:n_patients])])
 
 
-def _name_of(device: Any) -> str:
+def _device_name(device: Any) -> str:
     import torch
 
     if device.type == "cuda":
