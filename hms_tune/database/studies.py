@@ -18,8 +18,8 @@ RequestedState = Literal["running", "paused", "stopped"]
 class StudyRow:
     """A study as the fleet knows it; with the defaults, one that no worker has joined.
 
-    ``state`` is what people request of it; a budget of None has no limit. ``age_s`` is the time from its first
-    claim until ``read_at``, s; None before.
+    ``state`` is what people request of it; a budget of None has no limit. ``age_s`` is the time from its
+    first claim until ``read_at``, s; None before.
     """
 
     study_id: int

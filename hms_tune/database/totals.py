@@ -9,7 +9,7 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, Select, func, select
 
-from hms_tune.database.queue.optuna_trial import state_by_both
+from hms_tune.database.optuna_trial import state_by_both
 from hms_tune.database.tables import attempts, now, trials, worker_minutes
 from hms_tune.trial_state import ENDED, AttemptState, TrialState
 

@@ -13,7 +13,7 @@ from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.optuna_trial import trial_number
+from hms_tune.database.optuna_trial import trial_number
 from hms_tune.errors import HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device

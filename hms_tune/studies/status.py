@@ -14,10 +14,10 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database import totals
 from hms_tune.database.attempts import enqueued_values, last_attempts_of_trials_ended_for
 from hms_tune.database.connect import Storage
-from hms_tune.database.fleet import running_trials, workers_of_study
+from hms_tune.database.optuna_trial import attempt_state
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
-from hms_tune.database.queue.optuna_trial import attempt_state
 from hms_tune.database.studies import study_rows
+from hms_tune.database.workers import running_trials, workers_of_study
 from hms_tune.errors import UsageError
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE

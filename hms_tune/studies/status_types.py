@@ -10,8 +10,7 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from hms_tune.database.fleet import RunningTrial, WorkerRow
-from hms_tune.database.queue.optuna_trial import (
+from hms_tune.database.optuna_trial import (
     KL_HIGH_VOTE_ATTRIBUTE,
     REASON_ATTRIBUTE,
     SECONDS_ATTRIBUTE,
@@ -19,6 +18,7 @@ from hms_tune.database.queue.optuna_trial import (
     trial_number,
 )
 from hms_tune.database.studies import RequestedState
+from hms_tune.database.workers import RunningTrial, WorkerRow
 from hms_tune.machine.usage import Usage
 from hms_tune.trial_state import AttemptState, TrialState
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState as OptunaState
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.attempts import AttemptRecord, attempts_by_trial
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.optuna_trial import (
+from hms_tune.database.optuna_trial import (
     KL_ALL_ROWS_ATTRIBUTE,
     KL_HIGH_VOTE_ATTRIBUTE,
     REASON_ATTRIBUTE,

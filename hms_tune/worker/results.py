@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
-from hms_tune.database.queue.lease import Requested
-from hms_tune.database.queue.optuna_trial import (
+from hms_tune.database.optuna_trial import (
     KL_ALL_ROWS_ATTRIBUTE,
     KL_HIGH_VOTE_ATTRIBUTE,
     SECONDS_ATTRIBUTE,
 )
+from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
+from hms_tune.database.queue.lease import Requested
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.memory_constraint import MOST_INFEASIBLE
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event

@@ -16,7 +16,7 @@ from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
-    from hms_tune.database.fleet import RunningTrial
+    from hms_tune.database.workers import RunningTrial
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}

@@ -23,13 +23,13 @@ from sqlalchemy import Connection, case, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.lease import Lease, hold
-from hms_tune.database.queue.optuna_trial import (
+from hms_tune.database.optuna_trial import (
     REASON_ATTRIBUTE,
     STATE_ATTRIBUTE,
     attempt_state,
     optuna_state,
 )
+from hms_tune.database.queue.lease import Lease, hold
 from hms_tune.database.tables import attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible

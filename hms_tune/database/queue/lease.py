@@ -31,7 +31,7 @@ LEASE_S = DEFAULT_LEASE_SECONDS
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
 Requested = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
-"""What people request of a running attempt: of the trial, else of its worker, else of its study."""
+"""What people request of a running attempt: of it, else of its worker, else of its study."""
 
 
 _REQUESTED = case(

@@ -21,14 +21,14 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, Row, or_, select, text
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import Result, result_of, settle
-from hms_tune.database.queue.lease import Lease
-from hms_tune.database.queue.optuna_trial import (
+from hms_tune.database.optuna_trial import (
     LEASE_ATTRIBUTE,
     REASON_ATTRIBUTE,
     STATE_ATTRIBUTE,
     optuna_state,
 )
+from hms_tune.database.queue.end import Result, result_of, settle
+from hms_tune.database.queue.lease import Lease
 from hms_tune.database.queue.start import bind, unbound
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, func, or_, select, update
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, hold
-from hms_tune.database.queue.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler

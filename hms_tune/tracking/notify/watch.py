@@ -13,10 +13,10 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import Happening
 from hms_tune.database import outbox
 from hms_tune.database.connect import Storage, Transaction
-from hms_tune.database.fleet import workers_of_study
 from hms_tune.database.locks import lock_outbox
 from hms_tune.database.retry import is_of_the_database
 from hms_tune.database.totals import leader
+from hms_tune.database.workers import workers_of_study
 from hms_tune.errors import NotificationError
 from hms_tune.machine.background import Every
 from hms_tune.studies.totals import StudyTotals, study_totals
