@@ -103,7 +103,7 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
     assert run(home, "study", "resume", "smoke").stdout == "smoke: running\n"
     trial = json.loads(run(home, "study", "show", "smoke", "--trial", "1", "--json").stdout)
-    assert (trial["number"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
+    assert (trial["trial"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
 
 

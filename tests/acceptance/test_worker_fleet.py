@@ -132,11 +132,11 @@ def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_on
     assert "fold 1/2  epoch 1/4" not in errors  # it did not begin again
     assert value_of(storage, "killed") == undisturbed
     lost, complete = command(home, "study", "show", "killed", "--json")
-    assert (lost["state"], lost["reason"]) == ("failed", "lease lost")
+    assert (lost["state"], lost["reason"]) == ("lost", "lease lost")
     assert (complete["state"], complete["params"]) == ("complete", lost["params"])
 
 
-def test_a_worker_asked_to_stop_hands_its_trial_back_and_exits_0(
+def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_0(
     home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
 ) -> None:
     file = tmp_path / "stopped.yaml"
@@ -154,4 +154,4 @@ def test_a_worker_asked_to_stop_hands_its_trial_back_and_exits_0(
     assert second.returncode == 0, errors
     assert value_of(storage, "stopped") == undisturbed
     status = command(home, "status", "--study", str(file), "--json")
-    assert (status["units"]["complete"], status["trials"]["failed"]) == (1, 1)
+    assert (status["trials"]["complete"], status["attempts"]["requeued"]) == (1, 1)

@@ -336,7 +336,7 @@ def test_host_out_of_memory_or_segfault_sets_the_trial_aside_and_the_search_goes
         deaths += 1
     assert deaths == 3
     trials = show_trials(storage, "poison")
-    assert [trial.state for trial in trials] == ["failed", "failed", "failed", "complete"]
+    assert [trial.state for trial in trials] == ["lost", "lost", "lost", "complete"]
     assert [trial.reason for trial in trials[:3]] == [
         "lease lost",
         "lease lost",
@@ -379,4 +379,4 @@ def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
     assert stamps(tmp_path / "store") == stored  # no checkpoint
     verdict = check(*facts_of(storage, "paused", tmp_path), trials=1)  # nothing to the trial
     assert verdict.violations == ()
-    assert [trial.state for trial in show_trials(storage, "paused")] == ["failed", "complete"]
+    assert [trial.state for trial in show_trials(storage, "paused")] == ["lost", "complete"]
