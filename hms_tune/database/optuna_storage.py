@@ -12,7 +12,7 @@ that a fleet with wrong clocks shows no trial that ended before it began.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,11 +20,13 @@ from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
-from sqlalchemy import event, inspect, select
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event, inspect, select
 from sqlalchemy.orm import Session
 
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.tables import now
+from hms_tune.database.trial_reader import read_trial, read_trials
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,11 +58,35 @@ class PatientStorage(RDBStorage):
     get_study_directions = _patiently(RDBStorage.get_study_directions)
     get_study_user_attrs = _patiently(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _patiently(RDBStorage.get_study_system_attrs)
-    get_trial = _patiently(RDBStorage.get_trial)
+
+    @_patiently
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """One trial, in one statement."""
+        with self._one_statement() as connection:
+            return read_trial(connection, trial_id)
+
+    @_patiently
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """A study's trials, in one statement."""
+        asked = None if states is None else [state for state in TrialState if state in states]
+        with self._one_statement() as connection:
+            return read_trials(
+                connection, study_id, states=asked, included=included_trial_ids, after=trial_id_greater_than
+            )
+
+    def _one_statement(self) -> Connection:
+        """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
+        return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
     get_trial_user_attrs = _patiently(RDBStorage.get_trial_user_attrs)
     get_trial_system_attrs = _patiently(RDBStorage.get_trial_system_attrs)
     get_trial_id_from_study_id_trial_number = _patiently(RDBStorage.get_trial_id_from_study_id_trial_number)
-    _get_trials = _patiently(RDBStorage._get_trials)
     _get_best_trial_id = _patiently(RDBStorage._get_best_trial_id)
     set_study_user_attr = _patiently(RDBStorage.set_study_user_attr)
     set_study_system_attr = _patiently(RDBStorage.set_study_system_attr)
