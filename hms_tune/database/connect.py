@@ -15,10 +15,10 @@ import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Dialect, Engine, text
+from sqlalchemy import Connection, Dialect, Engine, event, text
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from hms_tune.database import tables
 from hms_tune.database.embedded.server import start_embedded
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 Connect = functools.partial[psycopg2.extensions.connection]
 """Opens a connection."""
+
+_RESTED_S = 5.0
+"""A connection that was used this recently is taken to live, s."""
 
 _SETUP_LOCK = 4_865_141  # any number, the same in every process
 _STUDY_LOCKS = 4_865_142
@@ -170,14 +173,36 @@ def assembled(url: URL, connect: Connect) -> Storage:
         f"{DRIVER}://",
         engine_kwargs={
             "creator": connect,
-            "pool_pre_ping": True,
             "pool_size": 2,
             "max_overflow": 6,
             "pool_recycle": 1800,
         },
         skip_table_creation=True,
     )
+    _ping_after_rest(backend.engine)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Ask a connection that has rested whether it still lives, before it is used.
+
+    A ping at every use would be a third of all round trips. What breaks within a few seconds is met by the
+    statement itself, and the work is tried again as after any outage.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def rests(_connection: object, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def looks(connection: Any, record: Any, _proxy: object) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < _RESTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise DisconnectionError from error
 
 
 @contextmanager
