@@ -23,6 +23,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -51,11 +52,17 @@ class PatientStorage(RDBStorage):
     """An :class:`optuna.storages.RDBStorage` that outlives outages.
 
     Writing a value twice leaves it as writing it once, for each method here.
+
+    Attributes
+    ----------
+    shared : this storage with a memory of finished trials, for all of the process; sampler, pruner and
+        records would else each read whole studies
     """
 
     def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
         self.patience = patience or Patience()
         super().__init__(*arguments, **keywords)
+        self.shared = _CachedStorage(self)
         event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)

@@ -133,7 +133,7 @@ def load_study(storage: Storage, name: str) -> optuna.Study:
         If there is none.
     """
     try:
-        return optuna.load_study(study_name=name, storage=storage.optuna)
+        return optuna.load_study(study_name=name, storage=storage.optuna.shared)
     except KeyError:
         raise UnknownStudyError(
             f'no study "{name}" in the storage', mend="hms-tune study list names those there are"

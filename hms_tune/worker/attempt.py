@@ -163,8 +163,7 @@ class Runner:
             "worker": f"{self.holder.process.host}:{self.holder.slot}",
             CONFIG_HASH_ATTRIBUTE: config.hash,
         }
-        for key, value in attributes.items():
-            attempt.trial.set_user_attr(key, value)
+        self.storage.optuna.set_trial_user_attrs(attempt.trial_id, attributes)
         return TrialInfo(
             study=self.search.study.study_name,
             number=attempt.number,

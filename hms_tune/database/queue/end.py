@@ -143,8 +143,7 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
     if result.reason is not None:
         attributes[REASON_ATTRIBUTE] = result.reason
     attributes.pop(TRACEBACK, None)
-    for key, value in attributes.items():
-        storage.optuna.set_trial_user_attr(attempt.trial_id, key, value)
+    storage.optuna.set_trial_user_attrs(attempt.trial_id, attributes)
     if result.excess > 0.0:
         mark_infeasible(attempt.trial, result.excess)
     # Samplers hear nothing of failed trials; of pruned ones that violate a constraint they do.

@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, func, or_, select, text, update
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.end import (
@@ -69,12 +69,13 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
                 trial_id = _begun(storage, connection, study, lease)
             if trial_id is None:
                 trial_id = _enqueued(storage, connection, study, lease)
-            if trial_id is None:
+            if trial_id is not None:
+                # Optuna's cache knows trials that went through it alone; this shows it a found one.
+                study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            else:
                 template = _template(connection, lease)
                 _take_turn(storage, connection, study, lease, template)
-                trial_id = storage.optuna.create_new_trial(lease.study_id, template)
-            # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                trial_id = study._storage.create_new_trial(lease.study_id, template)
             trial = optuna.Trial(study, trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
@@ -99,11 +100,17 @@ def bind(connection: Connection, lease: Lease, trial_id: int, number: int) -> in
 
 def unbound(storage: Storage, lease: Lease) -> int | None:
     """Optuna's id of the trial that was made for a lease and not yet bound to it."""
-    states = (TrialState.RUNNING, TrialState.FAIL)
-    for trial in reversed(storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=states)):
-        if trial.user_attrs.get(LEASE_ATTRIBUTE) == lease.lease_id:
-            return int(trial._trial_id)
-    return None
+    with storage.engine.connect() as connection:
+        return connection.execute(
+            _UNBOUND, {"study": lease.study_id, "key": LEASE_ATTRIBUTE, "lease": str(lease.lease_id)}
+        ).scalar_one_or_none()
+
+
+_UNBOUND = text(
+    "SELECT max(trials.trial_id) FROM trials "
+    "JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key "
+    "WHERE trials.study_id = :study AND trials.state IN ('RUNNING', 'FAIL') AND mark.value_json = :lease"
+)
 
 
 def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
@@ -125,14 +132,16 @@ def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease:
 
 def _enqueued(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
     """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
-    waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
-    for trial in waiting:
-        storage.optuna.set_trial_user_attr(trial._trial_id, LEASE_ATTRIBUTE, lease.lease_id)
-        if storage.optuna.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+    for trial_id in connection.execute(_WAITING, {"study": lease.study_id}).scalars().all():
+        storage.optuna.set_trial_user_attr(trial_id, LEASE_ATTRIBUTE, lease.lease_id)
+        if storage.optuna.set_trial_state_values(trial_id, TrialState.RUNNING):
             if isinstance(study.sampler, GridSampler):
                 _make_room(connection, study, lease)
-            return int(trial._trial_id)
+            return int(trial_id)
     return None
+
+
+_WAITING = text("SELECT trial_id FROM trials WHERE study_id = :study AND state = 'WAITING' ORDER BY trial_id")
 
 
 def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> None:
@@ -199,7 +208,7 @@ def _take_turn(
     unbound_leases = {row.lease_id for row in rows if row.trial_id is None}
     taken = {
         trial.system_attrs[TURN]
-        for trial in storage.optuna.get_all_trials(lease.study_id, deepcopy=False)
+        for trial in study._storage.get_all_trials(lease.study_id, deepcopy=False)
         if TURN in trial.system_attrs
         and (trial._trial_id in bound or trial.user_attrs.get(LEASE_ATTRIBUTE) in unbound_leases)
     }
