@@ -25,7 +25,7 @@ from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.refusals import clause_of, mend_of
 from hms_tune.database.retry import Caller, Patience, passes, through_outages
-from hms_tune.database.schemas import is_settled, settle_schemas
+from hms_tune.database.search_path import is_settled, settle_schemas
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER

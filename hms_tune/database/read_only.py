@@ -18,7 +18,7 @@ from hms_tune.database import schema, tables
 from hms_tune.database.connect import Storage, assembled, errors_told, open_storage
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.locks import lock_setup
-from hms_tune.database.schemas import is_settled
+from hms_tune.database.search_path import is_settled
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageError
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -33,12 +32,6 @@ def state_of(trial: FrozenTrial) -> str:
 def first_number(trial: FrozenTrial) -> int:
     """The number of the first attempt at the same trial."""
     return int(trial.user_attrs.get(LINEAGE_ATTRIBUTE, trial.number))
-
-
-def count_states(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """How many attempts are in each state; every state is named."""
-    counted = Counter(map(state_of, trials))
-    return {state: counted[state] for state in STATES}
 
 
 def named_states(counted: Mapping[TrialState, int], *, declined: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database.embedded.server import private_folder
+from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.observer import Observer
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 from hms_tune.data.files.lock import exclusive
 from hms_tune.database.embedded.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
 from hms_tune.errors import HmsTuneError, StorageError
+from hms_tune.machine.private_folder import private_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -77,12 +78,6 @@ def start_embedded(folder: Path) -> str:
         query={"host": str(host), "port": str(PORT)},
     )
     return url.render_as_string(hide_password=False).replace("+", "%20")  # a space, as libpq reads it too
-
-
-def private_folder(folder: Path) -> None:
-    """Make a folder, and the parents that it lacks, for this user alone; one that is there stays as it is."""
-    for each in reversed((folder, *folder.parents)):
-        each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _enter(folder: Path) -> None:
