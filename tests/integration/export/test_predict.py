@@ -277,6 +277,12 @@ def test_a_read_only_folder_is_predicted_without_a_temporary_folder_or_a_cache(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "work"]
 
 
+def with_default_signals() -> None:
+    """Whatever started the tests may have these ignored: nohup, or a shell for what runs behind."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
@@ -327,7 +333,7 @@ def test_interrupted_or_terminated_it_leaves_nothing_behind(
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=with_default_signals,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
     assert sorted(path.name for path in work.rglob("*")) == ["submission.csv", "tmp"]
