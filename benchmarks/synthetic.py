@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from segments import make_segments
 from synthetic_measures import (
     Values,
     Votes,
@@ -41,7 +42,6 @@ from hms_tune.data.synthetic import FULL_SIZE, synthesize
 from hms_tune.data.synthetic.competition import train_table
 from hms_tune.data.synthetic.outline import Extent
 from hms_tune.data.synthetic.plan import make_plan
-from hms_tune.data.synthetic.segments import make_segments
 
 RESULTS = Path(__file__).parent / "results" / "synthetic.md"
 SEGMENTS = 600

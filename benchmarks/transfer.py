@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from segments import make_segments
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hms_tune.data.schema import CLASSES, EEG_COLUMNS
-from hms_tune.data.synthetic.segments import make_segments
 from hms_tune.signals.filters import ZeroPhaseFilter
 from hms_tune.signals.montage import ANODES, CATHODES, CHAINS, PAIRS, SFREQ
 from hms_tune.training.scores import kl_divergence

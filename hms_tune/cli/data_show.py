@@ -73,7 +73,7 @@ def folds(
     from hms_tune.data.labels import make_labels
 
     config = DataConfig() if study is None else _data_config(load_study_file(study))
-    train = Competition.open(root, splits=("train",)).train_table()
+    train = Competition.open(root, splits=("train",)).table("train")
     labels = make_labels(train, rows=config.rows, min_votes=config.min_votes)
     report = fold_report(labels, assign_folds(labels, config))
     if as_json:

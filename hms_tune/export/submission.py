@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.errors import BundleError, HmsTuneError, UsageError
 
-ROW_SUM_TOLERANCE = 1e-6
-"""How far a row's sum may be from 1 in the file."""
-
 _FLOAT32_TOLERANCE = 1e-4
 
 

@@ -147,12 +147,6 @@ def _payload(path: Path) -> memoryview:
     return payload
 
 
-def remove_checkpoints(directory: Path) -> None:
-    """Remove every checkpoint of a directory, whole or partial."""
-    for path in [*directory.glob("checkpoint-*.pt"), *directory.glob("checkpoint-*.partial")]:
-        path.unlink(missing_ok=True)
-
-
 def _numbered(directory: Path) -> list[Path]:
     return sorted(directory.glob("checkpoint-*.pt"))
 

@@ -64,6 +64,16 @@ class _Progress:
         return [event for event in self.story if isinstance(event, FoldEnded)]
 
 
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """The fold in progress: what trains, what it is judged on, and its best epoch so far."""
+
+    number: int
+    training: FoldTraining
+    validation_rows: NDArray[np.int64]
+    best: BestEpoch
+
+
 class CrossValidation:
     """Trains and validates one trial configuration over its patient-grouped folds.
 
@@ -119,31 +129,29 @@ class CrossValidation:
             If the directory belongs to another trial.
         """
         data = self.workspace.trial_data(self.config)
-        folds = self.config.data.trained_folds
         progress = self._resumed(data)
         for event in progress.story:
             yield replace(event, replayed=True)
-        for fold in range(len(progress.folds_done), folds):
-            yield from self._run_fold(fold, folds, data, progress)
+        for number in range(len(progress.folds_done), self.config.data.trained_folds):
+            yield from self._run_fold(number, data, progress)
         yield _conclusion(progress, data)
 
-    def _run_fold(self, fold: int, folds: int, data: TrialData, progress: _Progress) -> Iterator[Event]:
-        training = self.config.training
-        train_rows, validation_rows = data.fold_rows(fold)
+    def _run_fold(self, number: int, data: TrialData, progress: _Progress) -> Iterator[Event]:
+        train_rows, validation_rows = data.fold_rows(number)
         learner = self.workspace.learners.lend(self.config)
-        state = FoldTraining(self.config, data, learner, fold=fold, train_rows=train_rows)
-        best = BestEpoch(training.early_stopping)
+        training = FoldTraining(self.config, data, learner, fold=number, train_rows=train_rows)
+        fold = _Fold(number, training, validation_rows, BestEpoch(self.config.training.early_stopping))
         epoch: int | None = 0
         if progress.fold_state is not None and progress.best_state is not None:
-            state.load_state_dict(progress.fold_state)
-            best.load_state_dict(progress.best_state)
+            fold.training.load_state_dict(progress.fold_state)
+            fold.best.load_state_dict(progress.best_state)
             last = progress.story[-1]
-            epoch = _next_epoch(last.epoch, state, best) if isinstance(last, EpochEnded) else 0
+            epoch = _next_epoch(last.epoch, fold) if isinstance(last, EpochEnded) else 0
         else:
             started = FoldStarted(
-                fold=fold,
-                folds=folds,
-                epochs=training.total_epochs,
+                fold=number,
+                folds=self.config.data.trained_folds,
+                epochs=self.config.training.total_epochs,
                 train_rows=len(train_rows),
                 validation_rows=len(validation_rows),
             )
@@ -151,58 +159,37 @@ class CrossValidation:
             yield started
 
         while epoch is not None:
-            ended = self._run_epoch(epoch, folds, validation_rows, data, state, best, progress)
+            ended = self._run_epoch(epoch, fold, data, progress)
             progress.story.append(ended)
             yield ended
             if self.directory is not None and self._checkpoint_due():
-                if self.workspace.ranks.first:
-                    progress.fold_state, progress.best_state = state.state_dict(), best.state_dict()
-                    yield self._written_down(progress, fold, epoch)
-                else:
-                    path = checkpoint_path(self.directory, fold * training.total_epochs + epoch)
-                    yield CheckpointWritten(path=path, fold=fold, epoch=epoch)
-            epoch = _next_epoch(epoch, state, best)
+                yield self._checkpointed(self.directory, fold, epoch, progress)
+            epoch = _next_epoch(epoch, fold)
 
         if self.keep_weights and self.directory is not None and progress.best_weights is not None:
-            write_weights(fold_weights_path(self.directory, fold), progress.best_weights)
+            write_weights(fold_weights_path(self.directory, number), progress.best_weights)
         progress.fold_state = progress.best_state = progress.best_weights = None
-        fold_ended = _fold_ended(fold, folds, data, validation_rows, progress, best, training.total_epochs)
+        fold_ended = self._fold_ended(fold, data, progress)
         progress.story.append(fold_ended)
         yield fold_ended
 
-    def _run_epoch(
-        self,
-        epoch: int,
-        folds: int,
-        validation_rows: NDArray[np.int64],
-        data: TrialData,
-        state: FoldTraining,
-        best: BestEpoch,
-        progress: _Progress,
-    ) -> EpochEnded:
+    def _run_epoch(self, epoch: int, fold: _Fold, data: TrialData, progress: _Progress) -> EpochEnded:
         start = time.perf_counter()
-        stage = state.stage_of(epoch)
+        stage = fold.training.stage_of(epoch)
         if epoch == stage.first_epoch:
-            best.renew_patience()
-        trained = state.train_epoch(epoch)
-        predictions = state.predict(validation_rows)
-        judged = data.judge(validation_rows, predictions)
-        judged = Judged(*self.workspace.ranks.agreed(judged.kl, judged.all_rows, judged.high_vote))
-        if not np.isfinite(judged.kl):
-            raise NonFiniteLossError(
-                f"the validation KL became {judged.kl}",
-                where=f"fold {state.fold}, epoch {epoch}",
-                mend="Lower training.learning_rate or set training.grad_clip",
-            )
-        state.epoch_validated(epoch, judged.kl)
-        if best.observe(epoch, judged.kl):
-            progress.predictions[state.fold] = predictions
+            fold.best.renew_patience()
+        trained = fold.training.train_epoch(epoch)
+        predictions = fold.training.predict(fold.validation_rows)
+        judged = self._agreed(data.judge(fold.validation_rows, predictions), fold, epoch)
+        fold.training.epoch_validated(epoch, judged.kl)
+        if fold.best.observe(epoch, judged.kl):
+            progress.predictions[fold.number] = predictions
             if self.keep_weights and self.workspace.ranks.first:
-                progress.best_weights = state.judged_weights()
-        scores = [done.kl for done in progress.folds_done] + [best.kl]
+                progress.best_weights = fold.training.judged_weights()
+        scores = [done.kl for done in progress.folds_done] + [fold.best.kl]
         return EpochEnded(
-            fold=state.fold,
-            folds=folds,
+            fold=fold.number,
+            folds=self.config.data.trained_folds,
             epoch=epoch,
             epochs=self.config.training.total_epochs,
             stage=stage.number,
@@ -210,11 +197,37 @@ class CrossValidation:
             kl=judged.kl,
             kl_all_rows=judged.all_rows,
             kl_high_vote=judged.high_vote,
-            best_kl=best.kl,
+            best_kl=fold.best.kl,
             estimate=float(np.mean(scores)),
             learning_rate=trained.learning_rate,
             images=trained.images,
             seconds=time.perf_counter() - start,
+        )
+
+    def _agreed(self, judged: Judged, fold: _Fold, epoch: int) -> Judged:
+        """The score by which all ranks go on; refused where it is not finite."""
+        agreed = Judged(*self.workspace.ranks.agreed(judged.kl, judged.all_rows, judged.high_vote))
+        if not np.isfinite(agreed.kl):
+            raise NonFiniteLossError(
+                f"the validation KL became {agreed.kl}",
+                where=f"fold {fold.number}, epoch {epoch}",
+                mend="Lower training.learning_rate or set training.grad_clip",
+            )
+        return agreed
+
+    def _fold_ended(self, fold: _Fold, data: TrialData, progress: _Progress) -> FoldEnded:
+        number, story = fold.number, progress.story
+        epochs_run = sum(isinstance(event, EpochEnded) and event.fold == number for event in story)
+        judged = data.judge(fold.validation_rows, progress.predictions[number])
+        return FoldEnded(
+            fold=number,
+            folds=self.config.data.trained_folds,
+            kl=fold.best.kl,
+            kl_all_rows=judged.all_rows,
+            kl_high_vote=judged.high_vote,
+            best_epoch=fold.best.epoch,
+            epochs_run=epochs_run,
+            stopped_early=epochs_run < self.config.training.total_epochs,
         )
 
     def _checkpoint_due(self) -> bool:
@@ -224,18 +237,20 @@ class CrossValidation:
             self._clock.written()
         return bool(agreed)
 
-    def _written_down(
-        self, progress: _Progress, fold: int, epoch: int
+    def _checkpointed(
+        self, directory: Path, fold: _Fold, epoch: int, progress: _Progress
     ) -> CheckpointWritten | CheckpointFailed:
-        """Write a checkpoint. A full disk costs the safety of this epoch, not the trial."""
-        assert self.directory is not None
-        number = fold * self.config.training.total_epochs + epoch
-        try:
-            path = write_checkpoint(self.directory, number, self._packed(progress))
-        except CheckpointError as error:
-            _log.warning("%s; the trial goes on without it", error)
-            return CheckpointFailed(reason=str(error), fold=fold, epoch=epoch)
-        return CheckpointWritten(path=path, fold=fold, epoch=epoch)
+        """The first rank writes a checkpoint. A full disk costs the safety of this epoch, not the trial."""
+        number = fold.number * self.config.training.total_epochs + epoch
+        path = checkpoint_path(directory, number)
+        if self.workspace.ranks.first:
+            progress.fold_state, progress.best_state = fold.training.state_dict(), fold.best.state_dict()
+            try:
+                path = write_checkpoint(directory, number, self._packed(progress))
+            except CheckpointError as error:
+                _log.warning("%s; the trial goes on without it", error)
+                return CheckpointFailed(reason=str(error), fold=fold.number, epoch=epoch)
+        return CheckpointWritten(path=path, fold=fold.number, epoch=epoch)
 
     def _packed(self, progress: _Progress) -> dict[str, Any]:
         return {
@@ -266,35 +281,12 @@ class CrossValidation:
         return _Progress(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
 
 
-def _next_epoch(epoch: int, state: FoldTraining, best: BestEpoch) -> int | None:
+def _next_epoch(epoch: int, fold: _Fold) -> int | None:
     """The epoch after one; a stage that is exhausted gives way to the next. None: the fold is done."""
-    stage = state.stage_of(epoch)
-    if epoch + 1 < stage.end and not best.exhausted:
+    stage = fold.training.stage_of(epoch)
+    if epoch + 1 < stage.end and not fold.best.exhausted:
         return epoch + 1
-    return stage.end if stage is not state.stages[-1] else None
-
-
-def _fold_ended(
-    fold: int,
-    folds: int,
-    data: TrialData,
-    validation_rows: NDArray[np.int64],
-    progress: _Progress,
-    best: BestEpoch,
-    epochs: int,
-) -> FoldEnded:
-    epochs_run = sum(isinstance(event, EpochEnded) and event.fold == fold for event in progress.story)
-    judged = data.judge(validation_rows, progress.predictions[fold])
-    return FoldEnded(
-        fold=fold,
-        folds=folds,
-        kl=best.kl,
-        kl_all_rows=judged.all_rows,
-        kl_high_vote=judged.high_vote,
-        best_epoch=best.epoch,
-        epochs_run=epochs_run,
-        stopped_early=epochs_run < epochs,
-    )
+    return stage.end if stage is not fold.training.stages[-1] else None
 
 
 def _conclusion(progress: _Progress, data: TrialData) -> CrossValidationEnded:

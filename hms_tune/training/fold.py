@@ -86,26 +86,23 @@ class FoldTraining:
         """
         if self.learner.fold is not self._token:
             raise RuntimeError(f"the network of fold {self.fold} has been lent to another fold since")
-        learner, stage = self.learner, self.stage_of(epoch)
-        learner.network.train()
-        schedule = self._schedules[stage.number]
-        first_step = (epoch - stage.first_epoch) * stage.steps_per_epoch
-        factors = [
-            stage.learning_rate_ratio * schedule.factor(first_step + step)
-            for step in range(stage.steps_per_epoch)
-        ]
-        learner.updater.plan(factors)
-        total = torch.zeros((), device=self._device)
-        batches = self._batches(stage, epoch)
+        stage = self.stage_of(epoch)
+        factors, batches = self._rate_factors(stage, epoch), self._batches(stage, epoch)
         if self._features is None:
             self._data.images.announce(batches, partial(self._generator, epoch))
+        self.learner.network.train()
+        self.learner.updater.plan(factors)
+        total = torch.zeros((), device=self._device)
         for step, rows in enumerate(batches):
-            learner.updater.set_step(step)
-            total += self._train_step(stage, epoch, step, rows)
-        loss = float(self._ranks.sum(total)) / stage.steps_per_epoch
-        self._refuse_non_finite(loss, epoch)
-        rate = learner.updater.learning_rate(factors[-1])
-        return TrainedEpoch(loss, rate, stage.steps_per_epoch * stage.batch_size)
+            self.learner.updater.set_step(step)
+            loss = self._train_step(stage, epoch, step, rows)
+            if self._device.type == "cpu":
+                self._refuse_non_finite(self._ranks.sum(loss).item(), epoch)
+            total += loss
+        mean = float(self._ranks.sum(total)) / stage.steps_per_epoch
+        self._refuse_non_finite(mean, epoch)
+        rate = self.learner.updater.learning_rate(factors[-1])
+        return TrainedEpoch(mean, rate, stage.steps_per_epoch * stage.batch_size)
 
     def predict(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Class probabilities of rows, float32 ``(n_rows, 6)``."""
@@ -122,7 +119,7 @@ class FoldTraining:
         return self._ranks.gather_rows(torch.from_numpy(probabilities), len(rows)).numpy()
 
     def epoch_validated(self, epoch: int, kl: float) -> None:
-        """Let the schedule hear how the epoch did."""
+        """Pass the validation KL of an epoch to the schedule."""
         self._schedules[self.stage_of(epoch).number].epoch_ended(kl)
 
     def state_dict(self) -> dict[str, Any]:
@@ -146,6 +143,15 @@ class FoldTraining:
             for name, tensor in self.learner.judged_network.state_dict().items()
         }
 
+    def _rate_factors(self, stage: Stage, epoch: int) -> list[float]:
+        """What the largest learning rates are multiplied by at each step of an epoch."""
+        schedule = self._schedules[stage.number]
+        first_step = (epoch - stage.first_epoch) * stage.steps_per_epoch
+        return [
+            stage.learning_rate_ratio * schedule.factor(first_step + step)
+            for step in range(stage.steps_per_epoch)
+        ]
+
     def _batches(self, stage: Stage, epoch: int) -> list[Tensor]:
         generator = counter_generator(self.config.training.seed, "order", self.fold, epoch)
         order = stage.rows[torch.randperm(len(stage.rows), generator=generator)]
@@ -164,6 +170,7 @@ class FoldTraining:
         return network if parts is None else parts[1]
 
     def _train_step(self, stage: Stage, epoch: int, step: int, rows: Tensor) -> Tensor:
+        """Take one step on this rank's share of a batch; returns its part of the loss."""
         generator = self._generator(epoch, step)
         torch.manual_seed(counter_seed(self.config.training.seed, "regularization", self.fold, epoch, step))
         mine = self._ranks.begin_batch(len(rows))
@@ -171,17 +178,14 @@ class FoldTraining:
             images, targets, weights = self._augmented(stage, rows, generator)
             images = images[mine].contiguous(memory_format=torch.channels_last)
             weights = None if weights is None else weights[mine]
-            loss = self.learner.learn((images,), targets[mine], weights)
-        else:
-            rows = rows[mine]
-            inputs = _rows_of(self._features, rows)
-            on_device = rows.to(self._device)
-            weights = None if self._weights is None or stage.number else self._weights[on_device]
-            rest = self._through(self.learner.network)
-            loss = self.learner.learn(inputs, self._targets[on_device], weights, through=rest)
-        if self._device.type == "cpu":
-            self._refuse_non_finite(self._ranks.sum(loss).item(), epoch)
-        return loss
+            return self.learner.learn((images,), targets[mine], weights)
+        rows = rows[mine]
+        on_device = rows.to(self._device)
+        weights = None if self._weights is None or stage.number else self._weights[on_device]
+        rest = self._through(self.learner.network)
+        return self.learner.learn(
+            _rows_of(self._features, rows), self._targets[on_device], weights, through=rest
+        )
 
     def _generator(self, epoch: int, step: int) -> torch.Generator:
         """What the augmentation of a batch draws from."""

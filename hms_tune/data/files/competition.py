@@ -78,14 +78,6 @@ class Competition:
         refuse(defects)
         return table
 
-    def train_table(self) -> pd.DataFrame:
-        """``train.csv``, validated; see :meth:`table`."""
-        return self.table("train")
-
-    def test_table(self) -> pd.DataFrame:
-        """``test.csv``, validated; see :meth:`table`."""
-        return self.table("test")
-
 
 def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defect]:
     """Folders and tables that must be there and are not."""

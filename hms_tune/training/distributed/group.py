@@ -168,11 +168,6 @@ class RankGroup:
         found = {rank: self._look(key, patience_s=0.5) for rank, key in keys.items()}
         return [f"rank {rank}: {word}" for rank, word in found.items() if word]
 
-    def leave(self) -> None:
-        """Part from the others without waiting for them."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
     def _look(self, key: str, *, patience_s: float) -> str | None:
         """A word once it is there, or None. It waits in Python, where signals are answered.
 

@@ -61,11 +61,6 @@ class RowImages:
         """Where images come to lie."""
         return self._source.device
 
-    def signals(self, rows: Tensor) -> dict[str, Tensor]:
-        """What images of rows are made from: ``eeg`` and ``spectrogram``, of those that are needed."""
-        read = {"eeg": self._source.eeg, "spectrogram": self._source.spectrogram}
-        return {kind: read[kind](rows) for kind in needed_kinds(self._transform)}
-
     def augmented(self, rows: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images to learn from, with their targets, which mixup changes too."""
         if self._augmentation.touches_signals:

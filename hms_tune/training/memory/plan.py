@@ -1,8 +1,8 @@
 """The memory plan: before a trial starts, what it will hold where, and whether it fits.
 
 What it cannot do without comes first: the network with gradients, optimizer state and moving average, the
-working memory of a training or validation step, and a reserve. What is left is shared between features of
-frozen layers, signals and cached images, that first which each step of this trial reads.
+working memory of a training or validation step, and a reserve. The rest goes to features of frozen layers,
+then to signals or images, whichever a step of this trial reads more often.
 """
 
 from __future__ import annotations

@@ -61,12 +61,12 @@ class Accelerator:
         self._ways: dict[tuple[nn.Module, str], Callable[[Batch], Tensor]] = {}
 
     def forget(self) -> None:
-        """Let go of every way to take a step. They hold whose step it is, which holds this, in a circle."""
+        """Drop captured steps: they reference the learner, which references this object."""
         self._ways.clear()
         self._compiled.clear()
 
     def expect(self, steps: int) -> None:
-        """Hear about how many steps a trial takes; compiling must pay within those of the trials to come."""
+        """Set about how many steps a trial takes; compiling must pay within those of the trials to come."""
         self._steps_of_trial = steps
 
     def __call__(

@@ -6,6 +6,7 @@ all trials of the same shape, and its step can be captured once.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ class Learner:
 
         Returns
         -------
-        a token; while it is :attr:`fold`, nobody else has begun another fold
+        a token, equal to :attr:`fold` until another fold begins
         """
         self.fold = object()
         self._networks.start(self._config, fold, self.network)
@@ -107,7 +108,7 @@ class Learner:
         return self.fold
 
     def retire(self) -> None:
-        """Serve no fold any more, and let go of captured steps: memory is free once nobody holds it."""
+        """End the fold in progress and drop captured steps, so that their memory is free."""
         self.fold = None
         self._accelerator.forget()
 
@@ -118,7 +119,7 @@ class Learner:
         return self._parts[network]
 
     def expect(self, steps: int) -> None:
-        """Hear about how many steps a trial takes."""
+        """Set about how many steps a trial takes; see :meth:`Accelerator.expect`."""
         self._accelerator.expect(steps)
 
     def learn(
@@ -235,12 +236,28 @@ class Learners:
         self._learner: Learner | None = None
 
     def lend(self, config: TrialConfig) -> Learner:
-        """The learner for a trial; whoever had it before has it no more."""
+        """The learner for a trial. A fold that had it before must not train on with it."""
         key = learner_key(config)
         if self._learner is None or key != self._key or not self._learner.adopt(config):
-            if self._learner is not None:
-                self._learner.retire()
-            self._learner = None  # its memory, before another takes as much
-            self._learner = Learner(config, self._networks, self.features, self.acceleration)
+            self._retire()  # its memory, before another takes as much
             self._key = key
+            self._learner = Learner(config, self._networks, self.features, self.acceleration)
         return self._learner
+
+    def forget(self) -> bool:
+        """Free the memory of learner, networks and features; False where there is nothing to free."""
+        if self._key is None:
+            return False
+        device, ranks = self._networks.device, self._networks.ranks
+        self._retire()
+        self._key = None
+        self.features, self._networks = FeatureCache(), Networks(device, ranks)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
+
+    def _retire(self) -> None:
+        if self._learner is not None:
+            self._learner.retire()
+        self._learner = None

@@ -40,7 +40,7 @@ def build_for_fold(config: TrialConfig, fold: int) -> Network:
 class Networks:
     """Networks on a device, lent to one fold after another.
 
-    A network that is lent again belongs to its new borrower alone.
+    :meth:`lend` invalidates the network of the same architecture that it returned before.
 
     Parameters
     ----------

@@ -51,14 +51,17 @@ def test_tables_have_the_columns_types_and_order_of_the_real_ones(competition: C
 
 
 def test_the_reader_of_real_competitions_accepts_it(competition: Competition) -> None:
-    labels = make_labels(competition.train_table())
+    labels = make_labels(competition.table("train"))
     assert len(np.unique(labels.patient_id)) == 3
-    assert len(competition.test_table()) >= 1
+    assert len(competition.table("test")) >= 1
 
 
 def test_eeg_files_have_the_real_layout(competition: Competition) -> None:
-    train = competition.train_table()
-    for split, eeg_ids in (("train", train["eeg_id"].unique()), ("test", competition.test_table()["eeg_id"])):
+    train = competition.table("train")
+    for split, eeg_ids in (
+        ("train", train["eeg_id"].unique()),
+        ("test", competition.table("test")["eeg_id"]),
+    ):
         for eeg_id in eeg_ids:
             file = pq.ParquetFile(competition.root / f"{split}_eegs/{eeg_id}.parquet")
             assert file.schema_arrow.names == list(EEG_COLUMNS)
@@ -73,9 +76,9 @@ def test_eeg_files_have_the_real_layout(competition: Competition) -> None:
 
 
 def test_spectrogram_files_have_the_real_layout(competition: Competition) -> None:
-    train = competition.train_table()
+    train = competition.table("train")
     for split, kind in (("train", "int64"), ("test", "int16")):
-        table = train if split == "train" else competition.test_table()
+        table = train if split == "train" else competition.table("test")
         for spectrogram_id in table["spectrogram_id"].unique():
             frames = pq.read_table(competition.root / f"{split}_spectrograms/{spectrogram_id}.parquet")
             assert frames.column_names == ["time", *SPECTROGRAM_COLUMNS]
@@ -92,7 +95,7 @@ def test_spectrogram_files_have_the_real_layout(competition: Competition) -> Non
 
 def test_the_eeg_lies_in_the_middle_of_its_spectrogram(competition: Competition) -> None:
     checked = 0
-    for row in competition.train_table().itertuples():
+    for row in competition.table("train").itertuples():
         eeg = pd.read_parquet(competition.root / f"train_eegs/{row.eeg_id}.parquet").to_numpy()
         start = int(200 * row.eeg_label_offset_seconds)
         window = eeg[start : start + 10_000, :19].T
@@ -127,7 +130,7 @@ def test_without_signal_the_labels_stay_and_the_eeg_differs(competition: Competi
 
 def test_the_oracle_knows_every_window(competition: Competition) -> None:
     oracle = pd.read_parquet(competition.root / ORACLE)
-    train = competition.train_table()
+    train = competition.table("train")
     assert set(oracle.loc[oracle["split"] == "train", "label_id"]) == set(train["label_id"])
     np.testing.assert_allclose(oracle[list(VOTE_COLUMNS)].sum(axis=1), 1)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,6 @@ from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.images.cache import CachedImages, ImageCache
-from hms_tune.training.loading import TrialRows, indexed, loader
 from hms_tune.training.step.random_counters import counter_generator
 from hms_tune.training.workspace import Workspace
 
@@ -45,30 +46,20 @@ def workspace(store: Store, memory: DeviceMemory = PLENTY) -> Workspace:
     return Workspace(store, CPU, memory=lambda _: memory)
 
 
-@pytest.mark.parametrize("give", ["images", "signals"])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_loader_gives_what_indices_give(store: Store, give: str, workers: int) -> None:
-    data = workspace(store).trial_data(make_config())
-    n_rows = len(data.labels)
-    weights = torch.rand(n_rows)
-    rows = TrialRows(data, torch.arange(n_rows).flip(0), weights=weights, give=give)  # type: ignore[arg-type]
-    batches = torch.randperm(n_rows).split(5)
-    pairs = list(zip(indexed(rows, batches), loader(rows, batches, workers=workers), strict=True))
-    assert len(pairs) == len(batches)
-    for ours, theirs in pairs:
-        if give == "images":
-            assert torch.equal(ours.inputs, theirs.inputs)
-        else:
-            assert ours.inputs.keys() == theirs.inputs.keys() == {"eeg", "spectrogram"}
-            for kind in ours.inputs:
-                assert torch.equal(ours.inputs[kind].nan_to_num(), theirs.inputs[kind].nan_to_num())
-        assert torch.equal(ours.targets, theirs.targets)
-        assert torch.equal(ours.weights, theirs.weights)
-    image, target, weight = rows[3]
-    assert torch.equal(target, torch.from_numpy(data.labels.targets[n_rows - 4]))
-    assert weight == weights[n_rows - 4]
-    if give == "images":
-        assert torch.equal(image, data.images.clean(torch.tensor([n_rows - 4]))[0])
+def test_the_example_for_a_training_loop_of_ones_own_gives_every_row_its_image_and_target(
+    store: Store, tmp_path: Path
+) -> None:
+    page = Path(__file__).parents[2] / "docs" / "speed.md"
+    example = re.search(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert example is not None
+    names: dict[str, Any] = {"store": store, "config": make_config(), "device": CPU}
+    exec(example[1], names)
+    data, rows = names["data"], names["rows"]
+    images, targets = (torch.cat(parts) for parts in zip(*names["loader"], strict=True))
+    assert images.shape == (len(rows), 1, 32, 64)
+    order = [int((data.images.clean(rows) == image).all(dim=(1, 2, 3)).nonzero()[0]) for image in images]
+    assert sorted(order) == list(range(len(rows)))
+    assert torch.equal(targets, torch.from_numpy(data.labels.targets)[rows[order]])
 
 
 def test_images_in_fewer_bits_are_off_by_no_more_than_stated(store: Store) -> None:

@@ -138,7 +138,7 @@ def pair(store: Store) -> Iterator[Pair]:
         yield Pair(group, Workspace(store, CPU, ranks=group.ranks), second)
     finally:
         dismiss(group)
-        group.leave()
+        torch.distributed.destroy_process_group()
         second.join(30)
         second.kill()
 

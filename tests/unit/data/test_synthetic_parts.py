@@ -27,7 +27,6 @@ from hms_tune.data.synthetic.raters import (
     SEIZURE,
     RaterPool,
 )
-from hms_tune.data.synthetic.segments import make_segments
 from hms_tune.data.synthetic.spectrogram import bipolar_matrix, chain_spectrogram
 from hms_tune.data.synthetic.waveforms import cycle_phase
 
@@ -237,15 +236,6 @@ def test_other_is_eventful_and_its_events_have_no_common_form() -> None:
     assert np.min(sizes) > 5
     assert np.quantile(sizes, 0.9) > 4 * np.quantile(sizes, 0.1)
     assert np.all(render_other(background, 0.1, head(), np.random.default_rng(0)) == 0)
-
-
-def test_segments_are_the_same_whoever_makes_them_and_take_turns_in_class() -> None:
-    one, two = make_segments(6, seed=4, jobs=1), make_segments(6, seed=4, jobs=2)
-    assert np.array_equal(one.eeg, two.eeg)
-    assert np.array_equal(one.votes, two.votes)
-    assert one.eeg.shape == (6, 20, 10_000)
-    assert np.all(one.mixture[range(6), range(6)] > 0.35)
-    np.testing.assert_allclose(one.truth.sum(axis=1), 1)
 
 
 # --------------------------------------------------------------------------------------- spectrogram
