@@ -35,9 +35,10 @@ from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease, hold
-from hms_tune.database.tables import leases, lineages
+from hms_tune.database.tables import attempts, trials
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.machine.processes import this_process
+from hms_tune.trial_state import AttemptState
 
 HELD = 2
 
@@ -92,7 +93,7 @@ def storm(database_url: str, name: str, *, claims: int, workers: int, trials: in
         def hand_back(lease: Lease) -> None:
             with storage.transaction() as connection:
                 hold(connection, lease)
-                settle(connection, lease, Result("handed_back"), set_aside=False)
+                settle(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)
 
         with ThreadPoolExecutor(workers) as pool:
             working = [pool.submit(work, worker) for worker in range(workers)]
@@ -105,25 +106,25 @@ def storm(database_url: str, name: str, *, claims: int, workers: int, trials: in
 
 def _judged(storage: Storage, study_id: int, *, refused: int, seconds: float) -> Report:
     """Compare every lease with the next one of the same trial, by the database's clock."""
-    following = func.lead(leases.c.claimed_at).over(
-        partition_by=leases.c.lineage_id, order_by=leases.c.lease_id
+    following = func.lead(attempts.c.claimed_at).over(
+        partition_by=attempts.c.trial_id, order_by=attempts.c.lease_id
     )
     history = (
-        select(leases.c.ended_at, following.label("next")).where(leases.c.study_id == study_id).subquery()
+        select(attempts.c.ended_at, following.label("next")).where(attempts.c.study_id == study_id).subquery()
     )
     with storage.engine.connect() as connection:
         claims = connection.execute(
-            select(func.count()).select_from(leases).where(leases.c.study_id == study_id)
+            select(func.count()).select_from(attempts).where(attempts.c.study_id == study_id)
         ).scalar_one()
-        trials = connection.execute(
-            select(func.count()).select_from(lineages).where(lineages.c.study_id == study_id)
+        begun = connection.execute(
+            select(func.count()).select_from(trials).where(trials.c.study_id == study_id)
         ).scalar_one()
         doubles = connection.execute(
             select(func.count())
             .select_from(history)
             .where(text("next IS NOT NULL AND (ended_at IS NULL OR ended_at > next)"))
         ).scalar_one()
-    return Report(claims, refused, trials, doubles, seconds)
+    return Report(claims, refused, begun, doubles, seconds)
 
 
 @contextmanager

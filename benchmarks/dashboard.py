@@ -73,9 +73,10 @@ INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, inter
 SELECT trial_id, step, value + 0.5 / step, 'FINITE' FROM trial_values, generate_series(1, :steps) step;
 INSERT INTO trial_user_attributes (trial_id, key, value_json)
 SELECT trial_id, key, attribute FROM trial_values, LATERAL (VALUES
-  ('lease', trial_id::text), ('lineage', (trial_id - 1)::text), ('worker', '"host:cuda0"'),
-  ('seconds', '28.5'), ('kl_all_rows', value::text), ('kl_high_vote', value::text), ('ended', '"complete"'),
-  ('config_hash', '"0123456789abcdef"'), ('fold_kl', '[0.7, 0.7, 0.7, 0.7, 0.7]')) told (key, attribute);
+  ('lease', trial_id::text), ('trial', (trial_id - 1)::text), ('worker', '"host:cuda0"'),
+  ('seconds', '28.5'), ('kl_all_rows', value::text), ('kl_high_vote', value::text),
+  ('attempt_state', '"complete"'), ('config_hash', '"0123456789abcdef"'),
+  ('fold_kl', '[0.7, 0.7, 0.7, 0.7, 0.7]')) told (key, attribute);
 """
 
 PARAMETER = """
@@ -84,17 +85,17 @@ SELECT n + 1, :name, {value}, :distribution FROM generate_series(0, :trials - 1)
 """
 
 ADDITIONS = """
-INSERT INTO hms_tune.lineages (lineage_id, study_id, state, first_number, last_trial_id, outcome)
-SELECT n + 1, :study, 'ended', n, n + 1, 'complete' FROM generate_series(0, :trials - 1) n;
-INSERT INTO hms_tune.leases (lease_id, study_id, lineage_id, worker_id, slot, host, pid, trial_id, number,
-                             claimed_at, expires_at, ended_at, outcome)
+INSERT INTO hms_tune.trials (trial_id, study_id, state, number, last_optuna_trial_id, ended_at)
+SELECT n + 1, :study, 'complete', n, n + 1, now() FROM generate_series(0, :trials - 1) n;
+INSERT INTO hms_tune.attempts (lease_id, study_id, trial_id, worker_id, slot, host, pid,
+                               optuna_trial_id, number, claimed_at, expires_at, ended_at, state)
 SELECT n + 1, :study, n + 1, 'worker', 'cuda' || n % 4, 'host', 1, n + 1, n,
        timestamptz '2026-01-01' + n * interval '30 s', now(),
        timestamptz '2026-01-01' + (n + 1) * interval '30 s', 'complete'
 FROM generate_series(0, :trials - 1) n;
-INSERT INTO hms_tune.trial_records
-  (study_id, number, lineage, folds, outcome, device, device_name, gpus, note)
-SELECT :study, n, n, CAST(:folds AS jsonb), 'complete', 'cuda:0', 'a GPU', 1, replace(:note, 'N', n::text)
+INSERT INTO hms_tune.attempt_records
+  (study_id, number, folds, closed_at, device, device_name, gpus, note)
+SELECT :study, n, CAST(:folds AS jsonb), now(), 'cuda:0', 'a GPU', 1, replace(:note, 'N', n::text)
 FROM generate_series(0, :trials - 1) n;
 """
 

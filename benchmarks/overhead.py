@@ -90,10 +90,10 @@ class Told:
             self.epochs.append(event.seconds)
         self.checkpoints += kind == "CheckpointWritten"
 
-    def trial_ended(self, trial: Any, outcome: str, value: float | None, reason: str | None) -> None:
+    def trial_ended(self, trial: Any, state: str, value: float | None, reason: str | None) -> None:
         """Note the score."""
-        if outcome != "complete" or value is None:
-            raise RuntimeError(f"trial {trial.number}: {outcome} ({reason})")
+        if state != "complete" or value is None:
+            raise RuntimeError(f"trial {trial.trial}: {state} ({reason})")
         self.kl = value
 
     def close(self) -> None:

@@ -94,10 +94,10 @@ class Told:
         if type(event).__name__ == "EpochEnded":
             self.images += event.images
 
-    def trial_ended(self, trial: Any, outcome: str, value: float | None, reason: str | None) -> None:
+    def trial_ended(self, trial: Any, state: str, value: float | None, reason: str | None) -> None:
         """Note the score by the learning rate, which no two configurations share."""
-        if outcome != "complete" or value is None:
-            raise RuntimeError(f"trial {trial.number}: {outcome} ({reason})")
+        if state != "complete" or value is None:
+            raise RuntimeError(f"trial {trial.trial}: {state} ({reason})")
         self.kl[repr(trial.config.training.learning_rate)] = value
 
     def close(self) -> None:

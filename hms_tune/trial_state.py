@@ -31,11 +31,6 @@ class _State(StrEnum):
         """Whether ``state`` may follow this one."""
         return state.value in self._next
 
-    @classmethod
-    def before(cls, state: Self) -> tuple[Self, ...]:
-        """The states that ``state`` may follow."""
-        return tuple(each for each in cls if each.may_become(state))
-
 
 class TrialState(_State):
     """A trial begins as running, when a slot claims it, or as waiting, when a person enqueues it."""
@@ -90,3 +85,8 @@ REQUEUED_OR_LOST = (AttemptState.REQUEUED, AttemptState.LOST)
 
 ENDED = tuple(state for state in TrialState if state.is_final and state.counts)
 """How a trial ends that was a unit of the budget."""
+
+
+def label(trial: int, attempt: int) -> str:
+    """How people read the numbers of a trial and of an attempt at it: ``5``, or ``5 (attempt 12)``."""
+    return f"{trial}" if attempt == trial else f"{trial} (attempt {attempt})"

@@ -11,7 +11,7 @@ import optuna
 
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
-from hms_tune.database.queue.lease import Holder, Lease, Wanted, lease_lost
+from hms_tune.database.queue.lease import Holder, Lease, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.database.retry import Patience
 from hms_tune.machine.processes import ProcessIdentity
@@ -26,14 +26,14 @@ class MemoryLease:
     lease: Lease
     lost: bool = False
     certain: bool = True
-    requested: Wanted = "running"
+    request: Requested = "running"
 
     def check(self) -> None:
         if self.lost:
             raise lease_lost(self.lease)
 
-    def desired(self, *, fresh_s: float = 2.0) -> Wanted:
-        return self.requested
+    def requested(self, *, fresh_s: float = 2.0) -> Requested:
+        return self.request
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class MemoryQueue:
         if self._claimed >= self.budget:
             return Refusal.BUDGET_SPENT
         self._claimed += 1
-        return Lease(next(self._ids), 0, lineage_id=next(self._ids))
+        return Lease(next(self._ids), 0, trial_id=next(self._ids))
 
     @contextmanager
     def keep(self, lease: Lease, *, granted_at: float) -> Iterator[MemoryLease]:
@@ -86,19 +86,19 @@ class MemoryQueue:
     def start(self, lease: Lease, *, again: bool) -> Attempt:
         self._call("start", again)
         trial = self.study.ask()
-        first = self._first.setdefault(lease.lineage_id, trial.number)
+        first = self._first.setdefault(lease.trial_id, trial.number)
         return Attempt(lease, trial, trial.number, first)
 
     def release(self, lease: Lease) -> None:
         self._call("release")
-        self._waiting.append(lease.lineage_id)
+        self._waiting.append(lease.trial_id)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
         self._call("end")
         self.results[attempt.number] = result
-        if result.ending in ("handed_back", "lost"):
-            self._waiting.append(attempt.lease.lineage_id)
-        elif result.ending == "declined":
+        if result.state in ("requeued", "lost"):
+            self._waiting.append(attempt.lease.trial_id)
+        elif result.state == "infeasible":
             self._claimed -= 1
         return result
 

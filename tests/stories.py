@@ -20,14 +20,15 @@ from hms_tune.training.events import (
     OutOfFold,
 )
 from hms_tune.training.observer import Observer, TrialInfo
+from hms_tune.trial_state import AttemptState
 
 FOLDS, EPOCHS = 2, 3
 
 
-def a_trial(number: int = 7, **changes: Any) -> TrialInfo:
+def a_trial(attempt: int = 7, **changes: Any) -> TrialInfo:
     """A trial in its first attempt."""
-    values: dict[str, Any] = {"lineage": number, "config": TrialConfig(), "params": {}, "slot": "cpu"}
-    return TrialInfo(study="effnet", number=number, **(values | changes))
+    values: dict[str, Any] = {"trial": attempt, "config": TrialConfig(), "params": {}, "slot": "cpu"}
+    return TrialInfo(study="effnet", attempt=attempt, **(values | changes))
 
 
 def a_fold_start(fold: int = 0, **changes: Any) -> FoldStarted:
@@ -130,5 +131,5 @@ def tell(
     observer.trial_started(trial)
     for event in a_story(replayed=replayed, predictions=predictions):
         observer.event(trial, event)
-    observer.trial_ended(trial, "complete", 1.05, None)
+    observer.trial_ended(trial, AttemptState.COMPLETE, 1.05, None)
     observer.close()

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from optuna.distributions import FloatDistribution, distribution_to_json
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import leases, lineages, studies
+from hms_tune.database.tables import attempts, studies
+from hms_tune.database.tables import trials as trials_table
 from hms_tune.search.optuna_private import models
+from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import open_search
 
 STUDY = """
@@ -37,8 +39,15 @@ tracking: {{wandb: {{mode: off}}}}
 """
 """A study of one trial that trains in seconds."""
 
-STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.FAIL)
+STATES = (OptunaState.COMPLETE, OptunaState.PRUNED, OptunaState.PRUNED, OptunaState.FAIL)
 """Of four trials one completes, one is pruned in its first fold, one in its second, and one fails."""
+
+
+ENDS = {
+    OptunaState.COMPLETE: TrialState.COMPLETE,
+    OptunaState.PRUNED: TrialState.PRUNED,
+    OptunaState.FAIL: TrialState.FAILED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +100,17 @@ def write_study(
             (models.TrialUserAttributeModel, "attributes"),
         ):
             connection.execute(model.__table__.insert(), rows[key])  # type: ignore[attr-defined]
-        lineage_ids = (
+        ours = (
             connection.execute(
-                lineages.insert().returning(lineages.c.lineage_id, sort_by_parameter_order=True),
+                trials_table.insert().returning(trials_table.c.trial_id, sort_by_parameter_order=True),
                 [
                     {
                         "study_id": study_id,
-                        "state": "ended",
-                        "first_number": i,
-                        "last_trial_id": ids[i],
-                        "outcome": {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(
-                            STATES[i % 4], "failed"
-                        ),
+                        "state": ENDS[STATES[i % 4]],
+                        "number": i,
+                        "last_optuna_trial_id": ids[i],
                         "reason": "out of device memory at batch size 64"
-                        if STATES[i % 4] == TrialState.FAIL
+                        if STATES[i % 4] == OptunaState.FAIL
                         else None,
                         "ended_at": ended[i],
                     }
@@ -115,26 +121,26 @@ def write_study(
             .all()
         )
         connection.execute(
-            leases.insert(),
+            attempts.insert(),
             [
                 {
                     "study_id": study_id,
-                    "lineage_id": lineage_ids[i],
+                    "trial_id": ours[i],
                     "worker_id": "gone",
                     "slot": "cuda0",
                     "host": "here",
                     "pid": 1,
-                    "trial_id": ids[i],
+                    "optuna_trial_id": ids[i],
                     "number": i,
                     "claimed_at": ended[i] - timedelta(seconds=60),
                     "expires_at": ended[i],
                     "ended_at": ended[i],
-                    "outcome": "complete",
+                    "state": ENDS[STATES[i % 4]],
                 }
                 for i in numbers
             ],
         )
-    complete = [number for number in numbers if STATES[number % 4] == TrialState.COMPLETE]
+    complete = [number for number in numbers if STATES[number % 4] == OptunaState.COMPLETE]
     return Written(study_file, study_id, min(complete, key=lambda number: value_of(number, trials)))
 
 
@@ -159,7 +165,7 @@ def _write_trial(rows: dict[str, list[dict[str, Any]]], number: int, trial_id: i
         }
         for name, distribution in distributions.items()
     ]
-    steps = {TrialState.COMPLETE: 20, TrialState.PRUNED: 3 if number % 4 == 1 else 6}.get(state, 1)
+    steps = {OptunaState.COMPLETE: 20, OptunaState.PRUNED: 3 if number % 4 == 1 else 6}.get(state, 1)
     rows["reports"] += [
         {
             "trial_id": trial_id,
@@ -169,10 +175,10 @@ def _write_trial(rows: dict[str, list[dict[str, Any]]], number: int, trial_id: i
         }
         for step in range(1, steps + 1)
     ]
-    if state == TrialState.COMPLETE:
+    if state == OptunaState.COMPLETE:
         finite = models.TrialValueModel.TrialValueType.FINITE
         rows["values"].append({"trial_id": trial_id, "objective": 0, "value": value, "value_type": finite})
-    attributes = {"lineage": number, "kl_high_vote": value - 0.1, "fold_kl": [value] * 5}
+    attributes = {"trial": number, "kl_high_vote": value - 0.1, "fold_kl": [value] * 5}
     rows["attributes"] += [
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(content)}
         for key, content in attributes.items()

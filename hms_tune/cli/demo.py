@@ -22,6 +22,7 @@ from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError
+from hms_tune.trial_state import ENDED, TrialState
 
 if TYPE_CHECKING:
     from hms_tune.export.scores import Scores
@@ -151,7 +152,8 @@ def _search(plan: Demo, study_file: StudyFile, console: Console) -> None:
 
 def _refuse_unfinished(plan: Demo) -> None:
     """Raise an error if trials are left: a worker that is stopped returns as one that is done."""
-    left = plan.trials - sum(_units(plan).get(outcome, 0) for outcome in ("complete", "pruned", "failed"))
+    trials = _trials(plan)
+    left = plan.trials - sum(trials[state] for state in ENDED)
     if left > 0:
         raise HmsTuneError(
             f"stopped with {left} trials left", where=plan.folder, mend="Run the same command to go on"
@@ -187,13 +189,13 @@ def _predict(plan: Demo, bundle: Path, console: Console) -> None:
         predict(bundle, plan.data, out=plan.submission)
 
 
-def _units(plan: Demo) -> dict[str, int]:
+def _trials(plan: Demo) -> dict[TrialState, int]:
     from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.studies.status import status
 
     database = open_storage(resolve_address(None, home=plan.home))
     try:
-        return status(database, _STUDY).units
+        return status(database, _STUDY).trials
     finally:
         database.close()
 
@@ -201,8 +203,8 @@ def _units(plan: Demo) -> dict[str, int]:
 def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
     from hms_tune.studies.text import score_text
 
-    units = _units(plan)
-    states = [f"{units[state]} {state}" for state in ("complete", "pruned", "failed") if units.get(state)]
+    trials = _trials(plan)
+    states = [f"{trials[state]} {state}" for state in ENDED if trials[state]]
     table = Table(title="hms_tune demo", show_header=False, title_justify="left")
     table.add_row("trials", ", ".join(states))
     table.add_row("best KL in the search", score_text(scores.search_kl))

@@ -15,7 +15,7 @@ from hms_tune.config.study_file import STUDY_NAME, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    from hms_tune.database.queries.studies import DesiredState
+    from hms_tune.database.queries.studies import RequestedState
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]
@@ -137,7 +137,7 @@ def stop(name: Name, storage: StorageOption = None) -> None:
     _set_state(name, storage, "stopped")
 
 
-def _set_state(name: str, storage: str | None, state: DesiredState) -> None:
+def _set_state(name: str, storage: str | None, state: RequestedState) -> None:
     from hms_tune.studies import control
 
     study = study_name(name)
@@ -179,7 +179,7 @@ def drain(
     study = study_name(name)
     with opened(storage) as database:
         told = control.drain(database, study, worker, at_once=at_once)
-    how = "hands its trials back and leaves" if at_once else "finishes its trials and leaves"
+    how = "requeues its trials and leaves" if at_once else "finishes its trials and leaves"
     for each in told:
         typer.echo(f"{study}: worker {each.worker_id} on {each.host} {how}")
 

@@ -61,7 +61,7 @@ def worker(
 ) -> None:
     """Run a study's trials until its budget is spent or this worker is stopped.
 
-    Any number of workers may run one study. At SIGTERM or Ctrl-C trials are handed back and continue
+    Any number of workers may run one study. At SIGTERM or Ctrl-C trials are requeued and continue
     elsewhere; a second one ends at once.
     """
     from hms_tune.tracking.console import ConsoleObserver

@@ -1,20 +1,27 @@
 """What the fleet remembers beside Optuna's own tables, in a schema of its own.
 
-studies         what people want of a study: its budget, and whether it runs
-workers         who is at work, and whether people want it to leave
-worker_minutes  how many images a worker trained in a minute
-lineages        one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one
-                that a person enqueued has its row, with the values given, before any slot takes it
-leases          one row per attempt: which slot runs it, until when. Its number is the fencing token
-notices         what people are told by webhook or command: one row per happening, which one worker takes
-trial_records   one row per attempt: what it told. Dashboards send Optuna's attributes with every page
-out_of_fold     predictions of each trial that was the best when it ended
+studies          what people request of a study: its budget, and whether it runs
+workers          who is at work, and whether people request that it leaves
+worker_minutes   how many images a worker trained in a minute
+trials           one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one
+                 that a person enqueued has its row, with the values given, before any slot claims it
+attempts         one row per attempt: which slot has the lease, until when, and how it ended. ``lease_id`` is
+                 the fencing token; ``optuna_trial_id`` and ``number`` are Optuna's, of the attempt's trial
+outbox           what people are told by webhook or command: one row per event, which one worker takes
+attempt_records  what each attempt told; closed when it ended. Dashboards send Optuna's attributes with every
+                 page, so these rows are ours
+out_of_fold      predictions of each trial that was the best when it ended
 
+A trial's ``number`` is that of its first attempt. States and the steps between them are in
+:mod:`hms_tune.trial_state`; the database refuses any other.
 Every time is the database's. What changes here needs a revision in ``migrations/versions``, which makes it so
 in a database.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -30,15 +37,42 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    TypeDecorator,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from hms_tune.trial_state import AttemptState, TrialState
+
 SCHEMA = "hms_tune"
 metadata = MetaData(schema=SCHEMA)
 
 _now = text("clock_timestamp()")
+
+
+class _State(TypeDecorator[StrEnum]):
+    """Text that is read as a member of an enumeration."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, states: type[StrEnum]) -> None:
+        super().__init__()
+        self.states = states
+
+    def process_bind_param(self, value: StrEnum | None, dialect: object) -> str | None:
+        """The text that is written."""
+        return None if value is None else self.states(value).value
+
+    def process_result_value(self, value: str | None, dialect: object) -> StrEnum | None:
+        """The member that is read."""
+        return None if value is None else self.states(value)
+
+
+def _is_one_of(column: str, states: Iterable[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(state.value) for state in states)})"
+
 
 studies = Table(
     "studies",
@@ -69,12 +103,12 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("devices", Text, nullable=False),
     Column("slots", Integer, nullable=False),
-    Column("wanted", Text, nullable=False, server_default="work"),
+    Column("requested", Text, nullable=False, server_default="work"),
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("last_seen", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("stopped_at", DateTime(timezone=True)),
     Column("usage", JSONB(none_as_null=True)),
-    CheckConstraint("wanted IN ('work', 'finish', 'leave')", name="worker_wanted"),
+    CheckConstraint("requested IN ('work', 'finish', 'leave')", name="worker_requested"),
 )
 
 worker_minutes = Table(
@@ -87,11 +121,11 @@ worker_minutes = Table(
 )
 Index("minutes_of_study", worker_minutes.c.study_id, worker_minutes.c.minute)
 
-notices = Table(
-    "notices",
+outbox = Table(
+    "outbox",
     metadata,
     Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
-    Column("happening", Text, primary_key=True),
+    Column("event", Text, primary_key=True),
     Column("subject", Text, primary_key=True),
     Column("message", JSONB, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
@@ -101,33 +135,36 @@ notices = Table(
     Column("failure", Text),
 )
 
-lineages = Table(
-    "lineages",
+trials = Table(
+    "trials",
     metadata,
-    Column("lineage_id", BigInteger, primary_key=True),
+    Column("trial_id", BigInteger, primary_key=True),
     Column(
         "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
     ),
-    Column("state", Text, nullable=False),
-    Column("wanted", Text, nullable=False, server_default="run"),
+    Column("state", _State(TrialState), nullable=False),
+    Column("requested", Text, nullable=False, server_default="run"),
     Column("given", JSONB(none_as_null=True)),
     Column("losses", Integer, nullable=False, server_default="0"),
-    Column("first_number", Integer),
-    Column("last_trial_id", Integer),
-    Column("outcome", Text),
+    Column("number", Integer),
+    Column("last_optuna_trial_id", Integer),
     Column("reason", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("ended_at", DateTime(timezone=True)),
-    CheckConstraint("state IN ('claimed', 'waiting', 'ended')", name="lineage_state"),
-    CheckConstraint("wanted IN ('run', 'stop')", name="lineage_wanted"),
+    CheckConstraint(_is_one_of("state", TrialState), name="trial_state"),
+    CheckConstraint(
+        f"(ended_at IS NOT NULL) = ({_is_one_of('state', [each for each in TrialState if each.is_final])})",
+        name="trial_ended",
+    ),
+    CheckConstraint("requested IN ('run', 'stop')", name="trial_requested"),
 )
 
-leases = Table(
-    "leases",
+attempts = Table(
+    "attempts",
     metadata,
     Column("lease_id", BigInteger, primary_key=True),
     Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False),
-    Column("lineage_id", BigInteger, ForeignKey(lineages.c.lineage_id, ondelete="CASCADE"), nullable=False),
+    Column("trial_id", BigInteger, ForeignKey(trials.c.trial_id, ondelete="CASCADE"), nullable=False),
     Column("worker_id", Text, nullable=False),
     Column("slot", Text, nullable=False),
     Column("host", Text, nullable=False),
@@ -136,30 +173,33 @@ leases = Table(
     Column("machine", Text),
     Column("gpus", Double, nullable=False, server_default="0"),
     Column("token", Text, unique=True),
-    Column("trial_id", Integer),
+    Column("optuna_trial_id", Integer),
     Column("number", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
-    Column("outcome", Text),
+    Column("state", _State(AttemptState), nullable=False, server_default=AttemptState.RUNNING.value),
+    CheckConstraint(
+        _is_one_of("state", [each for each in AttemptState if each is not AttemptState.WAITING]),
+        name="attempt_state",
+    ),
+    CheckConstraint(f"(ended_at IS NULL) = (state = '{AttemptState.RUNNING}')", name="attempt_ended"),
 )
 
 # However a claim and a recovery interleave, the database itself lets no trial have two live attempts and no
-# attempt two leases.
-Index("one_live_lease", leases.c.lineage_id, unique=True, postgresql_where=leases.c.ended_at.is_(None))
-Index("one_lease_per_attempt", leases.c.trial_id, unique=True)
-Index("leases_of_study", leases.c.study_id)
-Index("live_leases", leases.c.study_id, postgresql_where=leases.c.ended_at.is_(None))
+# Optuna trial two leases.
+Index("one_live_attempt", attempts.c.trial_id, unique=True, postgresql_where=attempts.c.ended_at.is_(None))
+Index("one_attempt_per_optuna_trial", attempts.c.optuna_trial_id, unique=True)
+Index("attempts_of_study", attempts.c.study_id)
+Index("live_attempts", attempts.c.study_id, postgresql_where=attempts.c.ended_at.is_(None))
 
-trial_records = Table(
-    "trial_records",
+attempt_records = Table(
+    "attempt_records",
     metadata,
     Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("lineage", Integer, nullable=False),
     Column("config", JSONB),
     Column("folds", JSONB),
-    Column("outcome", Text),
     Column("reason", Text),
     Column("traceback", Text),
     Column("device", Text),
@@ -171,6 +211,7 @@ trial_records = Table(
     Column("run_url", Text),
     Column("note", Text),
     Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("closed_at", DateTime(timezone=True)),
 )
 
 out_of_fold = Table(

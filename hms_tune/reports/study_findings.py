@@ -19,6 +19,7 @@ from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, score_text
 from hms_tune.studies.trial_record import StudyRecord
 from hms_tune.training.events import OutOfFold
+from hms_tune.trial_state import AttemptState
 
 _SHOWN_FAILURES = 6
 
@@ -59,11 +60,11 @@ def score_section(material: Material) -> list[str]:
             rows.append(["class shares alone, on these", score_text(scores.held_out_prior_kl), ""])
         lead = (
             f"<b>KL {scores.held_out_kl:.4f} on {scores.held_out_rows:,} rows of patients that the whole "
-            f"search never saw</b>: trial {best.number}, retrained. That is the score to quote."
+            f"search never saw</b>: {best.name}, retrained. That is the score to quote."
         )
     else:
         lead = (
-            f"<b>Trial {best.number}, KL {best.value:.4f}</b> on its own validation folds. That is "
+            f"<b>{best.name.capitalize()}, KL {best.value:.4f}</b> on its own validation folds. That is "
             f"optimistic: it is the smallest of {len(material.study.ranked)} scores on the same patients. "
             f"<code>hms-tune export-best --study {text(material.study.name)}</code> scores it on held-out "
             "patients; this report then says so."
@@ -111,7 +112,7 @@ def space_section(material: Material) -> list[str]:
         rows.append([breakable(parameter.name), values, won, bar])
     search = study.study_file.search
     how = f"Values are drawn by {search.sampler} (seed {search.seed}); pruner: {search.pruner.name}."
-    title = f"trial {study.best.number}" if study.best else "best"
+    title = study.best.name if study.best else "best"
     listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
     notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'
     return ["<h2>What was searched, and what won</h2>", listed, notes]
@@ -125,7 +126,7 @@ def prediction_section(material: Material) -> list[str]:
     found = deciding_score(best, predictions)
     drawn = prediction_figures(best, predictions)
     cards = [chart(each.title, each.about, each.figure) for each in drawn]
-    about = f"Out-of-fold predictions of trial {best.number}" + (f": {in_words(found)}." if found else ".")
+    about = f"Out-of-fold predictions of {best.name}" + (f": {in_words(found)}." if found else ".")
     grid = f'<div class="grid">{"".join(cards)}</div>'
     return ["<h2>Where it is right and wrong</h2>", f"<p>{text(about)}</p>", grid]
 
@@ -139,11 +140,11 @@ def pruning_section(study: StudyRecord) -> list[str]:
         f"epochs, about {spent.cost_saved:,.0f} {cost_unit(study.trials)}."
     )
     parts = ["<h2>What was given up, and what that saved</h2>", f"<p>{text(told)}</p>"]
-    by_fold = sorted(Counter(len(trial.folds) for trial in study.ended("pruned")).items())
+    by_fold = sorted(Counter(len(trial.folds) for trial in study.ended(AttemptState.PRUNED)).items())
     if by_fold:
         rows = [[f"in fold {fold}" if fold else "before a fold", f"{count}"] for fold, count in by_fold]
         parts.append(table(["pruned", "trials"], rows, numbers=(1,)))
-    failed = study.ended("failed")
+    failed = study.ended(AttemptState.FAILED)
     if failed:
         reasons = Counter(trial.reason or "unknown" for trial in failed).most_common(_SHOWN_FAILURES)
         rows = [[reason, str(count)] for reason, count in reasons]

@@ -31,6 +31,7 @@ from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.score import fold_spread
 from hms_tune.studies.text import score_text
 from hms_tune.studies.trial_record import TrialRecord, study_record
+from hms_tune.trial_state import AttemptState
 from hms_tune.version import __version__
 
 
@@ -50,12 +51,12 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     """
     study = study_record(storage, name)
     best = study.best
-    predictions = kept_out_of_fold(storage, study.study_id, best.number) if best else None
+    predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     if predictions is not None and not len(predictions.row):
         predictions = None
     shown = bundle
     if shown is None and best is not None:
-        usual = bundle_path(name, best.number)
+        usual = bundle_path(name, best.trial)
         shown = usual if (usual / METRICS).is_file() else None
     scores = None if shown is None else read_scores(shown)
     if scores is not None and (best is None or scores.search_kl != best.value):
@@ -92,9 +93,9 @@ def _question(material: Material) -> list[str]:
     best = study.best
     figures = {
         "trials": f"{len(study.trials):,}",
-        "complete": f"{states['complete']:,}",
-        "pruned": f"{states['pruned']:,}",
-        "failed": f"{states['failed']:,}",
+        "complete": f"{states[AttemptState.COMPLETE]:,}",
+        "pruned": f"{states[AttemptState.PRUNED]:,}",
+        "failed": f"{states[AttemptState.FAILED]:,}",
         cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
         "best KL": score_text(best.value if best else None),
     }
@@ -116,7 +117,7 @@ def _course(material: Material) -> list[str]:
     if costs.trials:
         cards.append(chart("Cost", "complete trials", cost_figure(costs)))
     if study.best is not None and study.best.folds:
-        about = f"of trial {study.best.number}, by fold"
+        about = f"of {study.best.name}, by fold"
         cards.append(chart("Learning curves", about, curves_figure(study.best.folds)))
     return ["<h2>How it went</h2>", f'<div class="grid">{"".join(cards)}</div>']
 
@@ -148,4 +149,4 @@ def _winner_listing(best: TrialRecord | None) -> Sequence[str]:
     if best is None:
         return ()
     values = "\n".join(f"{name} = {value}" for name, value in best.params.items())
-    return (f"<h3>Trial {best.number}</h3>", listing(values))
+    return (f"<h3>{best.name.capitalize()}</h3>", listing(values))

@@ -24,7 +24,7 @@ STANDS_IN_FOR = "hms_tune:stands_in_for"
 """System attribute of an attempt that takes over a trial whose parameters were not drawn: its number."""
 
 CONTINUES_ATTRIBUTE = "continues"
-"""User attribute of an attempt that goes on with a lost or handed-back one: its number."""
+"""User attribute of an attempt that goes on with a lost or requeued one: its number."""
 
 TURN = "hms_tune:turn"
 """System attribute of a trial that is drawn from a list: its turn, counted from 0."""

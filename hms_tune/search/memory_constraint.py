@@ -1,6 +1,6 @@
-"""Draws that the device has no room for: declined at once, and told to the sampler.
+"""Draws that the device has no room for: they end at once, as infeasible, and the sampler learns of it.
 
-A declined draw ends as a pruned Optuna trial that violates a constraint. TPE ranks such trials after all
+An infeasible draw ends as a pruned Optuna trial that violates a constraint. TPE ranks such trials after all
 others, by how much they violate it; of failed trials it hears nothing. The pruners do not count them, for
 they reported nothing, and the samplers' start-up does not either.
 """
@@ -13,8 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 CONSTRAINT = "memory"
 """Optuna's name for it: by what share a draw needs more memory than there is."""
 
-MOST_DECLINED = 20
-"""After this many declined draws in a row the space and the device do not go together."""
+MOST_INFEASIBLE = 20
+"""After this many infeasible draws in a row the space and the device do not go together."""
 
 
 def mark_infeasible(trial: optuna.Trial, excess: float) -> None:
@@ -28,6 +28,6 @@ def mark_infeasible(trial: optuna.Trial, excess: float) -> None:
         trial.set_constraint(CONSTRAINT, excess)
 
 
-def is_declined(trial: FrozenTrial) -> bool:
-    """Whether a trial was declined."""
+def is_infeasible(trial: FrozenTrial) -> bool:
+    """Whether a trial was infeasible."""
     return trial.state == TrialState.PRUNED and trial.constraints.get(CONSTRAINT, 0.0) > 0.0

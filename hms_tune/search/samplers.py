@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hms_tune.config.ranges import Group
 from hms_tune.config.study_sections import SearchConfig
 from hms_tune.search.list_samplers import GridSampler, QmcSampler
-from hms_tune.search.memory_constraint import is_declined
+from hms_tune.search.memory_constraint import is_infeasible
 from hms_tune.search.random_draws import CountedRandomSampler, derived_seed
 
 DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1}
@@ -84,7 +84,7 @@ class StartupSampler(BaseSampler):
     def _current(self, study: optuna.Study) -> BaseSampler:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         trials = study.get_trials(deepcopy=False, states=states)
-        finished = sum(not is_declined(trial) for trial in trials)
+        finished = sum(not is_infeasible(trial) for trial in trials)
         return self._start if finished < self._startup_trials else self._model
 
     def reseed_rng(self) -> None:

@@ -13,7 +13,7 @@ import optuna
 
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.studies import DesiredState, delete_study_rows
+from hms_tune.database.queries.studies import RequestedState, delete_study_rows
 from hms_tune.database.queue.requests import (
     request_study_state,
     request_trial_stop,
@@ -25,7 +25,7 @@ from hms_tune.studies.status import status
 from hms_tune.studies.status_types import WorkerStatus
 
 
-def set_state(storage: Storage, name: str, state: DesiredState) -> None:
+def set_state(storage: Storage, name: str, state: RequestedState) -> None:
     """Pause, resume or stop a study; its workers follow at the next event.
 
     Raises
@@ -62,7 +62,7 @@ def stop_trial(storage: Storage, name: str, number: int) -> Literal["stopping", 
             mend = "hms-tune status names those that run"
             raise UsageError(f"no worker ran a trial {number}", where=where, mend=mend)
         case "ended":
-            raise UsageError(f"trial {number} has ended ({answer.outcome})", where=where)
+            raise UsageError(f"trial {number} has ended ({answer.state})", where=where)
         case "stopping" | "stopped":
             return answer.kind
 
@@ -73,7 +73,7 @@ def drain(storage: Storage, name: str, worker: str, *, at_once: bool = False) ->
     Parameters
     ----------
     worker : a worker's id or its beginning, or a host, which means all its workers at this study
-    at_once : trials are handed back within an epoch, and continue elsewhere; else they run to their ends
+    at_once : trials are requeued within an epoch, and continue elsewhere; else they run to their ends
 
     Returns
     -------

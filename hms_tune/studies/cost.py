@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+from hms_tune.trial_state import AttemptState
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def planned_epochs(trial: TrialRecord) -> int | None:
 
 def saving(trials: Sequence[TrialRecord]) -> Saving:
     """What was not trained because trials were pruned, each epoch at the price the trial paid for its own."""
-    pruned = [trial for trial in trials if trial.state == "pruned"]
+    pruned = [trial for trial in trials if trial.state is AttemptState.PRUNED]
     run = sum(trial.epochs_run for trial in trials)
     saved, cost = 0, 0.0
     for trial in pruned:

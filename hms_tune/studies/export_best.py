@@ -6,30 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import trial_number
 from hms_tune.errors import HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
-from hms_tune.studies.attempt_state import first_number
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
+from hms_tune.trial_state import AttemptState
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The trial to export, the study file it was drawn from, and the number of its first attempt."""
+    """The trial to export, the study file it was drawn from, and the number of its last attempt."""
 
     winner: Winner
     study_file: StudyFile
-    lineage: int
+    attempt: int
 
 
 def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
@@ -46,19 +48,19 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     study_file = stored_study_file(loaded)
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
     config = config_of(study_file.space, trial.params)
-    winner = Winner(study=study, number=trial.number, config=config, value=trial.value)
-    return Choice(winner, study_file, first_number(trial))
+    winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
+    return Choice(winner, study_file, trial.number)
 
 
 def _chosen(trials: Sequence[FrozenTrial], study: str, number: int | None) -> FrozenTrial:
     where = f"study {study}"
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    complete = [trial for trial in trials if trial.state == OptunaState.COMPLETE and trial.value is not None]
     if number is None:
         if not complete:
             raise UsageError("no trial is complete yet", where=where, mend="Wait, or run more workers")
         return min(complete, key=lambda trial: (trial.value, trial.number))
     for trial in complete:
-        if trial.number == number:
+        if number in (trial_number(trial), trial.number):
             return trial
     if any(trial.number == number for trial in trials):
         raise UsageError(f"trial {number} did not complete", where=where, mend="Choose a complete one")
@@ -79,8 +81,8 @@ def export_watched(
     winner = choice.winner
     trial = TrialInfo(
         study=winner.study,
-        number=winner.number,
-        lineage=choice.lineage,
+        trial=winner.number,
+        attempt=choice.attempt,
         config=winner.config,
         params={},
         slot=str(resolve_device(device)),
@@ -105,13 +107,13 @@ def export_watched(
         )
     except HmsTuneError as error:
         for observer in observers:
-            observer.trial_ended(trial, "failed", None, str(error))
+            observer.trial_ended(trial, AttemptState.FAILED, None, str(error))
         raise
     else:
         for observer in observers:
             if isinstance(observer, KeepsBundles):
                 observer.bundle_written(trial, exported.path)
-            observer.trial_ended(trial, "complete", exported.scores.kl, None)
+            observer.trial_ended(trial, AttemptState.COMPLETE, exported.scores.kl, None)
         return exported
     finally:
         for observer in observers:

@@ -21,10 +21,11 @@ from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
-from hms_tune.studies.trial_record import trial_record
+from hms_tune.studies.trial_record import attempt_record
 from hms_tune.training.events import CrossValidationEnded, Event, FoldEnded, OutOfFold
 from hms_tune.training.history import Recorder, folds_as_json
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 from hms_tune.version import __version__
 
 _logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class TrialRecorder:
     def event(self, trial: TrialInfo, event: Event) -> None:
         """Take note; at the end of a fold, write."""
         draft = self._draft
-        if draft is None or draft.trial.number != trial.number:
+        if draft is None or draft.trial.attempt != trial.attempt:
             return
         draft.recorder.add(event)
         if isinstance(event, CrossValidationEnded):
@@ -122,14 +123,16 @@ class TrialRecorder:
             self._offer(draft)
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
         """Write the record with how it ended. One that was lost is its new owner's to tell."""
         draft, self._draft = self._draft, None
-        if draft is None or outcome == "lost":
+        if draft is None or state is AttemptState.LOST:
             return
         draft.ended = True
-        draft.values = {"outcome": outcome, "reason": reason}
+        draft.values = {"reason": reason}
+        if state is not AttemptState.COMPLETE:
+            draft.predictions = None
         self._offer(draft)
 
     def close(self) -> None:
@@ -141,7 +144,6 @@ class TrialRecorder:
         """Hand over a copy, made here so that the thread reads what no one changes."""
         trial = draft.trial
         draft.values |= {
-            "lineage": trial.lineage,
             "config": trial.config.model_dump(mode="json"),
             "folds": folds_as_json(draft.recorder.records()),
             "device": self._place.device,
@@ -154,15 +156,15 @@ class TrialRecorder:
         offered = _Draft(
             trial,
             values=dict(draft.values),
-            predictions=draft.predictions if draft.values.get("outcome") == "complete" else None,
+            predictions=draft.predictions if draft.ended else None,
             ended=draft.ended,
         )
-        self._queue.put(offered, key=trial.number)
+        self._queue.put(offered, key=trial.attempt)
 
     def _write_or_retry(self, draft: _Draft) -> float | None:
         """Write a record; if an outage cut that off, after how many seconds to try again."""
         try:
-            self._write(draft.trial.number, draft)
+            self._write(draft.trial.attempt, draft)
             self._caller.answered()
         except Exception as error:  # whatever it is, training must not hear of it
             _logger.debug("a record was not written", exc_info=True)
@@ -177,24 +179,23 @@ class TrialRecorder:
     def _write(self, number: int, draft: _Draft) -> None:
         # Asked here, as late as can be: a run is opened on a thread of its own, after the trial has begun.
         url = self._run_url(draft.trial)
-        self._store(number, draft.values | ({"run_url": url} if url else {}))
+        self._store(number, draft.values | ({"run_url": url} if url else {}), close=draft.ended)
         if not draft.ended:
             return
         study = draft.trial.study
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
         others = self._storage.optuna.get_all_trials(self._study_id, deepcopy=False)
-        record = trial_record(self._storage, study, number)
+        record = attempt_record(self._storage, study, number)
         self._store(number, {"note": trial_note(record, others)})
-        for attempt in record.attempts:
-            if attempt.number < number:  # one that was lost could not say so itself
-                earlier = trial_record(self._storage, study, attempt.number)
-                note = trial_note(earlier, others)
-                self._store(attempt.number, {"lineage": draft.trial.lineage, "note": note})
+        for each in record.attempts:
+            if each.attempt < number:  # one that was lost could not say so itself
+                earlier = attempt_record(self._storage, study, each.attempt)
+                self._store(each.attempt, {"note": trial_note(earlier, others)})
 
-    def _store(self, number: int, values: dict[str, Any]) -> None:
+    def _store(self, number: int, values: dict[str, Any], *, close: bool = False) -> None:
         with self._storage.transaction() as connection:
-            write_record(connection, self._study_id, number, values)
+            write_record(connection, self._study_id, number, values, close=close)
 
     def _is_best(self, number: int) -> bool:
         try:

@@ -13,9 +13,9 @@ from hms_tune.training.scores import Score, score
 
 @dataclass(frozen=True, slots=True)
 class FoldSpread:
-    """A trial's KL and that of each of its folds; ``folds`` are their numbers, from 1."""
+    """A trial's KL and that of each of its folds. ``trial`` is its number, ``folds`` are theirs, from 1."""
 
-    number: int
+    trial: int
     mean: float
     folds: tuple[int, ...]
     kl: tuple[float, ...]
@@ -28,7 +28,7 @@ def fold_spread(trials: Sequence[TrialRecord]) -> list[FoldSpread]:
         ended = [(fold.fold + 1, fold.kl) for fold in trial.folds if fold.kl is not None]
         if trial.folds:
             folds, kl = tuple(fold for fold, _ in ended), tuple(kl for _, kl in ended)
-            found.append(FoldSpread(trial.number, trial.value or 0.0, folds, kl))
+            found.append(FoldSpread(trial.trial, trial.value or 0.0, folds, kl))
     return found
 
 

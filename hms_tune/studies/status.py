@@ -12,14 +12,13 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
-from hms_tune.database.queries.fleet import running_trials, workers_of_study
 from hms_tune.database.queries.studies import is_ours, study_names, study_row
+from hms_tune.database.queries.workers import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
 from hms_tune.errors import UsageError
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
-from hms_tune.studies.attempt_state import named_states
 from hms_tune.studies.lookup import find_any_study, find_study
 from hms_tune.studies.status_types import (
     FOREIGN,
@@ -31,6 +30,7 @@ from hms_tune.studies.status_types import (
     worker_status,
 )
 from hms_tune.studies.totals import study_totals
+from hms_tune.trial_state import TrialState
 
 
 def list_studies(storage: Storage) -> list[StudySummary]:
@@ -41,13 +41,12 @@ def list_studies(storage: Storage) -> list[StudySummary]:
 
 def _summary(connection: Transaction, study_id: int, name: str) -> StudySummary:
     row = study_row(connection, study_id)
-    declined = totals.trials_by_outcome(connection, study_id).get("declined", 0)
     best = totals.leader(connection, study_id)
     not_joined = "not started" if is_ours(connection, study_id) else FOREIGN
     return StudySummary(
         study=name,
         state=row.state if row else not_joined,
-        trials=named_states(totals.attempts_by_state(connection, study_id), declined=declined),
+        attempts=totals.attempts_by_state(connection, study_id),
         best_value=best.value if best else None,
         budget_trials=row.budget_trials if row else None,
     )
@@ -70,16 +69,15 @@ def status(storage: Storage, name: str) -> StudyStatus:
         workers = workers_of_study(connection, study_id)
         best_ids = totals.best_attempt_ids(connection, study_id)
         failed = totals.failure_reasons(connection, study_id)
-        pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials.get("pruned") else {}
-        moved = totals.attempts_that_moved(connection, study_id)
+        pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials[TrialState.PRUNED] else {}
         enqueued = enqueued_values(connection, study_id)
-    leaders = tuple(BestTrial.of(storage.optuna.get_trial(trial_id)) for trial_id in best_ids)
+    leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     return StudyStatus(
         study=name,
         state=row.state if ours else FOREIGN,
-        trials=named_states(attempts, declined=used.trials.get("declined", 0)),
-        units={kind: used.trials.get(kind, 0) for kind in (*totals.ENDED, *totals.UNENDED)},
+        trials=used.trials,
+        attempts=attempts,
         budget_trials=row.budget_trials,
         budget_hours=row.budget_hours,
         budget_gpu_hours=row.budget_gpu_hours,
@@ -89,7 +87,6 @@ def status(storage: Storage, name: str) -> StudyStatus:
         leaders=leaders,
         failed_because=failed,
         pruned_in_fold=_by_fold(storage, study_id, pruned),
-        moved=moved,
         running=running,
         enqueued=enqueued,
         workers=tuple(worker_status(each, running) for each in workers),

@@ -9,10 +9,16 @@ from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
 
-from hms_tune.database.queries.fleet import RunningTrial, WorkerRow
-from hms_tune.database.queue.end import ENDING_ATTRIBUTE, LINEAGE_ATTRIBUTE, REASON_ATTRIBUTE
+from hms_tune.database.optuna_trial import (
+    KL_HIGH_VOTE_ATTRIBUTE,
+    REASON_ATTRIBUTE,
+    SECONDS_ATTRIBUTE,
+    attempt_state,
+    trial_number,
+)
+from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.usage import Usage
-from hms_tune.studies.attempt_state import KL_HIGH_VOTE, SECONDS, state_of
+from hms_tune.trial_state import AttemptState, TrialState
 
 FOREIGN = "not made by hms-tune"
 """The state of a study that another program made."""
@@ -23,9 +29,13 @@ ABSENT_S = 45.0
 
 @dataclass(frozen=True, slots=True)
 class BestTrial:
-    """The best complete trial: of ours, the one with the smallest KL."""
+    """The best complete trial: of ours, the one with the smallest KL.
 
-    number: int
+    ``trial`` and ``attempt`` are numbers.
+    """
+
+    trial: int
+    attempt: int
     value: float
     params: dict[str, Any]
     kl_high_vote: float | None
@@ -34,14 +44,20 @@ class BestTrial:
     def of(cls, trial: FrozenTrial) -> BestTrial:
         """From a complete Optuna trial."""
         assert trial.value is not None
-        return cls(trial.number, trial.value, trial.params, trial.user_attrs.get(KL_HIGH_VOTE))
+        return cls(
+            trial=trial_number(trial),
+            attempt=trial.number,
+            value=trial.value,
+            params=trial.params,
+            kl_high_vote=trial.user_attrs.get(KL_HIGH_VOTE_ATTRIBUTE),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker that has not stopped.
 
-    ``wanted`` is ``finish`` or ``leave`` once a person drains it: at the ends of its trials, or at once.
+    ``requested`` is ``finish`` or ``leave`` once a person drains it: at the ends of its trials, or at once.
     ``usage`` is what it took of its machine when last seen; ``trials`` are the numbers of those it is at.
     """
 
@@ -54,7 +70,7 @@ class WorkerStatus:
     started_at: datetime
     seen_s_ago: float
     state: Literal["working", "silent"]
-    wanted: Literal["work", "finish", "leave"]
+    requested: Literal["work", "finish", "leave"]
     usage: Usage | None
     trials: tuple[int, ...]
 
@@ -63,10 +79,9 @@ class WorkerStatus:
 class StudyStatus:
     """A study at one moment.
 
-    ``state`` is the state that people want, or that the study was not made by hms-tune.
-    ``trials`` counts Optuna trials, that is attempts, by state; ``units`` counts what the budget counts:
-    trials, of which one may have had several attempts. ``failed_because`` counts reasons, ``pruned_in_fold``
-    pruned trials by the fold they were in (from 1), ``moved`` the attempts that went on elsewhere.
+    ``state`` is the state that people asked for, or that the study was not made by hms-tune.
+    ``trials`` and ``attempts`` are counted by state; a trial may have several. ``failed_because`` counts
+    reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far.
     ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
     until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
@@ -74,8 +89,8 @@ class StudyStatus:
 
     study: str
     state: str
-    trials: dict[str, int]
-    units: dict[str, int]
+    trials: dict[TrialState, int]
+    attempts: dict[AttemptState, int]
     budget_trials: int | None
     budget_hours: float | None
     budget_gpu_hours: float | None
@@ -85,7 +100,6 @@ class StudyStatus:
     leaders: tuple[BestTrial, ...]
     failed_because: dict[str, int]
     pruned_in_fold: dict[int, int]
-    moved: dict[str, int]
     running: tuple[RunningTrial, ...]
     enqueued: tuple[dict[str, Any], ...]
     workers: tuple[WorkerStatus, ...]
@@ -105,29 +119,24 @@ class StudySummary:
 
     study: str
     state: str
-    trials: dict[str, int]
+    attempts: dict[AttemptState, int]
     best_value: float | None
     budget_trials: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrialSummary:
-    """One Optuna trial."""
+    """One attempt. ``trial`` and ``attempt`` are numbers."""
 
-    number: int
-    state: str
+    trial: int
+    attempt: int
+    state: AttemptState
     value: float | None
     params: dict[str, Any]
-    lineage: int | None
     reason: str | None
     seconds: float | None
     attributes: dict[str, Any]
     reported: dict[int, float]
-
-    @property
-    def ending(self) -> str | None:
-        """How the attempt ended, as its worker or the recovery wrote it."""
-        return self.attributes.get(ENDING_ATTRIBUTE)
 
 
 def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStatus:
@@ -142,26 +151,26 @@ def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStat
         started_at=row.started_at,
         seen_s_ago=round(row.silent_s, 1),
         state="silent" if row.silent_s > ABSENT_S else "working",
-        wanted=row.wanted,
+        requested=row.requested,
         usage=None if row.usage is None else Usage.from_json(row.usage),
         trials=tuple(
-            trial.number for trial in running if trial.worker_id == row.worker_id and trial.number is not None
+            each.trial for each in running if each.worker_id == row.worker_id and each.trial is not None
         ),
     )
 
 
 def trial_summary(trial: FrozenTrial, *, reason: str | None = None) -> TrialSummary:
-    """From an Optuna trial; ``reason`` is why its lineage ended, where the trial itself does not say so."""
+    """From an Optuna trial; ``reason`` is why our trial ended, if the Optuna trial does not say so."""
     attributes = trial.user_attrs
     own = attributes.get(REASON_ATTRIBUTE)
     return TrialSummary(
-        number=trial.number,
-        state=state_of(trial),
+        trial=trial_number(trial),
+        attempt=trial.number,
+        state=attempt_state(trial),
         value=trial.value,
         params=trial.params,
-        lineage=attributes.get(LINEAGE_ATTRIBUTE),
         reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
-        seconds=attributes.get(SECONDS),
+        seconds=attributes.get(SECONDS_ATTRIBUTE),
         attributes=attributes,
         reported=trial.intermediate_values,
     )

@@ -10,6 +10,7 @@ from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.studies import StudyRow, study_row
 from hms_tune.database.queue.claim import gpu_hours_used
+from hms_tune.trial_state import ENDED, TrialState
 
 RECENT_S = 3600.0
 """Speeds are those of this much time, or of the study's age if it is younger."""
@@ -17,25 +18,22 @@ RECENT_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class StudyTotals:
-    """A study's budget and what was used of it, added up at one moment.
-
-    ``trials`` counts trials by outcome, and those without one as ``claimed`` or ``waiting``.
-    """
+    """A study's budget and what was used of it, added up at one moment. ``trials`` are counted by state."""
 
     row: StudyRow
-    trials: dict[str, int]
+    trials: dict[TrialState, int]
     gpu_hours: float
     recent: totals.RecentWork
 
     @property
     def ended(self) -> int:
         """Trials that are over; an infeasible draw is none."""
-        return sum(self.trials.get(outcome, 0) for outcome in totals.ENDED)
+        return sum(self.trials[state] for state in ENDED)
 
     @property
     def unended(self) -> int:
         """Trials that a slot has, or that wait for one."""
-        return sum(self.trials.get(state, 0) for state in totals.UNENDED)
+        return sum(number for state, number in self.trials.items() if not state.is_final)
 
     @property
     def trials_per_hour(self) -> float | None:
@@ -100,7 +98,7 @@ def study_totals(connection: Transaction, study_id: int) -> StudyTotals:
     """A study's totals; all are 0, and there is no budget, if no worker ever joined it."""
     return StudyTotals(
         row=study_row(connection, study_id) or StudyRow(study_id=study_id),
-        trials=totals.trials_by_outcome(connection, study_id),
+        trials=totals.trials_by_state(connection, study_id),
         gpu_hours=gpu_hours_used(connection, study_id),
         recent=totals.recent_work(connection, study_id, recent_s=RECENT_S),
     )

@@ -9,25 +9,27 @@ from optuna.trial import FrozenTrial
 from hms_tune.machine.byte_count import readable
 from hms_tune.studies.text import best_epoch_text, score_text
 from hms_tune.studies.trial_record import TrialRecord, others_at
+from hms_tune.trial_state import AttemptState
 
 
 def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial] = ()) -> str:
     """In a sentence, what became of a trial."""
-    if trial.state == "complete" and trial.value is not None:
+    if trial.state is AttemptState.COMPLETE and trial.value is not None:
         return f"Complete: KL {trial.value:.4f}."
-    if trial.state == "pruned":
+    if trial.state is AttemptState.PRUNED:
         return _pruned(trial, others)
     reason = trial.reason or "no reason was given"
-    later = [attempt.number for attempt in trial.attempts if attempt.number > trial.number]
-    onward = f"it goes on as trial {later[0]}" if later else "it goes on as a later attempt"
-    sentences = {
-        "failed": f"Failed: {reason}.",
-        "declined": f"Declined: {reason}.",
-        "handed_back": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
-        "lost": f"{reason[:1].upper()}{reason[1:]}; {onward}.",
-        "running": "Running.",
-    }
-    return sentences.get(trial.state, "Waits for a slot.")
+    later = [each.attempt for each in trial.attempts if each.attempt > trial.attempt]
+    onward = f"attempt {later[0]}" if later else "a later attempt"
+    match trial.state:
+        case AttemptState.REQUEUED | AttemptState.LOST:
+            return f"{reason[:1].upper()}{reason[1:]}; the trial goes on in {onward}."
+        case AttemptState.RUNNING:
+            return "Running."
+        case AttemptState.WAITING:
+            return "Waits for a slot."
+        case ended:
+            return f"{ended.capitalize()}: {reason}."
 
 
 def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
@@ -62,8 +64,8 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) 
     parts.append(" · ".join(_where(trial)))
     if trial.run_url:
         parts.append(f"[Weights & Biases run]({trial.run_url})")
-    if trial.state == "failed" and trial.traceback:
-        parts.append(f"`hms-tune study show STUDY --trial {trial.number}` prints the traceback")
+    if trial.state is AttemptState.FAILED and trial.traceback:
+        parts.append(f"`hms-tune study show STUDY --trial {trial.attempt}` prints the traceback")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -74,7 +76,7 @@ def _where(trial: TrialRecord) -> list[str]:
         facts.append(f"{attempt.host}, slot {attempt.slot}")
         facts.append(f"{trial.seconds:,.0f} s")
     if len(trial.attempts) > 1:
-        facts.append("attempts " + ", ".join(str(each.number) for each in trial.attempts))
+        facts.append("attempts " + ", ".join(str(each.attempt) for each in trial.attempts))
     if trial.peak_memory:
         facts.append(f"peak memory {readable(trial.peak_memory)}")
     return facts

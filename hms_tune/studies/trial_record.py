@@ -7,38 +7,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import (
+    KL_ALL_ROWS_ATTRIBUTE,
+    KL_HIGH_VOTE_ATTRIBUTE,
+    REASON_ATTRIBUTE,
+    attempt_state,
+    trial_number,
+)
 from hms_tune.database.queries.attempts import AttemptRecord, attempts_by_trial
 from hms_tune.database.queries.records import RecordRow, records_of_study
-from hms_tune.database.queue.end import ENDING_ATTRIBUTE, REASON_ATTRIBUTE
 from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
-from hms_tune.studies.attempt_state import KL_ALL_ROWS, KL_HIGH_VOTE, first_number, state_of
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.history import FoldRecord, folds_from_json
-
-_GOES_ON = ("handed_back", "lost")
+from hms_tune.trial_state import REQUEUED_OR_LOST, AttemptState, label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
     """One trial as its last attempt, or the attempt that was asked for, left it.
 
-    ``state`` is ``complete``, ``pruned``, ``failed``, ``declined`` (the device had no room for it),
-    ``handed_back``, ``lost``, ``running`` or ``waiting``; ``lineage`` is the number of the trial's first
-    attempt, and ``attempts`` has all of them. ``reported`` has the estimate at each step, as the pruner saw
-    it; ``gpus`` is the share of a GPU that the slot had, 0 on a CPU; ``peak_memory`` is in bytes, of the GPU,
-    or of the process on a CPU.
+    ``trial`` and ``attempt`` are numbers; ``attempts`` has all attempts at the trial. ``reported`` has the
+    estimate at each step, as the pruner saw it; ``gpus`` is the share of a GPU that the slot had, 0 on a CPU;
+    ``peak_memory`` is in bytes, of the GPU, or of the process on a CPU.
     """
 
-    number: int
-    lineage: int
-    state: str
+    trial: int
+    attempt: int
+    state: AttemptState
     value: float | None
     kl_all_rows: float | None
     kl_high_vote: float | None
@@ -58,9 +61,14 @@ class TrialRecord:
     attempts: tuple[AttemptRecord, ...]
 
     @property
+    def name(self) -> str:
+        """``trial 5``, or ``trial 5 (attempt 12)``."""
+        return f"trial {label(self.trial, self.attempt)}"
+
+    @property
     def seconds(self) -> float:
         """Time that slots spent on the trial, over all attempts up to this one."""
-        return sum(attempt.seconds for attempt in self.attempts if attempt.number <= self.number)
+        return sum(attempt.seconds for attempt in self.attempts if attempt.attempt <= self.attempt)
 
     @property
     def cost(self) -> float:
@@ -75,7 +83,7 @@ class TrialRecord:
     @property
     def last_attempt(self) -> AttemptRecord | None:
         """Who had it last."""
-        return next((each for each in self.attempts if each.number == self.number), None)
+        return next((each for each in self.attempts if each.attempt == self.attempt), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +95,17 @@ class StudyRecord:
     study_file: StudyFile
     trials: tuple[TrialRecord, ...]
 
-    def ended(self, *states: str) -> list[TrialRecord]:
+    def ended(self, *states: AttemptState) -> list[TrialRecord]:
         """Trials in these states, by number."""
         return [trial for trial in self.trials if trial.state in states]
 
     @property
     def ranked(self) -> list[TrialRecord]:
         """Complete trials, the best first."""
-        complete = [trial for trial in self.trials if trial.state == "complete" and trial.value is not None]
-        return sorted(complete, key=lambda trial: (trial.value, trial.number))
+        complete = [
+            trial for trial in self.trials if trial.state == AttemptState.COMPLETE and trial.value is not None
+        ]
+        return sorted(complete, key=lambda trial: (trial.value, trial.attempt))
 
     @property
     def best(self) -> TrialRecord | None:
@@ -120,13 +130,18 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     trials = tuple(
         record
         for each in frozen
-        if (record := _record(each, study_file, rows.get(each.number), attempts)).state not in _GOES_ON
+        if (record := _record(each, study_file, rows.get(each.number), attempts)).state
+        not in REQUEUED_OR_LOST
     )
     return StudyRecord(name=name, study_id=study_id_of(study), study_file=study_file, trials=trials)
 
 
 def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
     """One trial whole.
+
+    Parameters
+    ----------
+    number : the trial's number, for its last attempt, or the number of a later attempt than its first
 
     Raises
     ------
@@ -135,14 +150,29 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
     UsageError
         If it has no such trial.
     """
+    attempts = load_study(storage, study).get_trials(deepcopy=False)
+    of_trial = [each.number for each in attempts if trial_number(each) == number]
+    return attempt_record(storage, study, max(of_trial, default=number))
+
+
+def attempt_record(storage: Storage, study: str, attempt: int) -> TrialRecord:
+    """One trial as an attempt left it.
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    UsageError
+        If it has no such attempt.
+    """
     loaded = load_study(storage, study)
     study_id = study_id_of(loaded)
-    frozen = next((each for each in loaded.get_trials(deepcopy=False) if each.number == number), None)
+    frozen = next((each for each in loaded.get_trials(deepcopy=False) if each.number == attempt), None)
     if frozen is None:
-        raise UsageError(f"no trial {number}", where=f"study {study}")
+        raise UsageError(f"no trial {attempt}", where=f"study {study}")
     with storage.transaction() as connection:
-        row = records_of_study(connection, study_id, number=number).get(number)
-        attempts = attempts_by_trial(connection, study_id, first_number=first_number(frozen))
+        row = records_of_study(connection, study_id, number=attempt).get(attempt)
+        attempts = attempts_by_trial(connection, study_id, trial=trial_number(frozen))
     return _record(frozen, stored_study_file(loaded), row, attempts)
 
 
@@ -154,10 +184,11 @@ def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -
     values = []
     for other in others:
         if isinstance(other, TrialRecord):
-            reported, complete = other.reported, other.state == "complete"
+            reported, number, complete = other.reported, other.attempt, other.state == AttemptState.COMPLETE
         else:
-            reported, complete = other.intermediate_values, other.state == TrialState.COMPLETE
-        if complete and other.number < trial.number and step in reported:
+            reported, number = other.intermediate_values, other.number
+            complete = other.state == OptunaState.COMPLETE
+        if complete and number < trial.attempt and step in reported:
             values.append(reported[step])
     return (len(values), statistics.median(values)) if values else None
 
@@ -178,16 +209,14 @@ def _record(
 ) -> TrialRecord:
     row = row or RecordRow(number=frozen.number)
     attributes = frozen.user_attrs
-    lineage = first_number(frozen)
-    ending = attributes.get(ENDING_ATTRIBUTE)
-    state = str(ending) if frozen.state == TrialState.FAIL and ending in _GOES_ON else state_of(frozen)
+    trial, state = trial_number(frozen), attempt_state(frozen)
     return TrialRecord(
-        number=frozen.number,
-        lineage=lineage,
+        trial=trial,
+        attempt=frozen.number,
         state=state,
-        value=frozen.value if frozen.state == TrialState.COMPLETE else None,
-        kl_all_rows=attributes.get(KL_ALL_ROWS),
-        kl_high_vote=attributes.get(KL_HIGH_VOTE),
+        value=frozen.value if state is AttemptState.COMPLETE else None,
+        kl_all_rows=attributes.get(KL_ALL_ROWS_ATTRIBUTE),
+        kl_high_vote=attributes.get(KL_HIGH_VOTE_ATTRIBUTE),
         reason=attributes.get(REASON_ATTRIBUTE) or row.reason,
         traceback=row.traceback,
         params=dict(frozen.params),
@@ -201,5 +230,5 @@ def _record(
         data_digest=row.data_digest,
         version=row.version,
         run_url=row.run_url,
-        attempts=attempts.get(lineage, ()),
+        attempts=attempts.get(trial, ()),
     )

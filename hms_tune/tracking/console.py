@@ -13,18 +13,12 @@ from hms_tune.tracking.console_table import TrialProgress, duration, slots_table
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import EpochEnded, Event, FoldEnded
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 
 __all__ = ["ConsoleObserver", "duration", "trial_name"]
 
-_OUTCOMES: dict[Outcome, str] = {
-    "complete": "complete",
-    "pruned": "pruned",
-    "failed": "failed",
-    "handed_back": "handed back",
-    "lost": "goes on elsewhere",
-}
-_STYLES: dict[Outcome, str] = {"complete": "green", "failed": "red"}
+_STYLES = {AttemptState.COMPLETE: "green", AttemptState.FAILED: "red"}
 
 
 class ConsoleObserver:
@@ -73,17 +67,17 @@ class ConsoleObserver:
             self._redraw()
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
         """Write how the trial ended; its slot's line waits for the next."""
         with self._lock:
             if self._is_live:
                 self._running[trial.slot] = None
             line = Text(f"{trial_name(trial)}  ")
-            line.append(_OUTCOMES[outcome], style=_STYLES.get(outcome, ""))
+            line.append(state, style=_STYLES.get(state, ""))
             if value is not None and math.isfinite(value):
                 line.append(f"  KL {value:.4f}")
-            rest = (reason or "").removeprefix(_OUTCOMES[outcome]).removeprefix(": ")
+            rest = (reason or "").removeprefix(state).removeprefix(": ")
             if rest:
                 line.append(f"  {rest}", style="dim")
             self._redraw()

@@ -13,6 +13,7 @@ from rich.text import Text
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event, FoldStarted
 from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import label
 
 
 @dataclass(slots=True)
@@ -65,10 +66,8 @@ class TrialProgress:
 
 
 def trial_name(trial: TrialInfo) -> str:
-    """``trial 12``, with its first attempt where it has one, or ``export of trial 12``."""
-    name = f"trial {trial.number}"
-    if trial.lineage != trial.number:
-        name += f" (goes on from {trial.lineage})"
+    """``trial 5``, ``trial 5 (attempt 12)`` or ``export of trial 5``."""
+    name = f"trial {label(trial.trial, trial.attempt)}"
     return name if trial.job_type == "trial" else f"{trial.job_type} of {name}"
 
 
@@ -109,9 +108,9 @@ def slots_table(
 
 def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, wide: bool) -> list[Text]:
     trial = progress.trial
-    name = trial_name(trial).removeprefix("trial ") if wide else str(trial.number)
+    name = trial_name(trial).removeprefix("trial ") if wide else str(trial.trial)
     if not wide and trial.job_type != "trial":
-        name = f"{trial.job_type} {trial.number}"
+        name = f"{trial.job_type} {trial.trial}"
     study_best = math.nan if outlook is None or outlook.best is None else outlook.best
     leads = progress.best < study_best
     fold = f"{progress.fold}/{progress.folds}" if progress.has_validation else "all rows" if wide else "all"

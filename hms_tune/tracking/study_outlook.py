@@ -34,7 +34,7 @@ class StudyOutlook:
             ended=totals.ended,
             budget=totals.row.budget_trials,
             best=None if leader is None else leader.value,
-            best_trial=None if leader is None else leader.number,
+            best_trial=None if leader is None else leader.trial,
             per_hour=totals.trials_per_hour,
             left_s=totals.seconds_left,
         )

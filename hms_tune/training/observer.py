@@ -8,21 +8,20 @@ from typing import Literal, Protocol, runtime_checkable
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.training.events import Event
-
-Outcome = Literal["complete", "pruned", "failed", "handed_back", "lost"]
+from hms_tune.trial_state import AttemptState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialInfo:
     """Which trial an event belongs to.
 
-    ``number`` is the attempt's Optuna number, ``lineage`` that of the trial's first attempt; ``job_type`` is
-    ``trial`` in a search and ``export`` when the best trial is retrained.
+    ``trial`` and ``attempt`` are numbers, the trial's that of its first attempt; ``job_type`` is ``trial`` in
+    a search and ``export`` when the best trial is retrained.
     """
 
     study: str
-    number: int
-    lineage: int
+    trial: int
+    attempt: int
     config: TrialConfig
     params: dict[str, str | int | float | bool | None]
     slot: str
@@ -39,11 +38,11 @@ class Observer(Protocol):
         """Something happened in the trial; see :mod:`hms_tune.training.events`."""
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
-        """The trial left the slot. ``value`` is its KL so far or at the end; ``reason`` is one line.
+        """The attempt ended. ``value`` is its KL so far or at the end; ``reason`` is one line.
 
-        A trial that was ``lost`` belongs to another worker by now: nothing more is written of it.
+        If it was lost, its trial belongs to another worker by now: nothing more is written of it.
         """
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ from typing import TypeVar
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.database.queue.end import CONFIG_HASH_ATTRIBUTE, Attempt, Ending, Result
-from hms_tune.database.queue.lease import Lease, LeaseKeeper, Wanted
+from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE
+from hms_tune.database.queue.end import ENDED_IN_DASHBOARD, Attempt, Result
+from hms_tune.database.queue.lease import Lease, LeaseKeeper, Requested
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.database.retry import Patience, is_of_the_database, through_outages
 from hms_tune.errors import (
@@ -39,13 +40,13 @@ from hms_tune.training.events import (
     EpochEnded,
     Event,
 )
-from hms_tune.training.observer import Observer, Outcome, TrialInfo
+from hms_tune.training.observer import Observer, TrialInfo
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.checkpoint_store.checkpoints import FLUSH_S, STORE_S, Artifacts, AttemptFiles
 from hms_tune.worker.checkpoint_store.uploads import Uploader
 from hms_tune.worker.open_study import Search
 from hms_tune.worker.report_queue import ReportQueue
 from hms_tune.worker.results import (
-    OUTCOMES,
     STOP_REQUESTED,
     AttemptEvents,
     failed_result,
@@ -124,10 +125,10 @@ class AttemptRun:
         self._setup = setup
         self._attempt = attempt
         self._lease = lease
-        self._reporter = setup.search.reporter(attempt.trial)
+        self._reporter = setup.search.reporter(attempt.optuna_trial)
         self._events = AttemptEvents()
         self._is_pruned = False
-        self._requested: Wanted = "running"
+        self._requested: Requested = "running"
 
     def run(self) -> Result:
         """Run the attempt from its values to its result, which the queue and the observers get."""
@@ -138,9 +139,9 @@ class AttemptRun:
                 free_memory()
             result = setup.through_outages(lambda: setup.queue.end(self._attempt, result))
         except (LeaseLostError, StorageAwayError) as error:
-            self._notify_end("lost", error.what)
+            self._notify_end(AttemptState.LOST, error.what)
             raise
-        self._notify_end(OUTCOMES[result.ending], result.reason)
+        self._notify_end(result.state, result.reason)
         return result
 
     def _result(self) -> Result:
@@ -152,19 +153,17 @@ class AttemptRun:
             raise
         except (RankLostError, ArtifactError) as error:
             self.fatal = error
-            ending: Ending = "lost" if isinstance(error, RankLostError) else "handed_back"
-            return Result(ending, reason=str(error))
+            state = AttemptState.LOST if isinstance(error, RankLostError) else AttemptState.REQUEUED
+            return Result(state, reason=str(error))
         except StepCut:
             return STOP_REQUESTED
         except MemoryPlanError as error:
             return infeasible_result(error, redraws=redraws)
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
-            self._lease.desired(fresh_s=0.0)
+            self._lease.requested(fresh_s=0.0)
             self._lease.check()
-            return Result(
-                "failed", reason="ended by a person in the dashboard", attributes={"cause": "person"}
-            )
+            return Result(AttemptState.FAILED, reason=ENDED_IN_DASHBOARD, attributes={"cause": "person"})
         except Exception as error:
             if is_of_the_database(error):
                 raise
@@ -172,7 +171,7 @@ class AttemptRun:
 
     def _evaluate(self) -> Result:
         setup = self._setup
-        config = setup.search.suggest(self._attempt.trial)
+        config = setup.search.suggest(self._attempt.optuna_trial)
         trial = self._describe(config)
         setup.admit(config)
         self._events.trial = trial
@@ -187,27 +186,27 @@ class AttemptRun:
                 reports.flush()  # what it reported before it failed counts
                 raise
             reports.flush()
-            if result.ending == "handed_back":
+            if result.state is AttemptState.REQUEUED:
                 files.uploads.flush(most_s=FLUSH_S)
             return result
 
     def _describe(self, config: TrialConfig) -> TrialInfo:
         """Write into Optuna's trial which configuration it is and where it runs."""
         holder, attempt = self._setup.queue.holder, self._attempt
-        attempt.trial.set_user_attr("worker", f"{holder.process.host}:{holder.slot}")
-        attempt.trial.set_user_attr(CONFIG_HASH_ATTRIBUTE, config.hash)
+        attempt.optuna_trial.set_user_attr("worker", f"{holder.process.host}:{holder.slot}")
+        attempt.optuna_trial.set_user_attr(CONFIG_HASH_ATTRIBUTE, config.hash)
         return TrialInfo(
             study=self._setup.search.study.study_name,
-            number=attempt.number,
-            lineage=attempt.lineage,
+            trial=attempt.trial,
+            attempt=attempt.number,
             config=config,
-            params=attempt.trial.params,
+            params=attempt.optuna_trial.params,
             slot=holder.slot,
         )
 
     def _files(self) -> AbstractContextManager[AttemptFiles]:
         return self._setup.artifacts.files_of(
-            self._attempt.lineage,
+            self._attempt.trial,
             self._attempt.number,
             allowed=lambda: self._lease.certain,
             patience=Patience(most_s=STORE_S, hurried=lambda: self._setup.stop.requested),
@@ -222,7 +221,7 @@ class AttemptRun:
                 break
             self._report(event, reports)
             if self._is_pruned:
-                return Result("pruned", reason="pruned", attributes=self._events.attributes())
+                return Result(AttemptState.PRUNED, reason="pruned", attributes=self._events.attributes())
             self._lease.check()
             if self._requested != "running":
                 return requested_result(self._requested)
@@ -250,21 +249,20 @@ class AttemptRun:
 
         def report() -> None:
             self._is_pruned = self._reporter.observe(event) or self._is_pruned
-            self._requested = self._lease.desired(fresh_s=self._setup.look_s)
+            self._requested = self._lease.requested(fresh_s=self._setup.look_s)
 
         reports.write(report)
 
-    def _notify_end(self, outcome: Outcome, reason: str | None) -> None:
+    def _notify_end(self, state: AttemptState, reason: str | None) -> None:
         """Let observers know how the attempt ended, if they heard that it began."""
         events, observers = self._events, self._setup.observers
         if events.trial is None:
             return
-        if outcome != "lost":
+        if state is not AttemptState.LOST:
             events.forward(observers)
+        told = None if state is AttemptState.COMPLETE else reason
         for observer in observers:
-            observer.trial_ended(
-                events.trial, outcome, events.value, None if outcome == "complete" else reason
-            )
+            observer.trial_ended(events.trial, state, events.value, told)
 
 
 def _may_stop_at(event: Event) -> bool:

@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection
 
 from hms_tune.errors import HmsTuneError
 from hms_tune.training.events import Event
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class TrialEnded:
     """A trial left its slot."""
 
     trial: TrialInfo
-    outcome: Outcome
+    state: AttemptState
     value: float | None
     reason: str | None
 
@@ -79,10 +80,10 @@ class PipeObserver:
         self.send(TrialEvent(trial, event))
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
         """Forward it."""
-        self.send(TrialEnded(trial, outcome, value, reason))
+        self.send(TrialEnded(trial, state, value, reason))
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -24,7 +24,7 @@ from hms_tune.worker.pipe import LogLine, PipeObserver, SlotFailed, log_to_pipe
 from hms_tune.worker.stop import ORPHAN_S
 
 GRACE_S = 20.0
-"""How long a slot has to hand its trial back after one of its ranks died. Between CPUs it notices at once;
+"""How long a slot has to requeue its trial after one of its ranks died. Between CPUs it notices at once;
 between GPUs it may be held by a kernel that waits for the dead one, and then it is killed."""
 
 _logger = logging.getLogger(__name__)
@@ -164,6 +164,6 @@ def rank_main(plan: SlotPlan, place: RankPlace, device: str, pipe: Connection) -
 def _end_when_orphaned(pipe: Connection) -> None:
     try:
         pipe.recv()
-    except (EOFError, OSError):  # the slot's process hands its trial back meanwhile
+    except (EOFError, OSError):  # the slot's process requeues its trial meanwhile
         threading.Event().wait(ORPHAN_S)
         os._exit(1)

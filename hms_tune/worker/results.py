@@ -11,13 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Ending, Result
-from hms_tune.database.queue.lease import Wanted
+from hms_tune.database.optuna_trial import (
+    KL_ALL_ROWS_ATTRIBUTE,
+    KL_HIGH_VOTE_ATTRIBUTE,
+    SECONDS_ATTRIBUTE,
+)
+from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
+from hms_tune.database.queue.lease import Requested
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
-from hms_tune.search.memory_constraint import MOST_DECLINED
-from hms_tune.studies.attempt_state import KL_ALL_ROWS, KL_HIGH_VOTE, SECONDS
+from hms_tune.search.memory_constraint import MOST_INFEASIBLE
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
-from hms_tune.training.observer import Observer, Outcome, TrialInfo
+from hms_tune.training.observer import Observer, TrialInfo
+from hms_tune.trial_state import AttemptState
 
 _logger = logging.getLogger(__name__)
 
@@ -30,18 +35,7 @@ _NOT_TO_BLAME = ("hyperparameters", "person")
 UNKNOWN_EXCESS = 0.05
 """By what share a trial that ran out of memory exceeds it, for the sampler: the real share is unknown."""
 
-OUTCOMES: dict[Ending, Outcome] = {
-    "complete": "complete",
-    "pruned": "pruned",
-    "failed": "failed",
-    "declined": "failed",  # of a trial that ran out of memory; observers did not hear of the others
-    "handed_back": "handed_back",
-    "lost": "lost",
-}
-"""The outcome that observers get of an ending."""
-
-
-STOP_REQUESTED = Result("handed_back", reason="handed back: the worker was asked to stop")
+STOP_REQUESTED = Result(AttemptState.REQUEUED, reason="requeued: the worker was asked to stop")
 
 
 @dataclass(slots=True)
@@ -85,11 +79,11 @@ class AttemptEvents:
 
     def attributes(self) -> dict[str, Any]:
         """What the attempt's end writes beside its value."""
-        attributes: dict[str, Any] = {SECONDS: round(self.seconds, 3)}
+        attributes: dict[str, Any] = {SECONDS_ATTRIBUTE: round(self.seconds, 3)}
         if (ended := self.ended) is not None:
             attributes |= {
-                KL_ALL_ROWS: ended.kl_all_rows,
-                KL_HIGH_VOTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
+                KL_ALL_ROWS_ATTRIBUTE: ended.kl_all_rows,
+                KL_HIGH_VOTE_ATTRIBUTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
                 "fold_kl": list(ended.fold_kl),
                 "best_epochs": list(ended.best_epochs),
             }
@@ -109,7 +103,7 @@ class AttemptEvents:
             raise TrainingError("the trial ended without a result")
         if not math.isfinite(self.ended.kl):
             raise NonFiniteLossError(f"the trial's KL is {self.ended.kl}")
-        return Result("complete", value=self.ended.kl, attributes=self.attributes())
+        return Result(AttemptState.COMPLETE, value=self.ended.kl, attributes=self.attributes())
 
 
 def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
@@ -128,14 +122,14 @@ def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -
     )
     if type(error).__name__ == "OutOfMemoryError" and trial is not None:
         return Result(
-            "declined" if redraws else "failed",
+            AttemptState.INFEASIBLE if redraws else AttemptState.FAILED,
             reason=f"out of device memory at batch size {trial.config.training.batch_size}",
             attributes=attributes | {"cause": "hyperparameters"},
             excess=UNKNOWN_EXCESS,
         )
     if isinstance(error, NonFiniteLossError):
         attributes["cause"] = "hyperparameters"
-    return Result("failed", reason=reason, attributes=attributes)
+    return Result(AttemptState.FAILED, reason=reason, attributes=attributes)
 
 
 def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
@@ -146,14 +140,14 @@ def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
     redraws : whether another draw takes its place; else it has failed
     """
     return Result(
-        "declined" if redraws else "failed",
+        AttemptState.INFEASIBLE if redraws else AttemptState.FAILED,
         reason=str(error),
         attributes={"cause": "hyperparameters"},
         excess=max(error.excess, 1e-9),
     )
 
 
-def requested_result(requested: Wanted) -> Result:
+def requested_result(requested: Requested) -> Result:
     """The result of an attempt that people requested to end here.
 
     A stopped trial has failed, and is not pruned: for the sampler a pruned one has poor values, and a person
@@ -161,11 +155,11 @@ def requested_result(requested: Wanted) -> Result:
     """
     match requested:
         case "trial stopped":
-            return Result("failed", reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
+            return Result(AttemptState.FAILED, reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
         case "worker leaves":
-            return Result("handed_back", reason="handed back: the worker was asked to leave")
+            return Result(AttemptState.REQUEUED, reason="requeued: the worker was asked to leave")
         case "paused" | "stopped":
-            return Result("handed_back", reason=f"handed back: the study is {requested}")
+            return Result(AttemptState.REQUEUED, reason=f"requeued: the study is {requested}")
         case "running":
             raise ValueError("a running attempt is to go on")
 
@@ -203,9 +197,9 @@ class ConsecutiveFailures:
             After twenty draws in a row that did not fit.
         """
         self._count_infeasible(result)
-        if result.ending in ("complete", "pruned"):
+        if result.state in (AttemptState.COMPLETE, AttemptState.PRUNED):
             self._failures.clear()
-        elif result.ending == "failed" and result.attributes.get("cause") not in _NOT_TO_BLAME:
+        elif result.state is AttemptState.FAILED and result.attributes.get("cause") not in _NOT_TO_BLAME:
             self._failures.append(result.reason or "unknown")
         if len(self._failures) >= MOST_FAILURES:
             raise TrainingError(
@@ -216,11 +210,11 @@ class ConsecutiveFailures:
 
     def _count_infeasible(self, result: Result) -> None:
         self._infeasible = self._infeasible + 1 if result.excess > 0.0 else 0
-        if result.ending == "declined":
-            _logger.info("Slot %s declined a draw: %s", self._slot, result.reason)
-        if self._infeasible >= MOST_DECLINED:
+        if result.state is AttemptState.INFEASIBLE:
+            _logger.info("Slot %s: a draw is infeasible: %s", self._slot, result.reason)
+        if self._infeasible >= MOST_INFEASIBLE:
             raise MemoryPlanError(
-                f"{MOST_DECLINED} draws in a row did not fit; the last: {result.reason}",
+                f"{MOST_INFEASIBLE} draws in a row did not fit; the last: {result.reason}",
                 where=f"study {self._study}",
                 mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
             )

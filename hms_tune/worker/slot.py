@@ -16,13 +16,11 @@ import uuid
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.lease import Lease, seconds_awake_or_asleep
 from hms_tune.errors import LeaseLostError, StorageAwayError
+from hms_tune.trial_state import ENDED
 from hms_tune.worker.attempt import AttemptRun, SlotSetup, start_attempt
 from hms_tune.worker.results import ConsecutiveFailures
 
 _logger = logging.getLogger(__name__)
-
-ENDED = ("complete", "pruned", "failed")
-"""How a trial is over; an infeasible one is drawn again, others go on."""
 
 
 class Slot:
@@ -63,15 +61,15 @@ class Slot:
             except StorageAwayError as error:
                 if not self._setup.stop.wait(0.0):
                     raise
-                _logger.warning("%s: nothing could be handed back; leases end by themselves", error.what)
+                _logger.warning("%s: nothing could be requeued; leases end by themselves", error.what)
         return ended
 
     def _recover(self) -> None:
         for recovered in self._setup.through_outages(self._setup.queue.recover):
             _logger.warning(
-                "Trial %s lost its worker; %s",
+                "Attempt %s lost its worker; %s",
                 "?" if recovered.number is None else recovered.number,
-                recovered.result.reason if recovered.set_aside else "it goes on as a new attempt",
+                recovered.result.reason if recovered.set_aside else "its trial goes on in a new one",
             )
 
     def _claim(self) -> Lease | Refusal:
@@ -100,7 +98,7 @@ class Slot:
             try:
                 run = AttemptRun(self._setup, start_attempt(self._setup, lease), keeper)
                 result = run.run()
-                if result.ending in ENDED:
+                if result.state.leaves in ENDED:
                     self._setup.through_outages(self._remove_checkpoints)
             except LeaseLostError as error:
                 _logger.warning("%s", error)
@@ -108,7 +106,7 @@ class Slot:
         if run.fatal is not None:
             raise run.fatal
         self._failures.count(result)
-        return result.ending in ENDED
+        return result.state.leaves in ENDED
 
     def _remove_checkpoints(self) -> None:
         """Remove the checkpoints of every trial that has ended, without the best one's."""

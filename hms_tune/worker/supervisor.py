@@ -81,7 +81,7 @@ class Supervisor:
                 self._receive(pipes[pipe])
 
     def ask_to_stop(self) -> None:
-        """Let every slot hand its trial back."""
+        """Let every slot requeue its trial."""
         for slot in self._slots.values():
             with suppress(OSError):
                 slot.pipe.send("stop")
@@ -96,7 +96,7 @@ class Supervisor:
     def _say_that_it_stops(self) -> None:
         if self._stopping() and not self._has_said_so:
             self._has_said_so = True
-            _logger.info("Stopping: trials are handed back; a second signal ends at once")
+            _logger.info("Stopping: trials are requeued; a second signal ends at once")
 
     def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
         context = multiprocessing.get_context("spawn")
@@ -124,8 +124,8 @@ class Supervisor:
             case TrialEvent(trial, event):
                 self._images.add(event)
                 self._observer.event(trial, event)
-            case TrialEnded(trial, outcome, value, reason):
-                self._observer.trial_ended(trial, outcome, value, reason)
+            case TrialEnded(trial, state, value, reason):
+                self._observer.trial_ended(trial, state, value, reason)
             case LogLine(name, level, text):
                 logging.getLogger(name).log(level, "%s", text)
             case SlotFailed(error):

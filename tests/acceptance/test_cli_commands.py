@@ -25,6 +25,7 @@ from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import study_id_of
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import Presence, announce
 from studies import ONE_TRIAL
@@ -104,7 +105,7 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
     assert run(home, "study", "resume", "smoke").stdout == "smoke: running\n"
     trial = json.loads(run(home, "study", "show", "smoke", "--trial", "1", "--json").stdout)
-    assert (trial["number"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
+    assert (trial["trial"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
 
 
@@ -153,7 +154,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
     assert re.search(r"^worker-7 .* leaving$", shown, re.MULTILINE)
     assert "of 12 trials" in shown
     assert "GPU-hours used" in shown
-    tell(storage, study, attempt, Result("failed", reason="over"))
+    tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:

@@ -77,7 +77,7 @@ def test_three_workers_run_a_budget_of_twelve_exactly_once(
     assert counted["complete"] + counted["pruned"] == 12
     assert counted["pruned"] >= 1
     assert len({trial.user_attrs["config_hash"] for trial in trials}) == 12
-    assert len({trial.user_attrs["lineage"] for trial in trials}) == 12
+    assert len({trial.user_attrs["trial"] for trial in trials}) == 12
     assert len({trial.user_attrs["lease"] for trial in trials}) == 12
 
     status = command(home, "status", "--study", "smoke", "--json")
@@ -128,15 +128,15 @@ def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_on
     heir = start(home, *arguments)
     _, errors = heir.communicate(timeout=300)
     assert heir.returncode == 0, errors
-    assert "trial 1 (goes on from 0)" in errors
+    assert "trial 0 (attempt 1)" in errors
     assert "fold 1/2  epoch 1/4" not in errors  # it did not begin again
     assert value_of(storage, "killed") == undisturbed
     lost, complete = command(home, "study", "show", "killed", "--json")
-    assert (lost["state"], lost["reason"]) == ("failed", "lease lost")
+    assert (lost["state"], lost["reason"]) == ("lost", "lease lost")
     assert (complete["state"], complete["params"]) == ("complete", lost["params"])
 
 
-def test_a_worker_asked_to_stop_hands_its_trial_back_and_exits_0(
+def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_0(
     home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
 ) -> None:
     file = tmp_path / "stopped.yaml"
@@ -147,11 +147,11 @@ def test_a_worker_asked_to_stop_hands_its_trial_back_and_exits_0(
     first.terminate()
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 0, errors
-    assert "handed back" in errors
+    assert "requeued" in errors
 
     second = start(home, *arguments)
     _, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
     assert value_of(storage, "stopped") == undisturbed
     status = command(home, "status", "--study", str(file), "--json")
-    assert (status["units"]["complete"], status["trials"]["failed"]) == (1, 1)
+    assert (status["trials"]["complete"], status["attempts"]["requeued"]) == (1, 1)

@@ -239,13 +239,13 @@ class _Campaign:
     def _busy(self) -> set[int]:
         def ask() -> set[int]:
             with self.storage.engine.begin() as connection:
-                rows = connection.execute(text("SELECT pid FROM hms_tune.leases WHERE ended_at IS NULL"))
+                rows = connection.execute(text("SELECT pid FROM hms_tune.attempts WHERE ended_at IS NULL"))
                 return set(rows.scalars())
 
         return self.storage.through_outages(ask)
 
     def _ended(self) -> int:
-        return self._scalar("SELECT count(*) FROM hms_tune.lineages WHERE state = 'ended'")
+        return self._scalar("SELECT count(*) FROM hms_tune.trials WHERE ended_at IS NOT NULL")
 
     def _scalar(self, statement: str) -> int:
         def ask() -> int:
@@ -285,7 +285,7 @@ def main() -> int:
     kills = faults["kills of a worker"] + faults["kills of a recovery"]
     violations = sum(len(outcome.verdict.violations) for outcome in outcomes)
     print(  # noqa: T201
-        f"{kills} kills over {sum(outcome.verdict.lineages for outcome in outcomes)} trials, "
+        f"{kills} kills over {sum(outcome.verdict.trials for outcome in outcomes)} trials, "
         f"{len(outcomes)} seeds: {violations} violations"
     )
     return 0 if all(outcome.clean for outcome in outcomes) else 1

@@ -35,7 +35,8 @@ from hms_tune.database.retry import Patience
 from hms_tune.machine.processes import this_process
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search, open_search
@@ -83,7 +84,7 @@ class Diary:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _write(self, trial: TrialInfo, what: str) -> None:
-        line = json.dumps({"at": time.time(), "number": trial.number, "what": what})
+        line = json.dumps({"at": time.time(), "number": trial.attempt, "what": what})
         os.write(self._file, f"{line}\n".encode())
 
     def trial_started(self, trial: TrialInfo) -> None:
@@ -93,10 +94,10 @@ class Diary:
         self._write(trial, type(event).__name__)
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
-        if outcome != "lost":
-            self._write(trial, outcome)
+        if state is not AttemptState.LOST:
+            self._write(trial, state)
 
     def close(self) -> None: ...
 
@@ -108,7 +109,7 @@ def told(folder: Path, trial_of: dict[int, int]) -> list[Fact]:
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             facts.append(
-                Fact(kind="told", at=entry["at"], trial=trial_of[entry["number"]], detail=entry["what"])
+                Fact(kind="told", at=entry["at"], attempt=trial_of[entry["number"]], detail=entry["what"])
             )
     return facts
 

@@ -15,40 +15,53 @@ CREATE SCHEMA faults;
 CREATE TABLE faults.history (
     seq bigserial PRIMARY KEY,
     at double precision NOT NULL DEFAULT extract(epoch FROM clock_timestamp()),
-    kind text NOT NULL, lease bigint, lineage bigint, trial integer, step integer,
+    kind text NOT NULL, lease bigint, trial bigint, attempt integer, step integer,
     value double precision, detail text, transaction bigint NOT NULL DEFAULT txid_current()
 );
 
 CREATE FUNCTION faults.lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO faults.history (kind, lease, lineage) VALUES ('claim', NEW.lease_id, NEW.lineage_id);
+        INSERT INTO faults.history (kind, lease, trial) VALUES ('claim', NEW.lease_id, NEW.trial_id);
         RETURN NULL;
     END IF;
-    IF NEW.trial_id IS DISTINCT FROM OLD.trial_id THEN
-        INSERT INTO faults.history (kind, lease, lineage, trial)
-        VALUES ('bind', NEW.lease_id, NEW.lineage_id, NEW.trial_id);
+    IF NEW.optuna_trial_id IS DISTINCT FROM OLD.optuna_trial_id THEN
+        INSERT INTO faults.history (kind, lease, trial, attempt)
+        VALUES ('bind', NEW.lease_id, NEW.trial_id, NEW.optuna_trial_id);
     END IF;
     IF NEW.expires_at IS DISTINCT FROM OLD.expires_at THEN
-        INSERT INTO faults.history (kind, lease, lineage) VALUES ('renew', NEW.lease_id, NEW.lineage_id);
+        INSERT INTO faults.history (kind, lease, trial) VALUES ('renew', NEW.lease_id, NEW.trial_id);
     END IF;
     IF NEW.ended_at IS DISTINCT FROM OLD.ended_at THEN
-        INSERT INTO faults.history (kind, lease, lineage, trial, detail)
-        VALUES ('end', NEW.lease_id, NEW.lineage_id, NEW.trial_id, NEW.outcome);
+        INSERT INTO faults.history (kind, lease, trial, attempt, detail)
+        VALUES ('end', NEW.lease_id, NEW.trial_id, NEW.optuna_trial_id, NEW.state);
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER history AFTER INSERT OR UPDATE ON hms_tune.leases
+CREATE TRIGGER history AFTER INSERT OR UPDATE ON hms_tune.attempts
     FOR EACH ROW EXECUTE FUNCTION faults.lease();
+
+CREATE FUNCTION faults.change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.state IS DISTINCT FROM OLD.state THEN
+        INSERT INTO faults.history (kind, trial, detail)
+        VALUES (TG_ARGV[0] || ' changed', NEW.trial_id, OLD.state || ' ' || NEW.state);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER change AFTER UPDATE ON hms_tune.attempts
+    FOR EACH ROW EXECUTE FUNCTION faults.change('attempt');
+CREATE TRIGGER change AFTER UPDATE ON hms_tune.trials
+    FOR EACH ROW EXECUTE FUNCTION faults.change('trial');
 
 CREATE FUNCTION faults.trial() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO faults.history (kind, trial, step) VALUES ('made', NEW.trial_id, NEW.number);
+        INSERT INTO faults.history (kind, attempt, step) VALUES ('made', NEW.trial_id, NEW.number);
     ELSIF NEW.state IS DISTINCT FROM OLD.state THEN
-        INSERT INTO faults.history (kind, trial, detail) VALUES ('state', NEW.trial_id, NEW.state::text);
+        INSERT INTO faults.history (kind, attempt, detail) VALUES ('state', NEW.trial_id, NEW.state::text);
     ELSIF NEW.number IS DISTINCT FROM OLD.number THEN
-        INSERT INTO faults.history (kind, trial, step) VALUES ('made', NEW.trial_id, NEW.number);
+        INSERT INTO faults.history (kind, attempt, step) VALUES ('made', NEW.trial_id, NEW.number);
     END IF;
     RETURN NULL;
 END $$;
@@ -56,7 +69,7 @@ CREATE TRIGGER history AFTER INSERT OR UPDATE ON trials FOR EACH ROW EXECUTE FUN
 
 CREATE FUNCTION faults.report() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO faults.history (kind, trial, step, value)
+    INSERT INTO faults.history (kind, attempt, step, value)
     VALUES ('report', NEW.trial_id, NEW.step, NEW.intermediate_value);
     RETURN NULL;
 END $$;
@@ -65,7 +78,7 @@ CREATE TRIGGER history AFTER INSERT OR UPDATE ON trial_intermediate_values
 
 CREATE FUNCTION faults.value() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO faults.history (kind, trial, value) VALUES ('value', NEW.trial_id, NEW.value);
+    INSERT INTO faults.history (kind, attempt, value) VALUES ('value', NEW.trial_id, NEW.value);
     RETURN NULL;
 END $$;
 CREATE TRIGGER history AFTER INSERT OR UPDATE ON trial_values
@@ -77,17 +90,19 @@ CREATE TRIGGER history AFTER INSERT OR UPDATE ON trial_values
 class Fact:
     """One thing that happened, in the order of ``seq``; ``at`` is in seconds since 1970.
 
-    ``kind``: claim, bind (a lease gets its Optuna trial), renew, end (``detail``: the outcome); made
-    (``step``: the trial's number), state (``detail``: the new state), report, value; told (an observer heard
-    of a trial, written by the worker, ``seq`` 0). Within a ``transaction`` the order has no meaning.
+    ``kind``: claim, bind (a lease gets its Optuna trial), renew, end (``detail``: the attempt's state);
+    trial changed, attempt changed (``detail``: the state before and after); made (``step``: the attempt's
+    number), state (``detail``: Optuna's new state), report, value; told (an observer heard of an attempt,
+    written by the worker, ``seq`` 0). ``attempt`` is Optuna's id, ``trial`` ours. Within a ``transaction``
+    the order has no meaning.
     """
 
     kind: str
     seq: int = 0
     at: float = 0.0
     lease: int | None = None
-    lineage: int | None = None
     trial: int | None = None
+    attempt: int | None = None
     step: int | None = None
     value: float | None = None
     detail: str | None = None

@@ -18,30 +18,32 @@ def numbered(facts: list[Fact]) -> list[Fact]:
 def clean() -> list[Fact]:
     """Two trials. The second loses its worker after an epoch and goes on as a third attempt."""
     return [
-        Fact(kind="claim", lease=1, lineage=1),
-        Fact(kind="made", trial=10, step=0),
-        Fact(kind="bind", lease=1, lineage=1, trial=10),
-        Fact(kind="claim", lease=2, lineage=2),
-        Fact(kind="made", trial=11, step=1),
-        Fact(kind="bind", lease=2, lineage=2, trial=11),
-        Fact(kind="report", trial=10, step=1, value=0.7),
-        Fact(kind="report", trial=11, step=1, value=0.6),
-        Fact(kind="renew", lease=1, lineage=1),
-        Fact(kind="report", trial=10, step=2, value=0.5),
-        Fact(kind="value", trial=10, value=0.5),
-        Fact(kind="state", trial=10, detail="COMPLETE"),
-        Fact(kind="end", lease=1, lineage=1, trial=10, detail="complete"),
-        Fact(kind="told", trial=11),
-        Fact(kind="state", trial=11, detail="FAIL"),
-        Fact(kind="end", lease=2, lineage=2, trial=11, detail="lost"),
-        Fact(kind="claim", lease=3, lineage=2),
-        Fact(kind="made", trial=12, step=2),
-        Fact(kind="bind", lease=3, lineage=2, trial=12),
-        Fact(kind="report", trial=12, step=1, value=0.6),
-        Fact(kind="report", trial=12, step=2, value=0.4),
-        Fact(kind="value", trial=12, value=0.4),
-        Fact(kind="state", trial=12, detail="COMPLETE"),
-        Fact(kind="end", lease=3, lineage=2, trial=12, detail="complete"),
+        Fact(kind="claim", lease=1, trial=1),
+        Fact(kind="made", attempt=10, step=0),
+        Fact(kind="bind", lease=1, trial=1, attempt=10),
+        Fact(kind="claim", lease=2, trial=2),
+        Fact(kind="made", attempt=11, step=1),
+        Fact(kind="bind", lease=2, trial=2, attempt=11),
+        Fact(kind="report", attempt=10, step=1, value=0.7),
+        Fact(kind="report", attempt=11, step=1, value=0.6),
+        Fact(kind="renew", lease=1, trial=1),
+        Fact(kind="report", attempt=10, step=2, value=0.5),
+        Fact(kind="value", attempt=10, value=0.5),
+        Fact(kind="state", attempt=10, detail="COMPLETE"),
+        Fact(kind="end", lease=1, trial=1, attempt=10, detail="complete"),
+        Fact(kind="told", attempt=11),
+        Fact(kind="state", attempt=11, detail="FAIL"),
+        Fact(kind="end", lease=2, trial=2, attempt=11, detail="lost"),
+        Fact(kind="claim", lease=3, trial=2),
+        Fact(kind="made", attempt=12, step=2),
+        Fact(kind="bind", lease=3, trial=2, attempt=12),
+        Fact(kind="report", attempt=12, step=1, value=0.6),
+        Fact(kind="report", attempt=12, step=2, value=0.4),
+        Fact(kind="value", attempt=12, value=0.4),
+        Fact(kind="state", attempt=12, detail="COMPLETE"),
+        Fact(kind="end", lease=3, trial=2, attempt=12, detail="complete"),
+        Fact(kind="attempt changed", trial=2, detail="running complete"),
+        Fact(kind="trial changed", trial=2, detail="running complete"),
     ]
 
 
@@ -52,7 +54,7 @@ def rules(facts: list[Fact]) -> set[str]:
 def test_a_clean_history_passes() -> None:
     verdict = check(numbered(clean()), REFERENCE, trials=2)
     assert verdict.violations == ()
-    assert (verdict.lineages, verdict.attempts, verdict.complete) == (2, 3, 2)
+    assert (verdict.trials, verdict.attempts, verdict.complete) == (2, 3, 2)
 
 
 def without(kind: str, **fields: object) -> list[Fact]:
@@ -65,9 +67,9 @@ def without(kind: str, **fields: object) -> list[Fact]:
     return kept
 
 
-def changed(kind: str, trial: int, **fields: object) -> list[Fact]:
+def changed(kind: str, attempt: int, **fields: object) -> list[Fact]:
     return [
-        replace(fact, **fields) if (fact.kind, fact.trial) == (kind, trial) else fact  # type: ignore[arg-type]
+        replace(fact, **fields) if (fact.kind, fact.attempt) == (kind, attempt) else fact  # type: ignore[arg-type]
         for fact in clean()
     ]
 
@@ -77,33 +79,36 @@ def changed(kind: str, trial: int, **fields: object) -> list[Fact]:
     [
         # a second lease before the first has ended
         (
-            [*clean()[:13], Fact(kind="claim", lease=3, lineage=2), *clean()[13:16], *clean()[17:]],
+            [*clean()[:13], Fact(kind="claim", lease=3, trial=2), *clean()[13:16], *clean()[17:]],
             "one owner",
         ),
-        # both attempts of a lineage complete
+        # both attempts at a trial complete
         (changed("state", 11, detail="COMPLETE"), "one end"),
         # a lease that ends twice
-        ([*clean(), Fact(kind="end", lease=1, lineage=1, trial=10, detail="complete")], "one end"),
+        ([*clean(), Fact(kind="end", lease=1, trial=1, attempt=10, detail="complete")], "one end"),
         # a number left out
         (changed("made", 12, step=3), "contiguous"),
         # a number twice
         (changed("made", 12, step=1), "contiguous"),
         # a report, a value, an end, a renewal and a word to an observer after the loss
-        ([*clean(), Fact(kind="report", trial=11, step=2, value=0.4)], "fenced"),
-        ([*clean(), Fact(kind="value", trial=11, value=0.4)], "fenced"),
-        ([*clean(), Fact(kind="state", trial=11, detail="COMPLETE")], "fenced"),
-        ([*clean(), Fact(kind="renew", lease=2, lineage=2)], "fenced"),
-        ([*clean(), Fact(kind="told", trial=11)], "fenced"),
+        ([*clean(), Fact(kind="report", attempt=11, step=2, value=0.4)], "fenced"),
+        ([*clean(), Fact(kind="value", attempt=11, value=0.4)], "fenced"),
+        ([*clean(), Fact(kind="state", attempt=11, detail="COMPLETE")], "fenced"),
+        ([*clean(), Fact(kind="renew", lease=2, trial=2)], "fenced"),
+        ([*clean(), Fact(kind="told", attempt=11)], "fenced"),
         # a trial that nobody continues, one that never ends, a lease that never ends
         (clean()[:16], "none stuck"),
-        (without("state", trial=12), "none stuck"),
+        (without("state", attempt=12), "none stuck"),
         (without("end", lease=3), "none stuck"),
         # a trial too many
-        ([*clean(), Fact(kind="claim", lease=9, lineage=9)], "none stuck"),
+        ([*clean(), Fact(kind="claim", lease=9, trial=9)], "none stuck"),
         # a value that differs in its last bit, a report that is missing, one that differs
         (changed("value", 12, value=0.4000000000000001), "same values"),
-        (without("report", trial=12, step=1), "same values"),
+        (without("report", attempt=12, step=1), "same values"),
         (changed("report", 12, value=0.6), "same values"),
+        # a trial and an attempt that go on after their ends
+        ([*clean(), Fact(kind="trial changed", trial=1, detail="complete running")], "drawn steps"),
+        ([*clean(), Fact(kind="attempt changed", trial=2, detail="lost complete")], "drawn steps"),
     ],
 )
 def test_each_planted_violation_is_found(facts: list[Fact], rule: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from tiny import study_file, undisturbed
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import leases
+from hms_tune.database.tables import attempts
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record
@@ -45,9 +45,9 @@ def test_clocks_wrong_by_12_h_in_mixed_time_zones_expire_no_lease_and_show_no_ab
     trials = storage.optuna.get_all_trials(study_id)
     reference = {trial_id_of(t): undisturbed(t.params["training.learning_rate"]) for t in trials}
     with storage.engine.connect() as connection:
-        own = select(leases.c.lease_id).where(leases.c.study_id == study_id)
+        own = select(attempts.c.lease_id).where(attempts.c.study_id == study_id)
         lease_ids = set(connection.execute(own).scalars())
-    facts = [f for f in history.read(storage.engine) if f.trial in reference or f.lease in lease_ids]
+    facts = [f for f in history.read(storage.engine) if f.attempt in reference or f.lease in lease_ids]
     verdict = check(facts, reference, trials=6)
     assert verdict.violations == ()
     assert (verdict.attempts, verdict.complete) == (6, 6)  # no lease expired: no attempt is a second one
@@ -61,4 +61,4 @@ def test_clocks_wrong_by_12_h_in_mixed_time_zones_expire_no_lease_and_show_no_ab
         assert trial.duration is not None
         assert timedelta(0) < trial.duration < timedelta(seconds=lasted), trial
     standing = status(storage, "clocks")
-    assert standing.units["complete"] == 6
+    assert standing.trials["complete"] == 6

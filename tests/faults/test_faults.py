@@ -35,12 +35,13 @@ from hms_tune.database.queue.end import Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.database.retry import Patience, through_outages
-from hms_tune.database.tables import leases
+from hms_tune.database.tables import attempts
 from hms_tune.errors import StorageAwayError
 from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search, open_search
 from hms_tune.worker.slot import Slot
@@ -60,9 +61,9 @@ def facts_of(storage: Storage, name: str, folder: Path) -> tuple[list[history.Fa
     ids = {trial_id_of(trial) for trial in trials}
     with storage.engine.connect() as connection:
         own = set(
-            connection.execute(select(leases.c.lease_id).where(leases.c.study_id == study_id)).scalars()
+            connection.execute(select(attempts.c.lease_id).where(attempts.c.study_id == study_id)).scalars()
         )
-    facts = [fact for fact in history.read(storage.engine) if fact.trial in ids or fact.lease in own]
+    facts = [fact for fact in history.read(storage.engine) if fact.attempt in ids or fact.lease in own]
     reference = {
         trial_id_of(trial): undisturbed(trial.params["training.learning_rate"])
         for trial in trials
@@ -164,9 +165,9 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
             return ask(through_proxy, search.study, lease, again=cut_off)
 
         attempt = through_proxy.through_outages(asking)
-        search.suggest(attempt.trial)  # type: ignore[attr-defined]
+        search.suggest(attempt.optuna_trial)  # type: ignore[attr-defined]
         proxy.swallow_commits(number + 1)
-        result = Result("complete", value=float(number))
+        result = Result(AttemptState.COMPLETE, value=float(number))
         wrote = through_proxy.through_outages(
             lambda attempt=attempt, result=result: tell(through_proxy, search.study, attempt, result)
         )
@@ -187,7 +188,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER fail BEFORE INSERT ON hms_tune.leases FOR EACH ROW EXECUTE FUNCTION faults.fail();
+CREATE TRIGGER fail BEFORE INSERT ON hms_tune.attempts FOR EACH ROW EXECUTE FUNCTION faults.fail();
 """
 
 
@@ -212,11 +213,11 @@ def test_deadlock_and_serialization_failure_retry_the_whole_transaction(storage:
             failed += calls - 1
     finally:
         with storage.engine.begin() as connection:
-            connection.exec_driver_sql("DROP TRIGGER fail ON hms_tune.leases")
+            connection.exec_driver_sql("DROP TRIGGER fail ON hms_tune.attempts")
     assert max(tries) <= 5
     with storage.engine.connect() as connection:
         granted = connection.execute(
-            text("SELECT count(*) FROM hms_tune.leases WHERE study_id = :study"), {"study": search.study_id}
+            text("SELECT count(*) FROM hms_tune.attempts WHERE study_id = :study"), {"study": search.study_id}
         ).scalar_one()
     assert granted == sum(tries.values())
 
@@ -266,7 +267,7 @@ def test_two_workers_claim_at_once_and_never_take_one_trial_twice(
         assert sum(executor.map(work, range(claimants))) == budget
     with storage.engine.connect() as connection:
         counted = connection.execute(
-            text("SELECT count(*), count(DISTINCT lineage_id) FROM hms_tune.leases WHERE study_id = :study"),
+            text("SELECT count(*), count(DISTINCT trial_id) FROM hms_tune.attempts WHERE study_id = :study"),
             {"study": search.study_id},
         ).one()
     assert tuple(counted) == (budget, budget)
@@ -299,7 +300,7 @@ def test_sigterm_in_a_database_outage_ends_the_worker_within_20_s(
     with caplog.at_level(logging.WARNING):
         assert slot.run() == 0
     assert time.monotonic() - began < 20.0
-    assert "nothing could be handed back" in caplog.text
+    assert "nothing could be requeued" in caplog.text
 
 
 def test_database_outage_beyond_all_patience_ends_the_worker_with_what_to_do(
@@ -336,7 +337,7 @@ def test_host_out_of_memory_or_segfault_sets_the_trial_aside_and_the_search_goes
         deaths += 1
     assert deaths == 3
     trials = show_trials(storage, "poison")
-    assert [trial.state for trial in trials] == ["failed", "failed", "failed", "complete"]
+    assert [trial.state for trial in trials] == ["lost", "lost", "lost", "complete"]
     assert [trial.reason for trial in trials[:3]] == [
         "lease lost",
         "lease lost",
@@ -379,4 +380,4 @@ def test_paused_worker_finds_its_lease_lost_and_writes_nothing(
     assert stamps(tmp_path / "store") == stored  # no checkpoint
     verdict = check(*facts_of(storage, "paused", tmp_path), trials=1)  # nothing to the trial
     assert verdict.violations == ()
-    assert [trial.state for trial in show_trials(storage, "paused")] == ["failed", "complete"]
+    assert [trial.state for trial in show_trials(storage, "paused")] == ["lost", "complete"]

@@ -114,7 +114,7 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
         standing = status(storage, study_name)
     assert sum(ended) == BUDGET
     assert Counter(trained) == dict.fromkeys(range(BUDGET), 1)
-    assert (standing.units["complete"], standing.trials["complete"]) == (BUDGET, BUDGET)
+    assert (standing.trials["complete"], standing.attempts["complete"]) == (BUDGET, BUDGET)
 
 
 class Payload:

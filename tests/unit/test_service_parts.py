@@ -24,6 +24,7 @@ from hms_tune.machine.cores import cpu_threads, usable_cores
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.reports.dashboard.serve import check_exposure
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.devices import gpu_share, slot_devices
 from hms_tune.worker.pipe import LogLine, PipeLogHandler, PipeObserver, SlotFailed
 from hms_tune.worker.stop import StepCut, Stop
@@ -115,10 +116,13 @@ def test_a_step_is_cut_only_while_it_computes() -> None:
 
 
 def test_a_complete_result_has_a_finite_value_and_no_other_has_one() -> None:
-    assert Result("complete", value=0.5).value == 0.5
-    for ending, value in (("complete", None), ("complete", float("inf")), ("pruned", 0.5)):
+    assert Result(AttemptState.COMPLETE, value=0.5).value == 0.5
+    complete, pruned = AttemptState.COMPLETE, AttemptState.PRUNED
+    for state, value in ((complete, None), (complete, float("inf")), (pruned, 0.5)):
         with pytest.raises(ValueError, match="a complete trial has"):
-            Result(ending, value=value)  # type: ignore[arg-type]
+            Result(state, value=value)
+    with pytest.raises(ValueError, match="does not end as running"):
+        Result(AttemptState.RUNNING)
 
 
 def test_the_cpu_is_one_slot_or_several() -> None:

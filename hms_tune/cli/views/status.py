@@ -11,12 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.views.tables import WENT_ON, params_text, plain_table, short_params
+from hms_tune.cli.views.tables import params_text, plain_table, short_params
 from hms_tune.studies.text import score_text
 from hms_tune.tracking.console_table import duration
+from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
-    from hms_tune.database.queries.fleet import RunningTrial
+    from hms_tune.database.queries.workers import RunningTrial
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
@@ -40,7 +41,7 @@ def status_view(status: StudyStatus) -> RenderableType:
 
 def budget_text(status: StudyStatus) -> str:
     """What is used of each part of the budget: ``12 of 100 trials, 1.5 of 24 h, 0.75 GPU-hours``."""
-    taken = sum(status.units.values())
+    taken = sum(number for state, number in status.trials.items() if state.counts)
     parts = [
         (f"{taken}", status.budget_trials, "trials"),
         (f"{status.hours or 0.0:.1f}", status.budget_hours, "h"),
@@ -81,26 +82,18 @@ def _facts(status: StudyStatus) -> Table:
 
 
 def _trials(status: StudyStatus) -> Text:
-    counted = {state: number for state, number in status.trials.items() if number}
-    if not counted:
-        return Text("none yet")
-    moved = sum(status.moved.values())
     parts = []
-    for state, attempts in counted.items():
-        # an attempt that was handed back or lost is a failed one to Optuna; its trial did not fail
-        number = max(0, attempts - moved) if state == "failed" else attempts
+    for state, number in status.trials.items():
         told = f"{number} {state}"
-        if state == "pruned" and status.pruned_in_fold:
+        if state is TrialState.PRUNED and status.pruned_in_fold:
             folds = ", ".join(f"{count} in fold {fold}" for fold, count in status.pruned_in_fold.items())
             told += f" ({folds})"
         if number:
             parts.append(told)
-    if status.units.get("waiting"):
-        parts.append(f"{status.units['waiting']} waiting")
+    moved = [f"{status.attempts[state]} {state}" for state in REQUEUED_OR_LOST if status.attempts[state]]
     if moved:
-        how = ", ".join(f"{number} {WENT_ON[kind]}" for kind, number in status.moved.items())
-        parts.append(f"{moved} went on elsewhere ({how})")
-    return Text(" · ".join(parts))
+        parts.append(f"attempts {', '.join(moved)}")
+    return Text(" · ".join(parts) or "none yet")
 
 
 def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
@@ -113,7 +106,10 @@ def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
         params = Text(short_params(trial.params), style="dim", overflow="ellipsis", no_wrap=place > 0)
         high = score_text(trial.kl_high_vote)
         style = "green" if place == 0 else ""
-        cells = [Text(f"{trial.value:.4f}", style=style), Text(str(trial.number))]
+        cells = [
+            Text(f"{trial.value:.4f}", style=style),
+            Text(label(trial.trial, trial.attempt)),
+        ]
         table.add_row(*cells, *([high] if high_vote else []), params)
     return table
 
@@ -125,10 +121,10 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
     table = plain_table(*names, numbers=numbers, no_wrap=names)
     table.add_column("host", overflow="ellipsis", no_wrap=True)
     for trial in running:
-        cell = Text("starting" if trial.number is None else f"trial {trial.number}")
-        if trial.number is not None and trial.lineage != trial.number:
-            cell.append(f"\ngoes on from {trial.lineage}", style="dim")
-        if trial.wanted == "stop":
+        cell = Text("starting" if trial.trial is None else f"trial {trial.trial}")
+        if trial.attempt not in (None, trial.trial):
+            cell.append(f"\nattempt {trial.attempt}", style="dim")
+        if trial.requested == "stop":
             cell.append("\nstopping", style="yellow")
         estimate = score_text(trial.estimate)
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
@@ -145,7 +141,7 @@ def worker_table(workers: Sequence[WorkerStatus]) -> Table:
     table.columns[0].overflow = "ellipsis"
     for worker in workers:
         seen = Text(f"{duration(worker.seen_s_ago)} ago", style="red" if worker.state == "silent" else "")
-        state = "silent" if worker.state == "silent" else _LEAVING[worker.wanted]
+        state = "silent" if worker.state == "silent" else _LEAVING[worker.requested]
         table.add_row(
             Text(f"{_short_host(worker.host)}\n").append(worker.worker_id, style="dim"),
             _devices(worker.devices),

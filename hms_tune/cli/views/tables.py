@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +17,13 @@ from rich.text import Text
 
 from hms_tune.config.ranges import value_text
 from hms_tune.studies.text import score_text
+from hms_tune.trial_state import AttemptState, label
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
-WENT_ON = {"lost": "lost", "handed_back": "handed back"}
-"""What people read of attempts that went on elsewhere."""
+_SHOWN = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.FAILED, AttemptState.RUNNING)
 
 
 def as_json(value: Any) -> str:
@@ -53,32 +53,28 @@ def out() -> Console:
 
 def study_table(summaries: Sequence[StudySummary]) -> Table:
     """Every study, a line each."""
-    table = plain_table("study", "state", "complete", "pruned", "failed", "running", "best", "budget")
+    table = plain_table("study", "state", *_SHOWN, "best", "budget")
     for summary in summaries:
         best = score_text(summary.best_value, "")
-        trials = [str(summary.trials[state]) for state in ("complete", "pruned", "failed", "running")]
+        attempts = [str(summary.attempts[state]) for state in _SHOWN]
         budget = "" if summary.budget_trials is None else str(summary.budget_trials)
-        table.add_row(summary.study, summary.state, *trials, best, budget)
+        table.add_row(summary.study, summary.state, *attempts, best, budget)
     return table
 
 
 def trial_table(trials: Sequence[TrialSummary]) -> Table:
-    """Trials, a line each."""
+    """Attempts at trials, a line each."""
     short = ("trial", "state", "KL")
     table = plain_table(*short, "parameters", "reason", no_wrap=short)
-    for trial in trials:
-        value = score_text(trial.value, "")
-        name = str(trial.number)
-        if trial.lineage is not None and trial.lineage != trial.number:
-            name += f" (from {trial.lineage})"
-        # To Optuna an attempt that was lost or handed back is a failed one; its trial did not fail.
-        state = WENT_ON.get(trial.ending or "", trial.state)
-        reason = trial.reason if trial.reason != state else None
-        table.add_row(name, state, value, Text(short_params(trial.params)), Text(reason or ""))
+    for each in trials:
+        value = score_text(each.value, "")
+        name = label(each.trial, each.attempt)
+        reason = each.reason if each.reason != each.state else None
+        table.add_row(name, each.state, value, Text(short_params(each.params)), Text(reason or ""))
     return table
 
 
-def counts(trials: dict[str, int]) -> str:
+def counts(trials: Mapping[str, int]) -> str:
     """``12 complete, 3 pruned``; states without trials are left out."""
     return ", ".join(f"{number} {state}" for state, number in trials.items() if number) or "none yet"
 

@@ -17,6 +17,7 @@ from hms_tune.studies.text import best_epoch_text, param_text, score_text
 from hms_tune.studies.trial_note import why_it_ended
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.tracking.console import duration
+from hms_tune.trial_state import AttemptState
 
 WIDTH = 80
 _CURVE_ROWS = 9
@@ -33,7 +34,9 @@ def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) ->
     width : of the curves, in characters
     """
     parts: list[RenderableType] = [
-        Text(f"Trial {trial.number} of {study.name}", style="bold").append(_rank(trial, study), style="dim"),
+        Text(f"{trial.name.capitalize()} of {study.name}", style="bold").append(
+            _rank(trial, study), style="dim"
+        ),
         Text(why_it_ended(trial, study.trials), style=_STYLES.get(trial.state, "")),
         Text(""),
         _configuration(trial, study.best),
@@ -48,20 +51,25 @@ def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) ->
     return Group(*parts)
 
 
-_STYLES = {"complete": "green", "pruned": "yellow", "failed": "red", "declined": "yellow"}
+_STYLES = {
+    AttemptState.COMPLETE: "green",
+    AttemptState.PRUNED: "yellow",
+    AttemptState.FAILED: "red",
+    AttemptState.INFEASIBLE: "yellow",
+}
 
 
 def _rank(trial: TrialRecord, study: StudyRecord) -> str:
-    ranked = [each.number for each in study.ranked]
-    if trial.number not in ranked:
+    ranked = [each.attempt for each in study.ranked]
+    if trial.attempt not in ranked:
         return ""
-    return f"  rank {ranked.index(trial.number) + 1} of {len(ranked)} complete"
+    return f"  rank {ranked.index(trial.attempt) + 1} of {len(ranked)} complete"
 
 
 def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableType:
     """What was searched, beside the best trial's; then all that was fixed."""
-    beside = best if best is not None and best.number != trial.number else None
-    table = plain_table("searched", "value", *([f"best (trial {beside.number})"] if beside else []))
+    beside = best if best is not None and best.attempt != trial.attempt else None
+    table = plain_table("searched", "value", *([f"best (trial {beside.trial})"] if beside else []))
     names = list(trial.params)
     if beside:
         names += [name for name in beside.params if name not in trial.params]
@@ -150,10 +158,9 @@ def _facts(trial: TrialRecord) -> Table:
 
 
 def _attempts(trial: TrialRecord) -> Table:
-    table = plain_table("attempt", "host", "slot", "began (UTC)", "time", "ended")
+    table = plain_table("attempt", "host", "slot", "began (UTC)", "time", "state")
     for attempt in trial.attempts:
         began = attempt.started_at.strftime("%Y-%m-%d %H:%M:%S")
-        ended = (attempt.outcome or "running").replace("_", " ")
-        name = Text(str(attempt.number), style="bold" if attempt.number == trial.number else "")
-        table.add_row(name, attempt.host, attempt.slot, began, duration(attempt.seconds), ended)
+        name = Text(str(attempt.attempt), style="bold" if attempt.attempt == trial.attempt else "")
+        table.add_row(name, attempt.host, attempt.slot, began, duration(attempt.seconds), attempt.state)
     return table

@@ -9,53 +9,54 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from hms_tune.database.tables import leases, lineages, now
+from hms_tune.database.tables import attempts, now, trials
+from hms_tune.trial_state import AttemptState, TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """One attempt at a trial: who had it, when, and how it left. ``seconds`` runs on while it is running."""
+    """One attempt at a trial: who had it, when, and how it ended. ``seconds`` runs on while it is running."""
 
-    number: int
+    attempt: int
     host: str
     slot: str
     worker_id: str
     started_at: datetime
     ended_at: datetime | None
     seconds: float
-    outcome: str | None
+    state: AttemptState
 
 
 def attempts_by_trial(
-    connection: Connection, study_id: int, *, first_number: int | None = None
+    connection: Connection, study_id: int, *, trial: int | None = None
 ) -> dict[int, tuple[AttemptRecord, ...]]:
-    """The attempts of each trial, by the number of its first.
+    """The attempts at each trial, by the trial's number.
 
     Parameters
     ----------
-    first_number : read the attempts of the trial that began with this one alone
+    trial : the number of the only trial to read; None: of all
     """
-    seconds = func.extract("epoch", func.coalesce(leases.c.ended_at, now()) - leases.c.claimed_at)
+    seconds = func.extract("epoch", func.coalesce(attempts.c.ended_at, now()) - attempts.c.claimed_at)
     statement = (
-        select(leases, lineages.c.first_number, seconds.label("seconds"))
-        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.number.is_not(None))
-        .order_by(leases.c.lease_id)
+        select(attempts, trials.c.number.label("trial"), seconds.label("seconds"))
+        .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
+        .where(attempts.c.study_id == study_id, attempts.c.number.is_not(None))
+        .order_by(attempts.c.lease_id)
     )
-    if first_number is not None:
-        statement = statement.where(lineages.c.first_number == first_number)
+    if trial is not None:
+        statement = statement.where(trials.c.number == trial)
     found: dict[int, list[AttemptRecord]] = defaultdict(list)
     for row in connection.execute(statement):
-        found[row.first_number].append(
+        found[row.trial].append(
             AttemptRecord(
-                number=row.number,
+                attempt=row.number,
                 host=row.host,
                 slot=row.slot,
                 worker_id=row.worker_id,
                 started_at=row.claimed_at,
                 ended_at=row.ended_at,
                 seconds=float(row.seconds),
-                outcome=row.outcome,
+                state=row.state,
             )
         )
     return {number: tuple(each) for number, each in found.items()}
@@ -63,8 +64,8 @@ def attempts_by_trial(
 
 def last_attempts_of_trials_ended_for(connection: Connection, study_id: int, reason: str) -> frozenset[int]:
     """Optuna's ids of the last attempts of the trials that ended for this reason."""
-    statement = select(lineages.c.last_trial_id).where(
-        lineages.c.study_id == study_id, lineages.c.reason == reason
+    statement = select(trials.c.last_optuna_trial_id).where(
+        trials.c.study_id == study_id, trials.c.reason == reason
     )
     return frozenset(connection.execute(statement).scalars())
 
@@ -72,13 +73,13 @@ def last_attempts_of_trials_ended_for(connection: Connection, study_id: int, rea
 def enqueued_values(connection: Connection, study_id: int) -> tuple[dict[str, Any], ...]:
     """The values that people enqueued and that no slot has taken yet, the oldest first."""
     rows = connection.execute(
-        select(lineages.c.given)
+        select(trials.c.given)
         .where(
-            lineages.c.study_id == study_id,
-            lineages.c.state == "waiting",
-            lineages.c.given.is_not(None),
-            lineages.c.last_trial_id.is_(None),
+            trials.c.study_id == study_id,
+            trials.c.state == TrialState.WAITING,
+            trials.c.given.is_not(None),
+            trials.c.last_optuna_trial_id.is_(None),
         )
-        .order_by(lineages.c.lineage_id)
+        .order_by(trials.c.trial_id)
     )
     return tuple(dict(given) for given in rows.scalars())

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.config.study_sections import Happening
 from hms_tune.database.connect import Storage
-from hms_tune.database.tables import notices, now, seconds_from_now
+from hms_tune.database.tables import now, outbox, seconds_from_now
 
 RETAKEN_S = 300.0
 """A message that was taken so long ago, and neither sent nor given up, is taken by another worker."""
@@ -32,8 +32,8 @@ class Entry:
 
 def add_entry(connection: Connection, study_id: int, entry: Entry) -> bool:
     """Add a message; returns whether its event is new."""
-    row = insert(notices).values(
-        study_id=study_id, happening=entry.event, subject=entry.subject, message=entry.message
+    row = insert(outbox).values(
+        study_id=study_id, event=entry.event, subject=entry.subject, message=entry.message
     )
     return connection.execute(row.on_conflict_do_nothing()).rowcount == 1
 
@@ -41,14 +41,14 @@ def add_entry(connection: Connection, study_id: int, entry: Entry) -> bool:
 def take_entry(storage: Storage, study_id: int, worker_id: str) -> Entry | None:
     """The oldest message that no worker has taken, now this worker's; None if there is none."""
     waiting = (
-        select(notices.c.happening, notices.c.subject)
+        select(outbox.c.event, outbox.c.subject)
         .where(
-            notices.c.study_id == study_id,
-            notices.c.sent_at.is_(None),
-            notices.c.failure.is_(None),
-            or_(notices.c.taken_at.is_(None), notices.c.taken_at < seconds_from_now(-RETAKEN_S)),
+            outbox.c.study_id == study_id,
+            outbox.c.sent_at.is_(None),
+            outbox.c.failure.is_(None),
+            or_(outbox.c.taken_at.is_(None), outbox.c.taken_at < seconds_from_now(-RETAKEN_S)),
         )
-        .order_by(notices.c.created_at)
+        .order_by(outbox.c.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -57,12 +57,12 @@ def take_entry(storage: Storage, study_id: int, worker_id: str) -> Entry | None:
         if key is None:
             return None
         message = connection.execute(
-            update(notices)
-            .where(_is(study_id, key.happening, key.subject))
+            update(outbox)
+            .where(_is(study_id, key.event, key.subject))
             .values(taken_by=worker_id, taken_at=now())
-            .returning(notices.c.message)
+            .returning(outbox.c.message)
         ).scalar_one()
-    return Entry(key.happening, key.subject, dict(message))
+    return Entry(key.event, key.subject, dict(message))
 
 
 def mark_sent(storage: Storage, study_id: int, entry: Entry) -> None:
@@ -78,9 +78,9 @@ def mark_failed(storage: Storage, study_id: int, entry: Entry, failure: str) -> 
 def last_message(connection: Connection, study_id: int, event: Happening) -> dict[str, Any] | None:
     """The newest message about events of a kind."""
     newest = (
-        select(notices.c.message)
-        .where(notices.c.study_id == study_id, notices.c.happening == event)
-        .order_by(notices.c.created_at.desc())
+        select(outbox.c.message)
+        .where(outbox.c.study_id == study_id, outbox.c.event == event)
+        .order_by(outbox.c.created_at.desc())
         .limit(1)
     )
     message = connection.execute(newest).scalar_one_or_none()
@@ -89,8 +89,8 @@ def last_message(connection: Connection, study_id: int, event: Happening) -> dic
 
 def _mark(storage: Storage, study_id: int, entry: Entry, values: dict[str, Any]) -> None:
     with storage.transaction() as connection:
-        connection.execute(update(notices).where(_is(study_id, entry.event, entry.subject)).values(**values))
+        connection.execute(update(outbox).where(_is(study_id, entry.event, entry.subject)).values(**values))
 
 
 def _is(study_id: int, event: str, subject: str) -> ColumnElement[bool]:
-    return and_(notices.c.study_id == study_id, notices.c.happening == event, notices.c.subject == subject)
+    return and_(outbox.c.study_id == study_id, outbox.c.event == event, outbox.c.subject == subject)

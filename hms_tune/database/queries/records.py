@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from hms_tune.database.tables import now, out_of_fold, trial_records
+from hms_tune.database.tables import attempt_records, now, out_of_fold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class RecordsEnded:
     last_written_at: datetime | None
 
 
-_COLUMNS = tuple(trial_records.c[field.name] for field in fields(RecordRow))
+_COLUMNS = tuple(attempt_records.c[field.name] for field in fields(RecordRow))
 _KEY = ("study_id", "number")
 
 
@@ -47,21 +47,26 @@ def records_of_study(
     connection: Connection, study_id: int, *, number: int | None = None
 ) -> dict[int, RecordRow]:
     """What the attempts of a study told, or the one with that number, by their numbers."""
-    statement = select(*_COLUMNS).where(trial_records.c.study_id == study_id)
+    statement = select(*_COLUMNS).where(attempt_records.c.study_id == study_id)
     if number is not None:
-        statement = statement.where(trial_records.c.number == number)
+        statement = statement.where(attempt_records.c.number == number)
     return {row.number: RecordRow(**row._mapping) for row in connection.execute(statement)}
 
 
-def write_record(connection: Connection, study_id: int, number: int, values: Mapping[str, Any]) -> None:
+def write_record(
+    connection: Connection, study_id: int, number: int, values: Mapping[str, Any], *, close: bool = False
+) -> None:
     """Write columns of an attempt's record, which is made if there is none.
 
     Parameters
     ----------
     values : by the names of columns; those that are not named stay as they are
+    close : whether the attempt has told how it ended
     """
-    row = {"study_id": study_id, "number": number, "lineage": number, **values}
-    statement = insert(trial_records).values(row)
+    if close:
+        values = {**values, "closed_at": now()}
+    row = {"study_id": study_id, "number": number, **values}
+    statement = insert(attempt_records).values(row)
     connection.execute(
         statement.on_conflict_do_update(index_elements=_KEY, set_={**values, "written_at": now()})
     )
@@ -70,8 +75,8 @@ def write_record(connection: Connection, study_id: int, number: int, values: Map
 def records_ended(connection: Connection, study_id: int) -> RecordsEnded:
     """How many attempts of a study have told how they ended, and when the last did."""
     number, last = connection.execute(
-        select(func.count(), func.max(trial_records.c.written_at)).where(
-            trial_records.c.study_id == study_id, trial_records.c.outcome.is_not(None)
+        select(func.count(), func.max(attempt_records.c.written_at)).where(
+            attempt_records.c.study_id == study_id, attempt_records.c.closed_at.is_not(None)
         )
     ).one()
     return RecordsEnded(number, last)
@@ -79,10 +84,10 @@ def records_ended(connection: Connection, study_id: int) -> RecordsEnded:
 
 def notes_by_number(connection: Connection, study_id: int, *, first: int) -> dict[int, str]:
     """The notes of attempts, from the number ``first`` on."""
-    statement = select(trial_records.c.number, trial_records.c.note).where(
-        trial_records.c.study_id == study_id,
-        trial_records.c.number >= first,
-        trial_records.c.note.is_not(None),
+    statement = select(attempt_records.c.number, attempt_records.c.note).where(
+        attempt_records.c.study_id == study_id,
+        attempt_records.c.number >= first,
+        attempt_records.c.note.is_not(None),
     )
     return {row.number: row.note for row in connection.execute(statement)}
 
@@ -114,5 +119,5 @@ def unpublished_predictions(connection: Connection, study_id: int) -> frozenset[
 def mark_published(connection: Connection, study_id: int, number: int, note: str) -> None:
     """Write down that the dashboard shows an attempt's predictions, and the note that says so."""
     attempt = {"study_id": study_id, "number": number}
-    connection.execute(update(trial_records).values(note=note).filter_by(**attempt))
+    connection.execute(update(attempt_records).values(note=note).filter_by(**attempt))
     connection.execute(update(out_of_fold).values(published_at=now()).filter_by(**attempt))

@@ -15,20 +15,20 @@ from hms_tune.search.study import STUDY_FILE
 STUDIES: Any = models.StudyModel.__table__
 ATTRIBUTES: Any = models.StudyUserAttributeModel.__table__
 
-DesiredState = Literal["running", "paused", "stopped"]
-"""What people want of a study."""
+RequestedState = Literal["running", "paused", "stopped"]
+"""What people request of a study."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRow:
     """A study as the fleet knows it; with the defaults, one that no worker has joined.
 
-    ``state`` is what people want of it; a budget of None has no limit. ``age_s`` is the time from its first
-    claim until ``read_at``, s; None before.
+    ``state`` is what people request of it; a budget of None has no limit. ``age_s`` is the time from its
+    first claim until ``read_at``, s; None before.
     """
 
     study_id: int
-    state: DesiredState = "running"
+    state: RequestedState = "running"
     budget_trials: int | None = None
     budget_hours: float | None = None
     budget_gpu_hours: float | None = None

@@ -7,29 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, Row, func, select
 
-from hms_tune.database.tables import leases, lineages, now, worker_minutes
+from hms_tune.database.optuna_trial import state_by_both
+from hms_tune.database.tables import attempts, now, trials, worker_minutes
 from hms_tune.search.optuna_private import models
+from hms_tune.trial_state import ENDED, AttemptState, TrialState
 
-TRIALS: Any = models.TrialModel.__table__
-VALUES: Any = models.TrialValueModel.__table__
-DIRECTIONS: Any = models.StudyDirectionModel.__table__
-REPORTS: Any = models.TrialIntermediateValueModel.__table__
-
-ENDED = ("complete", "pruned", "failed")
-"""Outcomes of trials that count as ended; an infeasible draw is drawn again."""
-
-UNENDED = ("claimed", "waiting")
-"""States of trials that have no outcome yet."""
+_ATTEMPTS: Any = models.TrialModel.__table__
+_VALUES: Any = models.TrialValueModel.__table__
+_DIRECTIONS: Any = models.StudyDirectionModel.__table__
+_REPORTS: Any = models.TrialIntermediateValueModel.__table__
 
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The best complete trial in the study's own direction, by the number of its attempt."""
+    """The best complete trial in the study's own direction. ``trial`` and ``attempt`` are numbers."""
 
-    number: int
+    trial: int
+    attempt: int
     value: float
 
 
@@ -43,30 +40,38 @@ class RecentWork:
     gpus: float
 
 
-def attempts_by_state(connection: Connection, study_id: int) -> dict[TrialState, int]:
-    """How many of Optuna's trials are in each state."""
+def attempts_by_state(connection: Connection, study_id: int) -> dict[AttemptState, int]:
+    """How many attempts are in each state; every state is there.
+
+    They are counted in Optuna's tables, which also have what scripts added, and told apart by ours.
+    """
     rows = connection.execute(
-        select(TRIALS.c.state, func.count().label("number"))
-        .where(TRIALS.c.study_id == study_id)
-        .group_by(TRIALS.c.state)
+        select(_ATTEMPTS.c.state, attempts.c.state.label("ours"), func.count())
+        .join_from(_ATTEMPTS, attempts, _ATTEMPTS.c.trial_id == attempts.c.optuna_trial_id, isouter=True)
+        .where(_ATTEMPTS.c.study_id == study_id)
+        .group_by(_ATTEMPTS.c.state, attempts.c.state)
     )
-    return {row.state: row.number for row in rows}
+    counted = dict.fromkeys(AttemptState, 0)
+    for optunas, ours, number in rows:
+        counted[state_by_both(optunas, ours)] += number
+    return counted
 
 
-def trials_by_outcome(connection: Connection, study_id: int) -> dict[str, int]:
-    """How many trials ended in each way, and how many are claimed or wait."""
-    kind = func.coalesce(lineages.c.outcome, lineages.c.state).label("kind")
+def trials_by_state(connection: Connection, study_id: int) -> dict[TrialState, int]:
+    """How many trials are in each state; every state is there."""
     rows = connection.execute(
-        select(kind, func.count().label("number")).where(lineages.c.study_id == study_id).group_by("kind")
+        select(trials.c.state, func.count().label("number"))
+        .where(trials.c.study_id == study_id)
+        .group_by(trials.c.state)
     )
-    return {row.kind: row.number for row in rows}
+    return dict.fromkeys(TrialState, 0) | {row.state: row.number for row in rows}
 
 
 def failure_reasons(connection: Connection, study_id: int, *, most: int = 5) -> dict[str, int]:
     """The commonest reasons for which trials failed, and how many did for each."""
     rows = connection.execute(
-        select(func.coalesce(lineages.c.reason, "unknown").label("reason"), func.count().label("number"))
-        .where(lineages.c.study_id == study_id, lineages.c.outcome == "failed")
+        select(func.coalesce(trials.c.reason, "unknown").label("reason"), func.count().label("number"))
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.FAILED)
         .group_by("reason")
         .order_by(func.count().desc(), "reason")
         .limit(most)
@@ -77,24 +82,14 @@ def failure_reasons(connection: Connection, study_id: int, *, most: int = 5) -> 
 def last_steps_of_pruned(connection: Connection, study_id: int) -> dict[int, int]:
     """How many attempts were pruned at each step."""
     last = (
-        select(func.max(REPORTS.c.step).label("step"))
-        .join_from(TRIALS, REPORTS, TRIALS.c.trial_id == REPORTS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.PRUNED)
-        .group_by(TRIALS.c.trial_id)
+        select(func.max(_REPORTS.c.step).label("step"))
+        .join_from(_ATTEMPTS, _REPORTS, _ATTEMPTS.c.trial_id == _REPORTS.c.trial_id)
+        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.PRUNED)
+        .group_by(_ATTEMPTS.c.trial_id)
         .subquery()
     )
     rows = connection.execute(select(last.c.step, func.count().label("number")).group_by(last.c.step))
     return {row.step: row.number for row in rows}
-
-
-def attempts_that_moved(connection: Connection, study_id: int) -> dict[str, int]:
-    """How many attempts were requeued or lost, and went on elsewhere."""
-    rows = connection.execute(
-        select(leases.c.outcome, func.count().label("number"))
-        .where(leases.c.study_id == study_id, leases.c.outcome.in_(["handed_back", "lost"]))
-        .group_by(leases.c.outcome)
-    )
-    return {row.outcome: row.number for row in rows}
 
 
 def best_attempt_ids(connection: Connection, study_id: int, *, most: int = 5) -> list[int]:
@@ -105,14 +100,14 @@ def best_attempt_ids(connection: Connection, study_id: int, *, most: int = 5) ->
 def leader(connection: Connection, study_id: int) -> Leader | None:
     """The best complete trial; None if none is complete, or if a study has several objectives."""
     best = _best(connection, study_id, 1)
-    return Leader(int(best[0].number), float(best[0].value)) if best else None
+    return Leader(int(best[0].trial), int(best[0].number), float(best[0].value)) if best else None
 
 
 def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> RecentWork:
     """What a study did in the last ``recent_s`` seconds, and what runs now."""
     since = now() - func.make_interval(0, 0, 0, 0, 0, 0, recent_s)
     ended = select(func.count()).where(
-        lineages.c.study_id == study_id, lineages.c.outcome.in_(ENDED), lineages.c.ended_at > since
+        trials.c.study_id == study_id, trials.c.state.in_(ENDED), trials.c.ended_at > since
     )
     images = select(func.sum(worker_minutes.c.images)).where(
         worker_minutes.c.study_id == study_id, worker_minutes.c.minute > since
@@ -122,8 +117,8 @@ def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> Re
             ended.scalar_subquery().label("trials_ended"),
             images.scalar_subquery().label("images"),
             func.count().label("running"),
-            func.coalesce(func.sum(leases.c.gpus), 0.0).label("gpus"),
-        ).where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+            func.coalesce(func.sum(attempts.c.gpus), 0.0).label("gpus"),
+        ).where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
     ).one()
     return RecentWork(
         trials_ended=row.trials_ended,
@@ -134,24 +129,32 @@ def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> Re
 
 
 def _best(connection: Connection, study_id: int, most: int) -> Sequence[Row[Any]]:
+    """The best complete attempts; what a script added is a trial of its own."""
     directions = (
-        connection.execute(select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id))
+        connection.execute(select(_DIRECTIONS.c.direction).where(_DIRECTIONS.c.study_id == study_id))
         .scalars()
         .all()
     )
     if len(directions) != 1:
         return ()
-    value = VALUES.c.value.desc() if directions[0] == StudyDirection.MAXIMIZE else VALUES.c.value
+    value = _VALUES.c.value.desc() if directions[0] == StudyDirection.MAXIMIZE else _VALUES.c.value
     statement = (
-        select(TRIALS.c.trial_id, TRIALS.c.number, VALUES.c.value)
-        .join_from(TRIALS, VALUES, TRIALS.c.trial_id == VALUES.c.trial_id)
-        .where(
-            TRIALS.c.study_id == study_id,
-            TRIALS.c.state == TrialState.COMPLETE,
-            VALUES.c.objective == 0,
-            VALUES.c.value.is_not(None),
+        select(
+            _ATTEMPTS.c.trial_id,
+            _ATTEMPTS.c.number,
+            _VALUES.c.value,
+            func.coalesce(trials.c.number, _ATTEMPTS.c.number).label("trial"),
         )
-        .order_by(value, TRIALS.c.number)
+        .join_from(_ATTEMPTS, _VALUES, _ATTEMPTS.c.trial_id == _VALUES.c.trial_id)
+        .outerjoin(attempts, attempts.c.optuna_trial_id == _ATTEMPTS.c.trial_id)
+        .outerjoin(trials, trials.c.trial_id == attempts.c.trial_id)
+        .where(
+            _ATTEMPTS.c.study_id == study_id,
+            _ATTEMPTS.c.state == OptunaState.COMPLETE,
+            _VALUES.c.objective == 0,
+            _VALUES.c.value.is_not(None),
+        )
+        .order_by(value, _ATTEMPTS.c.number)
         .limit(most)
     )
     return connection.execute(statement).all()

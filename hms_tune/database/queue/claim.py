@@ -1,7 +1,7 @@
 """Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
 
-One lineage is one unit: a trial that loses its worker, or is handed back, goes on and is not counted again.
-A draw that was declined for want of memory is none: another takes its place.
+One trial is one unit: if its attempt is lost or requeued, it goes on and is not counted again. A draw that is
+infeasible, for want of memory, is none: another takes its place.
 All claims of a study pass through the row lock on its ``studies`` row, so any number of workers start exactly
 as many trials as the budget holds.
 """
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
-from hms_tune.database.tables import leases, lineages, now, studies, workers
+from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
+from hms_tune.trial_state import ENDED, AttemptState, TrialState
 
 
 class Refusal(Enum):
@@ -139,30 +140,32 @@ def claim(
         refusal = _refusal(connection, study_id, study, holder, worker_most)
         if refusal is not None:
             return refusal
-        lineage_id = _waiting(connection, study_id)
-        if lineage_id is None:
+        trial_id = _waiting(connection, study_id)
+        if trial_id is None:
             if (
                 study.budget_trials is not None
                 and trials_claimed(connection, study_id) >= study.budget_trials
             ):
                 return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
-            lineage_id = connection.execute(
-                lineages.insert().values(study_id=study_id, state="claimed").returning(lineages.c.lineage_id)
+            trial_id = connection.execute(
+                trials.insert()
+                .values(study_id=study_id, state=TrialState.RUNNING)
+                .returning(trials.c.trial_id)
             ).scalar_one()
         connection.execute(
             update(studies)
             .where(studies.c.study_id == study_id)
             .values(started_at=func.coalesce(studies.c.started_at, now()))
         )
-        return grant(connection, study_id, lineage_id, holder, lease_s=lease_s, token=token)
+        return grant(connection, study_id, trial_id, holder, lease_s=lease_s, token=token)
 
 
 def _refusal(
     connection: Connection, study_id: int, study: Row[Any], holder: Holder, worker_most: int | None
 ) -> Refusal | None:
     """Why this worker may take nothing at all, not even a trial that waits."""
-    wanted = select(workers.c.wanted).where(workers.c.worker_id == holder.worker_id)
-    if connection.execute(wanted).scalar_one_or_none() in ("finish", "leave"):
+    requested = select(workers.c.requested).where(workers.c.worker_id == holder.worker_id)
+    if connection.execute(requested).scalar_one_or_none() in ("finish", "leave"):
         return Refusal.WORKER_LEAVES
     if study.state != "running":
         return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
@@ -181,10 +184,10 @@ def gpu_hours_used(connection: Connection, study_id: int) -> float:
     An attempt that was killed is counted up to its recovery, and at most to the expiry of its lease: a worker
     that is gone holds no GPU on the day when somebody finds it missing.
     """
-    until = func.least(func.coalesce(leases.c.ended_at, now()), leases.c.expires_at)
-    seconds = func.greatest(func.extract("epoch", until - leases.c.claimed_at), 0)
-    total = select(func.coalesce(func.sum(leases.c.gpus * seconds), 0)).where(
-        leases.c.study_id == study_id, leases.c.gpus > 0
+    until = func.least(func.coalesce(attempts.c.ended_at, now()), attempts.c.expires_at)
+    seconds = func.greatest(func.extract("epoch", until - attempts.c.claimed_at), 0)
+    total = select(func.coalesce(func.sum(attempts.c.gpus * seconds), 0)).where(
+        attempts.c.study_id == study_id, attempts.c.gpus > 0
     )
     return float(connection.execute(total).scalar_one()) / 3600.0
 
@@ -192,18 +195,18 @@ def gpu_hours_used(connection: Connection, study_id: int) -> float:
 def _waiting(connection: Connection, study_id: int) -> int | None:
     """The oldest trial that waits for a slot, now claimed."""
     oldest = (
-        select(lineages.c.lineage_id)
-        .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
-        .order_by(lineages.c.lineage_id)
+        select(trials.c.trial_id)
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
+        .order_by(trials.c.trial_id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
     taken: int | None = connection.execute(
-        update(lineages)
-        .where(lineages.c.lineage_id == oldest)
-        .values(state="claimed")
-        .returning(lineages.c.lineage_id)
+        update(trials)
+        .where(trials.c.trial_id == oldest)
+        .values(state=TrialState.RUNNING)
+        .returning(trials.c.trial_id)
     ).scalar_one_or_none()
     return taken
 
@@ -212,20 +215,26 @@ def trials_claimed(connection: Connection, study_id: int) -> int:
     """How many units of the budget are taken: by trials that ended, run, wait, or were enqueued."""
     return connection.execute(
         select(func.count())
-        .select_from(lineages)
-        .where(lineages.c.study_id == study_id, lineages.c.outcome.is_distinct_from("declined"))
+        .select_from(trials)
+        .where(
+            trials.c.study_id == study_id, trials.c.state.in_([each for each in TrialState if each.counts])
+        )
     ).scalar_one()
 
 
 def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
-    """Trials of a study that a worker runs or has ended; those it handed back or lost do not count."""
-    counted = or_(leases.c.ended_at.is_(None), leases.c.outcome.in_(["complete", "pruned", "failed"]))
-    of_worker = (leases.c.study_id == study_id, leases.c.worker_id == worker_id)
+    """Trials of a study that a worker runs or has ended; those it requeued or lost do not count."""
     return connection.execute(
-        select(func.count()).select_from(leases).where(*of_worker, counted)
+        select(func.count())
+        .select_from(attempts)
+        .where(
+            attempts.c.study_id == study_id,
+            attempts.c.worker_id == worker_id,
+            attempts.c.state.in_([AttemptState.RUNNING, *ENDED]),
+        )
     ).scalar_one()
 
 
 def _any_live(connection: Connection, study_id: int) -> bool:
-    live = exists().where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+    live = exists().where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
     return bool(connection.execute(select(live)).scalar_one())

@@ -15,36 +15,35 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, case, null, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import (
+    REASON_ATTRIBUTE,
+    STATE_ATTRIBUTE,
+    attempt_state,
+    optuna_state,
+)
 from hms_tune.database.queue.lease import Lease, hold
-from hms_tune.database.tables import leases, lineages, now, trial_records
+from hms_tune.database.tables import attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
-from hms_tune.search.memory_constraint import is_declined, mark_infeasible
+from hms_tune.search.memory_constraint import mark_infeasible
 from hms_tune.search.optuna_private import trial_id_of
-
-Ending = Literal["complete", "pruned", "failed", "declined", "handed_back", "lost"]
-"""``declined``: the device has no room for what was drawn, and another draw takes its place."""
-
-LEASE_ATTRIBUTE = "lease"
-LINEAGE_ATTRIBUTE = "lineage"
-ENDING_ATTRIBUTE = "ended"
-REASON_ATTRIBUTE = "reason"
+from hms_tune.trial_state import AttemptState, TrialState
 
 STOPPED_BY_A_PERSON = "stopped by a person"
 """The reason of a trial that ``study stop-trial`` ended."""
 
+ENDED_IN_DASHBOARD = "ended by a person in the dashboard"
+"""The reason of an attempt whose Optuna trial a person failed."""
+
 TRACEBACK = "traceback"
 """Key of a failed result's traceback."""
-
-CONFIG_HASH_ATTRIBUTE = "config_hash"
-"""Present once every parameter of the attempt is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +51,15 @@ class Attempt:
     """An Optuna trial that this process may run."""
 
     lease: Lease
-    trial: optuna.Trial
+    optuna_trial: optuna.Trial
     number: int
-    lineage: int
-    """Number of the trial's first attempt."""
+    trial: int
+    """Number of the trial: that of its first attempt."""
 
     @property
-    def trial_id(self) -> int:
+    def optuna_trial_id(self) -> int:
         """Optuna's id of the attempt."""
-        return trial_id_of(self.trial)
+        return trial_id_of(self.optuna_trial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,16 @@ class Result:
     needed more memory than there is; 0 where that is not why it ended.
     """
 
-    ending: Ending
+    state: AttemptState
     value: float | None = None
     reason: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     excess: float = 0.0
 
     def __post_init__(self) -> None:
-        if (self.ending == "complete") != (self.value is not None):
+        if not AttemptState.RUNNING.may_become(self.state):
+            raise ValueError(f"an attempt does not end as {self.state}")
+        if (self.state == AttemptState.COMPLETE) != (self.value is not None):
             raise ValueError("a complete trial has a value, and no other has one")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a complete trial has a finite value, not {self.value}")
@@ -104,7 +105,7 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
         if not told:
             hold(connection, attempt.lease)
         try:
-            frozen = storage.optuna.get_trial(attempt.trial_id)
+            frozen = storage.optuna.get_trial(attempt.optuna_trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
         if told:
@@ -120,10 +121,10 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
 
 def _told(connection: Connection, lease: Lease) -> bool:
     """Whether a lease ended with a result, not with a loss."""
-    outcome = connection.execute(
-        select(leases.c.outcome).where(leases.c.lease_id == lease.lease_id)
+    state = connection.execute(
+        select(attempts.c.state).where(attempts.c.lease_id == lease.lease_id)
     ).scalar_one_or_none()
-    return outcome is not None and outcome != "lost"
+    return state is not None and state not in (AttemptState.RUNNING, AttemptState.LOST)
 
 
 def keep_traceback(connection: Connection, attempt: Attempt, result: Result) -> None:
@@ -131,82 +132,75 @@ def keep_traceback(connection: Connection, attempt: Attempt, result: Result) -> 
     told = result.attributes.get(TRACEBACK)
     if told is None:
         return
-    row = {"study_id": attempt.lease.study_id, "number": attempt.number, "lineage": attempt.lineage}
+    row = {"study_id": attempt.lease.study_id, "number": attempt.number}
     connection.execute(
-        insert(trial_records)
+        insert(attempt_records)
         .values(**row, traceback=told)
         .on_conflict_do_update(index_elements=["study_id", "number"], set_={"traceback": told})
     )
 
 
 def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result) -> None:
-    attributes = dict(result.attributes) | {ENDING_ATTRIBUTE: result.ending}
+    attributes = dict(result.attributes) | {STATE_ATTRIBUTE: result.state.value}
     if result.reason is not None:
         attributes[REASON_ATTRIBUTE] = result.reason
     attributes.pop(TRACEBACK, None)
     for key, value in attributes.items():
-        storage.optuna.set_trial_user_attr(attempt.trial_id, key, value)
+        storage.optuna.set_trial_user_attr(attempt.optuna_trial_id, key, value)
     if result.excess > 0.0:
-        mark_infeasible(attempt.trial, result.excess)
-    # Samplers hear nothing of failed trials; of pruned ones that violate a constraint they do.
-    states = {
-        "complete": TrialState.COMPLETE,
-        "pruned": TrialState.PRUNED,
-        "declined": TrialState.PRUNED,
-    }
-    state = states.get(result.ending, TrialState.FAIL)
-    study.tell(attempt.trial, result.value, state=state)
+        mark_infeasible(attempt.optuna_trial, result.excess)
+    study.tell(attempt.optuna_trial, result.value, state=optuna_state(result.state))
 
 
 def result_of(frozen: FrozenTrial) -> Result:
     """How a finished Optuna trial ended, read from the trial itself."""
-    reason = frozen.user_attrs.get(REASON_ATTRIBUTE)
-    if frozen.state == TrialState.COMPLETE:
-        return Result("complete", value=frozen.value)
-    if frozen.state == TrialState.PRUNED:
-        return Result("declined" if is_declined(frozen) else "pruned", reason=reason)
-    ending = frozen.user_attrs.get(ENDING_ATTRIBUTE)
-    if ending in ("handed_back", "lost"):
-        return Result(ending, reason=reason)
-    return Result("failed", reason=reason or "ended by a person in the dashboard")
+    state, reason = attempt_state(frozen), frozen.user_attrs.get(REASON_ATTRIBUTE)
+    if state is AttemptState.COMPLETE:
+        return Result(state, value=frozen.value)
+    if state is AttemptState.FAILED and reason is None:
+        reason = ENDED_IN_DASHBOARD
+    return Result(state, reason=reason)
 
 
 def settle(
     connection: Connection, lease: Lease, result: Result, *, set_aside: bool, losses: int | None = None
 ) -> None:
-    """End a lease in our tables, and its lineage unless it goes on.
+    """End a lease in our tables, and its trial unless it goes on.
 
     Parameters
     ----------
     losses : how many workers the trial has lost now without getting further; None: one more than before
     """
     connection.execute(
-        update(leases)
-        .where(leases.c.lease_id == lease.lease_id)
-        .values(ended_at=now(), outcome=result.ending)
+        update(attempts)
+        .where(attempts.c.lease_id == lease.lease_id)
+        .values(ended_at=now(), state=result.state)
     )
-    unfinished = result.ending in ("handed_back", "lost")
     values: dict[str, Any] = (
-        waits_unless_stopped()
-        if unfinished and not set_aside
-        else ended("failed" if unfinished else result.ending, result.reason)
+        ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
+        if set_aside or result.state.leaves.is_final
+        else waits_unless_stopped()
     )
-    if result.ending == "lost":
-        values["losses"] = lineages.c.losses + 1 if losses is None else losses
-    connection.execute(update(lineages).where(lineages.c.lineage_id == lease.lineage_id).values(**values))
+    if result.state is AttemptState.LOST:
+        values["losses"] = trials.c.losses + 1 if losses is None else losses
+    connection.execute(
+        update(trials)
+        .where(trials.c.trial_id == lease.trial_id, trials.c.state == TrialState.RUNNING)
+        .values(**values)
+    )
 
 
-def ended(outcome: str, reason: str | None) -> dict[str, Any]:
-    """What stands in the row of a lineage that is over."""
-    return {"state": "ended", "ended_at": now(), "outcome": outcome, "reason": reason}
+def ended(state: TrialState, reason: str | None) -> dict[str, Any]:
+    """What stands in the row of a trial that is over."""
+    return {"state": state, "ended_at": now(), "reason": reason}
 
 
 def waits_unless_stopped() -> dict[str, Any]:
-    """What stands in the row of a lineage without a slot: it waits for one, unless a person stopped it."""
-    stopped = ended("failed", STOPPED_BY_A_PERSON)
-    going_on = {"state": "waiting", "ended_at": null(), "outcome": null(), "reason": null()}
+    """What stands in the row of a trial without a slot: it waits for one, unless a person stopped it."""
+    stopped = ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
+    waits = {"state": TrialState.WAITING, "ended_at": null(), "reason": null()}
     return {
-        column: case((lineages.c.wanted == "stop", stopped[column]), else_=going_on[column])
+        column: case((trials.c.requested == "stop", stopped[column]), else_=waits[column])
         for column in stopped
     }
 
@@ -215,4 +209,4 @@ def release(storage: Storage, lease: Lease) -> None:
     """Give back a claim for which no Optuna trial was made."""
     with storage.transaction() as connection:
         hold(connection, lease)
-        settle(connection, lease, Result("handed_back"), set_aside=False)
+        settle(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)

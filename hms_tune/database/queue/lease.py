@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.database.connect import Storage
 from hms_tune.database.retry import Caller, passes
-from hms_tune.database.tables import leases, lineages, seconds_from_now, studies, workers
+from hms_tune.database.tables import attempts, seconds_from_now, studies, trials, workers
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity
 
@@ -30,13 +30,13 @@ _logger = logging.getLogger(__name__)
 LEASE_S = DEFAULT_LEASE_SECONDS
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
-Wanted = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
-"""What people want of a running attempt: what they said of it, else of its worker, else of its study."""
+Requested = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
+"""What people request of a running attempt: of it, else of its worker, else of its study."""
 
 
-_WANTED = case(
-    (lineages.c.wanted == "stop", "trial stopped"),
-    (workers.c.wanted == "leave", "worker leaves"),
+_REQUESTED = case(
+    (trials.c.requested == "stop", "trial stopped"),
+    (workers.c.requested == "leave", "worker leaves"),
     else_=studies.c.state,
 )
 
@@ -60,19 +60,19 @@ class Lease:
 
     lease_id: int
     study_id: int
-    lineage_id: int
+    trial_id: int
 
 
 def grant(
     connection: Connection,
     study_id: int,
-    lineage_id: int,
+    trial_id: int,
     holder: Holder,
     *,
     lease_s: float,
     token: str | None = None,
 ) -> Lease:
-    """Write the lease of a lineage that the caller's transaction has just claimed.
+    """Write the lease of a trial that the caller's transaction has just claimed.
 
     Parameters
     ----------
@@ -80,10 +80,10 @@ def grant(
     """
     process = holder.process
     lease_id = connection.execute(
-        leases.insert()
+        attempts.insert()
         .values(
             study_id=study_id,
-            lineage_id=lineage_id,
+            trial_id=trial_id,
             worker_id=holder.worker_id,
             slot=holder.slot,
             host=process.host,
@@ -94,19 +94,19 @@ def grant(
             token=token,
             expires_at=seconds_from_now(lease_s),
         )
-        .returning(leases.c.lease_id)
+        .returning(attempts.c.lease_id)
     ).scalar_one()
-    return Lease(lease_id=lease_id, study_id=study_id, lineage_id=lineage_id)
+    return Lease(lease_id=lease_id, study_id=study_id, trial_id=trial_id)
 
 
 def granted(connection: Connection, token: str) -> Lease | None:
     """The live lease of a claim that was committed though its claimant was not told."""
     row = connection.execute(
-        select(leases.c.lease_id, leases.c.study_id, leases.c.lineage_id).where(
-            leases.c.token == token, leases.c.ended_at.is_(None)
+        select(attempts.c.lease_id, attempts.c.study_id, attempts.c.trial_id).where(
+            attempts.c.token == token, attempts.c.ended_at.is_(None)
         )
     ).one_or_none()
-    return None if row is None else Lease(row.lease_id, row.study_id, row.lineage_id)
+    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id)
 
 
 def hold(connection: Connection, lease: Lease) -> None:
@@ -118,7 +118,7 @@ def hold(connection: Connection, lease: Lease) -> None:
         If it has ended.
     """
     ended = connection.execute(
-        select(leases.c.ended_at).where(leases.c.lease_id == lease.lease_id).with_for_update()
+        select(attempts.c.ended_at).where(attempts.c.lease_id == lease.lease_id).with_for_update()
     ).one_or_none()
     if ended is None or ended.ended_at is not None:
         raise lease_lost(lease)
@@ -158,7 +158,7 @@ class LeaseKeeper:
         self._every_s = lease_s / 9 if every_s is None else every_s
         self._closing = threading.Event()
         self._lost = threading.Event()
-        self._seen: tuple[float, Wanted] = (float("-inf"), "running")
+        self._seen: tuple[float, Requested] = (float("-inf"), "running")
         self._renewed_at = granted_at
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.lease_id}", daemon=True)
 
@@ -191,8 +191,8 @@ class LeaseKeeper:
         if self.lost:
             raise lease_lost(self._lease)
 
-    def desired(self, *, fresh_s: float = 2.0) -> Wanted:
-        """What people want of the attempt now; asked of the database at most every ``fresh_s`` seconds.
+    def requested(self, *, fresh_s: float = 2.0) -> Requested:
+        """What people request of the attempt now; asked of the database at most every ``fresh_s`` seconds.
 
         During an outage it is what was last known.
         """
@@ -202,11 +202,11 @@ class LeaseKeeper:
         try:
             with self._storage.engine.connect() as connection:
                 row = connection.execute(
-                    select(_WANTED.label("wanted"), leases.c.ended_at)
-                    .join_from(leases, studies, leases.c.study_id == studies.c.study_id)
-                    .join(lineages, leases.c.lineage_id == lineages.c.lineage_id)
-                    .outerjoin(workers, leases.c.worker_id == workers.c.worker_id)
-                    .where(leases.c.lease_id == self._lease.lease_id)
+                    select(_REQUESTED.label("requested"), attempts.c.ended_at)
+                    .join_from(attempts, studies, attempts.c.study_id == studies.c.study_id)
+                    .join(trials, attempts.c.trial_id == trials.c.trial_id)
+                    .outerjoin(workers, attempts.c.worker_id == workers.c.worker_id)
+                    .where(attempts.c.lease_id == self._lease.lease_id)
                 ).one_or_none()
         except SQLAlchemyError as error:
             if not passes(error):
@@ -215,9 +215,9 @@ class LeaseKeeper:
         if row is None or row.ended_at is not None:
             self._lost.set()
             return "stopped"
-        wanted: Wanted = row.wanted
-        self._seen = (time.monotonic(), wanted)
-        return wanted
+        requested: Requested = row.requested
+        self._seen = (time.monotonic(), requested)
+        return requested
 
     def _run(self) -> None:
         with Caller(self._storage.patience) as caller:
@@ -247,10 +247,10 @@ class LeaseKeeper:
     def _renew(self) -> bool:
         with self._storage.engine.begin() as connection:
             renewed = connection.execute(
-                update(leases)
-                .where(leases.c.lease_id == self._lease.lease_id, leases.c.ended_at.is_(None))
+                update(attempts)
+                .where(attempts.c.lease_id == self._lease.lease_id, attempts.c.ended_at.is_(None))
                 .values(expires_at=seconds_from_now(self._lease_s))
-                .returning(leases.c.lease_id)
+                .returning(attempts.c.lease_id)
             ).scalar_one_or_none()
         return renewed is not None
 

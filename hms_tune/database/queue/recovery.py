@@ -2,10 +2,10 @@
 
 Any worker looks, under the study's lock: at its start, between trials, and while it waits for others. A lease
 is over when the database's clock has passed its time, or at once when its process is known to be dead on this
-same machine. Its Optuna attempt is failed with the reason, and its lineage waits for the next slot, which
+same machine. Its Optuna trial is failed with the reason, and our trial waits for the next slot, which
 continues from the checkpoint.
 
-Dying in here is harmless. Our side is one transaction; on Optuna's side, an attempt is marked ``lost`` before
+Dying in here is harmless. Our side is one transaction; on Optuna's side, an attempt is marked as lost before
 it is failed, so the next recovery can tell a trial that was lost from one that failed by itself, and counts
 it once.
 """
@@ -17,24 +17,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, Row, or_, select, text
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import (
-    ENDING_ATTRIBUTE,
+from hms_tune.database.optuna_trial import (
     LEASE_ATTRIBUTE,
     REASON_ATTRIBUTE,
-    Result,
-    result_of,
-    settle,
+    STATE_ATTRIBUTE,
+    optuna_state,
 )
+from hms_tune.database.queue.end import Result, result_of, settle
 from hms_tune.database.queue.lease import Lease
 from hms_tune.database.queue.start import bind, unbound
-from hms_tune.database.tables import SCHEMA, leases, lineages, now
+from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
-from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.trial_state import AttemptState
 
 _logger = logging.getLogger(__name__)
 
@@ -65,26 +64,24 @@ def recover(
     with storage.study_lock(study_id, wait=False) as connection:
         if connection is None:
             return ()
-        _end_strays(storage, connection, study_id)
+        _end_orphans(storage, connection, study_id)
         return tuple(
             _recover_one(storage, connection, row, most_losses)
-            for row in _orphaned(connection, study_id, observer)
+            for row in _gone(connection, study_id, observer)
         )
 
 
-def _orphaned(
-    connection: Connection, study_id: int, observer: ProcessIdentity
-) -> list[Row[tuple[object, ...]]]:
+def _gone(connection: Connection, study_id: int, observer: ProcessIdentity) -> list[Row[tuple[object, ...]]]:
     live = (
-        select(leases, (leases.c.expires_at < now()).label("expired"), lineages.c.losses)
-        .join_from(leases, lineages, leases.c.lineage_id == lineages.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.ended_at.is_(None))
+        select(attempts, (attempts.c.expires_at < now()).label("expired"), trials.c.losses)
+        .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
+        .where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
     )
     # A lease that is locked is just being told its result: it is not gone.
     candidates = connection.execute(
-        live.where(or_(leases.c.expires_at < now(), leases.c.machine == observer.machine))
-        .order_by(leases.c.lease_id)
-        .with_for_update(of=leases, skip_locked=True)
+        live.where(or_(attempts.c.expires_at < now(), attempts.c.machine == observer.machine))
+        .order_by(attempts.c.lease_id)
+        .with_for_update(of=attempts, skip_locked=True)
     ).all()
     return [
         row
@@ -94,59 +91,64 @@ def _orphaned(
     ]
 
 
-def _end_strays(storage: Storage, connection: Connection, study_id: int) -> None:
+def _end_orphans(storage: Storage, connection: Connection, study_id: int) -> None:
     """End Optuna trials that arrived too late to be bound.
 
     The INSERT of a worker that was killed, or whose connection was cut, may be committed after its lease was
     ended, or after the worker had asked again and been given another.
     """
-    strays = connection.execute(_STRAYS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
-    for trial_id in strays:
+    orphans = connection.execute(_ORPHANS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
+    for optuna_trial_id in orphans:
         with suppress(KeyError, UpdateFinishedTrialError):
-            _end(storage, storage.optuna.get_trial(trial_id), None)
+            _end(storage, storage.optuna.get_trial(optuna_trial_id), None)
 
 
-_STRAYS = text(f"""
+_ORPHANS = text(f"""
     SELECT trials.trial_id FROM trials
     JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key
-    JOIN {SCHEMA}.leases ON leases.lease_id = mark.value_json::bigint
+    JOIN {SCHEMA}.attempts ON attempts.lease_id = mark.value_json::bigint
     WHERE trials.study_id = :study AND trials.state = 'RUNNING'
-    AND (leases.trial_id <> trials.trial_id OR (leases.trial_id IS NULL AND leases.ended_at IS NOT NULL))
-""")
+    AND (
+        attempts.optuna_trial_id <> trials.trial_id
+        OR (attempts.optuna_trial_id IS NULL AND attempts.ended_at IS NOT NULL)
+    )
+""")  # trials are Optuna's here
 
 
 def _recover_one(
     storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
 ) -> Recovered:
-    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, lineage_id=row.lineage_id)
-    trial = _trial_of(storage, connection, lease, row.trial_id)
+    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, trial_id=row.trial_id)
+    trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
     losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
     set_aside = losses >= most_losses
     if trial is None:
-        result = Result("lost", reason="its worker died before the trial began")
+        result = Result(AttemptState.LOST, reason="its worker died before the trial began")
     else:
         result = _end(storage, trial, losses if set_aside else None)
-    lost = result.ending == "lost"
+    lost = result.state is AttemptState.LOST
     set_aside = set_aside and lost
     settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None)
     number = None if trial is None else trial.number
-    _logger.debug("Trial %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.ending)
+    _logger.debug(
+        "Attempt %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.state
+    )
     return Recovered(lease=lease, number=number, result=result, set_aside=set_aside)
 
 
-def _trial_of(
-    storage: Storage, connection: Connection, lease: Lease, trial_id: int | None
+def _optuna_trial_of(
+    storage: Storage, connection: Connection, lease: Lease, optuna_trial_id: int | None
 ) -> FrozenTrial | None:
     """The lease's Optuna trial; one that was made but never bound is found by its attribute, and bound."""
     try:
-        if trial_id is None:
-            trial_id = unbound(storage, lease)
-            if trial_id is None:
+        if optuna_trial_id is None:
+            optuna_trial_id = unbound(storage, lease)
+            if optuna_trial_id is None:
                 return None
-            trial = storage.optuna.get_trial(trial_id)
-            bind(connection, lease, trial_id, trial.number)
+            trial = storage.optuna.get_trial(optuna_trial_id)
+            bind(connection, lease, optuna_trial_id, trial.number)
             return trial
-        return storage.optuna.get_trial(trial_id)
+        return storage.optuna.get_trial(optuna_trial_id)
     except KeyError:  # the study was deleted
         return None
 
@@ -175,9 +177,9 @@ def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
         return result_of(trial)
     reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
     try:
-        storage.optuna.set_trial_user_attr(trial_id_of(trial), ENDING_ATTRIBUTE, "lost")
-        storage.optuna.set_trial_user_attr(trial_id_of(trial), REASON_ATTRIBUTE, reason)
-        storage.optuna.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
+        storage.optuna.set_trial_user_attr(trial._trial_id, STATE_ATTRIBUTE, AttemptState.LOST.value)
+        storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)
+        storage.optuna.set_trial_state_values(trial._trial_id, optuna_state(AttemptState.LOST))
     except UpdateFinishedTrialError:  # its worker was quicker
-        return result_of(storage.optuna.get_trial(trial_id_of(trial)))
-    return Result("lost", reason=reason)
+        return result_of(storage.optuna.get_trial(trial._trial_id))
+    return Result(AttemptState.LOST, reason=reason)

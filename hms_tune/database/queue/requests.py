@@ -9,11 +9,12 @@ from typing import Any, Literal
 from sqlalchemy import case, func, select, update
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.studies import DesiredState
+from hms_tune.database.queries.studies import RequestedState
 from hms_tune.database.queue.claim import trials_claimed
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
-from hms_tune.database.tables import leases, lineages, studies, workers
+from hms_tune.database.tables import attempts, studies, trials, workers
 from hms_tune.errors import UnknownStudyError, UsageError
+from hms_tune.trial_state import TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +22,14 @@ class StopAnswer:
     """What became of a request to stop a trial.
 
     ``stopping``: a slot is at it; ``stopped``: it waited for a slot, and has ended; ``ended``: it had ended
-    before, with ``outcome``; ``unknown``: there is no such trial.
+    before, as ``state``; ``unknown``: there is no such trial.
     """
 
     kind: Literal["stopping", "stopped", "ended", "unknown"]
-    outcome: str | None = None
+    state: TrialState | None = None
 
 
-def request_study_state(storage: Storage, study_id: int, state: DesiredState) -> None:
+def request_study_state(storage: Storage, study_id: int, state: RequestedState) -> None:
     """Write what people want of a study.
 
     Raises
@@ -50,28 +51,28 @@ def request_trial_stop(storage: Storage, study_id: int, number: int) -> StopAnsw
     number : number of any of the trial's attempts
     """
     of_attempt = (
-        select(leases.c.lineage_id)
-        .where(leases.c.study_id == study_id, leases.c.number == number)
+        select(attempts.c.trial_id)
+        .where(attempts.c.study_id == study_id, attempts.c.number == number)
         .scalar_subquery()
     )
     # One statement: whether a slot takes the trial or gives it back meanwhile, one of both sees the other.
     stopped = {
-        column: case((lineages.c.state == "waiting", value), else_=lineages.c[column])
-        for column, value in ended("failed", STOPPED_BY_A_PERSON).items()
+        column: case((trials.c.state == TrialState.WAITING, value), else_=trials.c[column])
+        for column, value in ended(TrialState.FAILED, STOPPED_BY_A_PERSON).items()
     }
     with storage.transaction() as connection:
         state = connection.execute(
-            update(lineages)
-            .where(lineages.c.lineage_id == of_attempt, lineages.c.state != "ended")
-            .values(wanted="stop", **stopped)
-            .returning(lineages.c.state)
+            update(trials)
+            .where(trials.c.trial_id == of_attempt, trials.c.ended_at.is_(None))
+            .values(requested="stop", **stopped)
+            .returning(trials.c.state)
         ).scalar_one_or_none()
         if state is not None:
-            return StopAnswer("stopped" if state == "ended" else "stopping")
-        outcome = connection.execute(
-            select(lineages.c.outcome).where(lineages.c.lineage_id == of_attempt)
+            return StopAnswer("stopped" if state.is_final else "stopping")
+        state = connection.execute(
+            select(trials.c.state).where(trials.c.trial_id == of_attempt)
         ).scalar_one_or_none()
-    return StopAnswer("unknown") if outcome is None else StopAnswer("ended", outcome)
+    return StopAnswer("unknown") if state is None else StopAnswer("ended", state)
 
 
 def request_workers_leave(
@@ -82,7 +83,7 @@ def request_workers_leave(
         workers.c.study_id == study_id, workers.c.worker_id.in_(list(worker_ids))
     )
     with storage.transaction() as connection:
-        connection.execute(statement.values(wanted="leave" if at_once else "finish"))
+        connection.execute(statement.values(requested="leave" if at_once else "finish"))
 
 
 def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) -> int:
@@ -110,10 +111,12 @@ def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) ->
             )
         before = connection.execute(
             select(func.count())
-            .select_from(lineages)
-            .where(lineages.c.study_id == study_id, lineages.c.state == "waiting")
+            .select_from(trials)
+            .where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
         ).scalar_one()
-        connection.execute(lineages.insert().values(study_id=study_id, state="waiting", given=dict(values)))
+        connection.execute(
+            trials.insert().values(study_id=study_id, state=TrialState.WAITING, given=dict(values))
+        )
     return before
 
 

@@ -6,9 +6,9 @@ finds by that attribute; and where an outage cut the worker off, so does the wor
 
 A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
 by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps
-its values only as ``fixed_params``. The lineage row, claimed under the study's row lock, names the one worker
-that continues it. ``study enqueue`` goes the same way: it leaves a lineage with the values given, which a
-claim takes as it takes any other that waits.
+its values only as ``fixed_params``. The trial's row, claimed under the study's row lock, names the one worker
+that continues it. ``study enqueue`` goes the same way: it leaves a trial with the values given, which a claim
+takes as it takes any other that waits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, func, or_, select, update
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import (
-    CONFIG_HASH_ATTRIBUTE,
-    LEASE_ATTRIBUTE,
-    LINEAGE_ATTRIBUTE,
-    Attempt,
-)
+from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
+from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, hold
-from hms_tune.database.tables import leases, lineages, studies
+from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
 from hms_tune.search.list_turns import (
@@ -46,7 +42,7 @@ from hms_tune.search.study import stored_study_file, trial_limit
 def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = False) -> Attempt:
     """Make the Optuna trial of a claimed lease.
 
-    That is the continuation of the lineage's last attempt, or the values it was enqueued with; else a
+    That is the continuation of the trial's last attempt, or the values it was enqueued with; else a
     configuration that a script left with Optuna's ``enqueue_trial``, else a new one. It happens under the
     study's lock: Optuna's grid sampler would otherwise give two workers one point.
 
@@ -65,35 +61,37 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
         assert connection is not None
         hold(connection, lease)
         try:
-            trial_id = unbound(storage, lease) if again else None
-            if trial_id is None:
-                trial_id = _begun(storage, connection, study, lease)
-            if trial_id is None:
-                trial_id = _enqueued(storage, connection, study, lease)
-            if trial_id is None:
+            optuna_trial_id = unbound(storage, lease) if again else None
+            if optuna_trial_id is None:
+                optuna_trial_id = _begun(storage, connection, study, lease)
+            if optuna_trial_id is None:
+                optuna_trial_id = _enqueued(storage, connection, study, lease)
+            if optuna_trial_id is None:
                 template = _template(connection, lease)
                 _take_turn(storage, connection, study, lease, template)
-                trial_id = storage.optuna.create_new_trial(lease.study_id, template)
+                optuna_trial_id = storage.optuna.create_new_trial(lease.study_id, template)
             # Optuna's cache knows trials that went through it alone; this shows it the new one.
             study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            trial = optuna.Trial(study, trial_id)
+            optuna_trial = optuna.Trial(study, optuna_trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
-        lineage = bind(connection, lease, trial_id, trial.number)
-        trial.set_user_attr(LINEAGE_ATTRIBUTE, lineage)
-    return Attempt(lease=lease, trial=trial, number=trial.number, lineage=lineage)
+        number = bind(connection, lease, optuna_trial_id, optuna_trial.number)
+        optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, number)
+    return Attempt(lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number)
 
 
-def bind(connection: Connection, lease: Lease, trial_id: int, number: int) -> int:
-    """Tie an Optuna trial to its lease; returns the number of the lineage's first attempt."""
+def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int) -> int:
+    """Tie an Optuna trial to its lease; returns the trial's number, which is that of its first attempt."""
     connection.execute(
-        update(leases).where(leases.c.lease_id == lease.lease_id).values(trial_id=trial_id, number=number)
+        update(attempts)
+        .where(attempts.c.lease_id == lease.lease_id)
+        .values(optuna_trial_id=optuna_trial_id, number=number)
     )
     first: int = connection.execute(
-        update(lineages)
-        .where(lineages.c.lineage_id == lease.lineage_id)
-        .values(last_trial_id=trial_id, first_number=func.coalesce(lineages.c.first_number, number))
-        .returning(lineages.c.first_number)
+        update(trials)
+        .where(trials.c.trial_id == lease.trial_id)
+        .values(last_optuna_trial_id=optuna_trial_id, number=func.coalesce(trials.c.number, number))
+        .returning(trials.c.number)
     ).scalar_one()
     return first
 
@@ -108,17 +106,17 @@ def unbound(storage: Storage, lease: Lease) -> int | None:
 
 
 def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
-    """Go on with a lineage that has values: those of its last attempt, or those it was enqueued with."""
-    lineage = connection.execute(
-        select(lineages.c.last_trial_id, lineages.c.given).where(lineages.c.lineage_id == lease.lineage_id)
+    """Go on with a trial that has values: those of its last attempt, or those it was enqueued with."""
+    trial = connection.execute(
+        select(trials.c.last_optuna_trial_id, trials.c.given).where(trials.c.trial_id == lease.trial_id)
     ).one()
-    if lineage.last_trial_id is not None:
-        template = _template(connection, lease, storage.optuna.get_trial(lineage.last_trial_id))
+    if trial.last_optuna_trial_id is not None:
+        template = _template(connection, lease, storage.optuna.get_trial(trial.last_optuna_trial_id))
         if not is_enqueued(template):
             _take_turn(storage, connection, study, lease, template)
-    elif lineage.given is not None:
+    elif trial.given is not None:
         template = _template(connection, lease)
-        template.system_attrs[FIXED_PARAMS] = lineage.given
+        template.system_attrs[FIXED_PARAMS] = trial.given
     else:
         return None
     return storage.optuna.create_new_trial(lease.study_id, template)
@@ -146,7 +144,7 @@ def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> Non
 
 def _template(connection: Connection, lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTrial:
     claimed_at = connection.execute(
-        select(leases.c.claimed_at).where(leases.c.lease_id == lease.lease_id)
+        select(attempts.c.claimed_at).where(attempts.c.lease_id == lease.lease_id)
     ).scalar_one()
     attributes: dict[str, Any] = {LEASE_ATTRIBUTE: lease.lease_id}
     if predecessor is None:
@@ -184,20 +182,20 @@ def _take_turn(
 ) -> None:
     """Give a trial that is to be drawn the first turn that no other has; called under the study's lock.
 
-    A stray, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
+    An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
     for one that was lost goes on with the lost one's turn, unless that had come too late and another has it.
     """
     if not goes_through_a_list(study.sampler):
         return
     rows = connection.execute(
-        select(leases.c.lease_id, leases.c.trial_id, leases.c.lineage_id).where(
-            leases.c.study_id == lease.study_id,
-            or_(leases.c.trial_id.is_not(None), leases.c.ended_at.is_(None)),
-            leases.c.lineage_id != lease.lineage_id,
+        select(attempts.c.lease_id, attempts.c.optuna_trial_id, attempts.c.trial_id).where(
+            attempts.c.study_id == lease.study_id,
+            or_(attempts.c.optuna_trial_id.is_not(None), attempts.c.ended_at.is_(None)),
+            attempts.c.trial_id != lease.trial_id,
         )
     ).all()
-    bound = {row.trial_id for row in rows}
-    unbound_leases = {row.lease_id for row in rows if row.trial_id is None}
+    bound = {row.optuna_trial_id for row in rows}
+    unbound_leases = {row.lease_id for row in rows if row.optuna_trial_id is None}
     taken = {
         trial.system_attrs[TURN]
         for trial in storage.optuna.get_all_trials(lease.study_id, deepcopy=False)

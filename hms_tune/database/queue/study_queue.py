@@ -15,7 +15,7 @@ from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.retry import Patience
-from hms_tune.database.tables import lineages
+from hms_tune.database.tables import trials
 from hms_tune.search.optuna_private import trial_id_of
 
 
@@ -77,17 +77,17 @@ class StudyQueue:
         return end.tell(self.storage, self.study, attempt, result)
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
-        """Which of these trials have ended, without the best one. A trial is its first attempt's number."""
+        """Which of the trials with these numbers have ended, without the best one."""
         with self.storage.engine.connect() as connection:
             ended = connection.execute(
-                select(lineages.c.first_number, lineages.c.last_trial_id).where(
-                    lineages.c.study_id == self.study_id,
-                    lineages.c.state == "ended",
-                    lineages.c.first_number.in_(among),
+                select(trials.c.number, trials.c.last_optuna_trial_id).where(
+                    trials.c.study_id == self.study_id,
+                    trials.c.ended_at.is_not(None),
+                    trials.c.number.in_(among),
                 )
             ).all()
         try:
             best: int | None = trial_id_of(self.storage.optuna.get_best_trial(self.study_id))
         except ValueError:  # none is complete
             best = None
-        return [row.first_number for row in ended if row.last_trial_id != best]
+        return [row.number for row in ended if row.last_optuna_trial_id != best]

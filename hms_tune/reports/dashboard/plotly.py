@@ -52,10 +52,10 @@ def _fold_spread(best: Sequence[FoldSpread]) -> Graph:
     if best:
         dots = {"mode": "markers", "marker": {"size": 8, "color": "#7fa3c7"}}
         texts = [f"fold {fold}" for trial in best for fold in trial.folds]
-        x, y = [str(trial.number) for trial in best for _ in trial.folds], [kl for t in best for kl in t.kl]
+        x, y = [str(trial.trial) for trial in best for _ in trial.folds], [kl for t in best for kl in t.kl]
         data.append({"type": "scatter", "x": x, "y": _rounded(y), "text": texts, **dots})
         mean = {"size": 16, "symbol": "line-ew", "line": {"width": 3, "color": INK}}
-        x, y = [str(trial.number) for trial in best], [trial.mean for trial in best]
+        x, y = [str(trial.trial) for trial in best], [trial.mean for trial in best]
         data.append({"type": "scatter", "x": x, "y": _rounded(y), "mode": "markers", "marker": mean})
     axis = {"title": {"text": "trial, best first; dots: folds, bar: mean"}, "type": "category"}
     return _graph("fold-spread", "Fold spread of the ten best", data, axis, "KL", legend=False)
@@ -136,7 +136,7 @@ def _graph(
 
 def _dots(trials: Sequence[TrialRecord], x: Sequence[Any]) -> dict[str, Any]:
     """The KL of each trial as a dot."""
-    texts = [f"trial {trial.number}" for trial in trials]
+    texts = [trial.name for trial in trials]
     marker = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
     y = _rounded(trial.value or 0.0 for trial in trials)
     return {"type": "scatter", "name": "trial", "x": x, "y": y, **marker}

@@ -41,7 +41,7 @@ def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Pa
     """
     study = study_record(storage, name)
     best = study.best
-    predictions = kept_out_of_fold(storage, study.study_id, best.number) if best else None
+    predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     _publish_bests(storage, study, artifacts, data_root)
     _publish_graphs(storage, study)
     write_study_note(storage, study, predictions)
@@ -62,18 +62,18 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
     if not numbers:
         return
     store = writable_store(artifacts)
-    leader = study.best.number if study.best else None
+    leader = study.best.attempt if study.best else None
     for trial in study.trials:
-        if trial.number not in numbers:
+        if trial.attempt not in numbers:
             continue
-        predictions = kept_out_of_fold(storage, study.study_id, trial.number)
+        predictions = kept_out_of_fold(storage, study.study_id, trial.attempt)
         if predictions is None:
             continue
-        root = data_root if trial.number == leader else None
+        root = data_root if trial.attempt == leader else None
         names = []
         if len(predictions.row):
             for name, content in _pictures(trial, predictions, root):
-                attach(storage, store, study.study_id, trial.number, name, content)
+                attach(storage, store, study.study_id, trial.attempt, name, content)
                 names.append(name)
         _finish_best(storage, study, trial, predictions, names)
 
@@ -98,4 +98,4 @@ def _finish_best(
     if names:
         note += " Further down: " + ", ".join(name.rpartition(".")[0] for name in names) + "."
     with storage.transaction() as connection:
-        mark_published(connection, study.study_id, trial.number, note)
+        mark_published(connection, study.study_id, trial.attempt, note)

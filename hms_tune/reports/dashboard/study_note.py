@@ -52,12 +52,12 @@ def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
     best = study.best
     if best is None or best.value is None:
         return "No trial is complete yet."
-    text = f"**Trial {best.number} leads with KL {best.value:.4f}**"
+    text = f"**{best.name.capitalize()} leads with KL {best.value:.4f}**"
     found = deciding_score(best, predictions)
     if found is not None:
         text += f", {in_words(found)}. A winner's own folds flatter it: `hms-tune export-best` asks patients"
         text += " that the search never saw"
-    return f"{text}. Its pictures are on the page of trial {best.number}."
+    return f"{text}. Its pictures are on page {best.attempt}."
 
 
 def _numbers(study: StudyRecord) -> str:
@@ -70,7 +70,7 @@ def _numbers(study: StudyRecord) -> str:
 def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
     """Each range, and the best trial's value."""
     ranges = {each.name: describe(each.node).replace(" | ", ", ") for each in parameters(study_file.space)}
-    title = f"trial {best.number}" if best else ""
+    title = best.name if best else ""
     won = {name: value_text(value) for name, value in best.params.items()} if best else {}
     rows = [f"| `{name}` &nbsp; | {values} &nbsp; | {won.get(name, '')} |" for name, values in ranges.items()]
     search, budget = study_file.search, study_file.budget

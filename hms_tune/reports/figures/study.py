@@ -11,6 +11,7 @@ from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
 from hms_tune.studies.cost import CostFront
 from hms_tune.studies.score import FoldSpread
 from hms_tune.studies.trial_record import StudyRecord
+from hms_tune.trial_state import AttemptState
 
 PRUNED = "#d9a441"
 _MOST = 3.0
@@ -20,17 +21,17 @@ _MOST = 3.0
 def history_figure(study: StudyRecord) -> Figure:
     """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
     figure, axes = chart(5.4, 3.4)
-    complete = sorted(study.ranked, key=lambda trial: trial.number)
-    pruned = [trial for trial in study.ended("pruned") if trial.reported]
+    complete = sorted(study.ranked, key=lambda trial: trial.trial)
+    pruned = [trial for trial in study.ended(AttemptState.PRUNED) if trial.reported]
     estimates = [trial.reported[max(trial.reported)] for trial in pruned]
     values = [trial.value or 0.0 for trial in complete]
     top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
-    numbers = [trial.number for trial in pruned]
+    numbers = [trial.trial for trial in pruned]
     axes.scatter(
         numbers, [min(each, top) for each in estimates], s=12, color=PRUNED, label="pruned, estimate"
     )
     axes.scatter(
-        [trial.number for trial in complete],
+        [trial.trial for trial in complete],
         [min(each, top) for each in values],
         s=18,
         color=ACCENT,
@@ -38,7 +39,7 @@ def history_figure(study: StudyRecord) -> Figure:
     )
     if complete:
         best = [min(values[: place + 1]) for place in range(len(values))]
-        axes.step([trial.number for trial in complete], best, where="post", color=INK, linewidth=1.2)
+        axes.step([trial.trial for trial in complete], best, where="post", color=INK, linewidth=1.2)
     if max([*values, *estimates], default=0.0) > top:
         axes.annotate(
             "higher ones at the edge",
@@ -63,7 +64,7 @@ def fold_spread_figure(shown: Sequence[FoldSpread]) -> Figure:
         axes.plot([place] * len(trial.kl), trial.kl, color=GRID, linewidth=2.2, zorder=1)
         axes.scatter([place] * len(trial.kl), trial.kl, s=20, color=ACCENT, zorder=2)
         axes.plot([place - 0.28, place + 0.28], [trial.mean] * 2, color=INK, linewidth=2, zorder=3)
-    axes.set_xticks(range(len(shown)), [str(trial.number) for trial in shown])
+    axes.set_xticks(range(len(shown)), [str(trial.trial) for trial in shown])
     axes.set_xlabel("trial, best first; dots: folds, bar: mean", fontsize=9.5, color=INK)
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure
@@ -91,7 +92,7 @@ def cost_figure(shown: CostFront) -> Figure:
     axes.margins(y=0.12)
     for trial in front[-1:]:  # the best alone: names of those near it would lie on one another
         place = (trial.cost, trial.value or 0.0)
-        name = f"trial {trial.number}"
+        name = trial.name
         axes.annotate(name, place, xytext=(4, -12), textcoords="offset points", fontsize=8.5)
     axes.set_xlabel(
         f"{shown.unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hms_tune.config.study_sections import Happening
-from hms_tune.database.queries.fleet import WorkerRow
 from hms_tune.database.queries.outbox import Entry
+from hms_tune.database.queries.workers import WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.studies.totals import StudyTotals
 from hms_tune.tracking.console_table import duration

@@ -12,7 +12,7 @@ from hms_tune.training.observer import TrialInfo
 def log_bundle(run: Any, trial: TrialInfo, path: Path) -> None:
     """Keep a bundle's files as the next version of the study's model.
 
-    The export's run made it: that is its lineage in W&B. Its description names the trial, whose run has the
+    The export's run made it, as W&B shows. Its description names the trial, whose run has the
     same configuration hash, and holds the bundle's scores.
     """
     import wandb
@@ -20,18 +20,18 @@ def log_bundle(run: Any, trial: TrialInfo, path: Path) -> None:
     artifact = wandb.Artifact(
         f"{trial.study}-bundle",
         type="model",
-        description=f"Trial {trial.number} of the study {trial.study}",
+        description=f"Trial {trial.trial} of the study {trial.study}",
         metadata={
             "study": trial.study,
-            "trial": trial.number,
-            "lineage": trial.lineage,
-            "trial_run": f"{trial.study}-{trial.number}-{trial.config.hash[:8]}",
+            "trial": trial.trial,
+            "attempt": trial.attempt,
+            "trial_run": f"{trial.study}-{trial.attempt}-{trial.config.hash[:8]}",
             "config_hash": trial.config.hash,
             "metrics": _metrics(path),
         },
     )
     artifact.add_dir(str(path))
-    run.log_artifact(artifact, aliases=["best", f"trial-{trial.number}"])
+    run.log_artifact(artifact, aliases=["best", f"trial-{trial.trial}"])
 
 
 def _metrics(path: Path) -> dict[str, Any]:

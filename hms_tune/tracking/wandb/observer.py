@@ -14,7 +14,8 @@ from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layer
 from hms_tune.tracking.wandb.predictions import log_out_of_fold
 from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.events import CrossValidationEnded, Event
-from hms_tune.training.observer import Outcome, TrialInfo, first_line
+from hms_tune.training.observer import TrialInfo, first_line
+from hms_tune.trial_state import AttemptState
 
 if TYPE_CHECKING:
     from hms_tune.tracking.wandb.layers import Layer
@@ -62,8 +63,8 @@ class WandbObserver:
 
         None too while its run is written to disk, or not open yet: that happens on another thread.
         """
-        number, url = self._address or (None, None)
-        return url if number == trial.number else None
+        attempt, url = self._address or (None, None)
+        return url if attempt == trial.attempt else None
 
     def trial_started(self, trial: TrialInfo) -> None:
         """Open the attempt's run, or go on with it."""
@@ -80,11 +81,12 @@ class WandbObserver:
         self._later(lambda: self._log(trial, event))
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
         """Write how the trial ended and close its run."""
-        summary = {"outcome": outcome, "value": value, "reason": reason}
-        self._later(lambda: self._close_run(summary, failed=outcome == "failed"))
+        summary = {"state": state.value, "value": value, "reason": reason}
+        failed = state in (AttemptState.FAILED, AttemptState.INFEASIBLE)
+        self._later(lambda: self._close_run(summary, failed=failed))
 
     def bundle_written(self, trial: TrialInfo, path: Path) -> None:
         """Keep an exported bundle as an artifact of its run."""
@@ -120,7 +122,7 @@ class WandbObserver:
             self._off = True
             return
         url = run.url
-        self._address = (trial.number, url) if isinstance(url, str) else None
+        self._address = (trial.attempt, url) if isinstance(url, str) else None
         # What a run that is gone on with already has is not sent again.
         self._done = int(run.summary.get("epochs_trained") or 0) if run.resumed else 0
         define_metrics(run)

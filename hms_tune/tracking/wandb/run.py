@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hms_tune.tracking.wandb.account import Mode, ask_account, keep_away, load_settings
 from hms_tune.training.observer import TrialInfo, first_line
+from hms_tune.trial_state import label
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def run_id(trial: TrialInfo) -> str:
     If a worker that lost its trial still writes, it writes to the run of its own attempt.
     """
     kind = "" if trial.job_type == "trial" else f"-{trial.job_type}"
-    return f"{trial.study}{kind}-{trial.number}-{trial.config.hash[:8]}"
+    return f"{trial.study}{kind}-{trial.attempt}-{trial.config.hash[:8]}"
 
 
 class Session:
@@ -127,18 +128,17 @@ class Session:
 
 
 def run_name(trial: TrialInfo) -> str:
-    """``effnet 12``, for people; with what kind of job it is and where it goes on from."""
+    """``effnet 5``, for people; with what kind of job it is, and which attempt if not the first."""
     kind = "" if trial.job_type == "trial" else f" {trial.job_type}"
-    origin = "" if trial.lineage == trial.number else f" (goes on from {trial.lineage})"
-    return f"{trial.study}{kind} {trial.number}{origin}"
+    return f"{trial.study}{kind} {label(trial.trial, trial.attempt)}"
 
 
 def run_config(trial: TrialInfo) -> dict[str, Any]:
     """The trial configuration, and the numbers of trial and attempt."""
     return trial.config.model_dump(mode="json") | {
         "params": trial.params,
-        "trial": trial.number,
-        "lineage": trial.lineage,
+        "trial": trial.trial,
+        "attempt": trial.attempt,
         "slot": trial.slot,
         "config_hash": trial.config.hash,
     }

@@ -11,15 +11,17 @@ from sqlalchemy import func, text, update
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
 from hms_tune.database.queue.claim import Refusal, claim
-from hms_tune.database.queue.end import LEASE_ATTRIBUTE, Attempt, Result, tell
+from hms_tune.database.queue.end import Attempt, Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.start import ask
-from hms_tune.database.tables import leases
+from hms_tune.database.tables import attempts
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.search.list_turns import TURN
 from hms_tune.search.suggest import grid
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import Search, join_search, open_search
 
 STUDY = """
@@ -52,15 +54,16 @@ def claimed(storage: Storage, search: Search, process: ProcessIdentity = ME) -> 
 
 def cell(attempt: Attempt, search: Search) -> str:
     """Draw an attempt's values as a slot does."""
-    search.suggest(attempt.trial)
-    attempt.trial.set_user_attr("config_hash", "whole")
-    return repr(sorted(attempt.trial.params.items()))
+    search.suggest(attempt.optuna_trial)
+    attempt.optuna_trial.set_user_attr("config_hash", "whole")
+    return repr(sorted(attempt.optuna_trial.params.items()))
 
 
 def expire(storage: Storage, lease: Lease) -> None:
     past = func.clock_timestamp() - text("interval '1 second'")
     with storage.engine.begin() as connection:
-        connection.execute(update(leases).where(leases.c.lease_id == lease.lease_id).values(expires_at=past))
+        own = attempts.c.lease_id == lease.lease_id
+        connection.execute(update(attempts).where(own).values(expires_at=past))
 
 
 def rest(storage: Storage, search: Search) -> Iterator[str]:
@@ -70,7 +73,7 @@ def rest(storage: Storage, search: Search) -> Iterator[str]:
     ):
         attempt = ask(storage, search.study, lease)
         yield cell(attempt, search)
-        tell(storage, search.study, attempt, Result("complete", value=1.0))
+        tell(storage, search.study, attempt, Result(AttemptState.COMPLETE, value=1.0))
     assert lease is Refusal.BUDGET_SPENT
 
 
@@ -94,10 +97,10 @@ def test_a_stray_trial_takes_no_cell_of_the_grid(storage: Storage, search: Searc
     expire(storage, lease)
     recover(storage, search.study_id, ME)
     late = stray(storage, search, lease, turn=0)
-    first = ask(storage, search.study, claimed(storage, search))  # the lineage of the stray goes on
+    first = ask(storage, search.study, claimed(storage, search))  # the orphan's trial goes on
     assert first.number > storage.optuna.get_trial(late).number
     cells = [cell(first, search)]
-    tell(storage, search.study, first, Result("complete", value=1.0))
+    tell(storage, search.study, first, Result(AttemptState.COMPLETE, value=1.0))
     recover(storage, search.study_id, ME)
     assert storage.optuna.get_trial(late).state == optuna.trial.TrialState.FAIL
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
@@ -113,7 +116,7 @@ def test_a_stray_that_is_found_after_its_turn_was_given_away_takes_another(
     expire(storage, lease)
     (recovered,) = recover(storage, search.study_id, ME)
     assert recovered.number is not None  # it was bound to its lease: it is no stray any more
-    tell(storage, search.study, second, Result("complete", value=1.0))
+    tell(storage, search.study, second, Result(AttemptState.COMPLETE, value=1.0))
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
 
 
@@ -134,7 +137,7 @@ def test_a_successor_takes_no_cell_of_the_grid_before_or_after_its_values_were_d
             assert goes_on == cells[-1]
         else:
             cells.append(goes_on)
-        tell(storage, search.study, successor, Result("complete", value=1.0))
+        tell(storage, search.study, successor, Result(AttemptState.COMPLETE, value=1.0))
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
 
 
@@ -146,10 +149,10 @@ def test_a_trial_enqueued_by_hand_takes_no_cell_of_the_grid(storage: Storage, st
         search.study.enqueue_trial({"model.dropout": 0.1, "training.batch_size": 16}, skip_if_exists=False)
         by_hand = ask(storage, search.study, claimed(storage, search))
         assert cell(by_hand, search) == repr([("model.dropout", 0.1), ("training.batch_size", 16)])
-        tell(storage, search.study, by_hand, Result("complete", value=1.0))
+        tell(storage, search.study, by_hand, Result(AttemptState.COMPLETE, value=1.0))
         drawn = ask(storage, search.study, claimed(storage, search))
         cells.append(cell(drawn, search))
-        tell(storage, search.study, drawn, Result("complete", value=1.0))
+        tell(storage, search.study, drawn, Result(AttemptState.COMPLETE, value=1.0))
         open_search(storage, study)  # another worker joins
     every_cell_once([*cells, *rest(storage, search)], study)
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 from sqlalchemy import func, select, text, update
 
 from hms_tune.database.connect import Storage, open_storage
@@ -19,10 +19,11 @@ from hms_tune.database.queue.end import Attempt, Result, release, tell
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, recover
 from hms_tune.database.queue.start import ask, bind
-from hms_tune.database.tables import leases, lineages
+from hms_tune.database.tables import attempts, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.studies.status import status
+from hms_tune.trial_state import AttemptState, TrialState
 
 GONE = ProcessIdentity(host="elsewhere", pid=1, started=1, machine="another-boot:1")
 ME = this_process()
@@ -63,28 +64,26 @@ def asked(storage: Storage, study: optuna.Study, study_id: int, **keywords: obje
 
 def drawn(attempt: Attempt) -> float:
     """Draw the attempt's values as a slot does, with the mark that says they are whole."""
-    value = attempt.trial.suggest_float("x", 0.0, 1.0)
-    attempt.trial.set_user_attr("config_hash", "whole")
+    value = attempt.optuna_trial.suggest_float("x", 0.0, 1.0)
+    attempt.optuna_trial.set_user_attr("config_hash", "whole")
     return value
 
 
 def expire(storage: Storage, lease: Lease) -> None:
     with storage.engine.begin() as connection:
         connection.execute(
-            update(leases)
-            .where(leases.c.lease_id == lease.lease_id)
+            update(attempts)
+            .where(attempts.c.lease_id == lease.lease_id)
             .values(expires_at=func.clock_timestamp() - text("interval '1 second'"))
         )
 
 
-def lineage_row(storage: Storage, lease: Lease) -> tuple[str, str | None, int]:
+def trial_row(storage: Storage, lease: Lease) -> tuple[TrialState, int]:
     with storage.engine.connect() as connection:
         row = connection.execute(
-            select(lineages.c.state, lineages.c.outcome, lineages.c.losses).where(
-                lineages.c.lineage_id == lease.lineage_id
-            )
+            select(trials.c.state, trials.c.losses).where(trials.c.trial_id == lease.trial_id)
         ).one()
-    return row.state, row.outcome, row.losses
+    return row.state, row.losses
 
 
 def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
@@ -99,14 +98,14 @@ def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
         while isinstance(lease := claim(mine, study_id, holder(f"w{worker}"), lease_s=60.0), Lease):
             attempt = ask(mine, own, lease)
             numbers.append(attempt.number)
-            tell(mine, own, attempt, Result("complete", value=1.0))
+            tell(mine, own, attempt, Result(AttemptState.COMPLETE, value=1.0))
         mine.close()
         return numbers
 
     with ThreadPoolExecutor(8) as pool:
         numbers = [number for mine in pool.map(work, range(8)) for number in mine]
     assert sorted(numbers) == list(range(20))
-    assert status(storage, study.study_name).trials["complete"] == 20
+    assert status(storage, study.study_name).attempts["complete"] == 20
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
 
 
@@ -124,26 +123,26 @@ def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
-    tell(storage, study, attempt, Result("complete", value=0.5))
+    tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
     register(storage, study, trials=5, hours=1e-9)
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_HOURS
 
 
-def test_a_handed_back_trial_continues_with_its_values_and_costs_no_budget(
+def test_a_requeued_trial_continues_with_its_values_and_costs_no_budget(
     storage: Storage, study: optuna.Study
 ) -> None:
     study_id = register(storage, study, trials=1)
     first = asked(storage, study, study_id)
     value = drawn(first)
     for _ in range(MOST_LOSSES + 1):
-        tell(storage, study, first, Result("handed_back", reason="handed back"))
+        tell(storage, study, first, Result(AttemptState.REQUEUED, reason="requeued"))
         second = asked(storage, study, study_id)
         assert drawn(second) == value
-        assert (second.lineage, second.number) == (0, first.number + 1)
+        assert (second.trial, second.number) == (0, first.number + 1)
         first = second
-    tell(storage, study, first, Result("complete", value=0.25))
-    assert status(storage, study.study_name).units["complete"] == 1
+    tell(storage, study, first, Result(AttemptState.COMPLETE, value=0.25))
+    assert status(storage, study.study_name).trials["complete"] == 1
     assert study.best_value == 0.25
 
 
@@ -156,21 +155,21 @@ def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
     assert recover(storage, study_id, ME) == ()
     expire(storage, attempt.lease)
     (recovered,) = recover(storage, study_id, ME)
-    assert (recovered.number, recovered.result.ending) == (0, "lost")
+    assert (recovered.number, recovered.result.state) == (0, "lost")
     assert recover(storage, study_id, ME) == ()
 
     with pytest.raises(LeaseLostError):
-        tell(storage, study, attempt, Result("complete", value=0.0))
+        tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.0))
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        attempt.trial.report(0.1, 1)
+        attempt.optuna_trial.report(0.1, 1)
     frozen = study.trials[0]
-    assert (frozen.state, frozen.user_attrs["reason"]) == (TrialState.FAIL, "lease lost")
+    assert (frozen.state, frozen.user_attrs["reason"]) == (OptunaState.FAIL, "lease lost")
 
     successor = asked(storage, study, study_id)
     assert drawn(successor) == value
-    assert successor.trial.user_attrs["continues"] == 0
-    assert tell(storage, study, successor, Result("complete", value=0.5)).value == 0.5
-    assert Counter(trial.state for trial in study.trials) == {TrialState.FAIL: 1, TrialState.COMPLETE: 1}
+    assert successor.optuna_trial.user_attrs["continues"] == 0
+    assert tell(storage, study, successor, Result(AttemptState.COMPLETE, value=0.5)).value == 0.5
+    assert Counter(trial.state for trial in study.trials) == {OptunaState.FAIL: 1, OptunaState.COMPLETE: 1}
 
 
 def test_a_dead_process_of_this_machine_is_recovered_before_its_lease_expires(
@@ -192,7 +191,7 @@ def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(
         expire(storage, attempt.lease)
         (recovered,) = recover(storage, study_id, ME)
         assert recovered.set_aside == (loss == MOST_LOSSES)
-    assert lineage_row(storage, attempt.lease) == ("ended", "failed", 3)
+    assert trial_row(storage, attempt.lease) == ("failed", 3)
     assert study.trials[2].user_attrs["reason"] == "set aside: 3 workers were lost with it"
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
 
@@ -203,7 +202,7 @@ def test_dying_between_the_claim_and_the_trial_loses_no_budget(storage: Storage,
     recover(storage, study_id, ME)
     attempt = asked(storage, study, study_id)
     assert attempt.number == 0
-    assert study.trials[0].state == TrialState.RUNNING
+    assert study.trials[0].state == OptunaState.RUNNING
 
 
 def test_dying_between_the_trial_and_its_binding_leaves_no_running_orphan(
@@ -213,18 +212,16 @@ def test_dying_between_the_trial_and_its_binding_leaves_no_running_orphan(
     attempt = asked(storage, study, study_id)
     with storage.engine.begin() as connection:  # as if the transaction that binds had never been committed
         connection.execute(
-            update(leases).values(trial_id=None, number=None).where(leases.c.study_id == study_id)
+            update(attempts).values(optuna_trial_id=None, number=None).where(attempts.c.study_id == study_id)
         )
         connection.execute(
-            update(lineages)
-            .values(last_trial_id=None, first_number=None)
-            .where(lineages.c.study_id == study_id)
+            update(trials).values(last_optuna_trial_id=None, number=None).where(trials.c.study_id == study_id)
         )
     expire(storage, attempt.lease)
     (recovered,) = recover(storage, study_id, ME)
     assert recovered.number == 0
-    assert study.trials[0].state == TrialState.FAIL
-    assert asked(storage, study, study_id).lineage == 0
+    assert study.trials[0].state == OptunaState.FAIL
+    assert asked(storage, study, study_id).trial == 0
 
 
 def test_dying_between_optunas_result_and_ours_keeps_the_result(
@@ -232,11 +229,11 @@ def test_dying_between_optunas_result_and_ours_keeps_the_result(
 ) -> None:
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
-    study.tell(attempt.trial, 0.125)
+    study.tell(attempt.optuna_trial, 0.125)
     expire(storage, attempt.lease)
     (recovered,) = recover(storage, study_id, ME)
-    assert recovered.result == Result("complete", value=0.125)
-    assert lineage_row(storage, attempt.lease) == ("ended", "complete", 0)
+    assert recovered.result == Result(AttemptState.COMPLETE, value=0.125)
+    assert trial_row(storage, attempt.lease) == ("complete", 0)
     assert len(study.trials) == 1
 
 
@@ -246,14 +243,14 @@ def test_a_trial_that_arrives_after_its_lease_has_ended_is_ended_too(
     study_id = register(storage, study, trials=2)
     first = claimed(storage, study_id)
     release(storage, first)
-    late = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"lease": first.lease_id})
+    late = optuna.trial.create_trial(state=OptunaState.RUNNING, user_attrs={"lease": first.lease_id})
     late_id = storage.optuna.create_new_trial(study_id, late)
     attempt = asked(storage, study, study_id)
-    twice = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={"lease": attempt.lease.lease_id})
+    twice = optuna.trial.create_trial(state=OptunaState.RUNNING, user_attrs={"lease": attempt.lease.lease_id})
     twice_id = storage.optuna.create_new_trial(study_id, twice)
     recover(storage, study_id, ME)
-    states = [storage.optuna.get_trial(each).state for each in (late_id, twice_id, attempt.trial_id)]
-    assert states == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+    states = [storage.optuna.get_trial(each).state for each in (late_id, twice_id, attempt.optuna_trial_id)]
+    assert states == [OptunaState.FAIL, OptunaState.FAIL, OptunaState.RUNNING]
 
 
 def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
@@ -265,14 +262,14 @@ def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
 
     with storage.study_lock(study_id) as connection:
         assert connection is not None
-        (row,) = recovery._orphaned(connection, study_id, ME)
+        (row,) = recovery._gone(connection, study_id, ME)
         recovery._recover_one(storage, connection, row, MOST_LOSSES)
         connection.rollback()  # what the server does when a process dies
-    assert study.trials[0].state == TrialState.FAIL
-    assert lineage_row(storage, attempt.lease) == ("claimed", None, 0)
+    assert study.trials[0].state == OptunaState.FAIL
+    assert trial_row(storage, attempt.lease) == ("running", 0)
     recover(storage, study_id, ME)
-    assert lineage_row(storage, attempt.lease) == ("waiting", None, 1)
-    assert asked(storage, study, study_id).lineage == 0
+    assert trial_row(storage, attempt.lease) == ("waiting", 1)
+    assert asked(storage, study, study_id).trial == 0
 
 
 def test_a_trial_that_a_person_failed_in_the_dashboard_ends_as_failed(
@@ -280,10 +277,10 @@ def test_a_trial_that_a_person_failed_in_the_dashboard_ends_as_failed(
 ) -> None:
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
-    storage.optuna.set_trial_state_values(attempt.trial_id, TrialState.FAIL)
-    told = tell(storage, study, attempt, Result("complete", value=0.5))
-    assert told == Result("failed", reason="ended by a person in the dashboard")
-    assert lineage_row(storage, attempt.lease) == ("ended", "failed", 0)
+    storage.optuna.set_trial_state_values(attempt.optuna_trial_id, OptunaState.FAIL)
+    told = tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
+    assert told == Result(AttemptState.FAILED, reason="ended by a person in the dashboard")
+    assert trial_row(storage, attempt.lease) == ("failed", 0)
 
 
 def test_a_result_that_was_told_twice_after_an_outage_stands_once(
@@ -291,8 +288,9 @@ def test_a_result_that_was_told_twice_after_an_outage_stands_once(
 ) -> None:
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
-    study.tell(attempt.trial, 0.75)  # the first time, of which the answer was lost
-    assert tell(storage, study, attempt, Result("complete", value=0.75)) == Result("complete", value=0.75)
+    study.tell(attempt.optuna_trial, 0.75)  # the first time, of which the answer was lost
+    result = Result(AttemptState.COMPLETE, value=0.75)
+    assert tell(storage, study, attempt, result) == result
 
 
 def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
@@ -326,7 +324,7 @@ def test_a_released_claim_is_taken_again(storage: Storage, study: optuna.Study) 
     study_id = register(storage, study, trials=1)
     lease = claimed(storage, study_id)
     release(storage, lease)
-    assert claimed(storage, study_id).lineage_id == lease.lineage_id
+    assert claimed(storage, study_id).trial_id == lease.trial_id
 
 
 def test_the_keeper_renews_through_expiry_and_sees_the_loss(storage: Storage, study: optuna.Study) -> None:
@@ -339,15 +337,15 @@ def test_the_keeper_renews_through_expiry_and_sees_the_loss(storage: Storage, st
                 break
             threading.Event().wait(0.01)
         assert recover(storage, study_id, ME) == ()
-        assert keeper.desired(fresh_s=0.0) == "running"
+        assert keeper.requested(fresh_s=0.0) == "running"
         keeper.check()
         with storage.engine.begin() as connection:
             connection.execute(
-                update(leases)
-                .where(leases.c.lease_id == attempt.lease.lease_id)
-                .values(ended_at=func.clock_timestamp(), outcome="lost")
+                update(attempts)
+                .where(attempts.c.lease_id == attempt.lease.lease_id)
+                .values(ended_at=func.clock_timestamp(), state=AttemptState.LOST)
             )
-        keeper.desired(fresh_s=0.0)
+        keeper.requested(fresh_s=0.0)
         with pytest.raises(LeaseLostError):
             keeper.check()
 
@@ -355,7 +353,9 @@ def test_the_keeper_renews_through_expiry_and_sees_the_loss(storage: Storage, st
 def _expired(storage: Storage, lease: Lease) -> bool:
     with storage.engine.connect() as connection:
         expired = connection.execute(
-            select(leases.c.expires_at < func.clock_timestamp()).where(leases.c.lease_id == lease.lease_id)
+            select(attempts.c.expires_at < func.clock_timestamp()).where(
+                attempts.c.lease_id == lease.lease_id
+            )
         ).scalar_one()
     return bool(expired)
 
@@ -381,8 +381,8 @@ def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.S
     study_id = register(storage, study)
     lease = claimed(storage, study_id)
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
-        grant(connection, study_id, lease.lineage_id, holder(), lease_s=60.0)
+        grant(connection, study_id, lease.trial_id, holder(), lease_s=60.0)
     attempt = ask(storage, study, lease)
     other = claimed(storage, study_id)
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
-        bind(connection, other, attempt.trial_id, attempt.number)
+        bind(connection, other, attempt.optuna_trial_id, attempt.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +12,25 @@ from typing import Any
 
 import pytest
 from optuna.storages import RDBStorage
+from slots import a_slot
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
+from hms_tune.config.trial import TrialConfig
 from hms_tune.database import schema, tables
 from hms_tune.database.connect import open_storage
 from hms_tune.database.read_only import open_read_only
 from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
+from hms_tune.search.study import stored_study_file
+from hms_tune.studies.lookup import load_study
+from hms_tune.studies.status import status
+from hms_tune.studies.trial_record import study_record, trial_record
+from hms_tune.training.events import Event
+from hms_tune.trial_state import AttemptState, TrialState
+from hms_tune.worker.open_study import join_search
 
 OLD = Path(__file__).parent / "database_of_0_1_0.sql"
 """What pg_dump wrote of a database that 0.1.0 had made and worked on, shortened."""
@@ -61,7 +73,8 @@ def description(engine: Engine) -> Description:
     """Columns, constraints and indexes of the product's own tables, as PostgreSQL has them."""
     queries = {
         "columns": "SELECT table_name, column_name, data_type, is_nullable, column_default"
-        " FROM information_schema.columns WHERE table_schema = 'hms_tune'",
+        " FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)"
+        " WHERE table_schema = 'hms_tune' AND table_type = 'BASE TABLE'",
         "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid)"
         " FROM pg_constraint WHERE connamespace = 'hms_tune'::regnamespace AND contype <> 'n'",
         "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'hms_tune'",
@@ -206,3 +219,118 @@ def test_a_login_that_may_read_the_tables_of_0_1_0_may_read_the_revision(
     finally:
         with old.begin() as connection:
             connection.exec_driver_sql(f"DROP OWNED BY {login}; DROP ROLE {login}")
+
+
+def test_states_of_0_1_0_become_those_of_today(old: Engine) -> None:
+    open_storage(old.url).close()
+    with old.connect() as connection:
+        trials = connection.execute(text("SELECT number, state FROM hms_tune.trials ORDER BY trial_id"))
+        assert [tuple(row) for row in trials] == [
+            (0, "complete"),
+            (1, "pruned"),
+            (2, "infeasible"),
+            (3, "failed"),
+            (4, "pruned"),
+            (6, "running"),
+            (None, "waiting"),
+        ]
+        attempts = connection.execute(text("SELECT number, state FROM hms_tune.attempts ORDER BY lease_id"))
+        assert [tuple(row) for row in attempts] == [
+            (0, "complete"),
+            (1, "pruned"),
+            (2, "infeasible"),
+            (3, "failed"),
+            (4, "requeued"),
+            (5, "pruned"),
+            (6, "lost"),
+            (7, "running"),
+        ]
+        told = connection.execute(
+            text(
+                "SELECT trial_id, value_json FROM trial_user_attributes"
+                " WHERE key = 'attempt_state' ORDER BY trial_id"
+            )
+        )
+        assert [(number - 1, json.loads(state)) for number, state in told] == [
+            (0, "complete"),
+            (1, "pruned"),
+            (2, "infeasible"),
+            (3, "failed"),
+            (4, "requeued"),
+            (5, "pruned"),
+            (6, "lost"),
+        ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE hms_tune.trials SET state = 'ended', ended_at = now()",
+        "UPDATE hms_tune.trials SET state = 'complete', ended_at = NULL",
+        "UPDATE hms_tune.trials SET state = 'waiting', ended_at = now()",
+        "UPDATE hms_tune.attempts SET state = 'handed_back'",
+        "UPDATE hms_tune.attempts SET state = 'waiting', ended_at = now()",
+        "UPDATE hms_tune.attempts SET state = 'running', ended_at = now()",
+    ],
+)
+def test_the_database_refuses_a_state_that_there_is_not(old: Engine, statement: str) -> None:
+    open_storage(old.url).close()
+    with old.begin() as connection, pytest.raises(IntegrityError, match="violates check constraint"):
+        connection.execute(text(statement))
+
+
+def test_0_1_0_cannot_make_its_tables_anew_beside_those_of_today(old: Engine) -> None:
+    """It adds columns to its table of trials, if it finds no such table to have them."""
+    open_storage(old.url).close()
+    with old.begin() as connection, pytest.raises(DBAPIError, match="lineages"):
+        connection.execute(text("ALTER TABLE hms_tune.lineages ADD COLUMN lineage_id bigserial"))
+
+
+def test_a_study_half_done_by_0_1_0_goes_on_to_its_end(old: Engine, tmp_path: Path) -> None:
+    def train(config: TrialConfig, _directory: Path) -> Iterator[Event]:
+        yield a_fold_start(0)
+        yield an_epoch(0, 0, kl=1.0)
+        yield a_fold_end(0, kl=0.5)
+        yield an_ending(config.training.learning_rate)
+
+    storage = open_storage(old.url)
+    study_file = stored_study_file(load_study(storage, "half-done"))
+    before = trial_record(storage, "half-done", 0)
+    assert (before.state, before.value, before.version) == (
+        AttemptState.COMPLETE,
+        1.9023583149856151,
+        "0.1.0",
+    )
+    # 9 trials are allowed, 6 claimed; one of these waits with the values that a person gave
+    assert a_slot(storage, join_search(storage, study_file), train, tmp_path).run() == 5
+    done = status(storage, "half-done")
+    assert done.trials == {
+        TrialState.WAITING: 0,
+        TrialState.RUNNING: 0,
+        TrialState.COMPLETE: 6,
+        TrialState.PRUNED: 2,
+        TrialState.FAILED: 1,
+        TrialState.INFEASIBLE: 1,
+    }
+    assert (done.attempts[AttemptState.REQUEUED], done.attempts[AttemptState.LOST]) == (1, 2)
+    assert done.attempts[AttemptState.COMPLETE] == 6
+    # The trial of the dead worker goes on with its values, and so does the one that was enqueued.
+    on = trial_record(storage, "half-done", 6)
+    assert (on.trial, on.attempt, on.state) == (6, 8, AttemptState.COMPLETE)
+    assert [(each.attempt, each.state) for each in on.attempts] == [(6, "lost"), (7, "lost"), (8, "complete")]
+    assert on.value == on.params["training.learning_rate"] == 0.00023729097126308203
+    enqueued = trial_record(storage, "half-done", 9)
+    assert enqueued.params == {"training.learning_rate": 0.002}
+    assert {trial.trial for trial in study_record(storage, "half-done").trials} == {
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+        9,
+        10,
+        11,
+        12,
+    }
+    storage.close()

@@ -19,7 +19,8 @@ from hms_tune.search.study import create_or_load
 from hms_tune.search.suggest import distributions
 from hms_tune.studies.export_best import Choice, best_trial, export_watched
 from hms_tune.training.events import CrossValidationEnded, Event
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 
 STUDY = """
 study: {name}
@@ -36,7 +37,7 @@ class Recorder:
     def __init__(self) -> None:
         self.trial: TrialInfo | None = None
         self.events: list[Event] = []
-        self.outcome: tuple[Outcome, float | None] | None = None
+        self.end: tuple[AttemptState, float | None] | None = None
         self.closed = False
 
     def trial_started(self, trial: TrialInfo) -> None:
@@ -46,9 +47,9 @@ class Recorder:
         self.events.append(event)
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
-        self.outcome = (outcome, value)
+        self.end = (state, value)
 
     def close(self) -> None:
         self.closed = True
@@ -70,7 +71,7 @@ def study(storage: Storage, study_name: str) -> optuna.Study:
                 distributions=distributions(study_file.space),
                 value=value,
                 state=state,
-                user_attrs={"lineage": 1} if dropout == 0.4 else {},
+                user_attrs={"trial": 1} if dropout == 0.4 else {},
             )
         )
     return study
@@ -80,14 +81,15 @@ def test_the_best_is_the_first_complete_trial_with_the_smallest_kl(
     storage: Storage, study: optuna.Study
 ) -> None:
     choice = best_trial(storage, study.study_name)
-    assert (choice.winner.number, choice.winner.value, choice.lineage) == (1, 0.7, 1)
+    assert (choice.winner.number, choice.winner.value, choice.attempt) == (1, 0.7, 1)
     assert choice.winner.config.model.dropout == 0.2
     assert choice.study_file.study == study.study_name
 
 
 def test_a_trial_asked_for_is_taken_if_it_is_complete(storage: Storage, study: optuna.Study) -> None:
     choice = best_trial(storage, study.study_name, number=3)
-    assert (choice.winner.config.model.dropout, choice.lineage) == (0.4, 1)
+    assert choice.winner.config.model.dropout == 0.4
+    assert (choice.winner.number, choice.attempt) == (1, 3)
     with pytest.raises(UsageError, match="trial 2 did not complete"):
         best_trial(storage, study.study_name, number=2)
     with pytest.raises(UsageError, match="no trial 9"):
@@ -118,7 +120,7 @@ def test_observers_hear_the_whole_export(
     recorder = Recorder()
     exported: Exported = export_watched(choice, store, tmp_path / "out", device="cpu", observers=[recorder])
     assert recorder.trial is not None
-    assert (recorder.trial.number, recorder.trial.lineage, recorder.trial.job_type) == (3, 1, "export")
+    assert (recorder.trial.attempt, recorder.trial.trial, recorder.trial.job_type) == (3, 1, "export")
     assert isinstance(recorder.events[-1], CrossValidationEnded)
-    assert recorder.outcome == ("complete", exported.scores.kl)
+    assert recorder.end == ("complete", exported.scores.kl)
     assert recorder.closed

@@ -66,7 +66,7 @@ def test_the_study_list_leads_to_a_study_with_its_best_trial_and_our_figures(
     page.goto(dashboard)
     page.get_by_text(NAME).first.click()
     assert study.best is not None
-    page.get_by_text(f"Best Trial (number={study.best.number})").wait_for()
+    page.get_by_text(f"Best Trial (number={study.best.attempt})").wait_for()
     for title in ("Fold spread of the ten best", "KL over time", "What a KL costs", "Slots at work"):
         page.locator(".gtitle", has_text=title).wait_for()
 
@@ -78,13 +78,13 @@ def test_a_studys_note_says_what_leads_and_how_to_help(
     page.get_by_role("heading", name="What is searched").wait_for()
     told = page.locator("body").inner_text()
     assert study.best is not None
-    assert f"Trial {study.best.number} leads with KL {study.best.value:.4f}" in told
+    assert f"Trial {study.best.attempt} leads with KL {study.best.value:.4f}" in told
     assert "hms-tune worker --study a.yaml" in told
 
 
 def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str, study: StudyRecord) -> None:
     assert study.best is not None
-    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={study.best.number}")
+    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={study.best.attempt}")
     page.get_by_text(f"Complete: KL {study.best.value:.4f}").wait_for()
     page.get_by_text("confusion.png", exact=True).wait_for()
     page.locator('img[src*="/artifacts/"]').first.wait_for()
@@ -94,7 +94,7 @@ def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str
 
 def test_a_pruned_trial_says_why(page: Page, dashboard: str, study: StudyRecord) -> None:
     pruned = study.ended("pruned")[0]
-    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={pruned.number}")
+    page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={pruned.attempt}")
     page.get_by_text("Pruned in fold 1 after epoch 2 of 3: its estimate was").wait_for()
 
 
@@ -122,7 +122,7 @@ def test_the_report_reads_at_a_desk_and_on_a_phone_without_asking_for_anything(
         "How to reproduce it",
     ]
     assert study.best is not None
-    assert f"Trial {study.best.number}, KL {study.best.value:.4f}" in page.locator("main").inner_text()
+    assert f"Trial {study.best.attempt}, KL {study.best.value:.4f}" in page.locator("main").inner_text()
     assert page.locator("svg").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert requests == [path.as_uri()]

@@ -23,7 +23,7 @@ from hms_tune.database.queue.end import Attempt, Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.start import ask
-from hms_tune.database.tables import leases, lineages
+from hms_tune.database.tables import attempts, trials
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import study_id_of
@@ -31,6 +31,7 @@ from hms_tune.studies.control import drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
+from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.presence import Presence, announce
 from hms_tune.worker.slot import Slot
@@ -73,23 +74,21 @@ def asked(storage: Storage, study: optuna.Study) -> Attempt:
 def expire(storage: Storage, lease: Lease) -> None:
     with storage.engine.begin() as connection:
         connection.execute(
-            update(leases)
-            .where(leases.c.lease_id == lease.lease_id)
+            update(attempts)
+            .where(attempts.c.lease_id == lease.lease_id)
             .values(expires_at=tables.seconds_from_now(-1))
         )
 
 
-def lineage_of(storage: Storage, lease: Lease) -> tuple[str, str | None, str | None]:
+def trial_of(storage: Storage, lease: Lease) -> tuple[TrialState, str | None]:
     with storage.engine.connect() as connection:
         row = connection.execute(
-            select(lineages.c.state, lineages.c.outcome, lineages.c.reason).where(
-                lineages.c.lineage_id == lease.lineage_id
-            )
+            select(trials.c.state, trials.c.reason).where(trials.c.trial_id == lease.trial_id)
         ).one()
-    return row.state, row.outcome, row.reason
+    return row.state, row.reason
 
 
-STOPPED = ("ended", "failed", "stopped by a person")
+STOPPED = ("failed", "stopped by a person")
 
 
 def trainer(at_epoch: Callable[[int], None]) -> Callable[[TrialConfig, Path], Iterator[Event]]:
@@ -122,7 +121,7 @@ def test_a_trial_that_a_person_stops_ends_at_its_next_event_and_the_search_goes_
         seen.append(trial)
         if trial < 3 and seen.count(trial) == 2:
             assert stop_trial(storage, study_name, trial) == "stopping"
-            assert [(each.number, each.wanted) for each in status(storage, study_name).running] == [
+            assert [(each.attempt, each.requested) for each in status(storage, study_name).running] == [
                 (trial, "stop")
             ]
 
@@ -134,7 +133,7 @@ def test_a_trial_that_a_person_stops_ends_at_its_next_event_and_the_search_goes_
         *[("failed", "stopped by a person")] * 3,
         ("complete", None),
     ]
-    assert status(storage, study_name).units["failed"] == 3
+    assert status(storage, study_name).trials["failed"] == 3
     with pytest.raises(UsageError, match=r"trial 3 has ended \(complete\)"):
         stop_trial(storage, study_name, 3)
     with pytest.raises(UsageError, match="no worker ran a trial 9"):
@@ -145,15 +144,15 @@ def test_a_trial_that_is_stopped_between_two_attempts_is_never_taken_up_again(
     storage: Storage, study: optuna.Study
 ) -> None:
     attempt = asked(storage, study)
-    tell(storage, study, attempt, Result("handed_back", reason="handed back"))
+    tell(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
     assert stop_trial(storage, study.study_name, attempt.number) == "stopped"
-    assert lineage_of(storage, attempt.lease) == STOPPED
-    assert claimed(storage, study).lineage_id != attempt.lease.lineage_id
+    assert trial_of(storage, attempt.lease) == STOPPED
+    assert claimed(storage, study).trial_id != attempt.lease.trial_id
     (trial, *_) = show_trials(storage, study.study_name)
-    assert trial.reason == "handed back; stopped by a person"
+    assert trial.reason == "requeued; stopped by a person"
 
 
-@pytest.mark.parametrize("end", ["handed back", "lost"])
+@pytest.mark.parametrize("end", ["requeued", "lost"])
 def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_looks(
     storage: Storage, study: optuna.Study, end: str
 ) -> None:
@@ -163,9 +162,9 @@ def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_look
         expire(storage, attempt.lease)
         recover(storage, study_id_of(study), ME)
     else:
-        tell(storage, study, attempt, Result("handed_back", reason="handed back"))
-    assert lineage_of(storage, attempt.lease) == STOPPED
-    assert claimed(storage, study).lineage_id != attempt.lease.lineage_id
+        tell(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
+    assert trial_of(storage, attempt.lease) == STOPPED
+    assert claimed(storage, study).trial_id != attempt.lease.trial_id
 
 
 def announced(storage: Storage, study: optuna.Study, worker: str) -> Presence:
@@ -181,7 +180,7 @@ def test_a_drained_worker_finishes_its_trial_and_leaves_while_others_go_on(
     def drain_it(_trial: int) -> None:
         (told,) = drain(storage, study_name, "leav")
         assert told.worker_id == "leaver"
-        shown = {worker.worker_id: worker.wanted for worker in status(storage, study_name).workers}
+        shown = {worker.worker_id: worker.requested for worker in status(storage, study_name).workers}
         assert shown == {"leaver": "finish", "stayer": "work"}
 
     with (
@@ -193,7 +192,7 @@ def test_a_drained_worker_finishes_its_trial_and_leaves_while_others_go_on(
             claim(storage, study_id_of(study), holder("leaver"), lease_s=60.0) is Refusal.WORKER_LEAVES
         )  # also a slot that was started again
         assert slot(storage, file, tmp_path, lambda trial: None, "stayer").run() == 3
-    assert status(storage, study_name).units["complete"] == 4
+    assert status(storage, study_name).trials["complete"] == 4
 
 
 def test_a_worker_that_is_drained_at_once_hands_its_trial_back(
@@ -211,7 +210,7 @@ def test_a_worker_that_is_drained_at_once_hands_its_trial_back(
         )
         assert leaving.run() == 0
     (trial,) = show_trials(storage, study_name)
-    assert trial.reason == "handed back: the worker was asked to leave"
+    assert trial.reason == "requeued: the worker was asked to leave"
     assert slot(storage, file, tmp_path, lambda trial: None, "now-2").run() == 1
 
 
@@ -254,9 +253,9 @@ def test_enqueued_values_are_taken_once_by_many_workers_and_the_rest_is_drawn(
             lease := claim(storage, study_id_of(study), holder(f"w{number}"), lease_s=60.0), Lease
         ):
             attempt = ask(storage, study, lease)
-            rate = attempt.trial.suggest_float(RATE, 1e-4, 1e-2, log=True)
-            drawn.append((rate, attempt.trial.suggest_float("model.dropout", 0.0, 0.5)))
-            tell(storage, study, attempt, Result("complete", value=1.0))
+            rate = attempt.optuna_trial.suggest_float(RATE, 1e-4, 1e-2, log=True)
+            drawn.append((rate, attempt.optuna_trial.suggest_float("model.dropout", 0.0, 0.5)))
+            tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=1.0))
         return drawn
 
     with ThreadPoolExecutor(6) as pool:
@@ -278,8 +277,8 @@ def test_enqueued_values_survive_the_death_of_the_worker_that_took_them(
     expire(storage, attempt.lease)  # dies before it drew the values
     recover(storage, study_id_of(study), ME)
     successor = asked(storage, study)
-    assert successor.lineage == attempt.lineage
-    assert successor.trial.suggest_float(RATE, 1e-4, 1e-2, log=True) == 0.005
+    assert successor.trial == attempt.trial
+    assert successor.optuna_trial.suggest_float(RATE, 1e-4, 1e-2, log=True) == 0.005
 
 
 @pytest.mark.parametrize(
@@ -298,7 +297,7 @@ def test_values_that_the_space_does_not_hold_are_not_enqueued(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         enqueue(storage, study.study_name, params)
-    assert status(storage, study.study_name).units["waiting"] == 0
+    assert status(storage, study.study_name).trials["waiting"] == 0
 
 
 def test_enqueued_values_have_a_unit_of_the_budget_or_are_refused(
@@ -326,11 +325,12 @@ def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
         lease = claimed(storage, study, gpus=gpus)
         with storage.engine.begin() as connection:
             connection.execute(
-                update(leases)
-                .where(leases.c.lease_id == lease.lease_id)
+                update(attempts)
+                .where(attempts.c.lease_id == lease.lease_id)
                 .values(
                     claimed_at=text(ago(begun)),
                     ended_at=None if ended is None else text(ago(ended)),
+                    state=AttemptState.RUNNING if ended is None else AttemptState.FAILED,
                     expires_at=text(ago(expires)),
                 )
             )

@@ -24,7 +24,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.locks import is_elected_publisher
 from hms_tune.database.optuna_storage import PatientStorage
-from hms_tune.database.tables import leases, out_of_fold, seconds_from_now
+from hms_tune.database.tables import attempts, out_of_fold, seconds_from_now
 from hms_tune.reports.dashboard import trial_notes as noted
 from hms_tune.reports.dashboard.access import Gatekeeper
 from hms_tune.reports.dashboard.publish import publish_study
@@ -68,7 +68,7 @@ def test_each_trial_has_its_folds_its_place_and_its_cost(study: StudyRecord) -> 
     assert [len(fold.epochs) for fold in best.folds] == [EPOCHS, EPOCHS]
     assert best.folds[1].kl == pytest.approx(best.folds[0].kl + 0.02, abs=1e-5)
     assert (best.device, best.gpus, best.data_digest) == ("cpu", 0.0, "0123456789abcdef" * 4)
-    assert [(each.number, each.outcome) for each in best.attempts] == [(best.number, "complete")]
+    assert [(each.attempt, each.state) for each in best.attempts] == [(best.attempt, "complete")]
     assert best.cost == best.attempts[0].seconds > 0.0
     assert best.config is not None
     assert best.config["training"]["learning_rate"] == best.params["training.learning_rate"]
@@ -79,7 +79,7 @@ def test_a_failed_trials_traceback_is_kept_apart_from_what_pages_carry(
 ) -> None:
     failed = study.ended("failed")[0]
     assert "DataError" in (failed.traceback or "")
-    attributes = optuna.load_study(study_name=NAME, storage=storage.optuna).trials[failed.number].user_attrs
+    attributes = optuna.load_study(study_name=NAME, storage=storage.optuna).trials[failed.attempt].user_attrs
     assert attributes["reason"].startswith("train_eegs/1.parquet: a file is missing")
     assert not {"traceback", "config"} & set(attributes)
 
@@ -96,7 +96,7 @@ def test_predictions_are_kept_of_those_that_were_the_best_when_they_ended(
     for trial in study.trials:
         if trial.value is not None and trial.value < best:
             best = trial.value
-            values.append(trial.number)
+            values.append(trial.attempt)
     assert numbers == values
     predictions = kept_out_of_fold(storage, study.study_id, numbers[-1])
     assert predictions is not None
@@ -108,10 +108,10 @@ def test_a_record_that_an_outage_cut_off_is_written_when_it_is_over(
 ) -> None:
     store, outages = TrialRecorder._store, iter(range(3))
 
-    def cut_off(self: TrialRecorder, number: int, values: dict[str, Any]) -> None:
+    def cut_off(self: TrialRecorder, number: int, values: dict[str, Any], *, close: bool = False) -> None:
         if next(outages, None) is not None:
             raise OperationalError("SELECT 1", {}, Exception("the server went away"))
-        store(self, number, values)
+        store(self, number, values, close=close)
 
     monkeypatch.setattr(TrialRecorder, "_store", cut_off)
     monkeypatch.setattr("hms_tune.studies.record_writer.AGAIN_S", 0.01)
@@ -144,13 +144,13 @@ def test_every_trial_has_a_note_in_the_dashboard(
     notes = {trial["number"]: trial["note"]["body"] for trial in page["trials"]}
     best, pruned, failed = study.best, study.ended("pruned")[0], study.ended("failed")[0]
     assert best is not None
-    assert f"Complete: KL {best.value:.4f}" in notes[best.number]
-    assert "| 2 |" in notes[best.number]
-    assert "Best of the study when it ended" in notes[best.number]
-    assert "Pruned in fold 1 after epoch 2 of 3" in notes[pruned.number]
-    assert "Failed: train_eegs/1.parquet: a file is missing" in notes[failed.number]
-    assert page["best_trials"][0]["note"]["body"] == notes[best.number]
-    (files,) = [trial["artifacts"] for trial in page["trials"] if trial["number"] == best.number]
+    assert f"Complete: KL {best.value:.4f}" in notes[best.attempt]
+    assert "| 2 |" in notes[best.attempt]
+    assert "Best of the study when it ended" in notes[best.attempt]
+    assert "Pruned in fold 1 after epoch 2 of 3" in notes[pruned.attempt]
+    assert "Failed: train_eegs/1.parquet: a file is missing" in notes[failed.attempt]
+    assert page["best_trials"][0]["note"]["body"] == notes[best.attempt]
+    (files,) = [trial["artifacts"] for trial in page["trials"] if trial["number"] == best.attempt]
     assert {each["filename"] for each in files} == {
         "confusion.png",
         "reliability.png",
@@ -170,7 +170,7 @@ def test_a_page_of_many_trials_is_told_what_the_newest_and_the_best_reported(
     monkeypatch.setattr(noted, "BEST", 2)
     page = asked(storage, artifacts, path)
     reported = [trial.pop("intermediate_values") for trial in page["trials"]]
-    kept = {trial.number for trial in study.ranked[:2]} | set(range(len(reported) - 3, len(reported)))
+    kept = {trial.attempt for trial in study.ranked[:2]} | set(range(len(reported) - 3, len(reported)))
     for trial, values in zip(whole["trials"], reported, strict=True):
         assert values == (trial.pop("intermediate_values") if trial["number"] in kept else [])
         assert values or trial["state"] == "Fail" or trial["number"] not in kept
@@ -208,10 +208,12 @@ class Thief:
         self.close = lambda: None
 
     def event(self, trial: TrialInfo, event: Event) -> None:
-        if trial.number == 0 and isinstance(event, FoldEnded) and event.fold == 0:
+        if trial.attempt == 0 and isinstance(event, FoldEnded) and event.fold == 0:
             with self._storage.engine.begin() as connection:
                 late = (
-                    update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+                    update(attempts)
+                    .where(attempts.c.ended_at.is_(None))
+                    .values(expires_at=seconds_from_now(-1))
                 )
                 connection.execute(late)
             self._take()
@@ -227,7 +229,7 @@ def test_an_attempt_that_was_lost_says_where_its_trial_went_on(
     study_id = storage.optuna.get_study_id_from_name(study_name)
     page = asked(storage, tmp_path, f"/api/studies/{study_id}")
     notes = [trial["note"]["body"] for trial in page["trials"]]
-    assert "Lease lost; it goes on as trial 1." in notes[0]
+    assert "Lease lost; the trial goes on in attempt 1." in notes[0]
     assert "attempts 0, 1" in notes[1]
 
 
@@ -244,7 +246,7 @@ def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, 
     note = get_note(optuna.load_study(study_name=NAME, storage=storage.optuna))
     best = study.best
     assert best is not None
-    assert f"Trial {best.number} leads with KL {best.value:.4f}" in note
+    assert f"Trial {best.attempt} leads with KL {best.value:.4f}" in note
     assert "over 10 patients" in note
     assert "| `training.learning_rate` &nbsp; | 0.0001 to 1, log &nbsp; |" in note
     assert "hms-tune worker --study a.yaml" in note
@@ -309,7 +311,7 @@ def test_the_report_needs_nothing_beside_it_and_warns_of_a_flattered_score(
     assert "<script" not in page
     best = study.best
     assert best is not None
-    assert f"Trial {best.number}, KL {best.value:.4f}" in page
+    assert f"Trial {best.attempt}, KL {best.value:.4f}" in page
     assert "That is optimistic" in page
     assert "trials were pruned" in page
     assert "a file is missing" in page
@@ -321,13 +323,13 @@ def test_the_report_needs_nothing_beside_it_and_warns_of_a_flattered_score(
 def shown(storage: Storage, study: StudyRecord) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
     pruned = study.ended("pruned")[0]
-    console.print(trial_view(trial_record(storage, NAME, pruned.number), study))
+    console.print(trial_view(trial_record(storage, NAME, pruned.attempt), study))
     return console.export_text()
 
 
 def test_a_trial_is_shown_whole_in_eighty_columns(shown: str, study: StudyRecord) -> None:
     assert study.best is not None
-    assert f"best (trial {study.best.number})" in shown
+    assert f"best (trial {study.best.attempt})" in shown
     assert "Pruned in fold 1 after epoch 2 of 3" in shown
     assert "validation KL by epoch  ━ fold 1" in shown
     assert "backbone=test_resnet" in shown

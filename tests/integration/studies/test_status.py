@@ -22,6 +22,7 @@ from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.status import status
+from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.presence import ImageCount, Presence, announce
 from studies import write_study
 
@@ -49,12 +50,12 @@ def test_the_status_of_a_thousand_trials_takes_less_than_a_second_and_agrees_wit
     monkeypatch.undo()
     trials = optuna.load_study(study_name=study_name, storage=storage.optuna).get_trials(deepcopy=False)
     complete = sorted((trial.value, trial.number) for trial in trials if trial.value is not None)
-    assert [(best.value, best.number) for best in current.leaders] == complete[:5]
+    assert [(best.value, best.trial) for best in current.leaders] == complete[:5]
     assert current.best == current.leaders[0]
-    assert current.best.number == written.best
-    assert current.trials == {"complete": 250, "pruned": 500, "failed": 250} | dict.fromkeys(
-        ("declined", "running", "waiting"), 0
-    )
+    assert current.best.trial == written.best
+    ended = {AttemptState.COMPLETE: 250, AttemptState.PRUNED: 500, AttemptState.FAILED: 250}
+    assert current.attempts == dict.fromkeys(AttemptState, 0) | ended
+    assert current.trials == dict.fromkeys(TrialState, 0) | {TrialState(key): n for key, n in ended.items()}
     assert current.pruned_in_fold == {1: 250, 2: 250}
     assert current.failed_because == {"out of device memory at batch size 64": 250}
     assert current.per_hour == pytest.approx(100, rel=0.02)
@@ -101,12 +102,11 @@ def test_the_status_fits_its_terminal(storage: Storage, study_name: str, width: 
     gpus = {f"cuda:{number}": GpuUsage(0.93, 41 * GIB, 80 * GIB) for number in range(2)}
     usage = Usage(cores=16, busy_cores=4.0, memory=12 * GIB, memory_total=126 * GIB, gpus=gpus)
     worker = replace(current.workers[0], host="gpu-node-17.cluster.example.org", usage=usage, trials=(38, 39))
-    lines = shown(
-        status_view(replace(current, workers=(worker,), moved={"handed_back": 3, "lost": 1})), width
-    )
+    moved = current.attempts | {AttemptState.REQUEUED: 3, AttemptState.LOST: 1}
+    lines = shown(status_view(replace(current, workers=(worker,), attempts=moved)), width)
     assert max(len(line) for line in lines) <= width
     text = "\n".join(lines)
-    for told in ("20 pruned (10 in fold 1, 10 in fold 2)", "6 failed", "4 went on elsewhere"):
+    for told in ("20 pruned (10 in fold 1, 10 in fold 2)", "10 failed", "attempts 3 requeued, 1 lost"):
         assert told in " ".join(text.split())
     assert "10× failed: out of device memory at batch size 64" in text
     assert "93 % 41/80 GiB" in text

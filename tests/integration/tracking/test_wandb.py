@@ -31,6 +31,7 @@ from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
 from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 
 TESTS = Path(__file__).parents[2]
 
@@ -49,7 +50,7 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 @pytest.fixture
 def trial() -> TrialInfo:
-    return a_trial(9, lineage=4, params={"model.dropout": 0.25})
+    return a_trial(9, trial=4, params={"model.dropout": 0.25})
 
 
 @pytest.fixture
@@ -89,9 +90,9 @@ def test_an_offline_run_holds_identity_configuration_curves_and_summary(
         "trial",
         "hms",
     )
-    assert found.run.display_name == "effnet 9 (goes on from 4)"
+    assert found.run.display_name == "effnet 4 (attempt 9)"
     assert found.config["model"]["backbone"] == "efficientnet_b0"
-    assert (found.config["params"], found.config["lineage"]) == ({"model.dropout": 0.25}, 4)
+    assert (found.config["params"], found.config["trial"]) == ({"model.dropout": 0.25}, 4)
 
     assert len(found.history) == FOLDS * EPOCHS  # nothing per batch
     second_fold = [row["fold_1/kl"] for row in found.history if "fold_1/kl" in row]
@@ -106,7 +107,7 @@ def test_an_offline_run_holds_identity_configuration_curves_and_summary(
     assert found.metrics["fold_1/*"].step_metric == "epoch"
 
     assert (found.summary["kl"], found.summary["fold_kl/1"], found.summary["best_epoch/0"]) == (1.05, 1.3, 3)
-    assert (found.summary["outcome"], found.exit_code) == ("complete", 0)
+    assert (found.summary["state"], found.exit_code) == ("complete", 0)
     assert found.summary["parameters"] == sum(layer.size for layer in layers_of(trial.config))
     assert found.summary["graph_0"]["_type"] == "graph-file"
     assert found.system >= 1
@@ -189,16 +190,16 @@ def test_what_a_killed_attempt_told_is_kept_and_the_next_attempt_tells_the_whole
     assert on_disk
     first = the_run(tmp_path / "first")
     assert first.run.run_id.startswith("effnet-4-")
-    assert (first.config["trial"], first.config["lineage"]) == (4, 4)
+    assert (first.config["attempt"], first.config["trial"]) == (4, 4)
     told = [row["epochs_trained"] for row in first.history]
     assert told == list(range(1, len(told) + 1))
-    assert (first.exit_code, "outcome" in first.summary) == (None, False)
+    assert (first.exit_code, "state" in first.summary) == (None, False)
 
     observer = observed(tmp_path / "second")
     tell_replayed(observer, trial)
     second = the_run(tmp_path / "second")
     assert second.run.run_id != first.run.run_id
-    assert (second.config["trial"], second.config["lineage"]) == (9, 4)
+    assert (second.config["attempt"], second.config["trial"]) == (9, 4)
     assert second.config["config_hash"] == first.config["config_hash"]
     assert [row["epochs_trained"] for row in second.history] == [1, 2, 3, 4, 5, 6]
 
@@ -273,14 +274,14 @@ def test_tracking_service_down_costs_a_trial_nothing_and_the_run_goes_to_disk(
         observer.trial_started(trial)
         for event in a_story():
             observer.event(trial, event)
-        observer.trial_ended(trial, "complete", 1.05, None)
+        observer.trial_ended(trial, AttemptState.COMPLETE, 1.05, None)
         assert time.monotonic() - start < 0.5
         assert _eventually(lambda: bool(runs_in(tmp_path)))
         seconds = time.monotonic() - start
         print(f"{away.__name__}: offline after {seconds:.1f} s")  # noqa: T201
         assert seconds < 20.0 if patience is None else seconds < patience + 6.0
         second = time.monotonic()
-        tell(observer, replace(trial, number=10, lineage=10))
+        tell(observer, replace(trial, attempt=10, trial=10))
         assert time.monotonic() - second < 3.0  # the server is not asked again so soon
     assert len([each for each in caplog.records if "wandb sync" in each.getMessage()]) == 1
     assert [len(read_run(run).history) for run in runs_in(tmp_path)] == [6, 6]
@@ -305,12 +306,12 @@ def test_an_online_run_arrives_whole(
     observer = observed(tmp_path, best=lambda: None)
     tell(observer, trial, predictions=some_predictions(20))
     run = server.runs[run_id(trial)]
-    assert (run.group, run.job_type, run.display_name) == ("effnet", "trial", "effnet 9 (goes on from 4)")
+    assert (run.group, run.job_type, run.display_name) == ("effnet", "trial", "effnet 4 (attempt 9)")
     assert (run.complete, run.exit_code) == (True, 0)
     assert run.config["model"]["value"]["backbone"] == "efficientnet_b0"
     assert [row["epochs_trained"] for row in run.history if "epochs_trained" in row] == [1, 2, 3, 4, 5, 6]
     assert run.summary["fold_1/kl"] == {"min": pytest.approx(1.3)}
-    assert run.summary["outcome"] == "complete"
+    assert run.summary["state"] == "complete"
     assert run.history[-1]["oof/table"]["nrows"] == 20
     assert any("oof/table" in name for name in server.uploads)
     assert server.unknown == []
@@ -333,7 +334,7 @@ def test_each_trials_record_and_note_lead_to_its_run_even_after_that_was_closed(
     run_study(storage, study_name, tmp_path / "artifacts", trials=3, observers=[observer, Opened(observer)])
     trials = study_record(storage, study_name).trials
     for trial in trials:
-        (run,) = (name for name in server.runs if name.startswith(f"{study_name}-{trial.number}-"))
+        (run,) = (name for name in server.runs if name.startswith(f"{study_name}-{trial.attempt}-"))
         assert trial.run_url == f"{server.address}/team/hms/runs/{run}"
         assert f"[Weights & Biases run]({trial.run_url})" in trial_note(trial, trials)
     assert len({trial.run_url for trial in trials}) == 3
@@ -366,16 +367,16 @@ def test_an_export_that_was_interrupted_goes_on_in_its_run_and_its_bundle_is_an_
     for event in a_story(replayed=2):
         second.event(export, event)
     second.bundle_written(export, bundle)
-    second.trial_ended(export, "complete", 1.05, None)
+    second.trial_ended(export, AttemptState.COMPLETE, 1.05, None)
     second.close()
 
     (run,) = server.runs.values()
     assert (run.name, run.job_type) == (f"effnet-export-9-{trial.config.hash[:8]}", "export")
     assert [row["epochs_trained"] for row in run.history] == [1, 2, 3, 4, 5, 6]
-    assert run.summary["outcome"] == "complete"
+    assert run.summary["state"] == "complete"
     (artifact,) = (each for each in server.artifacts if each["artifactTypeName"] == "model")
     assert (artifact["artifactCollectionName"], artifact["runName"]) == ("effnet-bundle", run.name)
-    assert {alias["alias"] for alias in artifact["aliases"]} == {"latest", "best", "trial-9"}
+    assert {alias["alias"] for alias in artifact["aliases"]} == {"latest", "best", "trial-4"}
     metadata = json.loads(artifact["metadata"])
     assert (metadata["trial_run"], metadata["metrics"]) == (run_id(trial), {"kl": 1.05})
     assert artifact["committed"]
@@ -402,7 +403,7 @@ def test_a_run_that_was_kept_on_disk_is_completed_by_wandb_sync(
     run = server.runs[run_id(trial)]
     assert (run.group, run.job_type, run.complete) == ("effnet", "trial", True)
     assert [row["epochs_trained"] for row in run.history if "epochs_trained" in row] == [1, 2, 3, 4, 5, 6]
-    assert run.summary["outcome"] == "complete"
+    assert run.summary["state"] == "complete"
     assert any("oof/table" in name for name in server.uploads)
 
 
@@ -419,7 +420,7 @@ def test_tracking_service_down_in_the_middle_is_completed_by_wandb_sync_later(
     server.failing = True
     for event in story[3:]:
         observer.event(trial, event)
-    observer.trial_ended(trial, "complete", 1.05, None)
+    observer.trial_ended(trial, AttemptState.COMPLETE, 1.05, None)
     start = time.monotonic()
     observer.close()
     assert time.monotonic() - start < 12.0
@@ -430,7 +431,7 @@ def test_tracking_service_down_in_the_middle_is_completed_by_wandb_sync_later(
     sync(path.parent)
     run = server.runs[run_id(trial)]
     assert [row["epochs_trained"] for row in run.history] == [1, 2, 3, 4, 5, 6]
-    assert run.summary["outcome"] == "complete"
+    assert run.summary["state"] == "complete"
 
 
 DEFAULT_HOST = wandb.Settings().base_url
@@ -696,6 +697,6 @@ def test_without_a_project_anywhere_runs_go_to_hms_tune(trial: TrialInfo, tmp_pa
 
 
 def test_each_attempt_has_a_run_of_its_own_and_an_export_another(trial: TrialInfo) -> None:
-    assert run_id(trial) == run_id(replace(trial, lineage=9, slot="elsewhere"))
-    assert run_id(trial) != run_id(replace(trial, number=12))
+    assert run_id(trial) == run_id(replace(trial, trial=9, slot="elsewhere"))
+    assert run_id(trial) != run_id(replace(trial, attempt=12))
     assert run_id(trial) != run_id(replace(trial, job_type="export"))

@@ -19,11 +19,12 @@ from hms_tune.database.queries.outbox import Entry, add_entry, take_entry
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.tables import leases, notices, now, seconds_from_now, studies, workers
+from hms_tune.database.tables import attempts, now, outbox, seconds_from_now, studies, workers
 from hms_tune.machine.processes import this_process
 from hms_tune.tracking.notify.watch import STEADY_LOOKS, StudyWatch
 from hms_tune.tracking.notify.webhook import Receivers
 from hms_tune.tracking.study_outlook import StudyOutlook
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.presence import Presence, announce
 from studies import Written, write_study
 
@@ -58,7 +59,7 @@ def test_the_terminal_is_shown_how_the_study_stands(storage: Storage, study_name
     assert outlook.best_trial == written.best
     assert outlook.left_s == pytest.approx(36_000, rel=0.02)
     with storage.engine.connect() as connection:
-        assert connection.execute(select(notices).where(notices.c.study_id == written.study_id)).all() == []
+        assert connection.execute(select(outbox).where(outbox.c.study_id == written.study_id)).all() == []
 
 
 def test_a_new_best_is_told_once_though_many_workers_look(
@@ -76,7 +77,7 @@ def test_a_new_best_is_told_once_though_many_workers_look(
     assert (message["event"], message["trial"], message["before"]) == ("new_best", written.best, None)
     assert message["text"] == f"{study_name}: new best KL {message['value']:.4f} in trial {written.best}"
     with storage.engine.connect() as connection:
-        row = connection.execute(select(notices).where(notices.c.study_id == written.study_id)).one()
+        row = connection.execute(select(outbox).where(outbox.c.study_id == written.study_id)).one()
     assert row.sent_at is not None
     assert row.taken_by in {"w0", "w1", "w2", "w3"}
 
@@ -107,7 +108,7 @@ def test_a_study_is_finished_when_its_last_trial_has_ended_and_again_after_it_wa
     assert webhook.events() == []  # 8 of 9 are 89 %
     with storage.engine.begin() as connection:
         assert isinstance(lease, Lease)
-        settle(connection, lease, Result("failed", reason="x"), set_aside=False)
+        settle(connection, lease, Result(AttemptState.FAILED, reason="x"), set_aside=False)
     watch.look()
     watch.look()
     assert webhook.events() == ["study_finished"]
@@ -135,7 +136,9 @@ def test_hours_that_are_over_finish_a_study_once_nothing_runs(
     assert webhook.events() == ["budget_nearly_spent"]
     with storage.engine.begin() as connection:
         connection.execute(
-            update(leases).where(leases.c.study_id == written.study_id).values(ended_at=now(), outcome="lost")
+            update(attempts)
+            .where(attempts.c.study_id == written.study_id)
+            .values(ended_at=now(), state=AttemptState.LOST)
         )
     watch.look()
     assert webhook.events() == ["budget_nearly_spent", "study_finished"]
@@ -208,7 +211,7 @@ def test_a_receiver_that_fails_is_warned_of_without_its_secret_and_stops_nothing
     assert "new best was not told: 127.0.0.1: the webhook answered 404" in caplog.text
     assert SECRET not in caplog.text
     with storage.engine.connect() as connection:
-        row = connection.execute(select(notices).where(notices.c.study_id == written.study_id)).one()
+        row = connection.execute(select(outbox).where(outbox.c.study_id == written.study_id)).one()
     assert (row.sent_at, SECRET in str(row)) == (None, False)
     assert row.failure.startswith("127.0.0.1")
 
@@ -225,8 +228,8 @@ def test_what_a_dead_sender_took_is_sent_by_another(
     assert webhook.messages == []
     with storage.engine.begin() as connection:
         connection.execute(
-            update(notices)
-            .where(notices.c.study_id == written.study_id)
+            update(outbox)
+            .where(outbox.c.study_id == written.study_id)
             .values(taken_at=seconds_from_now(-301.0))
         )
     other.look()

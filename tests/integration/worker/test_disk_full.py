@@ -130,7 +130,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def live(storage: Storage, name: str, folder: Path) -> list[HmsTuneError]:
-    """A trial's life on two machines: begun on one, handed back, ended on the other. What ended workers."""
+    """A trial's life on two machines: begun on one, requeued, ended on the other. What ended workers."""
     study = StudyFile.parse(STUDY.format(name=name), "test")
     raised: list[HmsTuneError] = []
     for machine, stop_at in (("one", 3), ("two", -1)):
@@ -184,7 +184,7 @@ def test_disk_full_while_checkpointing_or_at_any_other_write_of_a_trial_costs_no
             ended = live(storage, name, folder)
         assert full.failed or call[1], call  # of several uploads a newer one may take the place of an older
         whole(folder)
-        for error in ended:  # a worker may end, and says so; its trial is handed back
+        for error in ended:  # a worker may end, and says so; its trial is requeued
             assert isinstance(error, ArtifactError), call
             assert FULL in str(error), call
             assert error.mend, call
@@ -193,7 +193,7 @@ def test_disk_full_while_checkpointing_or_at_any_other_write_of_a_trial_costs_no
         if "complete" not in states:
             assert live(storage, name, folder) == [], call  # there is room again
         assert value_of(storage, name) == undisturbed, call
-        assert trial_record(storage, name, show_trials(storage, name)[-1].number).traceback is None
+        assert trial_record(storage, name, show_trials(storage, name)[-1].attempt).traceback is None
         shutil.rmtree(folder, ignore_errors=True)
 
 

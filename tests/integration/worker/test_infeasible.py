@@ -22,11 +22,12 @@ from hms_tune.database.connect import Storage
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.search.memory_check import check_memory, smallest_configs
-from hms_tune.search.memory_constraint import MOST_DECLINED
+from hms_tune.search.memory_constraint import MOST_INFEASIBLE
 from hms_tune.studies.status import show_trials, status
 from hms_tune.training.events import Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.training.workspace import Workspace
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import join_search
 
 MIB = 2**20
@@ -44,7 +45,7 @@ budget: {{trials: {trials}}}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
-    return prepare(competition_writer(tmp_path_factory.mktemp("declined") / "hms", patients=4), jobs=1)
+    return prepare(competition_writer(tmp_path_factory.mktemp("infeasible") / "hms", patients=4), jobs=1)
 
 
 def study_file(
@@ -74,12 +75,12 @@ class Listener:
         self.started: list[int] = []
 
     def trial_started(self, trial: TrialInfo) -> None:
-        self.started.append(trial.number)
+        self.started.append(trial.attempt)
 
     def event(self, trial: TrialInfo, event: Event) -> None: ...
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: str, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None: ...
 
     def close(self) -> None: ...
@@ -95,31 +96,31 @@ def run(
     return a_slot(storage, search, train, folder, admit=admit, observers=[listener or Listener()]).run()
 
 
-def test_draws_that_do_not_fit_are_declined_and_others_take_their_place(
+def test_draws_that_do_not_fit_are_infeasible_and_others_take_their_place(
     storage: Storage, study_name: str, store: Store, tmp_path: Path
 ) -> None:
     listener = Listener()
     assert run(storage, study_file(study_name), tiny(store), tmp_path, listener) == 5
     current = status(storage, study_name)
-    declined = [trial for trial in show_trials(storage, study_name) if trial.state == "declined"]
-    assert current.units["complete"] == 5
+    infeasible = [trial for trial in show_trials(storage, study_name) if trial.state == "infeasible"]
     assert current.trials["complete"] == 5
-    assert (current.trials["declined"], current.trials["failed"]) == (len(declined), 0)
-    assert declined
-    assert {trial.params["training.batch_size"] for trial in declined} == {512}
-    assert not {trial.number for trial in declined} & set(listener.started)
-    assert declined[0].attributes["cause"] == "hyperparameters"
-    assert "largest batch size that fits is" in (declined[0].reason or "")
+    assert current.attempts["complete"] == 5
+    assert (current.attempts["infeasible"], current.attempts["failed"]) == (len(infeasible), 0)
+    assert infeasible
+    assert {trial.params["training.batch_size"] for trial in infeasible} == {512}
+    assert not {trial.attempt for trial in infeasible} & set(listener.started)
+    assert infeasible[0].attributes["cause"] == "hyperparameters"
+    assert "largest batch size that fits is" in (infeasible[0].reason or "")
 
 
-def test_a_declined_draw_violates_a_constraint_that_the_sampler_reads(
+def test_a_infeasible_draw_violates_a_constraint_that_the_sampler_reads(
     storage: Storage, study_name: str, store: Store, tmp_path: Path
 ) -> None:
     run(storage, study_file(study_name, sampler="tpe", trials=6), tiny(store), tmp_path)
     study = optuna.load_study(study_name=study_name, storage=storage.optuna)
-    declined = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-    assert declined
-    for trial in declined:
+    infeasible = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    assert infeasible
+    for trial in infeasible:
         assert trial.constraints["memory"] > 0
         assert trial.params["training.batch_size"] == 512
 
@@ -130,20 +131,20 @@ def test_a_cell_of_a_grid_that_does_not_fit_has_had_its_turn(
     file = study_file(study_name, "{choices: [4, 512, 8, 1024, 256, 128, 2048]}", sampler="grid", trials=50)
     run(storage, file, tiny(store), tmp_path)
     current = status(storage, study_name)
-    fitting = current.trials["complete"]
+    fitting = current.attempts["complete"]
     assert fitting >= 2
-    assert current.trials["failed"] == 7 - fitting >= 4  # more than the failures in a row that end a worker
-    assert current.trials["declined"] == 0
+    assert current.attempts["failed"] == 7 - fitting >= 4  # more than the failures in a row that end a worker
+    assert current.attempts["infeasible"] == 0
 
 
 def test_a_slot_gives_up_when_nothing_it_draws_fits(
     storage: Storage, study_name: str, store: Store, tmp_path: Path
 ) -> None:
-    with pytest.raises(MemoryPlanError, match=f"{MOST_DECLINED} draws in a row did not fit"):
+    with pytest.raises(MemoryPlanError, match=f"{MOST_INFEASIBLE} draws in a row did not fit"):
         run(storage, study_file(study_name), tiny(store, 10 * MIB), tmp_path)
     current = status(storage, study_name)
-    assert current.trials["declined"] == MOST_DECLINED
-    assert sum(current.units.values()) == 0
+    assert current.attempts["infeasible"] == MOST_INFEASIBLE
+    assert sum(number for state, number in current.trials.items() if state.counts) == 0
 
 
 def test_a_study_of_which_nothing_fits_is_refused_before_it_starts(store: Store) -> None:

@@ -13,7 +13,7 @@ import optuna
 import pytest
 import torch
 from optuna.samplers._tpe import sampler as tpe
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 from slots import a_slot
 from sqlalchemy import func, select, update
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
@@ -21,7 +21,7 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.tables import leases, seconds_from_now
+from hms_tune.database.tables import attempts, seconds_from_now
 from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
 from hms_tune.studies.control import set_state
 from hms_tune.studies.enqueue import enqueue
@@ -35,7 +35,8 @@ from hms_tune.training.events import (
     Event,
     FoldStarted,
 )
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import Stop
@@ -89,7 +90,7 @@ class Recorder:
     def __init__(self, at_event: Callable[[TrialInfo, Event], None] = lambda trial, event: None) -> None:
         self.started: list[TrialInfo] = []
         self.events: list[Event] = []
-        self.ended: list[tuple[int, Outcome, float | None, str | None]] = []
+        self.ended: list[tuple[int, AttemptState, float | None, str | None]] = []
         self._at_event = at_event
 
     def trial_started(self, trial: TrialInfo) -> None:
@@ -100,9 +101,9 @@ class Recorder:
         self._at_event(trial, event)
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
-        self.ended.append((trial.number, outcome, value, reason))
+        self.ended.append((trial.attempt, state, value, reason))
 
     def close(self) -> None: ...
 
@@ -135,7 +136,7 @@ def test_a_slot_runs_the_budget_and_writes_what_each_trial_was(
     assert first.attributes["best_epochs"] == [1, 2]
     assert first.attributes["kl_high_vote"] is None
     assert first.attributes["seconds"] == 3.0
-    config = trial_record(storage, study_name, first.number).config
+    config = trial_record(storage, study_name, first.attempt).config
     assert TrialConfig.model_validate(config).hash == first.attributes["config_hash"]
     assert first.reported == {1: first.value + 0.3, 2: first.value + 0.2, 3: first.value + 0.1} | {
         4: first.value + 0.3,
@@ -150,7 +151,7 @@ def test_only_the_best_trials_checkpoints_are_kept(storage: Storage, study_name:
     slot(storage, study_file(study_name), tmp_path).run()
     best = status(storage, study_name).best
     assert best is not None
-    assert [path.name for path in (tmp_path / study_name).iterdir()] == [f"trial-{best.number}"]
+    assert [path.name for path in (tmp_path / study_name).iterdir()] == [f"trial-{best.trial}"]
 
 
 def test_three_slots_share_one_budget(
@@ -168,23 +169,16 @@ def test_three_slots_share_one_budget(
     with ThreadPoolExecutor(3) as pool:
         assert sum(pool.map(work, range(3))) == 9
     current = status(storage, study_name)
-    assert current.trials == {
-        "complete": 9,
-        "pruned": 0,
-        "failed": 0,
-        "declined": 0,
-        "running": 0,
-        "waiting": 0,
-    }
-    assert current.units["complete"] == 9
+    assert current.attempts == dict.fromkeys(AttemptState, 0) | {AttemptState.COMPLETE: 9}
+    assert current.trials["complete"] == 9
     values = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
     assert len(set(values)) == 9
-    assert [summary.trials for summary in list_studies(storage) if summary.study == study_name] == [
-        current.trials
+    assert [summary.attempts for summary in list_studies(storage) if summary.study == study_name] == [
+        current.attempts
     ]
 
 
-def test_a_grid_gives_each_cell_once_though_trials_are_handed_back_and_lost(
+def test_a_grid_gives_each_cell_once_though_trials_are_requeued_and_lost(
     storage: Storage, study_name: str, tmp_path: Path
 ) -> None:
     text = STUDY.format(name=study_name, trials=50, sampler="grid", pruner="none").replace(
@@ -194,7 +188,7 @@ def test_a_grid_gives_each_cell_once_though_trials_are_handed_back_and_lost(
     stop = Stop()
 
     def interrupt(trial: TrialInfo, event: Event) -> None:
-        if trial.number == 1:
+        if trial.attempt == 1:
             stop.request()
 
     slot(storage, file, tmp_path, recorder=Recorder(interrupt), stop=stop).run()
@@ -221,25 +215,20 @@ def test_a_stopped_slot_hands_its_trial_back_and_the_next_goes_on_from_the_check
 
     first = Recorder(interrupt)
     assert slot(storage, file, tmp_path, recorder=first, stop=stop).run() == 0
-    assert first.ended[0][:2] == (0, "handed_back")
+    assert first.ended[0][:2] == (0, "requeued")
     assert isinstance(first.events[-1], CheckpointWritten)  # the epoch was not thrown away
 
     second = Recorder()
     assert slot(storage, file, tmp_path, recorder=second).run() == 1
-    assert (second.started[0].number, second.started[0].lineage) == (1, 0)
+    assert (second.started[0].attempt, second.started[0].trial) == (1, 0)
     assert second.started[0].config == first.started[0].config
     replayed = [event for event in second.events if isinstance(event, EpochEnded) and event.replayed]
     assert [(event.fold, event.epoch) for event in replayed] == [(0, 0), (0, 1)]
     lost, complete = show_trials(storage, study_name)
-    assert (lost.state, lost.reason) == ("failed", "handed back: the worker was asked to stop")
-    assert (complete.value, complete.lineage) == (score(first.started[0].config), 0)
-    assert status(storage, study_name).units == {
-        "complete": 1,
-        "pruned": 0,
-        "failed": 0,
-        "claimed": 0,
-        "waiting": 0,
-    }
+    assert (lost.state, lost.reason) == ("requeued", "requeued: the worker was asked to stop")
+    assert (complete.value, complete.trial) == (score(first.started[0].config), 0)
+    ended = {TrialState.COMPLETE: 1}
+    assert status(storage, study_name).trials == dict.fromkeys(TrialState, 0) | ended
 
 
 @pytest.mark.parametrize("wanted", ["paused", "stopped"])
@@ -268,9 +257,9 @@ def test_a_study_that_is_paused_or_stopped_takes_its_trial_back(
             assert waiting.wait(20.0)
             stop.request()
         ended.result(timeout=20.0)
-    assert recorder.ended == [(0, "handed_back", recorder.ended[0][2], f"handed back: the study is {wanted}")]
+    assert recorder.ended == [(0, "requeued", recorder.ended[0][2], f"requeued: the study is {wanted}")]
     current = status(storage, study_name)
-    assert (current.state, current.units["waiting"]) == (wanted, 1)
+    assert (current.state, current.trials["waiting"]) == (wanted, 1)
     set_state(storage, study_name, "running")
     assert slot(storage, file, tmp_path).run() == 2
 
@@ -298,7 +287,7 @@ def test_three_failures_in_a_row_end_the_worker_and_each_has_its_traceback(
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["failed"] * 3
     assert trials[0].reason == "train_eegs/1.parquet: a file is missing. Run hms-tune data check"
-    assert "in broken" in (trial_record(storage, study_name, trials[0].number).traceback or "")
+    assert "in broken" in (trial_record(storage, study_name, trials[0].attempt).traceback or "")
 
 
 @pytest.mark.parametrize("kl", [float("nan"), float("inf")])
@@ -317,10 +306,10 @@ def test_a_trial_that_a_person_fails_in_the_dashboard_ends_and_the_slot_goes_on(
     storage: Storage, study_name: str, tmp_path: Path
 ) -> None:
     def fail_the_first(trial: TrialInfo, event: Event) -> None:
-        if trial.number == 0 and isinstance(event, FoldStarted) and event.fold == 0:
+        if trial.attempt == 0 and isinstance(event, FoldStarted) and event.fold == 0:
             study_id = storage.optuna.get_study_id_from_name(study_name)
             trial_id = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, 0)
-            storage.optuna.set_trial_state_values(trial_id, TrialState.FAIL)
+            storage.optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
 
     recorder = Recorder(fail_the_first)
     assert slot(storage, study_file(study_name, trials=2), tmp_path, recorder=recorder).run() == 2
@@ -336,10 +325,12 @@ def test_a_slot_that_lost_its_lease_drops_the_trial(
     taken = Recorder()
 
     def steal(trial: TrialInfo, event: Event) -> None:
-        if trial.number == 0 and isinstance(event, EpochEnded) and (event.fold, event.epoch) == (1, 0):
+        if trial.attempt == 0 and isinstance(event, EpochEnded) and (event.fold, event.epoch) == (1, 0):
             with other.engine.begin() as connection:
                 connection.execute(
-                    update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+                    update(attempts)
+                    .where(attempts.c.ended_at.is_(None))
+                    .values(expires_at=seconds_from_now(-1))
                 )
             assert slot(other, file, tmp_path, recorder=taken, name="thief").run() == 1
 
@@ -348,7 +339,7 @@ def test_a_slot_that_lost_its_lease_drops_the_trial(
     assert loser.ended[-1][:2] == (0, "lost")
     assert taken.ended == [(1, "complete", score(taken.started[0].config), None)]
     lost, complete = show_trials(storage, study_name)
-    assert (lost.state, lost.reason) == ("failed", "lease lost")
+    assert (lost.state, lost.reason) == ("lost", "lease lost")
     assert complete.state == "complete"
     assert max(lost.reported) == 3  # nothing after the loss
     other.close()
@@ -414,9 +405,9 @@ def test_cuda_out_of_memory_is_infeasible_frees_what_it_held_and_the_sampler_is_
     assert slot(storage, study_file(study_name, trials=2), tmp_path, train=hungry).run() == 2
     assert still_held_at_start == [0] * 6
     trials = show_trials(storage, study_name)
-    assert [trial.state for trial in trials] == ["declined"] * 4 + ["complete"] * 2
+    assert [trial.state for trial in trials] == ["infeasible"] * 4 + ["complete"] * 2
     assert trials[0].reason == "out of device memory at batch size 32"
-    assert "torch.OutOfMemoryError" in (trial_record(storage, study_name, trials[0].number).traceback or "")
+    assert "torch.OutOfMemoryError" in (trial_record(storage, study_name, trials[0].attempt).traceback or "")
     study = optuna.load_study(study_name=study_name, storage=storage.optuna)
     assert [sum(trial.constraints.values()) > 0.0 for trial in study.trials] == [True] * 4 + [False] * 2
     # what TPE makes of it: the feasible trial is the good one, though its value is worse
@@ -454,7 +445,7 @@ def test_an_error_in_the_code_keeps_its_traceback_and_the_search_goes_on(
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["failed", "failed", "complete"] * 2
     assert trials[0].reason == "ZeroDivisionError: division by zero"
-    assert "in broken_twice" in (trial_record(storage, study_name, trials[0].number).traceback or "")
+    assert "in broken_twice" in (trial_record(storage, study_name, trials[0].attempt).traceback or "")
 
 
 def test_what_is_lost_while_it_gets_further_is_not_set_aside(
@@ -476,9 +467,9 @@ def test_what_is_lost_while_it_gets_further_is_not_set_aside(
             slot(storage, file, tmp_path, recorder=Recorder(die)).run()
         with storage.engine.begin() as connection:
             connection.execute(
-                update(leases).where(leases.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+                update(attempts).where(attempts.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
             )
     assert slot(storage, file, tmp_path).run() == 1
     trials = show_trials(storage, study_name)
-    assert [trial.state for trial in trials] == ["failed"] * 5 + ["complete"]
+    assert [trial.state for trial in trials] == ["lost"] * 5 + ["complete"]
     assert {trial.reason for trial in trials[:5]} == {"lease lost"}

@@ -1,4 +1,4 @@
-"""Samplers keep away from draws that were declined."""
+"""Samplers keep away from draws that were infeasible."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.memory_constraint import CONSTRAINT, is_declined, mark_infeasible
+from hms_tune.search.memory_constraint import CONSTRAINT, is_infeasible, mark_infeasible
 from hms_tune.search.samplers import StartupSampler, make_sampler
 from hms_tune.search.suggest import distributions
 
@@ -22,7 +22,7 @@ search: {sampler: tpe, pruner: none, startup_trials: 5}
 SIZE, DROPOUT = "training.batch_size", "model.dropout"
 
 
-def searched(declined: int, *, told: Literal["constraint", "failure"]) -> optuna.Study:
+def searched(infeasible: int, *, told: Literal["constraint", "failure"]) -> optuna.Study:
     """A study with six complete trials of batch size 8, and others that did not fit."""
     file = StudyFile.parse(STUDY, "test")
     study = optuna.create_study(sampler=make_sampler(file.search, file.space, worker_seed=0))
@@ -30,7 +30,7 @@ def searched(declined: int, *, told: Literal["constraint", "failure"]) -> optuna
     for number in range(6):
         params = {SIZE: 8, DROPOUT: 0.08 * number}
         study.add_trial(create_trial(params=params, distributions=given, value=1.0 + 0.01 * number))
-    for number in range(declined):
+    for number in range(infeasible):
         params = {SIZE: (256, 512, 1024)[number % 3], DROPOUT: 0.02 * number}
         state = TrialState.PRUNED if told == "constraint" else TrialState.FAIL
         constraints = {CONSTRAINT: 0.5} if told == "constraint" else None
@@ -49,13 +49,13 @@ def share_that_fits(study: optuna.Study, draws: int = 40) -> float:
     return fitting / draws
 
 
-def test_tpe_avoids_what_was_declined_and_would_not_avoid_what_failed() -> None:
+def test_tpe_avoids_what_was_infeasible_and_would_not_avoid_what_failed() -> None:
     avoiding = share_that_fits(searched(18, told="constraint"))
     assert avoiding >= 0.9
     assert avoiding > share_that_fits(searched(18, told="failure"))
 
 
-def test_declined_draws_do_not_end_the_start_up() -> None:
+def test_infeasible_draws_do_not_end_the_start_up() -> None:
     study = searched(18, told="constraint")
     sampler = study.sampler
     assert isinstance(sampler, StartupSampler)
@@ -74,4 +74,4 @@ def test_a_mark_may_be_repeated() -> None:
     study.tell(trial, state=TrialState.PRUNED)
     (frozen,) = study.trials
     assert frozen.constraints == {CONSTRAINT: 0.25}
-    assert is_declined(frozen)
+    assert is_infeasible(frozen)

@@ -16,6 +16,7 @@ from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch, tell
 from hms_tune.tracking.console import ConsoleObserver, duration
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
+from hms_tune.trial_state import AttemptState
 
 OUTLOOK = StudyOutlook(
     study="effnet", ended=37, budget=200, best=0.8123, best_trial=12, per_hour=41.5, left_s=14_130.0
@@ -49,7 +50,7 @@ def test_a_log_has_one_line_for_each_start_fold_and_end(
     observer.trial_started(trial)
     for event in a_story():
         observer.event(trial, event)
-    observer.trial_ended(trial, "complete", 1.05, None)
+    observer.trial_ended(trial, AttemptState.COMPLETE, 1.05, None)
     assert stream.getvalue().splitlines() == [
         "trial 7  starts on cpu",
         # 3 epochs are left, at 2 s each
@@ -62,25 +63,25 @@ def test_a_log_has_one_line_for_each_start_fold_and_end(
 def test_what_an_earlier_attempt_did_is_not_told_again_but_counts_as_done(
     observer: ConsoleObserver, stream: io.StringIO
 ) -> None:
-    trial = a_trial(9, lineage=7)
+    trial = a_trial(9, trial=7)
     observer.trial_started(trial)
     for event in a_story(replayed=4):
         observer.event(trial, event)
     lines = stream.getvalue().splitlines()
     assert lines == [
-        "trial 9 (goes on from 7)  starts on cpu",
-        "trial 9 (goes on from 7)  fold 2/2 ends  KL 1.3000 at epoch 3 of 3  200 images/s",
+        "trial 7 (attempt 9)  starts on cpu",
+        "trial 7 (attempt 9)  fold 2/2 ends  KL 1.3000 at epoch 3 of 3  200 images/s",
     ]
 
 
 def test_an_end_says_how_and_why(observer: ConsoleObserver, stream: io.StringIO) -> None:
-    observer.trial_ended(a_trial(), "pruned", 1.23456, "worse than the median")
-    observer.trial_ended(a_trial(8), "failed", None, "the loss [x] became NaN")
-    observer.trial_ended(a_trial(9), "handed_back", 0.9, "handed back: the study is paused")
+    observer.trial_ended(a_trial(), AttemptState.PRUNED, 1.23456, "worse than the median")
+    observer.trial_ended(a_trial(8), AttemptState.FAILED, None, "the loss [x] became NaN")
+    observer.trial_ended(a_trial(9), AttemptState.REQUEUED, 0.9, "requeued: the study is paused")
     assert stream.getvalue().splitlines() == [
         "trial 7  pruned  KL 1.2346  worse than the median",
         "trial 8  failed  the loss [x] became NaN",
-        "trial 9  handed back  KL 0.9000  the study is paused",
+        "trial 9  requeued  KL 0.9000  the study is paused",
     ]
 
 
@@ -102,11 +103,11 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(stream: io.StringIO) -> 
 @pytest.mark.parametrize(
     ("width", "header", "other", "speed"),
     [
-        (80, "slot trial fold epoch train KL best study images/s left", "cuda1 9", ""),
+        (80, "slot trial fold epoch train KL best study images/s left", "cuda1 8", ""),
         (
             160,
             "slot trial fold epoch train loss KL trial best study best images/s left",
-            "cuda1 9 (goes on from 8)",
+            "cuda1 8 (attempt 9)",
             " · 41.5 trials/h",
         ),
     ],
@@ -116,7 +117,7 @@ def test_a_terminal_shows_one_line_for_each_slot_and_one_for_the_study(
 ) -> None:
     observer = terminal(stream, width=width, NO_COLOR="1")
     trial = a_trial(7, slot="cuda0")
-    observer.trial_started(a_trial(9, lineage=8, slot="cuda1"))
+    observer.trial_started(a_trial(9, trial=8, slot="cuda1"))
     observer.trial_started(trial)
     observer.event(trial, a_fold_start())
     observer.event(trial, an_epoch(estimate=0.85))
@@ -135,10 +136,10 @@ def test_a_terminal_shows_one_line_for_each_slot_and_one_for_the_study(
 def test_a_terminal_without_colours_gets_none(stream: io.StringIO) -> None:
     observer = terminal(stream, width=100, NO_COLOR="1")
     observer.trial_started(a_trial())
-    observer.trial_ended(a_trial(), "complete", 0.9, None)
+    observer.trial_ended(a_trial(), AttemptState.COMPLETE, 0.9, None)
     assert "\x1b[32m" not in stream.getvalue()
     coloured = io.StringIO()
-    terminal(coloured, width=100).trial_ended(a_trial(), "complete", 0.9, None)
+    terminal(coloured, width=100).trial_ended(a_trial(), AttemptState.COMPLETE, 0.9, None)
     assert "\x1b[32mcomplete" in coloured.getvalue()
 
 
@@ -146,7 +147,7 @@ def test_what_is_left_behind_are_the_ends(stream: io.StringIO) -> None:
     observer = terminal(stream, width=120)
     observer.trial_started(a_trial())
     observer.event(a_trial(), an_epoch())
-    observer.trial_ended(a_trial(), "complete", 0.85, None)
+    observer.trial_ended(a_trial(), AttemptState.COMPLETE, 0.85, None)
     observer.close()
     assert "KL 0.8500" in stream.getvalue()
 

@@ -20,7 +20,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Result
-from hms_tune.database.queue.lease import Lease, Wanted
+from hms_tune.database.queue.lease import Lease, Requested
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.errors import (
@@ -33,13 +33,14 @@ from hms_tune.errors import (
     StorageAwayError,
     TrainingError,
 )
-from hms_tune.search.memory_constraint import MOST_DECLINED
+from hms_tune.search.memory_constraint import MOST_INFEASIBLE
 from hms_tune.search.reports import Reporter
 from hms_tune.search.study import create_or_load
 from hms_tune.search.suggest import suggest
 from hms_tune.training.checkpoint import write_checkpoint
 from hms_tune.training.events import CheckpointWritten, EpochEnded, Event
-from hms_tune.training.observer import Outcome, TrialInfo
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import Search
@@ -79,7 +80,7 @@ class Listener:
 
     def __init__(self, at_event: Callable[[Event], None] = lambda event: None) -> None:
         self.events: list[Event] = []
-        self.ended: list[tuple[int, Outcome, str | None]] = []
+        self.ended: list[tuple[int, AttemptState, str | None]] = []
         self._at_event = at_event
 
     def trial_started(self, trial: TrialInfo) -> None: ...
@@ -89,9 +90,9 @@ class Listener:
         self._at_event(event)
 
     def trial_ended(
-        self, trial: TrialInfo, outcome: Outcome, value: float | None, reason: str | None
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
-        self.ended.append((trial.number, outcome, reason))
+        self.ended.append((trial.attempt, state, reason))
 
     def close(self) -> None: ...
 
@@ -133,7 +134,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def endings(queue: MemoryQueue) -> list[str]:
-    return [result.ending for result in queue.results.values()]
+    return [result.state for result in queue.results.values()]
 
 
 def test_the_queue_in_memory_has_the_methods_of_the_real_one() -> None:
@@ -147,7 +148,7 @@ def test_trials_are_claimed_until_the_budget_is_spent(tmp_path: Path) -> None:
     queue, listener = a_queue(3), Listener()
     assert a_slot(queue, tmp_path, observers=[listener]).run() == 3
     assert endings(queue) == ["complete"] * 3
-    assert [(number, outcome) for number, outcome, _ in listener.ended] == [
+    assert [(number, state) for number, state, _ in listener.ended] == [
         (number, "complete") for number in range(3)
     ]
     assert [name for name, *_ in queue.calls[:5]] == ["recover", "claim", "start", "end", "ended_trials"]
@@ -187,13 +188,12 @@ def test_a_slot_ends_where_waiting_does_not_help(refusal: Refusal, tmp_path: Pat
 
 
 def test_a_recovered_trial_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="hms_tune")
-    lost = Recovered(Lease(1, 0, 1), 4, Result("lost", reason="lease lost"), set_aside=False)
-    aside = Recovered(Lease(2, 0, 2), 5, Result("lost", reason="set aside"), set_aside=True)
+    lost = Recovered(Lease(1, 0, 1), 4, Result(AttemptState.LOST, reason="lease lost"), set_aside=False)
+    aside = Recovered(Lease(2, 0, 2), 5, Result(AttemptState.LOST, reason="set aside"), set_aside=True)
     a_slot(a_queue(0, recovered=[lost, aside]), tmp_path).run()
     assert said(caplog) == [
-        "Trial 4 lost its worker; it goes on as a new attempt",
-        "Trial 5 lost its worker; set aside",
+        "Attempt 4 lost its worker; its trial goes on in a new one",
+        "Attempt 5 lost its worker; set aside",
     ]
 
 
@@ -206,11 +206,11 @@ def test_a_stop_request_requeues_the_trial_once_its_epoch_is_in_a_checkpoint(tmp
 
     listener = Listener(ask)
     assert a_slot(queue, tmp_path, stop=stop, observers=[listener]).run() == 0
-    assert queue.results[0] == Result("handed_back", reason="handed back: the worker was asked to stop")
+    assert queue.results[0] == Result(AttemptState.REQUEUED, reason="requeued: the worker was asked to stop")
     assert isinstance(listener.events[-1], CheckpointWritten)
     assert list((tmp_path / "store").rglob("*.pt"))
     assert a_slot(queue, tmp_path).run() == 1
-    assert endings(queue) == ["handed_back", "complete"]
+    assert endings(queue) == ["requeued", "complete"]
 
 
 def test_a_step_that_is_cut_requeues_the_trial(tmp_path: Path) -> None:
@@ -221,31 +221,34 @@ def test_a_step_that_is_cut_requeues_the_trial(tmp_path: Path) -> None:
 
     queue, stop = a_queue(1), Stop()
     assert a_slot(queue, tmp_path, train=long_step, stop=stop).run() == 0
-    assert endings(queue) == ["handed_back"]
+    assert endings(queue) == ["requeued"]
     assert issubclass(StepCut, BaseException)
 
 
 @pytest.mark.parametrize(
     ("requested", "result"),
     [
-        ("trial stopped", Result("failed", reason="stopped by a person", attributes={"cause": "person"})),
-        ("worker leaves", Result("handed_back", reason="handed back: the worker was asked to leave")),
-        ("paused", Result("handed_back", reason="handed back: the study is paused")),
-        ("stopped", Result("handed_back", reason="handed back: the study is stopped")),
+        (
+            "trial stopped",
+            Result(AttemptState.FAILED, reason="stopped by a person", attributes={"cause": "person"}),
+        ),
+        ("worker leaves", Result(AttemptState.REQUEUED, reason="requeued: the worker was asked to leave")),
+        ("paused", Result(AttemptState.REQUEUED, reason="requeued: the study is paused")),
+        ("stopped", Result(AttemptState.REQUEUED, reason="requeued: the study is stopped")),
     ],
 )
 def test_what_people_request_ends_the_attempt_at_its_next_event(
-    requested: Wanted, result: Result, tmp_path: Path
+    requested: Requested, result: Result, tmp_path: Path
 ) -> None:
     queue = a_queue(1)
 
     def request(event: Event) -> None:
         if queue.held is not None:
-            queue.held.requested = requested
+            queue.held.request = requested
             queue.refusals = [Refusal.STOPPED]
 
     listener = Listener(request)
-    assert a_slot(queue, tmp_path, observers=[listener]).run() == (result.ending == "failed")
+    assert a_slot(queue, tmp_path, observers=[listener]).run() == (result.state == "failed")
     assert queue.results == {0: result}
     assert len(listener.events) == 1
 
@@ -260,7 +263,7 @@ def test_a_trial_whose_lease_is_lost_is_dropped_and_the_slot_goes_on(tmp_path: P
     listener = Listener(lose)
     assert a_slot(queue, tmp_path, observers=[listener]).run() == 1
     assert endings(queue) == ["complete"]
-    assert [(number, outcome) for number, outcome, _ in listener.ended] == [(0, "lost"), (1, "complete")]
+    assert [(number, state) for number, state, _ in listener.ended] == [(0, "lost"), (1, "complete")]
 
 
 def test_while_the_lease_is_uncertain_observers_hear_nothing(tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_infeasible_draws_are_drawn_again(tmp_path: Path) -> None:
             raise errors.pop()
 
     assert a_slot(queue, tmp_path, admit=admit, observers=[listener]).run() == 2
-    assert endings(queue) == ["declined"] * 3 + ["complete"] * 2
+    assert endings(queue) == ["infeasible"] * 3 + ["complete"] * 2
     assert queue.results[0].excess == 0.5
     assert [number for number, *_ in listener.ended] == [3, 4]  # of the others observers hear nothing
 
@@ -323,9 +326,9 @@ def test_too_many_infeasible_draws_in_a_row_end_the_worker(tmp_path: Path) -> No
         raise MemoryPlanError("too large")
 
     queue = a_queue(2)
-    with pytest.raises(MemoryPlanError, match=f"{MOST_DECLINED} draws in a row did not fit"):
+    with pytest.raises(MemoryPlanError, match=f"{MOST_INFEASIBLE} draws in a row did not fit"):
         a_slot(queue, tmp_path, admit=admit).run()
-    assert endings(queue) == ["declined"] * MOST_DECLINED
+    assert endings(queue) == ["infeasible"] * MOST_INFEASIBLE
 
 
 def test_an_outage_is_waited_for_at_every_step(tmp_path: Path) -> None:
@@ -351,7 +354,7 @@ def test_a_database_that_stays_away_ends_the_slot_unless_it_is_asked_to_stop(
     queue.faults = {"end": [away()]}
     assert a_slot(queue, tmp_path, stop=stop, observers=[listener]).run() == 0
     assert listener.ended == [(0, "lost", "the database was away for 0 s: gone")]
-    assert "nothing could be handed back; leases end by themselves" in caplog.text
+    assert "nothing could be requeued; leases end by themselves" in caplog.text
 
 
 def test_a_sampler_that_fails_releases_the_claim_and_ends_the_worker(tmp_path: Path) -> None:
@@ -364,7 +367,7 @@ def test_a_sampler_that_fails_releases_the_claim_and_ends_the_worker(tmp_path: P
 
 @pytest.mark.parametrize(
     ("error", "ending"),
-    [(RankLostError("rank 1 is gone"), "lost"), (ArtifactError("cannot be made"), "handed_back")],
+    [(RankLostError("rank 1 is gone"), "lost"), (ArtifactError("cannot be made"), "requeued")],
 )
 def test_a_lost_rank_or_store_ends_the_worker_once_the_trial_is_requeued(
     error: HmsTuneError, ending: str, tmp_path: Path
@@ -383,4 +386,4 @@ def test_a_trial_that_is_pruned_ends_with_its_attributes(tmp_path: Path) -> None
     queue = a_queue(1)
     queue.study.pruner = Pruner()
     assert a_slot(queue, tmp_path).run() == 1
-    assert queue.results == {0: Result("pruned", reason="pruned", attributes={"seconds": 2.0})}
+    assert queue.results == {0: Result(AttemptState.PRUNED, reason="pruned", attributes={"seconds": 2.0})}

@@ -1,0 +1,65 @@
+"""An attempt's trial in Optuna's tables: the attributes that it carries, and its state in our words."""
+
+from __future__ import annotations
+
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from hms_tune.search.memory_constraint import is_infeasible
+from hms_tune.trial_state import REQUEUED_OR_LOST, AttemptState
+
+LEASE_ATTRIBUTE = "lease"
+"""The attempt's lease, from the moment the Optuna trial exists."""
+
+TRIAL_ATTRIBUTE = "trial"
+"""Number of the trial: that of its first attempt."""
+
+STATE_ATTRIBUTE = "attempt_state"
+"""How the attempt ended. Optuna has one state for what failed, was requeued and was lost."""
+
+REASON_ATTRIBUTE = "reason"
+
+CONFIG_HASH_ATTRIBUTE = "config_hash"
+"""Present once every parameter of the attempt is drawn."""
+
+KL_ALL_ROWS_ATTRIBUTE = "kl_all_rows"
+KL_HIGH_VOTE_ATTRIBUTE = "kl_high_vote"
+SECONDS_ATTRIBUTE = "seconds"
+
+_OPTUNAS = {
+    AttemptState.WAITING: OptunaState.WAITING,
+    AttemptState.RUNNING: OptunaState.RUNNING,
+    AttemptState.COMPLETE: OptunaState.COMPLETE,
+    AttemptState.PRUNED: OptunaState.PRUNED,
+    AttemptState.FAILED: OptunaState.FAIL,
+}
+_OURS = {theirs: ours for ours, theirs in _OPTUNAS.items()}
+
+
+def optuna_state(state: AttemptState) -> OptunaState:
+    """An attempt's state as Optuna has it.
+
+    Samplers do not see failed trials; of pruned ones that violate a constraint they learn.
+    """
+    if state in REQUEUED_OR_LOST:
+        return OptunaState.FAIL
+    return OptunaState.PRUNED if state is AttemptState.INFEASIBLE else _OPTUNAS[state]
+
+
+def state_by_both(theirs: OptunaState, ours: AttemptState | None) -> AttemptState:
+    """An attempt's state where Optuna's tables have one and ours another, or no row: the more exact one."""
+    return ours if ours is not None and optuna_state(ours) == theirs else _OURS[theirs]
+
+
+def attempt_state(trial: FrozenTrial) -> AttemptState:
+    """The state of the attempt that an Optuna trial is."""
+    if is_infeasible(trial):
+        return AttemptState.INFEASIBLE
+    if trial.state == OptunaState.FAIL and trial.user_attrs.get(STATE_ATTRIBUTE) in REQUEUED_OR_LOST:
+        return AttemptState(trial.user_attrs[STATE_ATTRIBUTE])
+    return _OURS[trial.state]
+
+
+def trial_number(trial: FrozenTrial) -> int:
+    """The number of the trial that an Optuna trial is an attempt at."""
+    return int(trial.user_attrs.get(TRIAL_ATTRIBUTE, trial.number))
