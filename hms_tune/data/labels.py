@@ -76,7 +76,7 @@ def unlabelled(test: pd.DataFrame) -> Labels:
 
     Parameters
     ----------
-    test : validated table of :meth:`hms_tune.data.files.competition.Competition.test_table`
+    test : validated table of the test half
     """
     n_rows = len(test)
     return Labels(
@@ -95,7 +95,7 @@ def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) 
 
     Parameters
     ----------
-    train : validated table of :meth:`hms_tune.data.files.competition.Competition.train_table`
+    train : validated table of the train half
     rows : ``eeg`` sums the votes of each EEG over its windows; ``vote_vector`` keeps one row for each
         distinct vote vector of an EEG; in both the window is the middle one of those it stands for. ``row``
         keeps every window

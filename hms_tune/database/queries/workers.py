@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from optuna.storages._rdb import models
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hms_tune.database.connect import Storage
 from hms_tune.database.tables import attempts, now, trials, worker_minutes, workers
 from hms_tune.machine.processes import ProcessIdentity
+from hms_tune.search.optuna_private import models
 
 _logger = logging.getLogger(__name__)
 

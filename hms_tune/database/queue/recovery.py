@@ -33,6 +33,7 @@ from hms_tune.database.queue.start import bind, unbound
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
+from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.trial_state import AttemptState
 
 _logger = logging.getLogger(__name__)
@@ -177,9 +178,9 @@ def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:
         return result_of(trial)
     reason = "lease lost" if losses is None else f"set aside: {losses} workers were lost with it"
     try:
-        storage.optuna.set_trial_user_attr(trial._trial_id, STATE_ATTRIBUTE, AttemptState.LOST.value)
-        storage.optuna.set_trial_user_attr(trial._trial_id, REASON_ATTRIBUTE, reason)
-        storage.optuna.set_trial_state_values(trial._trial_id, optuna_state(AttemptState.LOST))
+        storage.optuna.set_trial_user_attr(trial_id_of(trial), STATE_ATTRIBUTE, AttemptState.LOST.value)
+        storage.optuna.set_trial_user_attr(trial_id_of(trial), REASON_ATTRIBUTE, reason)
+        storage.optuna.set_trial_state_values(trial_id_of(trial), optuna_state(AttemptState.LOST))
     except UpdateFinishedTrialError:  # its worker was quicker
-        return result_of(storage.optuna.get_trial(trial._trial_id))
+        return result_of(storage.optuna.get_trial(trial_id_of(trial)))
     return Result(AttemptState.LOST, reason=reason)

@@ -632,20 +632,20 @@ def test_each_attempt_has_its_own_run_whatever_is_left_in_the_environment(
     )
     for name, value in left.items():
         monkeypatch.setenv(name, value)
-    trials = [trial, replace(trial, number=10, lineage=10), replace(trial, number=11, lineage=11)]
+    trials = [trial, replace(trial, attempt=10, trial=10), replace(trial, attempt=11, trial=11)]
     observer = observed(tmp_path, mode="online" if online else "offline")
     for each in trials:
         story = list(a_story())
         observer.trial_started(each)
         for event in story:
             observer.event(each, event)
-        observer.trial_ended(each, "complete", 1.05, None)
+        observer.trial_ended(each, AttemptState.COMPLETE, 1.05, None)
     observer.close()
     if online:
         assert sorted(server.runs) == sorted(map(run_id, trials))
         for each in trials:
             run = server.runs[run_id(each)]
-            assert (run.group, run.job_type, run.config["trial"]["value"]) == ("effnet", "trial", each.number)
+            assert (run.group, run.job_type, run.config["trial"]["value"]) == ("effnet", "trial", each.trial)
             assert len(run.history) == FOLDS * EPOCHS
         return
     stored = {found.run.run_id: found for found in map(read_run, runs_in(tmp_path))}
@@ -654,7 +654,7 @@ def test_each_attempt_has_its_own_run_whatever_is_left_in_the_environment(
         found = stored[run_id(each)]
         assert (found.run.run_group, found.run.job_type, found.run.project) == ("effnet", "trial", "hms")
         assert (found.run.sweep_id, found.run.display_name[:6]) == ("", "effnet")
-        assert (found.config["trial"], len(found.history)) == (each.number, FOLDS * EPOCHS)
+        assert (found.config["trial"], len(found.history)) == (each.trial, FOLDS * EPOCHS)
 
 
 def test_every_setting_of_wandb_that_could_choose_a_run_is_ours() -> None:
