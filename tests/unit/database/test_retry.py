@@ -9,13 +9,14 @@ from typing import Any
 
 import psycopg2
 import pytest
-from sqlalchemy.exc import OperationalError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from stories import a_trial
 
 from hms_tune.database.queue.lease import Lease, LeaseKeeper
 from hms_tune.database.refusals import mend_of
-from hms_tune.database.retry import Caller, Patience, through_outages
-from hms_tune.errors import StorageAwayError
+from hms_tune.database.retry import Caller, Patience, as_storage_error, passes, through_outages
+from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
 from hms_tune.studies.record_writer import Place, TrialRecorder
 
@@ -159,3 +160,61 @@ def test_a_publisher_without_a_connection_says_so_in_the_workers_log(
     assert said.startswith("The dashboard's notes and figures wait: the database cannot be used: ")
     assert "It is asked again every 10 s. Check that the server runs" in said
     assert "canary" not in said
+
+
+def operational(pgcode: str | None) -> OperationalError:
+    class Coded(psycopg2.OperationalError):
+        pass
+
+    original = Coded("gone")
+    wrapped = OperationalError("SELECT 1", None, original)
+    if pgcode is not None:
+        wrapped.orig = type("Coded", (psycopg2.OperationalError,), {"pgcode": pgcode})("gone")
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("pgcode", "passing"),
+    [(None, True), ("40001", True), ("40P01", True), ("57P01", True), ("53300", True), ("28P01", False)],
+)
+def test_only_faults_that_pass_are_tried_again(pgcode: str | None, passing: bool) -> None:
+    error = operational(pgcode)
+    assert passes(error) is passing
+    wrapped = StorageInternalError("Optuna's words")
+    wrapped.__cause__ = error
+    assert passes(wrapped) is passing
+    assert (as_storage_error(error) is not None) is passing
+    assert not passes(IntegrityError("INSERT", None, Exception("duplicate")))
+    assert not passes(StorageInternalError("without a cause"))
+
+
+def test_work_is_repeated_until_the_fault_has_passed() -> None:
+    faults = [operational(None), operational("40001")]
+
+    def work() -> str:
+        if faults:
+            raise faults.pop()
+        return "done"
+
+    assert through_outages(work) == "done"
+    assert faults == []
+
+
+def test_a_database_that_stays_away_is_a_storage_error() -> None:
+    def work() -> None:
+        raise operational(None)
+
+    with pytest.raises(StorageError, match="the database was away"):
+        through_outages(work, patience=Patience(most_s=0.2))
+
+
+def test_other_errors_are_not_tried_again() -> None:
+    calls = []
+
+    def work() -> None:
+        calls.append(1)
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        through_outages(work)
+    assert len(calls) == 1

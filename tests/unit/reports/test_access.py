@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
+from hms_tune.errors import UsageError
+from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper, is_loopback
+from hms_tune.reports.dashboard.serve import check_exposure
 
 
 class Behind:
@@ -131,3 +133,24 @@ def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin
     gate = Gatekeeper(Behind(), password=None, writable=True)
     assert ask(gate, "DELETE", "/api/studies/1", origin=origin)[0] == status
     assert ask(gate, "DELETE", "/api/studies/1")[0] == "200 OK"  # no browser: a script of the user's
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("x.y", False),
+    ],
+)
+def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
+    check_exposure(host, "a password")
+    if loopback:
+        check_exposure(host, None)
+    else:
+        with pytest.raises(UsageError, match="ssh -L"):
+            check_exposure(host, None)

@@ -11,6 +11,7 @@ import pytest
 from hms_tune.config.study_file import StudyFile
 from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.options import WorkerOptions
+from hms_tune.worker.stop import StepCut, Stop
 from hms_tune.worker.worker import Worker
 
 
@@ -82,3 +83,12 @@ def test_a_worker_that_nohup_started_outlives_its_terminal(
     finally:
         signal.signal(signal.SIGHUP, before)
     assert slots.asked == []
+
+
+def test_a_step_is_cut_only_while_it_computes() -> None:
+    stop = Stop()
+    stop.cut()  # between steps: nothing happens
+    with pytest.raises(StepCut), stop.step():
+        stop.cut()
+    stop.cut()
+    assert not issubclass(StepCut, Exception)
