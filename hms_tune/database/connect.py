@@ -14,7 +14,7 @@ import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -26,6 +26,7 @@ from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.refusals import clause_of, mend_of
 from hms_tune.database.retry import Caller, Patience, passes, through_outages
 from hms_tune.database.search_path import is_settled, settle_schemas
+from hms_tune.database.sqlstates import renew_connections
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
@@ -166,6 +167,7 @@ def assembled(url: URL, connect: Connect) -> Storage:
         },
         skip_table_creation=True,
     )
+    event.listen(backend.engine, "handle_error", renew_connections)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
 
 

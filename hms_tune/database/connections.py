@@ -27,12 +27,19 @@ _SETTINGS = {
     # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
     # the rows it has locked.
     "idle_in_transaction_session_timeout": "60s",
+    # How long an answer is waited for is ours to say (wait_limit.py); a limit of the server's would end what
+    # merely waits for a lock.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
 }
 # One statement after the start instead of start-up options, which connection poolers refuse.
 _APPLY = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)
-    WHERE name <> 'search_path'
-       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client')
+    WHERE current_setting(name, true) IS NOT NULL  -- an older server lacks some
+      AND (name <> 'search_path'
+       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client'))
 """
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from hms_tune.cli.doctor import database_check, package_check
 from hms_tune.database.queue.end import Result
 from hms_tune.database.retry import Patience, as_storage_error, passes, through_outages
-from hms_tune.errors import DataError, StorageError, UsageError
+from hms_tune.errors import DataError, StorageAwayError, StorageError, UsageError
 from hms_tune.machine.cores import cpu_threads, usable_cores
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.reports.dashboard.access import is_loopback
@@ -68,7 +68,7 @@ def test_only_faults_that_pass_are_tried_again(pgcode: str | None, passing: bool
     wrapped = StorageInternalError("Optuna's words")
     wrapped.__cause__ = error
     assert passes(wrapped) is passing
-    assert (as_storage_error(error) is not None) is passing
+    assert isinstance(as_storage_error(error), StorageAwayError) is passing
     assert not passes(IntegrityError("INSERT", None, Exception("duplicate")))
     assert not passes(StorageInternalError("without a cause"))
 

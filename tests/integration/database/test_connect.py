@@ -27,6 +27,9 @@ OURS = {
     "timezone": "UTC",
     "extra_float_digits": "1",
     "idle_in_transaction_session_timeout": "1min",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
 }
 
 
@@ -69,6 +72,9 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
         "timezone": "Asia/Tokyo",
         "extra_float_digits": "-10",
         "idle_in_transaction_session_timeout": "0",
+        "statement_timeout": "90s",
+        "lock_timeout": "90s",
+        "idle_session_timeout": "90s",
     }.items():
         role.ask(f"ALTER ROLE hms_tune SET {name} = '{value}'")
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
