@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import psycopg2
@@ -43,6 +43,30 @@ _APPLY = """
 """
 
 
+def _first(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.extensions.connection:
+    """A connection to the first host that answers.
+
+    libpq goes on to the next host after a refusal. A host that says nothing is ours to give up
+    (:mod:`~hms_tune.database.wait_limit`); then each of the others comes first in its turn.
+    """
+    for before in range(str(keywords.get("host", "")).count(",")):
+        try:
+            return psycopg2.connect(*arguments, **_turned(keywords, before))
+        except psycopg2.OperationalError:
+            continue
+    return psycopg2.connect(*arguments, **_turned(keywords, -1))
+
+
+def _turned(keywords: dict[str, Any], by: int) -> dict[str, Any]:
+    """The same hosts, in the order that begins at another of them."""
+    turned = dict(keywords)
+    for name in ("host", "port"):
+        each = str(keywords.get(name, "")).split(",")
+        if len(each) > 1:
+            turned[name] = ",".join(each[by:] + each[:by])
+    return turned
+
+
 def connector(url: URL, **settings: str) -> Connect:
     """What opens a connection to a database, with this product's settings and further ``settings``."""
     arguments, keywords = cast("Dialect", PGDialect_psycopg2()).create_connect_args(url)  # type: ignore[no-untyped-call]
@@ -60,7 +84,7 @@ def connector(url: URL, **settings: str) -> Connect:
 
     def connect() -> psycopg2.extensions.connection:
         try:
-            connection = psycopg2.connect(*arguments, **{**keywords, **ours})
+            connection = _first(arguments, {**keywords, **ours})
         except psycopg2.Error as error:
             raise type(error)(without_secrets(str(error), url)) from None
         try:

@@ -56,7 +56,9 @@ STATES: dict[str, Entry] = {
         Fate.WAIT, "Give the server more memory, or lower work_mem and max_connections"
     ),
     code.IO_ERROR: Entry(Fate.WAIT, "Look at the server's disk: it could not be read or written"),
-    code.INSUFFICIENT_PRIVILEGE: Entry(Fate.TOLD),  # see hms_tune/database/rights.py
+    code.INSUFFICIENT_PRIVILEGE: Entry(
+        Fate.TOLD, "Ask the database's administrator for it, or connect as the user that owns the tables"
+    ),
     code.INVALID_CATALOG_NAME: Entry(
         Fate.TOLD, "Make the database (CREATE DATABASE), or name another in the URL"
     ),

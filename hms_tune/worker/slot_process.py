@@ -18,7 +18,7 @@ from hms_tune.database.connect import open_patiently
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.database.retry import Patience, as_storage_error
-from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.errors import HmsTuneError, RankLostError, RewoundError
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.studies.record_writer import Place, TrialRecorder
@@ -44,7 +44,7 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
     status = 0
     try:
         _run(plan, stop, supervisor)
-    except RankLostError as error:  # a new start mends it
+    except (RankLostError, RewoundError) as error:  # a new start mends it
         logging.getLogger(__name__).warning("Slot %s: %s", plan.slot, error)
         status = 1
     except HmsTuneError as error:

@@ -29,7 +29,7 @@ from hms_tune.database.queue.end import (
 )
 from hms_tune.database.queue.lease import Lease, hold
 from hms_tune.database.tables import leases, lineages, studies
-from hms_tune.errors import UnknownStudyError
+from hms_tune.errors import RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
 from hms_tune.search.list_turns import (
     CONTINUES_ATTRIBUTE,
@@ -39,7 +39,7 @@ from hms_tune.search.list_turns import (
     goes_through_a_list,
     is_enqueued,
 )
-from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.search.optuna_private import sees, trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
@@ -75,13 +75,19 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
                 _take_turn(storage, connection, study, lease, template)
                 trial_id = storage.optuna.create_new_trial(lease.study_id, template)
             # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if not sees(study, storage.optuna.get_trial(trial_id)):
+                raise rewound(study.study_name)
             trial = optuna.Trial(study, trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
         lineage = bind(connection, lease, trial_id, trial.number)
         trial.set_user_attr(LINEAGE_ATTRIBUTE, lineage)
     return Attempt(lease=lease, trial=trial, number=trial.number, lineage=lineage)
+
+
+def rewound(study: str) -> RewoundError:
+    """The error of a process whose Optuna knows ended trials that the database has never heard of."""
+    return RewoundError("the database is older than it was: a backup was restored", where=f"study {study}")
 
 
 def bind(connection: Connection, lease: Lease, trial_id: int, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Errors that a real server raises, at the tables of a search: what passes is waited for, to the trial's end."""
+"""Errors that a real server raises at the tables of a search: what passes is waited for."""
 
 from __future__ import annotations
 
@@ -59,9 +59,8 @@ def test_a_trial_runs_to_its_end_through_every_error_that_passes(
             role.ask(f"ALTER ROLE sqlstates SET test.state = '{state}'")
             storage.engine.dispose()
             for table in ("hms_tune.leases", "hms_tune.lineages", "trials", "trial_params"):
-                role.ask(
-                    f"CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION fail()"
-                )
+                at = f"BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW"
+                role.ask(f"CREATE TRIGGER fail {at} EXECUTE FUNCTION fail()")
                 stack.callback(role.ask, f"DROP TRIGGER fail ON {table}")
             assert a_slot(storage, search, train, tmp_path).run() == 1
     finally:
