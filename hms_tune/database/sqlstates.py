@@ -112,7 +112,7 @@ def state_of(error: BaseException) -> str | None:
 
 
 def renew_connections(context: ExceptionContext) -> None:
-    """Let the pool open new connections where the old ones are of no use. An engine calls it at each error."""
+    """Let the pool open new connections where the old ones are of no use; called at each error."""
     if context.original_exception and entry_of(context.original_exception).fate is Fate.RECONNECT:
         context.is_disconnect = True
 

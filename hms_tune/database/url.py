@@ -64,7 +64,7 @@ def parse_address(text: str) -> URL:
 
 
 def _location(location: str) -> URL:
-    """What follows the credentials. Several hosts, as libpq takes them, become SQLAlchemy's ``host`` and ``port``."""
+    """What follows the credentials; several hosts become the query that SQLAlchemy has for them."""
     end = min((at for mark in "/?" if (at := location.find(mark)) >= 0), default=len(location))
     authority, rest = location[:end], location[end:]
     if "," not in authority:

@@ -7,6 +7,7 @@ stops at the first bad one.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
     """Number of rows, and every defect that can be seen without decoding the signal."""
     try:
-        with _FlatParquetFile(file.path) as parquet:
+        with pa.OSFile(os.fsencode(file.path)) as stream, _FlatParquetFile(stream) as parquet:
             return parquet.metadata.num_rows, footer_defects(file, parquet)
     except _READ_ERRORS as error:
         return 0, [_unreadable(file, error)]
@@ -109,7 +110,7 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
 
 @contextmanager
 def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
-    with pa.OSFile(str(file.path)) as stream:
+    with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         content = stream.read_buffer()
     with _FlatParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
         yield parquet

@@ -34,6 +34,7 @@ class DefectKind(StrEnum):
     EEG_OF_SEVERAL_PATIENTS = "eeg-of-several-patients"
     SPECTROGRAM_OF_SEVERAL_PATIENTS = "spectrogram-of-several-patients"
     CONSENSUS_DISAGREES = "consensus-disagrees"
+    PATIENTS_TOO_FEW = "patients-too-few"
     # train.csv and test.csv together
     EEG_IN_BOTH_SPLITS = "eeg-in-both-splits"
     PATIENT_IN_BOTH_SPLITS = "patient-in-both-splits"

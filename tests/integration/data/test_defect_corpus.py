@@ -17,6 +17,7 @@ from rich.console import Console
 
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
@@ -648,7 +649,10 @@ def test_a_sound_folder_has_no_defect(sound: Path) -> None:
 
 def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
     # of permissions see the next test: who is root has all of them
-    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {K.FOLDER_UNREADABLE}
+    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {
+        K.FOLDER_UNREADABLE,
+        K.PATIENTS_TOO_FEW,
+    }
     assert len(CORPUS) >= 40
 
 
@@ -659,9 +663,13 @@ def test_a_folder_without_permission_is_a_defect(
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != root / closed)
     report = check_folder(root)
     assert [(d.kind, d.file) for d in report.defects] == [(K.FOLDER_UNREADABLE, str(root / closed))]
+    assert report.defects[0].what == "the folder cannot be read"
+    if closed == "test_spectrograms":
+        assert set(prepare(root, jobs=1).recordings["split"]) == {"train"}
+        return
     with pytest.raises(DataError) as refusal:
         prepare(root)
-    assert refusal.value.what == report.defects[0].what == "the folder cannot be read"
+    assert refusal.value.what == report.defects[0].what
 
 
 @pytest.mark.parametrize("name", CORPUS)
@@ -684,6 +692,9 @@ def test_corrupt_short_empty_renamed_or_wrong_typed_parquet_or_csv_is_named_by_c
         assert prepare(root, jobs=1).root == root
         return
     assert errors(report.defects)[0] == first
+    if spoilt.file.startswith("test") and spoilt.kind not in IN_THE_SIGNAL and "flipped" not in name:
+        assert set(prepare(root, jobs=1).recordings["split"]) == {"train"}  # only prediction needs the rest
+        return
     with pytest.raises(DataError) as refusal:
         prepare(root, jobs=1)
     assert (refusal.value.what, refusal.value.where) == (first.what, first.where)
@@ -724,3 +735,31 @@ def test_a_worker_refuses_a_spoilt_folder_in_the_words_of_check(
         Worker(options, ConsoleObserver(Console(stderr=True))).run()
     assert (refusal.value.what, refusal.value.where) == (first.what, first.where)
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_test_half_with_repeated_ids_keeps_nobody_from_training(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A variant of the competition has one row of test.csv for each label."""
+    table("test.csv", lambda frame: pd.concat([frame, frame]))(root)
+    store = prepare(root, jobs=1)
+    assert set(store.recordings["split"]) == {"train"}
+    assert caplog.messages[0].startswith("the test half is left out, which training does without: ")
+    assert "stands in an earlier line too" in caplog.messages[0]
+    with pytest.raises(DataError, match="stands in an earlier line too"):
+        Competition.open(root, splits=("test",)).test_table()
+
+
+def test_patients_that_no_study_can_split_are_a_defect(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=1)
+    (defect,) = check_folder(root, jobs=1).defects
+    assert (defect.kind, defect.column, defect.severity) == (K.PATIENTS_TOO_FEW, "patient_id", "error")
+    assert defect.what == "1 patient cannot fill 2 folds"
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(sound: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(sound, tmp_path / os.fsdecode(b"M\xfcnster"))
+    assert check_folder(root, jobs=1).defects == []
+    assert len(prepare(root, jobs=1).recordings)
