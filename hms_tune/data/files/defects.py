@@ -50,6 +50,7 @@ class DefectKind(StrEnum):
     COLUMN_EXTRA = "column-extra"
     COLUMN_ORDER = "column-order"
     COLUMN_PRECISION = "column-precision"
+    COLUMN_SYNONYM = "column-synonym"
     # a signal file as a whole
     FILE_EMPTY = "file-empty"
     FILE_UNREADABLE = "file-unreadable"
@@ -59,12 +60,14 @@ class DefectKind(StrEnum):
     WINDOW_BEYOND_SPECTROGRAM = "window-beyond-spectrogram"
     WINDOW_CUT = "window-cut"
     TEST_LENGTH = "test-length"
+    SAMPLING_RATE = "sampling-rate"
     # what a signal file holds
     VALUE_INFINITE = "value-infinite"
     POWER_NEGATIVE = "power-negative"
     TIME_STEP = "time-step"
     LABELLED_WINDOW_OF_NAN = "labelled-window-of-nan"
     WINDOW_OF_NAN = "window-of-nan"
+    CHANNEL_ABSENT = "channel-absent"
     CHANNEL_NAN = "channel-nan"
     CHANNEL_FLAT = "channel-flat"
     CHANNEL_MILLIVOLT = "channel-millivolt"
@@ -85,6 +88,9 @@ WARNINGS = frozenset(
         DefectKind.COLUMN_EXTRA,
         DefectKind.COLUMN_ORDER,
         DefectKind.COLUMN_PRECISION,
+        DefectKind.COLUMN_SYNONYM,
+        DefectKind.CHANNEL_ABSENT,
+        DefectKind.SAMPLING_RATE,
         DefectKind.WINDOW_CUT,
         DefectKind.TEST_LENGTH,
         DefectKind.TIME_STEP,

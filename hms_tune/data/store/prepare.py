@@ -77,6 +77,7 @@ def prepare(
     competition, tables, files = _usable(root)
     sources = [Source.of(file) for file in files]
     target = store_path(root) if store is None else Path(store)
+    _refuse_unwritable_name(target)
     digest = _source_digest(competition, sources)
     if _is_current(target, digest):
         return Store.open(target)
@@ -130,6 +131,16 @@ def _tables_digest(competition: Competition) -> hashlib._Hash:
     for split in competition.splits:
         digest.update(hashlib.sha256(competition.table_path(split).read_bytes()).digest())
     return digest
+
+
+def _refuse_unwritable_name(target: Path) -> None:
+    """Parquet files are written by path, which their writers take in UTF-8 alone."""
+    try:
+        str(target).encode()
+    except UnicodeEncodeError:
+        shown = str(target).encode("utf-8", "backslashreplace").decode()
+        mend = "Rename the folder, or name another --store."
+        raise StoreError("the name of the folder is not UTF-8", where=shown, mend=mend) from None
 
 
 def _refuse_foreign(target: Path) -> None:

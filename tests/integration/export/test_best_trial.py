@@ -98,7 +98,7 @@ def test_a_best_trial_that_a_script_left_without_its_parameters_is_named(
     storage: Storage, study: optuna.Study
 ) -> None:
     study.add_trial(create_trial(value=0.1, state=TrialState.COMPLETE))
-    with pytest.raises(UsageError, match="trial 4 cannot be trained again.*another search space") as told:
+    with pytest.raises(UsageError, match=r"trial 4 cannot be trained again.*another search space") as told:
         best_trial(storage, study.study_name)
     assert "Choose another with --trial" in str(told.value)
 

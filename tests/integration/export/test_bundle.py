@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -317,7 +319,7 @@ def test_a_recording_without_a_value_is_refused_by_the_command_as_it_is_in_pytho
     silent = folder / "test_eegs/3001.parquet"
     table = pq.read_table(silent)
     nan = pa.array(np.full(table.num_rows, np.nan, np.float32))
-    pq.write_table(pa.table({name: nan for name in table.column_names}), silent)
+    pq.write_table(pa.table(dict.fromkeys(table.column_names, nan)), silent)
     with pytest.raises(DataError, match=r"3001\.parquet: the window has no value, all NaN"):
         predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu")
     assert not (tmp_path / "submission.csv").exists()
