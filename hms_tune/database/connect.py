@@ -28,7 +28,7 @@ from hms_tune.database.refusals import clause_of, mend_of
 from hms_tune.database.retry import Caller, Patience, passes, through_outages
 from hms_tune.database.rights import Use, missing_grants
 from hms_tune.database.search_path import is_settled, settle_schemas
-from hms_tune.database.sqlstates import renew_connections, state_of
+from hms_tune.database.sqlstates import refuse_writing, renew_connections, state_of
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
@@ -155,7 +155,7 @@ def open_storage(url: URL | str) -> Storage:
         return assembled(url, connect)
 
 
-def assembled(url: URL, connect: Connect) -> Storage:
+def assembled(url: URL, connect: Connect, *, to_read: bool = False) -> Storage:
     """The storage whose connections ``connect`` opens; its tables are there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -174,7 +174,7 @@ def assembled(url: URL, connect: Connect) -> Storage:
         },
         skip_table_creation=True,
     )
-    event.listen(backend.engine, "handle_error", renew_connections)
+    event.listen(backend.engine, "handle_error", refuse_writing if to_read else renew_connections)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
 
 

@@ -56,7 +56,7 @@ def open_to_read(url: URL | str) -> Storage:
                 _explain_unsettled(connection, where)
         if _is_empty(connect, url):
             raise empty_database(where)
-        return assembled(url, connect)
+        return assembled(url, connect, to_read=True)
 
 
 def empty_database(where: str) -> EmptyDatabaseError:
@@ -112,7 +112,7 @@ def open_read_only(url: URL | str) -> Storage:
                 "user's own (docs/fleet.md says how an administrator makes the role)",
                 READER,
             )
-        return assembled(url, connector(url, **settings))
+        return assembled(url, connector(url, **settings), to_read=True)
 
 
 def _is_empty(connect: Connect, url: URL) -> bool:

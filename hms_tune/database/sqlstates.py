@@ -16,6 +16,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from hms_tune.errors import StorageError
+
 
 class Fate(Enum):
     """What becomes of an error."""
@@ -115,6 +117,13 @@ def renew_connections(context: ExceptionContext) -> None:
     """Let the pool open new connections where the old ones are of no use; called at each error."""
     if context.original_exception and entry_of(context.original_exception).fate is Fate.RECONNECT:
         context.is_disconnect = True
+
+
+def refuse_writing(context: ExceptionContext) -> None:
+    """Refuse at once what is written through a database that was opened to read; called at each error."""
+    error = context.original_exception
+    if error and state_of(error) == code.READ_ONLY_SQL_TRANSACTION:
+        raise StorageError("the database was opened to read, and nothing is written") from error
 
 
 def _inmost(error: BaseException) -> BaseException:
