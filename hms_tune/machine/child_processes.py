@@ -16,8 +16,8 @@ def start_safely(process: SpawnProcess) -> None:
     """Start a process that imports no module from the working folder.
 
     A new interpreter looks there first: a file beside a notebook that is called as a module of Python's own
-    (signal, queue, types) would stand for it. The variable is set for the moment of the start alone: commands that this program
-    runs for its user are the user's.
+    (signal, queue, types) would stand for it. The variable is set for the moment of the start alone: commands
+    that this program runs for its user are the user's.
     """
     with _starting:
         before = os.environ.get(SAFE)
