@@ -1,4 +1,4 @@
-"""A search on each PostgreSQL that this machine has: those of the wheel, and Debian's where it is installed."""
+"""A search on each PostgreSQL of this machine: those of the wheel, and Debian's where it is installed."""
 
 from __future__ import annotations
 
