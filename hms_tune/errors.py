@@ -19,6 +19,8 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   └── CheckpointError        a checkpoint that is damaged or does not belong
     ├── StorageError               the database
     │   ├── StorageAwayError       it does not answer, and may come back
+    │   ├── EmptyDatabaseError     no worker has used it yet
+    │   ├── RewoundError           an older backup of it was restored under this process
     │   ├── LeaseLostError         another worker owns this trial now
     │   └── SpaceChangedError      a running study's search space differs from its file
     ├── ArtifactError              the place where checkpoints are shared
@@ -144,6 +146,14 @@ class StorageError(HmsTuneError):
 
 class StorageAwayError(StorageError):
     """The database does not answer. It may come back."""
+
+
+class EmptyDatabaseError(StorageError):
+    """No worker has used the database yet: there is nothing to read."""
+
+
+class RewoundError(StorageError):
+    """The database is an earlier one than this process knew: a backup was restored. A new process goes on."""
 
 
 class LeaseLostError(StorageError):

@@ -41,7 +41,7 @@ def dashboard(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Of a conditional parameter that few trials have; nobody can mend that, and each page would say it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
-    with opened(storage, read_only=not writable) as database, suppress(KeyboardInterrupt):
+    with opened(storage, to="change" if writable else "serve") as database, suppress(KeyboardInterrupt):
         serve_dashboard(
             dashboard_app(database, artifacts_folder(settings), password=asked, writable=writable),
             host=host,

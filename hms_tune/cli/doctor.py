@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +23,12 @@ from hms_tune.cli.options import JsonOption, StorageOption
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.data.files.competition import Competition
-from hms_tune.database.connect import open_storage, resolve_address
-from hms_tune.errors import HmsTuneError
+from hms_tune.database.connect import Server, alone, errors_told, resolve_address
+from hms_tune.database.connections import connector
+from hms_tune.database.read_only import open_to_read
+from hms_tune.database.rights import missing_grants
+from hms_tune.database.url import redacted
+from hms_tune.errors import EmptyDatabaseError, HmsTuneError
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.tracking.wandb import ask_account
 
@@ -148,16 +153,20 @@ def _device() -> Check:
 
 def _database(settings: Settings, address: str | None) -> Check:
     try:
-        opened = open_storage(resolve_address(address, home=settings.home))
+        url = resolve_address(address, home=settings.home)
+        connect = connector(url)
+        with suppress(EmptyDatabaseError):
+            open_to_read(url).close()
+        with errors_told(url, connect), alone(connect).connect() as connection:
+            server = Server.of(connection)
+            grants = missing_grants(connection, "work")
     except HmsTuneError as error:
         return _failed("database", error)
-    try:
-        server = opened.server()
-    finally:
-        opened.close()
     kind = "" if address else " (embedded)"
     kind += ", TLS" if server.encrypted else ""
-    detail = f"{opened.address}, PostgreSQL {server.version}{kind}"
+    detail = f"{redacted(url)}, PostgreSQL {server.version}{kind}"
+    if grants:
+        return Check("database", "warn", f"{detail}; the user may run no search there", "; ".join(grants))
     return database_check(detail, host=server.host, encrypted=server.encrypted)
 
 

@@ -65,7 +65,7 @@ def export_best(
         )
     settings = Settings.from_environment()
     resolve_device(device)
-    with opened(storage) as database:
+    with opened(storage, to="read") as database:
         choice = best_trial(database, study, number=trial)
     root = data_root(data, choice.study_file, settings)
     target = out or bundle_path(study, choice.winner.number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -82,19 +82,22 @@ def artifacts_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def opened(storage: str | None, *, read_only: bool = False) -> Iterator[Storage]:
-    """The database a command works on."""
-    from hms_tune.database.connect import open_storage, resolve_address
+def opened(storage: str | None, *, to: Literal["read", "change", "serve"] = "change") -> Iterator[Storage]:
+    """The database a command works on.
+
+    Parameters
+    ----------
+    to : ``read`` changes nothing, ``serve`` (read to others) makes a role for that
+    """
+    from hms_tune.database.connect import missing_rights_told, open_storage, resolve_address
+    from hms_tune.database.read_only import open_read_only, open_to_read
 
     settings = Settings.from_environment()
     address = resolve_address(storage or settings.storage, home=settings.home)
-    if read_only:
-        from hms_tune.database.read_only import open_read_only
-
-        database = open_read_only(address)
-    else:
-        database = open_storage(address)
+    opening = {"read": open_to_read, "change": open_storage, "serve": open_read_only}[to]
+    database = opening(address)
     try:
-        yield database
+        with missing_rights_told(address, "work" if to == "change" else "read"):
+            yield database
     finally:
         database.close()

@@ -27,7 +27,7 @@ def status(
     from hms_tune.studies import status as studies
 
     name = study_name(study)
-    with opened(storage) as database, suppress(KeyboardInterrupt):
+    with opened(storage, to="read") as database, suppress(KeyboardInterrupt):
         first = studies.status(database, name)
         if as_json:
             typer.echo(render.as_json(first))

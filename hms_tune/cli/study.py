@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, 
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, load_study_file
-from hms_tune.errors import UsageError
+from hms_tune.errors import EmptyDatabaseError, UsageError
 
 if TYPE_CHECKING:
     from hms_tune.database.queries.studies import RequestedState
@@ -47,7 +48,8 @@ def list_command(storage: StorageOption = None, as_json: JsonOption = False) -> 
     """List the studies in the storage, those of other programs too."""
     from hms_tune.studies.status import list_studies
 
-    with opened(storage) as database:
+    summaries = []
+    with suppress(EmptyDatabaseError), opened(storage, to="read") as database:
         summaries = list_studies(database)
     if as_json:
         typer.echo(render.as_json(summaries))
@@ -72,7 +74,7 @@ def show(
         return
     from hms_tune.studies.status import show_trials
 
-    with opened(storage) as database:
+    with opened(storage, to="read") as database:
         trials = show_trials(database, study_name(name))
     if as_json:
         typer.echo(render.as_json(trials))
@@ -84,7 +86,7 @@ def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> N
     from hms_tune.cli.views.trial import WIDTH, trial_view
     from hms_tune.studies.trial_record import study_record, trial_record
 
-    with opened(storage) as database:
+    with opened(storage, to="read") as database:
         trial = trial_record(database, name, number)
         if as_json:
             typer.echo(render.as_json(trial))
@@ -113,7 +115,7 @@ def report(
     from hms_tune.reports.page import write
     from hms_tune.reports.study_page import gather, report_page
 
-    with opened(storage) as database:
+    with opened(storage, to="read") as database:
         material = gather(database, study_name(study), bundle=bundle)
     write(out, report_page(material).encode())
     typer.echo(str(out))

@@ -56,8 +56,8 @@ class Settings:
         Raises
         ------
         UsageError
-            If HMS_TUNE_LEASE_SECONDS is no number of at least 1, or HMS_TUNE_CHECKPOINT_SECONDS none of
-            at least 0.
+            If this user has no home folder and none is named; if HMS_TUNE_LEASE_SECONDS is no number of at
+            least 1, or HMS_TUNE_CHECKPOINT_SECONDS none of at least 0.
         """
         environ = os.environ if environ is None else environ
 
@@ -69,7 +69,7 @@ class Settings:
             return None if value is None else Path(value).expanduser()
 
         return cls(
-            home=path("HOME") or Path(platformdirs.user_data_dir("hms-tune", appauthor=False)),
+            home=path("HOME") or _own_home(),
             storage=text("STORAGE"),
             studies=path("STUDIES"),
             data=path("DATA"),
@@ -85,6 +85,17 @@ class Settings:
                 least=0.0,
             ),
         )
+
+
+def _own_home() -> Path:
+    try:
+        return Path(platformdirs.user_data_dir("hms-tune", appauthor=False))
+    except RuntimeError as error:  # no HOME, and no line in /etc/passwd
+        raise UsageError(
+            "this user has no home folder",
+            where="HMS_TUNE_HOME",
+            mend="Set it to a folder of your own: the database, checkpoints and caches lie there",
+        ) from error
 
 
 def _seconds(name: str, value: str | None, default: float, *, least: float) -> float:

@@ -14,7 +14,8 @@ import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, text
+from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -25,7 +26,9 @@ from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.refusals import clause_of, mend_of
 from hms_tune.database.retry import Caller, Patience, passes, through_outages
+from hms_tune.database.rights import Use, missing_grants
 from hms_tune.database.search_path import is_settled, settle_schemas
+from hms_tune.database.sqlstates import refuse_writing, renew_connections, state_of
 from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
@@ -43,6 +46,13 @@ class Server:
     version: str
     host: str
     encrypted: bool
+
+    @classmethod
+    def of(cls, connection: Connection) -> Server:
+        """The server at the other end."""
+        version = connection.execute(text("SHOW server_version")).scalar_one()
+        driver: Any = connection.connection.dbapi_connection
+        return cls(str(version).split()[0], str(driver.info.host), bool(driver.info.ssl_in_use))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +85,7 @@ class Storage:
     def server(self) -> Server:
         """The server that answers, and how it is reached."""
         with self.engine.connect() as connection:
-            version = connection.execute(text("SHOW server_version")).scalar_one()
-            driver: Any = connection.connection.dbapi_connection
-            return Server(str(version).split()[0], str(driver.info.host), bool(driver.info.ssl_in_use))
+            return Server.of(connection)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -142,12 +150,12 @@ def open_storage(url: URL | str) -> Storage:
     """
     url = parse_address(url) if isinstance(url, str) else url
     connect = connector(url)
-    with errors_told(url):
+    with errors_told(url, connect):
         _prepare(connect, url)
         return assembled(url, connect)
 
 
-def assembled(url: URL, connect: Connect) -> Storage:
+def assembled(url: URL, connect: Connect, *, to_read: bool = False) -> Storage:
     """The storage whose connections ``connect`` opens; its tables are there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -166,20 +174,20 @@ def assembled(url: URL, connect: Connect) -> Storage:
         },
         skip_table_creation=True,
     )
+    event.listen(backend.engine, "handle_error", refuse_writing if to_read else renew_connections)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
 
 
 @contextmanager
-def errors_told(url: URL) -> Iterator[None]:
-    """Turn what a database that cannot be opened raises into what a person can mend, without its secrets."""
+def errors_told(url: URL, connect: Connect, use: Use = "work") -> Iterator[None]:
+    """Turn what a database that cannot be used raises into what a person can mend, without its secrets."""
     try:
         yield
     except (psycopg2.Error, DBAPIError, StorageInternalError) as error:
-        raise _unreachable(error, url) from None
-    except RuntimeError as error:  # another Optuna's schema
-        raise StorageError(
-            str(error).split(". ")[0], where=redacted(url), mend="Run optuna storage upgrade"
-        ) from error
+        raise _unusable(error, url, connect, use) from None
+    except RuntimeError as error:  # another Optuna's schema; it knows whether an older or a newer one's
+        what, _, mend = str(error).partition(". ")
+        raise StorageError(what, where=redacted(url), mend=mend.rstrip(".")) from error
 
 
 def open_patiently(url: str, patience: Patience) -> Storage:
@@ -200,18 +208,40 @@ def open_patiently(url: str, patience: Patience) -> Storage:
                 return storage
 
 
+def alone(connect: Connect) -> Engine:
+    """Connections without a pool, for what is done before a database is open."""
+    return create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+
+
+def _check_encoding(connection: Connection, where: str) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    encoding = driver.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise StorageError(
+            f"the database's encoding is {encoding}, which cannot hold every letter that a trial may tell",
+            where=where,
+            mend="Make one that can: CREATE DATABASE hms_tune TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'",
+        )
+
+
 def _prepare(connect: Connect, url: URL) -> None:
     """Make the tables what this program needs; processes that start at once do it one after another."""
-    from sqlalchemy import NullPool, create_engine
-
     from hms_tune.search.optuna_private import models
 
-    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    engine = alone(connect)
     with engine.connect() as connection:
+        _check_encoding(connection, redacted(url))
         if is_settled(connection) and schema.is_current(connection, where=redacted(url)):
             return
     with engine.begin() as connection:
         lock_setup(connection)
+        grants = missing_grants(connection, "work")
+        if grants:
+            raise StorageError(
+                "the database user may not make hms-tune's tables",
+                where=redacted(url),
+                mend="; ".join(grants),
+            )
         settle_schemas(connection, redacted(url))
         models.BaseModel.metadata.create_all(connection)
     with engine.begin() as connection:
@@ -226,6 +256,21 @@ def _prepare(connect: Connect, url: URL) -> None:
         schema.upgrade(connection)
 
 
-def _unreachable(error: BaseException, url: URL) -> StorageError:
+@contextmanager
+def missing_rights_told(url: URL, use: Use) -> Iterator[None]:
+    """Turn a right that a command lacks into the GRANT that gives it. Other errors pass through."""
+    try:
+        yield
+    except (DBAPIError, StorageInternalError) as error:
+        if state_of(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise _unusable(error, url, connector(url), use) from None
+
+
+def _unusable(error: BaseException, url: URL, connect: Connect, use: Use) -> StorageError:
     kind = StorageAwayError if passes(error) else StorageError
-    return kind(clause_of(error), where=redacted(url), mend=mend_of(error))
+    mend = mend_of(error)
+    if state_of(error) == INSUFFICIENT_PRIVILEGE:
+        with alone(connect).connect() as connection:
+            mend = "; ".join(missing_grants(connection, use)) or mend
+    return kind(clause_of(error), where=redacted(url), mend=mend)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import psycopg2
@@ -27,13 +27,44 @@ _SETTINGS = {
     # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
     # the rows it has locked.
     "idle_in_transaction_session_timeout": "60s",
+    # How long an answer is waited for is ours to say (wait_limit.py); a limit of the server's would end what
+    # merely waits for a lock.
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
 }
 # One statement after the start instead of start-up options, which connection poolers refuse.
 _APPLY = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)
-    WHERE name <> 'search_path'
-       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client')
+    WHERE current_setting(name, true) IS NOT NULL  -- an older server lacks some
+      AND (name <> 'search_path'
+       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client'))
 """
+
+
+def _first(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.extensions.connection:
+    """A connection to the first host that answers.
+
+    libpq goes on to the next host after a refusal. A host that says nothing is ours to give up
+    (:mod:`~hms_tune.database.wait_limit`); then each of the others comes first in its turn.
+    """
+    for before in range(str(keywords.get("host", "")).count(",")):
+        try:
+            return psycopg2.connect(*arguments, **_turned(keywords, before))
+        except psycopg2.OperationalError:
+            continue
+    return psycopg2.connect(*arguments, **_turned(keywords, -1))
+
+
+def _turned(keywords: dict[str, Any], by: int) -> dict[str, Any]:
+    """The same hosts, in the order that begins at another of them."""
+    turned = dict(keywords)
+    for name in ("host", "port"):
+        each = str(keywords.get(name, "")).split(",")
+        if len(each) > 1:
+            turned[name] = ",".join(each[by:] + each[:by])
+    return turned
 
 
 def connector(url: URL, **settings: str) -> Connect:
@@ -53,7 +84,7 @@ def connector(url: URL, **settings: str) -> Connect:
 
     def connect() -> psycopg2.extensions.connection:
         try:
-            connection = psycopg2.connect(*arguments, **{**keywords, **ours})
+            connection = _first(arguments, {**keywords, **ours})
         except psycopg2.Error as error:
             raise type(error)(without_secrets(str(error), url)) from None
         try:

@@ -1,5 +1,8 @@
 """The database for those who only look, so that no fault of theirs can change a search.
 
+Commands that read have transactions that are read-only, and make nothing: the right to SELECT is enough, and
+a standby. The dashboard, which serves others, goes further.
+
 Connections act as a role that may read the product's tables and Optuna's and nothing else, in transactions
 that are read-only. Where the role cannot be made, for want of the right to create roles, the second alone has
 to do.
@@ -9,18 +12,19 @@ from __future__ import annotations
 
 import logging
 
-from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import Connection, NullPool, create_engine, text
+from psycopg2.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import InternalError, ProgrammingError
 
 from hms_tune.database import schema, tables
-from hms_tune.database.connect import Storage, assembled, errors_told, open_storage
+from hms_tune.database.connect import Storage, alone, assembled, errors_told, open_storage
 from hms_tune.database.connections import Connect, connector
 from hms_tune.database.locks import lock_setup
-from hms_tune.database.search_path import is_settled
-from hms_tune.database.url import DRIVER, parse_address, redacted
-from hms_tune.errors import StorageError
+from hms_tune.database.rights import missing_grants
+from hms_tune.database.search_path import is_settled, settle_schemas
+from hms_tune.database.url import parse_address, redacted
+from hms_tune.errors import EmptyDatabaseError, StorageError
 
 _logger = logging.getLogger(__name__)
 
@@ -28,8 +32,66 @@ READER = "hms_tune_reader"
 """A role without login. A user may act as it, and no one can sign in as it."""
 
 
+def open_to_read(url: URL | str) -> Storage:
+    """Connect for a command that reads. Nothing is made or changed.
+
+    Raises
+    ------
+    EmptyDatabaseError
+        If no worker has made its tables yet.
+    StorageError
+        If the database cannot be reached or read, or its tables are not those of this version.
+    """
+    url = parse_address(url) if isinstance(url, str) else url
+    connect = connector(url, default_transaction_read_only="on")
+    where = redacted(url)
+    with errors_told(url, connect, "read"):
+        with alone(connect).connect() as connection:
+            grants = missing_grants(connection, "read")
+            if grants:
+                raise StorageError(
+                    "the database user may not read the studies", where=where, mend="; ".join(grants)
+                )
+            if not is_settled(connection):
+                _explain_unsettled(connection, where)
+        if _is_empty(connect, url):
+            raise empty_database(where)
+        return assembled(url, connect, to_read=True)
+
+
+def empty_database(where: str) -> EmptyDatabaseError:
+    """The error of whoever would read what no worker has made yet."""
+    return EmptyDatabaseError(
+        "hms-tune has no studies in this database yet",
+        where=where,
+        mend="The first worker makes its tables: hms-tune worker --study NAME",
+    )
+
+
+def _explain_unsettled(connection: Connection, where: str) -> None:
+    """Say why there is nothing to read: no tables yet, or tables in the wrong place."""
+    try:
+        settle_schemas(connection, where)
+    except InternalError as error:
+        if not isinstance(error.orig, ReadOnlySqlTransaction):
+            raise
+        raise _to_be_mended(where) from None
+    raise empty_database(where)
+
+
+def _to_be_mended(where: str) -> StorageError:
+    return StorageError(
+        "the tables are those of an earlier hms-tune, and who only looks changes none",
+        where=where,
+        mend="Stop the workers of the earlier version and start one of this version: it brings the tables up "
+        "to date",
+    )
+
+
 def open_read_only(url: URL | str) -> Storage:
-    """Connect to look. An empty database gets its tables first.
+    """Connect for the dashboard, as a role that may only read, where it can be made.
+
+    An empty database gets its tables first.
 
     Raises
     ------
@@ -38,7 +100,7 @@ def open_read_only(url: URL | str) -> Storage:
     """
     url = parse_address(url) if isinstance(url, str) else url
     plain = connector(url)
-    with errors_told(url):
+    with errors_told(url, plain, "read"):
         if _is_empty(plain, url):
             open_storage(url).close()
         settings = {"default_transaction_read_only": "on"}
@@ -50,7 +112,7 @@ def open_read_only(url: URL | str) -> Storage:
                 "user's own (docs/fleet.md says how an administrator makes the role)",
                 READER,
             )
-        return assembled(url, connector(url, **settings))
+        return assembled(url, connector(url, **settings), to_read=True)
 
 
 def _is_empty(connect: Connect, url: URL) -> bool:
@@ -61,7 +123,7 @@ def _is_empty(connect: Connect, url: URL) -> bool:
     StorageError
         If they are there, and are not those of this program: who looks changes none.
     """
-    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    engine = alone(connect)
     with engine.connect() as connection:
         if not is_settled(connection):
             return True  # opened for writing, they are made, mended or explained
@@ -70,24 +132,21 @@ def _is_empty(connect: Connect, url: URL) -> bool:
     with engine.connect() as connection:
         found = connection.execute(text("SELECT to_regclass('hms_tune.studies')")).scalar()
     if found is not None:
-        raise StorageError(
-            "the tables are those of an earlier hms-tune, and a dashboard that only looks changes none",
-            where=redacted(url),
-            mend="Stop the workers of the earlier version and start one of this version, or run "
-            "hms-tune study list: both bring the tables up to date",
-        )
+        raise _to_be_mended(redacted(url))
     return True
 
 
 def _reader_is_ready(connect: Connect) -> bool:
     """Make the role, if it is not there and may be made; whether this user can act as it."""
-    engine = create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
+    engine = alone(connect)
     try:
         with engine.begin() as connection:
             lock_setup(connection)  # two dashboards that start at once make it one after another
             _make_reader(connection)
-    except ProgrammingError as error:
-        if not isinstance(error.orig, InsufficientPrivilege):
+    except (ProgrammingError, InternalError) as error:
+        if not isinstance(
+            error.orig, InsufficientPrivilege | ReadOnlySqlTransaction
+        ):  # the latter: a standby
             raise
     with engine.connect() as connection:
         return _may_act_as_reader(connection)

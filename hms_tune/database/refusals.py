@@ -5,11 +5,13 @@ from __future__ import annotations
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError
 
+from hms_tune.database.sqlstates import entry_of, state_of
 from hms_tune.errors import HmsTuneError
 
 _FEWER = "or run fewer slots: allow four connections for each (docs/fleet.md)"
 _WAIT = "Nothing, unless it lasts: then read the server's log"
 _OTHERWISE = "Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE"
+_ASKED = "Read the server's log"
 _MENDS = {
     "too many connections for role": f"Raise the role's CONNECTION LIMIT (ALTER ROLE), {_FEWER}",
     "too many connections for database": f"Raise the database's CONNECTION LIMIT (ALTER DATABASE), {_FEWER}",
@@ -53,5 +55,9 @@ def mend_of(error: BaseException) -> str:
     """What a person does about it."""
     if isinstance(error, HmsTuneError):
         return error.mend or _OTHERWISE
+    known = entry_of(error).mend
+    if known is not None:
+        return known
     reason = reason_of(error)
-    return next((mend for fragment, mend in _MENDS.items() if fragment in reason), _OTHERWISE)
+    otherwise = _OTHERWISE if state_of(error) is None else _ASKED
+    return next((mend for fragment, mend in _MENDS.items() if fragment in reason), otherwise)

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
-import psycopg2
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from hms_tune.database.refusals import clause_of, mend_of, reason_of
+from hms_tune.database.sqlstates import Fate, entry_of
 from hms_tune.errors import StorageAwayError, StorageError
 
 _logger = logging.getLogger(__name__)
@@ -27,11 +26,6 @@ OUTAGE_S = 1800.0
 
 HURRIED_S = 8.0
 """The same for a worker that was asked to stop: it is to be gone within 20 s."""
-
-_RETRIED_STATES = frozenset({"40001", "40P01", "55P03", "25P03"})
-# serialization failure, deadlock, lock not available, put out while asleep in a transaction
-
-_OPERATIONAL = (OperationalError, InterfaceError, psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 @dataclass(slots=True)
@@ -116,7 +110,7 @@ class Caller:
 
     def refused(self, error: BaseException) -> None:
         """The database could not be used. A deadlock, which is only to be tried again, is no refusal."""
-        if _state(error) in _RETRIED_STATES:
+        if entry_of(error).fate is Fate.AGAIN:
             return
         if not self._waits:
             self._waits = True
@@ -137,27 +131,9 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _state(error: BaseException) -> str | None:
-    """The SQLSTATE that the server gave, if it was reached."""
-    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
-        return _state(error.__cause__)
-    state: str | None = getattr(getattr(error, "orig", error), "pgcode", None)
-    return state
-
-
 def passes(error: BaseException) -> bool:
     """Whether trying the same transaction again may succeed."""
-    if isinstance(error, StorageInternalError):  # Optuna's wrapping of whatever SQLAlchemy raised
-        return error.__cause__ is not None and passes(error.__cause__)
-    if isinstance(error, PoolTimeoutError):
-        return True
-    if not isinstance(error, DBAPIError | psycopg2.Error):
-        return False
-    state = _state(error)
-    if state in _RETRIED_STATES or (isinstance(error, DBAPIError) and error.connection_invalidated):
-        return True
-    # No SQLSTATE: the server was not reached. Class 57: shutting down; 53: full; 08: broken connection.
-    return isinstance(error, _OPERATIONAL) and (state is None or state[:2] in {"57", "53", "08"})
+    return entry_of(error).fate in (Fate.AGAIN, Fate.WAIT, Fate.RECONNECT)
 
 
 def is_of_the_database(error: Exception) -> bool:
@@ -188,7 +164,7 @@ def through_outages(work: Callable[[], T], *, patience: Patience | None = None) 
             done = retrying(work)
             caller.answered()
             return done
-    except (DBAPIError, PoolTimeoutError, StorageInternalError) as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         if not passes(error):
             raise
         raise storage_away(time.monotonic() - started, error) from error
@@ -209,7 +185,9 @@ def storage_away(seconds: float, error: BaseException) -> StorageAwayError:
 
 
 def as_storage_error(error: Exception) -> StorageError | None:
-    """What a person is told of a database that went away; None if the error is of another kind."""
-    if not passes(error):
-        return None
-    return StorageAwayError(f"the database went away: {reason_of(error)}", mend=mend_of(error))
+    """What a person is told of a database that failed; None if the error is of another kind."""
+    if passes(error):
+        return StorageAwayError(f"the database went away: {reason_of(error)}", mend=mend_of(error))
+    if entry_of(error).fate is Fate.TOLD:
+        return StorageError(clause_of(error), mend=mend_of(error))
+    return None

@@ -18,6 +18,17 @@ _OPTUNAS = "version_info"
 _REVISION = "alembic_version"
 
 
+def first_schema(connection: Connection) -> str:
+    """The schema that the search path begins with, whether or not it exists and this user may enter it."""
+    named = text("SELECT trim(BOTH '\" ' FROM split_part(current_setting('search_path'), ',', 1))")
+    return str(connection.execute(named).scalar_one())
+
+
+def has_optunas_tables(connection: Connection, schema: str) -> bool:
+    """Whether Optuna has made its tables in a schema."""
+    return _exists(connection, schema, _OPTUNAS)
+
+
 def is_settled(connection: Connection) -> bool:
     """Whether Optuna's tables are there, on a search path that our schema is not on."""
     found = text(
@@ -57,6 +68,7 @@ def settle_schemas(connection: Connection, where: str) -> None:
             schema = connection.execute(text("SELECT quote_ident(:name)"), {"name": path[0]}).scalar_one()
             connection.execute(text(f"ALTER TABLE {SCHEMA}.{_REVISION} SET SCHEMA {schema}"))
         return
+    _refuse_beside_others(connection, path[0], where)
     elsewhere = _by_the_servers_path(connection)
     if elsewhere is not None:
         raise StorageError(
@@ -64,6 +76,25 @@ def settle_schemas(connection: Connection, where: str) -> None:
             where=where,
             mend=f"Say so in the URL: ?options=-csearch_path={elsewhere} "
             f"(or ?options=-csearch_path={path[0]} to begin with none)",
+        )
+
+
+def _refuse_beside_others(connection: Connection, schema: str, where: str) -> None:
+    """Optuna's tables are not there, but some of their names are taken: by MLflow, for example."""
+    from hms_tune.search.optuna_private import models
+
+    ours = [*(table.name for table in models.BaseModel.metadata.sorted_tables), _REVISION]
+    taken = text(
+        "SELECT tablename FROM pg_tables WHERE schemaname = :schema AND tablename = ANY (:names) ORDER BY 1"
+    )
+    others = connection.execute(taken, {"schema": schema, "names": ours}).scalars().all()
+    if others:
+        raise StorageError(
+            f"another program keeps its tables in the schema {schema} ({', '.join(others)}), and Optuna's "
+            "have the same names; nothing was changed",
+            where=where,
+            mend="Give hms-tune a database of its own (CREATE DATABASE hms_tune), or a schema of its own in "
+            "this one: CREATE SCHEMA optuna, then ?options=-csearch_path=optuna",
         )
 
 

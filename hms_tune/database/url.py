@@ -8,7 +8,8 @@ a password in the URL libpq reads ``PGPASSFILE`` or ``~/.pgpass``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from urllib.parse import quote, quote_plus, unquote
 
 from sqlalchemy.engine import URL, make_url
@@ -29,8 +30,8 @@ def parse_address(text: str) -> URL:
 
     Parameters
     ----------
-    text : ``postgresql://user:password@host:port/database?option=value``; ``postgres://`` and an explicit
-        psycopg driver are accepted too
+    text : ``postgresql://user:password@host:port/database?option=value``; ``postgres://``, an explicit
+        psycopg driver, and several ``host:port`` with commas between are accepted too
 
     Returns
     -------
@@ -53,13 +54,27 @@ def parse_address(text: str) -> URL:
     # The last @ ends the credentials, so a password may hold one; make_url would stop at the first.
     credentials, at, location = rest.rpartition("@")
     try:
-        url = make_url(f"{DRIVER}://{location}")
+        url = _location(location)
     except (ArgumentError, ValueError):
         raise UsageError("the database URL cannot be read", where="--storage", mend=_EXAMPLE) from None
     if at:
         user, colon, password = credentials.partition(":")
         url = url.set(username=unquote(user), password=unquote(password) if colon else None)
     return url
+
+
+def _location(location: str) -> URL:
+    """What follows the credentials; several hosts become the query that SQLAlchemy has for them."""
+    end = min((at for mark in "/?" if (at := location.find(mark)) >= 0), default=len(location))
+    authority, rest = location[:end], location[end:]
+    if "," not in authority:
+        return make_url(f"{DRIVER}://{location}")
+    hosts = [make_url(f"{DRIVER}://{host}") for host in authority.split(",")]
+    named = {"host": ",".join(host.host or "" for host in hosts)}
+    if any(host.port for host in hosts):
+        named["port"] = ",".join(str(host.port or "") for host in hosts)
+    url = make_url(f"{DRIVER}://{rest}")
+    return url.set(query={**named, **url.query})
 
 
 def holds_secret(text: str) -> bool:
@@ -72,10 +87,21 @@ def holds_secret(text: str) -> bool:
 
 def redacted(url: URL) -> str:
     """The URL as it may be printed: ``***`` in place of the password, no query (it may hold secrets too)."""
-    host = url.host or url.query.get("host") or "default host"
+    host = url.host or _hosts(url.query) or "default host"
     user = f"{url.username}:***@" if url.password else f"{url.username}@" if url.username else ""
     port = f":{url.port}" if url.port else ""
     return f"postgresql://{user}{host}{port}/{url.database or ''}"
+
+
+def _hosts(query: Mapping[str, str | tuple[str, ...]]) -> str:
+    """Hosts that a query names, each with its port."""
+    hosts, ports = query.get("host", ""), query.get("port", "")
+    if not isinstance(hosts, str):
+        return ",".join(hosts)
+    if "," not in hosts or not isinstance(ports, str):
+        return hosts
+    each = zip_longest(hosts.split(","), ports.split(","), fillvalue="")
+    return ",".join(f"{host}:{port}" if port else host for host, port in each)
 
 
 def without_secrets(message: str, url: URL) -> str:

@@ -123,6 +123,8 @@ class Bundle:
         counts = {len(each) for each in inputs if each is not None}
         if len(counts) > 1:
             raise BundleError(f"EEG and spectrogram differ in their number of windows: {sorted(counts)}")
+        if counts == {0}:
+            return np.empty((0, len(self.classes)), np.float32)
 
         def images_of(rows: Tensor) -> Tensor:
             parts = [None if each is None else each[rows].to(self.device) for each in inputs]

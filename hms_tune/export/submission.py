@@ -13,6 +13,7 @@ from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.errors import BundleError, HmsTuneError, UsageError
 
 _FLOAT32_TOLERANCE = 1e-4
+_DIGITS = "%.10f"
 
 
 def submission_table(eeg_id: NDArray[np.int64], probabilities: NDArray[np.floating]) -> pd.DataFrame:
@@ -63,16 +64,29 @@ def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArr
     """
     table = submission_table(eeg_id, probabilities)
     check_writable(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        _write_into(path, table)
+        return path
+    target = path.resolve()  # where a link leads; it stays a link
+    partial = target.with_name(f".{os.getpid()}.{target.name}")
     try:
-        table.to_csv(partial, index=False, float_format="%.10f")
-        partial.replace(path)
+        table.to_csv(partial, index=False, float_format=_DIGITS)  # compressed as its ending says
+        partial.replace(target)
     except OSError as error:
         mend = "Free some room, or choose another --out"
         raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, mend=mend) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _write_into(path: Path, table: pd.DataFrame) -> None:
+    try:
+        with path.open("w", newline="") as stream:
+            table.to_csv(stream, index=False, float_format=_DIGITS)
+    except OSError as error:
+        mend = "Choose another --out"
+        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, mend=mend) from error
 
 
 def check_writable(path: Path) -> None:
@@ -83,5 +97,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(
             "there is no such folder", where=path.parent, mend="Create it, or choose another --out"
         )
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError("cannot be written to", where=path.parent, mend="Choose another --out")
+    # A regular file is replaced by a new one beside it; anything else is written into.
+    written = path if path.exists() and not path.is_file() else path.resolve().parent
+    if not os.access(written, os.W_OK):
+        raise UsageError("cannot be written to", where=written, mend="Choose another --out")

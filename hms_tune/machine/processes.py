@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+
+_MADE_UP = 1 << 40
+"""Set in a number that was drawn where no network card was found (RFC 9562, section 6.10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +17,9 @@ class ProcessIdentity:
     """A process, told apart from any later one with the same number.
 
     ``started`` is the kernel's start time of the process in clock ticks since boot, and ``machine`` the boot
-    id with the process namespace: two containers on one host see different processes. Either is empty where
-    the system does not tell, and then only a lease's expiry ends it.
+    id with the process namespace and the address of a network card: two containers on one host see different
+    processes, and machines cloned from one that ran have its boot id. Either is empty where the system does
+    not tell, and then only a lease's expiry ends it.
     """
 
     host: str
@@ -24,7 +29,9 @@ class ProcessIdentity:
 
     def is_known_dead(self, observer: ProcessIdentity) -> bool:
         """Whether ``observer``, a process of this machine, can tell that this process is gone."""
-        if self.machine is None or self.started is None or self.machine != observer.machine:
+        if self.machine is None or self.started is None:
+            return False
+        if (self.host, self.machine) != (observer.host, observer.machine):
             return False
         return _start_ticks(self.pid) != self.started
 
@@ -52,4 +59,5 @@ def _machine() -> str | None:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return None
-    return f"{boot}:{namespace}"
+    card = uuid.getnode()
+    return None if card & _MADE_UP else f"{boot}:{namespace}:{card:x}"

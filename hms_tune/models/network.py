@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from hms_tune.config.trial import ModelConfig
@@ -146,6 +147,29 @@ def build_network(
     head = Head(config, width=int(width), n_classes=n_classes)
     group_of = {name: group.number for group in groups for name in group.parameter_names}
     return Network(backbone, head, frozen=frozen, group_of=group_of).train()
+
+
+def check_single(config: ModelConfig, *, channels: int, image: tuple[int, int]) -> None:
+    """Refuse batches of one image where batch normalization would have one value of each channel.
+
+    Raises
+    ------
+    ModelError
+        If the last map of the backbone is one pixel.
+    """
+    plain = config.model_copy(update={"pretrained": False})
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            build_network(plain, channels=channels, image=image)(torch.zeros(1, channels, *image))
+        except ValueError as error:
+            raise ModelError(
+                f"a batch of one image of {image[0]} x {image[1]} leaves {config.backbone} one value to "
+                f"normalize: {error}",
+                where="training.batch_size",
+                mend="Use 2 or more, or a larger image",
+            ) from error
+        except (NotImplementedError, RuntimeError):
+            return  # it cannot be asked without computing; the first trial shows it
 
 
 def check_model(config: ModelConfig) -> None:

@@ -10,7 +10,15 @@ from optuna.storages._rdb.storage import _create_scoped_session as database_sess
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["DATABASE_LOGGER", "all_trials_of", "database_session", "models", "study_id_of", "trial_id_of"]
+__all__ = [
+    "DATABASE_LOGGER",
+    "all_trials_of",
+    "database_session",
+    "models",
+    "sees",
+    "study_id_of",
+    "trial_id_of",
+]
 
 DATABASE_LOGGER: str = _database_storage.__name__
 """Name of the logger of Optuna's storage in a database."""
@@ -24,6 +32,12 @@ def trial_id_of(trial: Trial | FrozenTrial) -> int:
 def study_id_of(study: Any) -> int:
     """Optuna's id of a study, also of one that a storage or a summary describes."""
     return int(study._study_id)
+
+
+def sees(study: Study, trial: FrozenTrial) -> bool:
+    """Whether a study, through Optuna's cache of ended trials, sees a trial as it stands in the storage."""
+    seen = next((each for each in reversed(all_trials_of(study)) if each._trial_id == trial._trial_id), None)
+    return seen is not None and seen.state.is_finished() == trial.state.is_finished()
 
 
 def all_trials_of(study: Study) -> list[FrozenTrial]:

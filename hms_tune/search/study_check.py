@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hms_tune.config.input import InputConfig
 from hms_tune.config.range_corners import corners
-from hms_tune.config.ranges import Choices, Parameter, keep_only, parameters, resolve
+from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ConfigError, ModelError
 from hms_tune.models.layers import check_depth
+from hms_tune.models.network import check_single
 from hms_tune.search.suggest import grid_size
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
@@ -41,9 +44,10 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     ------
     ConfigError
         If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
-        missing file, or the sampler cannot search the space.
+        missing file, a batch of one image cannot be normalized, or the sampler cannot search the space.
     """
     _check_models(study_file)
+    _check_single_images(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
     return StudyCheck(searched, cells, tuple(_notes(study_file, searched, cells)))
@@ -62,6 +66,32 @@ def _check_models(study_file: StudyFile) -> None:
                 where=study_file.source,
                 mend="Give the path of a .safetensors file, or true for the model hub",
             )
+
+
+def _check_single_images(study_file: StudyFile) -> None:
+    """See that the smallest batch can be normalized, where that is one image."""
+    training = keep_only(study_file.space.entries["training"], frozenset({"batch_size"}))
+    least = min(values["batch_size"] for values in _resolved(training, "training"))
+    if least > 1:
+        return
+    inputs = [
+        InputConfig.model_validate(values) for values in _resolved(study_file.space.entries["input"], "input")
+    ]
+    sizes = dict.fromkeys((config.channels, config.image) for config in inputs)
+    for config in {config.backbone: config for config in _model_configs(study_file)}.values():
+        for channels, image in sizes:
+            try:
+                check_single(config, channels=channels, image=image)
+            except ModelError as error:
+                raise ConfigError(
+                    error.what, where=f"{study_file.source}: {error.where}", mend=error.mend
+                ) from error
+
+
+def _resolved(node: Node, section: str) -> Iterator[dict[str, Any]]:
+    """The section's values at the ends of its ranges and in all its branches."""
+    for assignment in corners(node, section):
+        yield resolve(node, lambda name, _, given=assignment: given[name], section)  # type: ignore[misc]
 
 
 def _model_configs(study_file: StudyFile) -> Iterator[ModelConfig]:

@@ -14,7 +14,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import trial_number
-from hms_tune.errors import HmsTuneError, UsageError
+from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
@@ -47,7 +47,14 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
-    config = config_of(study_file.space, trial.params)
+    try:
+        config = config_of(study_file.space, trial.params)
+    except ConfigError as error:
+        raise UsageError(
+            f"trial {trial.number} cannot be trained again: {error.what}",
+            where=f"study {study}",
+            mend=f"Choose another with --trial; hms-tune study show {study} names them",
+        ) from error
     winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
     return Choice(winner, study_file, trial.number)
 

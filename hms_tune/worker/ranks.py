@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.machine.child_processes import start_safely
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.training.distributed.group import RankPlace, host_store, tell_of_loss
 from hms_tune.worker.options import SlotPlan
@@ -64,7 +65,7 @@ class RankProcesses:
                 name=f"slot-{plan.slot}-rank-{place.rank}",
                 daemon=True,
             )
-            process.start()
+            start_safely(process)
             theirs.close()
             self._ranks[ours] = place.rank, process
         self._processes = [process for _, process in self._ranks.values()]

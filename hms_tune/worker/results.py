@@ -113,7 +113,7 @@ def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -
     ----------
     redraws : whether another draw takes the place of one that did not fit the device
     """
-    attributes: dict[str, Any] = {"traceback": "".join(traceback.format_exception(error))[-8000:]}
+    attributes: dict[str, Any] = {"traceback": storable("".join(traceback.format_exception(error))[-8000:])}
     lines = str(error).strip().splitlines()
     reason = (
         str(error)
@@ -129,7 +129,12 @@ def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -
         )
     if isinstance(error, NonFiniteLossError):
         attributes["cause"] = "hyperparameters"
-    return Result(AttemptState.FAILED, reason=reason, attributes=attributes)
+    return Result(AttemptState.FAILED, reason=storable(reason), attributes=attributes)
+
+
+def storable(text: str) -> str:
+    """A text as PostgreSQL takes it: a zero, and bytes of a path that are no letters, written out."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
@@ -141,7 +146,7 @@ def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
     """
     return Result(
         AttemptState.INFEASIBLE if redraws else AttemptState.FAILED,
-        reason=str(error),
+        reason=storable(str(error)),
         attributes={"cause": "hyperparameters"},
         excess=max(error.excess, 1e-9),
     )

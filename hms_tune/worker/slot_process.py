@@ -17,8 +17,8 @@ from optuna.exceptions import ExperimentalWarning
 from hms_tune.database.connect import open_patiently
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
-from hms_tune.database.retry import Patience
-from hms_tune.errors import HmsTuneError, RankLostError
+from hms_tune.database.retry import Patience, as_storage_error
+from hms_tune.errors import HmsTuneError, RankLostError, RewoundError
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.studies.record_writer import Place, TrialRecorder
@@ -44,11 +44,17 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
     status = 0
     try:
         _run(plan, stop, supervisor)
-    except RankLostError as error:  # a new start mends it
+    except (RankLostError, RewoundError) as error:  # a new start mends it
         logging.getLogger(__name__).warning("Slot %s: %s", plan.slot, error)
         status = 1
     except HmsTuneError as error:
         supervisor.send(SlotFailed(error))
+        status = 1
+    except Exception as error:
+        told = as_storage_error(error)
+        if told is None:
+            raise
+        supervisor.send(SlotFailed(told))
         status = 1
     # All is closed by now, and the interpreter would take seconds to take torch apart.
     sys.stdout.flush()

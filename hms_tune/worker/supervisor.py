@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
+from hms_tune.machine.child_processes import start_safely
 from hms_tune.training.observer import Observer
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
@@ -105,7 +106,7 @@ class Supervisor:
         process = context.Process(
             target=slot_main, args=(replace(plan, place=place), theirs), name=f"slot-{plan.slot}", daemon=True
         )
-        process.start()
+        start_safely(process)
         theirs.close()
         if ranks is not None:
             ranks.end_with_them(process)
@@ -157,7 +158,8 @@ class Supervisor:
         if deaths > MOST_RESTARTS:
             self.errors.append(
                 TrainingError(
-                    f"{died}, {deaths} times in a row", mend="Run hms-tune doctor; look at the system's log"
+                    f"{died}, {deaths} times in a row",
+                    mend="Read what it said above, or the system's log; run hms-tune doctor",
                 )
             )
             self.ask_to_stop()

@@ -8,13 +8,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hms_tune.config.trial import DataConfig
 from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.files.tables import read_csv
+from hms_tune.data.folds import assign_folds
+from hms_tune.data.labels import make_labels
 from hms_tune.data.schema import VOTE_COLUMNS
+from hms_tune.errors import DataError
 
 SUBMISSION_COLUMNS = ("eeg_id", *VOTE_COLUMNS)
 """``sample_submission.csv``, in file order."""
 
+_MORE_PATIENTS = "Add patients: one trains, another validates, and a patient is never on both sides."
 _SUM_TOLERANCE = 1e-6
 _MEND = "It is an example and is not read; `hms-tune predict` writes a submission from test.csv."
 _AS_SUBMISSION = {
@@ -38,6 +43,15 @@ def split_defects(train: pd.DataFrame, test: pd.DataFrame, test_path: Path) -> l
             mend = f"Take the {name} out of one half; a score on test would be too good."
             defects.append(Defect(kind, str(test_path), column, what, mend, first + 2))
     return defects
+
+
+def fold_defects(train: pd.DataFrame, path: Path) -> list[Defect]:
+    """Whether the smallest study that there can be would get its folds from these patients."""
+    try:
+        assign_folds(make_labels(train), DataConfig(folds=2, holdout=0.0))
+    except DataError as error:
+        return [Defect(DefectKind.PATIENTS_TOO_FEW, str(path), "patient_id", error.what, _MORE_PATIENTS)]
+    return []
 
 
 def submission_defects(path: Path, test: pd.DataFrame) -> list[Defect]:

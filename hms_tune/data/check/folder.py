@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hms_tune.data.check.agreement import split_defects, submission_defects
+from hms_tune.data.check.agreement import fold_defects, split_defects, submission_defects
 from hms_tune.data.check.quality import nan_counts, quality_defects
 from hms_tune.data.check.summary import Summary, summarize
 from hms_tune.data.files.competition import Competition, structure_defects
@@ -100,6 +100,8 @@ def check_folder(
     defects += found
     findings = _check_files(files, quick, jobs or available_cores(), progress)
     defects += [defect for finding in findings for defect in finding.defects]
+    if "train" in tables:
+        defects += fold_defects(tables["train"], competition.table_path("train"))
     summary = {split: _summarize(tables[split], split, files, findings) for split in tables}
     return Report(root, quick, summary, defects)
 

@@ -6,6 +6,8 @@ whoever looks at a bad result wants to know of them.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,7 +89,8 @@ def _of_channels(
 
 def _time_defects(file: SignalFile) -> list[Defect]:
     """Frames are addressed by number, so their times must be 1, 3, 5, … s."""
-    column = pq.read_table(file.path, columns=[TIME_COLUMN], use_threads=False)[TIME_COLUMN]
+    with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
+        column = pq.read_table(stream, columns=[TIME_COLUMN], use_threads=False)[TIME_COLUMN]
     mend = f"Frame n must stand at {FRAME_SECONDS}·n + 1 s; restore the file, or the labels point elsewhere."
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         what = f"the type is {column.type}, not a number of seconds"

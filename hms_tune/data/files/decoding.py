@@ -7,6 +7,7 @@ stops at the first bad one.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from hms_tune.data.files.encoding import Channels, Signal, encode_eeg, encode_po
 from hms_tune.data.files.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.silence import windows_of_nan
+from hms_tune.data.files.synonyms import LOSSLESS, meant_by
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
@@ -27,7 +29,7 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
     """Number of rows, and every defect that can be seen without decoding the signal."""
     try:
-        with _FlatParquetFile(file.path) as parquet:
+        with pa.OSFile(os.fsencode(file.path)) as stream, _FlatParquetFile(stream) as parquet:
             return parquet.metadata.num_rows, footer_defects(file, parquet)
     except _READ_ERRORS as error:
         return 0, [_unreadable(file, error)]
@@ -109,7 +111,7 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
 
 @contextmanager
 def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
-    with pa.OSFile(str(file.path)) as stream:
+    with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         content = stream.read_buffer()
     with _FlatParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
         yield parquet
@@ -133,8 +135,19 @@ def _batch(parquet: pq.ParquetFile, file: SignalFile) -> pa.RecordBatch:
         batches = pa.Table.from_batches(batches).combine_chunks().to_batches()
     batch = batches[0]
     if not is_usual(file, parquet):
-        return batch.select(list(file.columns))
+        return _as_known(batch, file)
     return batch.remove_column(0) if file.kind == "spectrogram" else batch  # the time
+
+
+def _as_known(batch: pa.RecordBatch, file: SignalFile) -> pa.RecordBatch:
+    """The signal columns under the competition's names; whole numbers as float32, a missing EKG as nulls."""
+    meant = meant_by(file.kind, batch.schema.names)
+    at = {meant.get(name, name): number for number, name in enumerate(batch.schema.names)}
+    columns = []
+    for name in file.columns:
+        column = batch.column(at[name]) if name in at else pa.nulls(batch.num_rows, pa.float32())
+        columns.append(column.cast(pa.float32()) if column.type in LOSSLESS else column)
+    return pa.RecordBatch.from_arrays(columns, names=list(file.columns))
 
 
 def _values(batch: pa.RecordBatch) -> NDArray[np.float32]:

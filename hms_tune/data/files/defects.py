@@ -34,6 +34,7 @@ class DefectKind(StrEnum):
     EEG_OF_SEVERAL_PATIENTS = "eeg-of-several-patients"
     SPECTROGRAM_OF_SEVERAL_PATIENTS = "spectrogram-of-several-patients"
     CONSENSUS_DISAGREES = "consensus-disagrees"
+    PATIENTS_TOO_FEW = "patients-too-few"
     # train.csv and test.csv together
     EEG_IN_BOTH_SPLITS = "eeg-in-both-splits"
     PATIENT_IN_BOTH_SPLITS = "patient-in-both-splits"
@@ -49,6 +50,7 @@ class DefectKind(StrEnum):
     COLUMN_EXTRA = "column-extra"
     COLUMN_ORDER = "column-order"
     COLUMN_PRECISION = "column-precision"
+    COLUMN_SYNONYM = "column-synonym"
     # a signal file as a whole
     FILE_EMPTY = "file-empty"
     FILE_UNREADABLE = "file-unreadable"
@@ -58,12 +60,14 @@ class DefectKind(StrEnum):
     WINDOW_BEYOND_SPECTROGRAM = "window-beyond-spectrogram"
     WINDOW_CUT = "window-cut"
     TEST_LENGTH = "test-length"
+    SAMPLING_RATE = "sampling-rate"
     # what a signal file holds
     VALUE_INFINITE = "value-infinite"
     POWER_NEGATIVE = "power-negative"
     TIME_STEP = "time-step"
     LABELLED_WINDOW_OF_NAN = "labelled-window-of-nan"
     WINDOW_OF_NAN = "window-of-nan"
+    CHANNEL_ABSENT = "channel-absent"
     CHANNEL_NAN = "channel-nan"
     CHANNEL_FLAT = "channel-flat"
     CHANNEL_MILLIVOLT = "channel-millivolt"
@@ -84,6 +88,9 @@ WARNINGS = frozenset(
         DefectKind.COLUMN_EXTRA,
         DefectKind.COLUMN_ORDER,
         DefectKind.COLUMN_PRECISION,
+        DefectKind.COLUMN_SYNONYM,
+        DefectKind.CHANNEL_ABSENT,
+        DefectKind.SAMPLING_RATE,
         DefectKind.WINDOW_CUT,
         DefectKind.TEST_LENGTH,
         DefectKind.TIME_STEP,

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.synonyms import DISPENSABLE, LOSSLESS, meant_by
 from hms_tune.data.schema import (
     EEG_COLUMNS,
     FRAME_SECONDS,
@@ -75,11 +76,15 @@ def length_defects(file: SignalFile, rows: int) -> list[Defect]:
 
 
 def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
-    names, known = list(schema.names), set(schema.names)
     wanted = file.columns if file.kind == "eeg" else (TIME_COLUMN, *file.columns)
-    defects = []
+    defects = _synonym_defects(file, meant := meant_by(file.kind, schema.names))
+    schema = pa.schema([field.with_name(meant.get(field.name, field.name)) for field in schema])
+    names, known = list(schema.names), set(schema.names)
     missing = [name for name in wanted if name not in known]
-    if missing:
+    if missing == [DISPENSABLE]:
+        mend = "It is read as NaN; recipes use the scalp's electrodes."
+        defects.append(file.defect(DefectKind.CHANNEL_ABSENT, "the column is missing", mend, DISPENSABLE))
+    elif missing:
         what = "the column is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
         mend = f"{RESTORE}; it must hold {wanted[0]} … {wanted[-1]}."
         defects.append(file.defect(DefectKind.COLUMN_MISSING, what, mend, missing[0]))
@@ -107,9 +112,21 @@ def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
     return defects
 
 
+def _synonym_defects(file: SignalFile, meant: dict[str, str]) -> list[Defect]:
+    if not meant:
+        return []
+    pairs = ", ".join(f"{name} for {known}" for name, known in list(meant.items())[:4])
+    what = f"columns are taken for the competition's: {pairs}"
+    what += f" and {len(meant) - 4} more" if len(meant) > 4 else ""
+    mend = "Make sure that they are these; rename them if you like."
+    return [file.defect(DefectKind.COLUMN_SYNONYM, what, mend, next(iter(meant)))]
+
+
 def _type_defects(file: SignalFile, schema: pa.Schema, known: set[str]) -> list[Defect]:
     types = {name: schema.field(name).type for name in file.columns if name in known}
-    wrong = [name for name, type_ in types.items() if not pa.types.is_floating(type_)]
+    wrong = [
+        name for name, type_ in types.items() if not pa.types.is_floating(type_) and type_ not in LOSSLESS
+    ]
     coarse = [name for name, type_ in types.items() if name not in wrong and type_ != pa.float32()]
     defects = []
     for kind, names in ((DefectKind.COLUMN_TYPE, wrong), (DefectKind.COLUMN_PRECISION, coarse)):
@@ -131,6 +148,12 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         what = f"the test EEG has {rows} rows, not {WINDOW_SAMPLES}"
         mend = f"Its first {WINDOW_SECONDS} s are predicted; it must be sampled at {SFREQ} Hz."
         return [file.defect(DefectKind.TEST_LENGTH, what, mend)]
+    rate = _other_rate(file, rows)
+    if rate is not None:
+        labelled = file.offsets[-1] + WINDOW_SECONDS
+        what = f"the EEG has {rows} rows, and its labels end at {labelled:g} s: is it sampled at {rate} Hz?"
+        mend = f"It is read as {SFREQ} Hz; resample it to that (scipy.signal.resample_poly) if it is not."
+        return [file.defect(DefectKind.SAMPLING_RATE, what, mend)]
     beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
     if not beyond:
         return []
@@ -140,6 +163,18 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
     what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
     mend = f"{RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
     return [file.defect(DefectKind.WINDOW_BEYOND_EEG, what, mend)]
+
+
+_RATES = (250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
+"""At which clinical EEG is sampled, beside 200 Hz, Hz."""
+
+
+def _other_rate(file: SignalFile, rows: int) -> int | None:
+    """A rate at which a training EEG would end where its last label does, as the competition's do."""
+    if file.split != "train":
+        return None
+    labelled = file.offsets[-1] + WINDOW_SECONDS
+    return next((rate for rate in _RATES if rows == round(labelled * rate)), None)
 
 
 def _spectrogram_length_defects(file: SignalFile, rows: int) -> list[Defect]:

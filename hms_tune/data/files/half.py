@@ -20,6 +20,7 @@ from hms_tune.data.files.signal_files import list_signal_files, missing_files
 from hms_tune.data.files.threads import ordered
 from hms_tune.data.labels import Labels, make_labels, unlabelled
 from hms_tune.data.schema import FRAME_SECONDS, WINDOW_FRAMES, WINDOW_SAMPLES, Kind, Split, window_start
+from hms_tune.errors import DataError
 from hms_tune.machine.cores import available_cores
 
 Windows = Mapping[Kind, NDArray[np.float16]]
@@ -89,7 +90,14 @@ class Half:
         if kind == "eeg":
             start = window_start(float(self.labels.eeg_offset_seconds[row]))
             start = min(start, len(values) - WINDOW_SAMPLES)
-            return values[start : start + WINDOW_SAMPLES].copy()
+            window = values[start : start + WINDOW_SAMPLES].copy()
+            if np.isnan(window).all():
+                raise DataError(
+                    "the window has no value, all NaN",
+                    where=self.files[kind][row].path,
+                    mend="Restore the file from its source, or remove its row.",
+                )
+            return window
         start = int(self.labels.spectrogram_offset_seconds[row] // FRAME_SECONDS)
         there = values[start : start + WINDOW_FRAMES]
         window = np.full((WINDOW_FRAMES, values.shape[1]), np.nan, dtype=np.float16)

@@ -106,7 +106,7 @@ class DecoderProcess:
 
     def __init__(self, partial: Path, older: Path | None) -> None:
         folders = [str(partial), *([] if older is None else [str(older)])]
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()", *folders]
+        command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()", *folders]
         environment = os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment

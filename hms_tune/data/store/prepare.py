@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 
 from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.decoding import check_footer, collect_footers
 from hms_tune.data.files.defects import refuse
 from hms_tune.data.files.lock import exclusive
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.signal_files import list_signal_files, missing_files
 from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
 from hms_tune.data.store.decoder import row_bytes
@@ -58,7 +60,8 @@ def prepare(
 
     Parameters
     ----------
-    root : the competition folder; either split may be absent, and so may whole spectrogram folders
+    root : the competition folder; either split may be absent, and so may whole spectrogram folders. A test
+        half with a defect in its table, its folders or a footer is left out: only prediction needs it
     store : where to put it; see :func:`hms_tune.data.store.store.store_path` for the default
     jobs : files decoded at once; one for each core when None
     progress : told how many of how many files are done, in the calling thread
@@ -71,12 +74,10 @@ def prepare(
         If the store cannot be written where it should go, or does not fit there.
     """
     root, jobs = Path(root), jobs or available_cores()
-    competition = Competition.open(root)
-    tables = {split: competition.table(split) for split in competition.splits}
-    files = [file for split in tables for file in list_signal_files(competition, split, tables[split])]
-    refuse(missing_files(competition, files))
+    competition, tables, files = _usable(root)
     sources = [Source.of(file) for file in files]
     target = store_path(root) if store is None else Path(store)
+    _refuse_unwritable_name(target)
     digest = _source_digest(competition, sources)
     if _is_current(target, digest):
         return Store.open(target)
@@ -85,6 +86,29 @@ def prepare(
         if not _is_current(target, digest):  # another caller may just have written it
             _build(competition, tables, sources, target, digest, jobs=jobs, progress=progress)
     return Store.open(target)
+
+
+def _usable(root: Path) -> tuple[Competition, Tables, list[SignalFile]]:
+    """The halves that go into the store, their tables and their files."""
+    try:
+        return _read(Competition.open(root))
+    except DataError as error:
+        try:
+            train = _read(Competition.open(root, splits=("train",)))
+        except DataError:
+            raise error from None
+        _logger.warning("the test half is left out, which training does without: %s", error)
+        return train
+
+
+def _read(competition: Competition) -> tuple[Competition, Tables, list[SignalFile]]:
+    tables = {split: competition.table(split) for split in competition.splits}
+    files = [file for split in tables for file in list_signal_files(competition, split, tables[split])]
+    refuse(missing_files(competition, files))
+    if len(tables) == len(SPLITS):
+        refuse([defect for file in files if file.split == "test" for defect in check_footer(file)[1]])
+        collect_footers()
+    return competition, tables, files
 
 
 def _is_current(target: Path, source: str) -> bool:
@@ -107,6 +131,16 @@ def _tables_digest(competition: Competition) -> hashlib._Hash:
     for split in competition.splits:
         digest.update(hashlib.sha256(competition.table_path(split).read_bytes()).digest())
     return digest
+
+
+def _refuse_unwritable_name(target: Path) -> None:
+    """Parquet files are written by path, which their writers take in UTF-8 alone."""
+    try:
+        str(target).encode()
+    except UnicodeEncodeError:
+        shown = str(target).encode("utf-8", "backslashreplace").decode()
+        mend = "Rename the folder, or name another --store."
+        raise StoreError("the name of the folder is not UTF-8", where=shown, mend=mend) from None
 
 
 def _refuse_foreign(target: Path) -> None:

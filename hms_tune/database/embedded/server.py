@@ -54,6 +54,9 @@ def start_embedded(folder: Path) -> str:
         If the server cannot start there.
     """
     folder = folder.resolve()
+    # What libpq would read of another server (PGSERVICE, PGHOSTADDR, PGOPTIONS) is not for this one.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     try:
         _enter(folder)
         with exclusive(folder / "lock"):

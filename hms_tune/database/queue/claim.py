@@ -19,6 +19,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
+from hms_tune.search.optuna_private import models
 from hms_tune.trial_state import ENDED, AttemptState, TrialState
 
 
@@ -74,12 +75,18 @@ def register_study(storage: Storage, name: str, budget: Budget) -> int:
         "budget_gpu_hours": budget.gpu_hours,
     }
     with storage.engine.begin() as connection:
+        # One that was renamed elsewhere has its rows still, under the name that this one takes now.
+        renamed = update(studies).where(studies.c.name == name, studies.c.study_id != study_id)
+        optunas: Any = models.StudyModel.__table__.alias("optunas")
+        connection.execute(
+            renamed.where(optunas.c.study_id == studies.c.study_id).values(name=optunas.c.study_name)
+        )
         # A study of that name that was deleted elsewhere (the dashboard can) leaves our rows behind.
         connection.execute(studies.delete().where(studies.c.name == name, studies.c.study_id != study_id))
         connection.execute(
             insert(studies)
             .values(study_id=study_id, name=name, **columns)
-            .on_conflict_do_update(index_elements=[studies.c.study_id], set_=columns)
+            .on_conflict_do_update(index_elements=[studies.c.study_id], set_=columns | {"name": name})
         )
     return study_id
 

@@ -25,7 +25,7 @@ from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUT
 from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, hold
 from hms_tune.database.tables import attempts, studies, trials
-from hms_tune.errors import UnknownStudyError
+from hms_tune.errors import RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
 from hms_tune.search.list_turns import (
     CONTINUES_ATTRIBUTE,
@@ -35,7 +35,7 @@ from hms_tune.search.list_turns import (
     goes_through_a_list,
     is_enqueued,
 )
-from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.search.optuna_private import sees, trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
@@ -71,13 +71,19 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
                 _take_turn(storage, connection, study, lease, template)
                 optuna_trial_id = storage.optuna.create_new_trial(lease.study_id, template)
             # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if not sees(study, storage.optuna.get_trial(optuna_trial_id)):
+                raise rewound(study.study_name)
             optuna_trial = optuna.Trial(study, optuna_trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
         number = bind(connection, lease, optuna_trial_id, optuna_trial.number)
         optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, number)
     return Attempt(lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number)
+
+
+def rewound(study: str) -> RewoundError:
+    """The error of a process whose Optuna knows ended trials that the database has never heard of."""
+    return RewoundError("the database is older than it was: a backup was restored", where=f"study {study}")
 
 
 def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int) -> int:

@@ -23,6 +23,7 @@ from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
+from hms_tune.machine.child_processes import start_safely
 from hms_tune.machine.cores import cpu_threads, processor_name
 from hms_tune.search.typical_config import largest_config, middle_config
 from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, most_slots, slots_that_pay
@@ -128,7 +129,7 @@ class DeviceProbes:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=probe_main, args=(self._plan, theirs), name="probe", daemon=True)
-        process.start()
+        start_safely(process)
         theirs.close()
         self._probes.append(_Probe(process, ours))
 

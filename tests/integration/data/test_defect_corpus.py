@@ -17,10 +17,13 @@ from rich.console import Console
 
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.files.decoding import decode
 from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
+from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
-from hms_tune.errors import DataError
+from hms_tune.errors import DataError, StoreError
 from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.options import WorkerOptions
 from hms_tune.worker.worker import Worker
@@ -511,6 +514,30 @@ CORPUS = {
         "the type is double, not float32 (so in 20 columns)",
         "Fp1",
     ),
+    "another frequency's decimals": Spoilt(
+        rewrite(
+            SPECTROGRAM,
+            lambda t: t.rename_columns([n.replace("LL_0.59", "LL_0.586") for n in t.column_names]),
+        ),
+        K.COLUMN_SYNONYM,
+        SPECTROGRAM,
+        "columns are taken for the competition's: LL_0.586 for LL_0.59",
+        "LL_0.586",
+    ),
+    "no EKG": Spoilt(
+        rewrite(EEG, lambda table_: table_.drop_columns(["EKG"])),
+        K.CHANNEL_ABSENT,
+        EEG,
+        "the column is missing",
+        "EKG",
+        also=(K.CHANNEL_NAN,),
+    ),
+    "sampled at 256 Hz": Spoilt(
+        rewrite(EEG, lambda t: t.take(np.linspace(0, t.num_rows - 1, 60 * 256).astype(np.int64))),
+        K.SAMPLING_RATE,
+        EEG,
+        "the EEG has 15360 rows, and its labels end at 60 s: is it sampled at 256 Hz?",
+    ),
     "EEG too short": Spoilt(
         rewrite(EEG, lambda table_: table_.slice(0, 9_999)),
         K.EEG_TOO_SHORT,
@@ -648,7 +675,10 @@ def test_a_sound_folder_has_no_defect(sound: Path) -> None:
 
 def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
     # of permissions see the next test: who is root has all of them
-    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {K.FOLDER_UNREADABLE}
+    assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {
+        K.FOLDER_UNREADABLE,
+        K.PATIENTS_TOO_FEW,
+    }
     assert len(CORPUS) >= 40
 
 
@@ -659,9 +689,13 @@ def test_a_folder_without_permission_is_a_defect(
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != root / closed)
     report = check_folder(root)
     assert [(d.kind, d.file) for d in report.defects] == [(K.FOLDER_UNREADABLE, str(root / closed))]
+    assert report.defects[0].what == "the folder cannot be read"
+    if closed == "test_spectrograms":
+        assert set(prepare(root, jobs=1).recordings["split"]) == {"train"}
+        return
     with pytest.raises(DataError) as refusal:
         prepare(root)
-    assert refusal.value.what == report.defects[0].what == "the folder cannot be read"
+    assert refusal.value.what == report.defects[0].what
 
 
 @pytest.mark.parametrize("name", CORPUS)
@@ -684,6 +718,9 @@ def test_corrupt_short_empty_renamed_or_wrong_typed_parquet_or_csv_is_named_by_c
         assert prepare(root, jobs=1).root == root
         return
     assert errors(report.defects)[0] == first
+    if spoilt.file.startswith("test") and spoilt.kind not in IN_THE_SIGNAL and "flipped" not in name:
+        assert set(prepare(root, jobs=1).recordings["split"]) == {"train"}  # only prediction needs the rest
+        return
     with pytest.raises(DataError) as refusal:
         prepare(root, jobs=1)
     assert (refusal.value.what, refusal.value.where) == (first.what, first.where)
@@ -724,3 +761,57 @@ def test_a_worker_refuses_a_spoilt_folder_in_the_words_of_check(
         Worker(options, ConsoleObserver(Console(stderr=True))).run()
     assert (refusal.value.what, refusal.value.where) == (first.what, first.where)
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_test_half_with_repeated_ids_keeps_nobody_from_training(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A variant of the competition has one row of test.csv for each label."""
+    table("test.csv", lambda frame: pd.concat([frame, frame]))(root)
+    store = prepare(root, jobs=1)
+    assert set(store.recordings["split"]) == {"train"}
+    assert caplog.messages[0].startswith("the test half is left out, which training does without: ")
+    assert "stands in an earlier line too" in caplog.messages[0]
+    with pytest.raises(DataError, match="stands in an earlier line too"):
+        Competition.open(root, splits=("test",)).test_table()
+
+
+def test_patients_that_no_study_can_split_are_a_defect(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=1)
+    (defect,) = check_folder(root, jobs=1).defects
+    assert (defect.kind, defect.column, defect.severity) == (K.PATIENTS_TOO_FEW, "patient_id", "error")
+    assert defect.what == "1 patient cannot fill 2 folds"
+
+
+OTHER_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8", "Fp1": "FP1", "EKG": "ECG"}
+
+
+def test_a_recording_in_other_names_and_whole_numbers_is_read_and_said(root: Path) -> None:
+    whole = pq.read_table(root / EEG)
+    numbers = {n: np.nan_to_num(whole[n].to_numpy()).round().astype(np.int16) for n in whole.column_names}
+    pq.write_table(pa.table({n: pa.array(v.astype(np.float32)) for n, v in numbers.items()}), root / EEG)
+    usual = decode(signal_file(root, EEG))[0]
+    renamed = {OTHER_NAMES.get(n, n): pa.array(v, pa.int16()) for n, v in numbers.items()}
+    pq.write_table(pa.table(renamed), root / EEG)
+    defects = check_folder(root, jobs=1).defects
+    assert [(d.kind, d.severity) for d in defects] == [
+        (K.COLUMN_SYNONYM, "warning"),
+        (K.COLUMN_PRECISION, "warning"),
+    ]
+    assert "FP1 for Fp1, T7 for T3, P7 for T5, T8 for T4 and 2 more" in defects[0].what
+    assert np.array_equal(decode(signal_file(root, EEG))[0], usual)
+    prepare(root, jobs=1)
+
+
+def signal_file(root: Path, name: str) -> SignalFile:
+    return SignalFile("eeg", "train", 1000, root / name, (0.0,))
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(sound: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(sound, tmp_path / os.fsdecode(b"M\xfcnster"))
+    assert check_folder(root, jobs=1).defects == []
+    assert len(prepare(root, store=tmp_path / "store", jobs=1).recordings)
+    with pytest.raises(StoreError, match=r"M\\udcfcnster.*: the name of the folder is not UTF-8"):
+        prepare(root, jobs=1)

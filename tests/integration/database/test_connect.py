@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 
 import optuna
 import pytest
 from optuna.storages import RDBStorage
+from postgres_front import front
 from roles import Role, a_role
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
@@ -27,6 +29,9 @@ OURS = {
     "timezone": "UTC",
     "extra_float_digits": "1",
     "idle_in_transaction_session_timeout": "1min",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
 }
 
 
@@ -69,6 +74,9 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
         "timezone": "Asia/Tokyo",
         "extra_float_digits": "-10",
         "idle_in_transaction_session_timeout": "0",
+        "statement_timeout": "90s",
+        "lock_timeout": "90s",
+        "idle_session_timeout": "90s",
     }.items():
         role.ask(f"ALTER ROLE hms_tune SET {name} = '{value}'")
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
@@ -169,9 +177,80 @@ def test_a_search_path_that_cannot_serve_is_explained(role: Role, path: str, sai
     assert said in refused(role.url(f"&options=-csearch_path={path}"))
 
 
-def test_a_user_who_may_make_no_tables_is_told_what_to_grant(role: Role, database_url: str) -> None:
+def test_a_user_who_may_make_no_tables_is_told_the_grants_and_they_mend_it(
+    role: Role, database_url: str
+) -> None:
     name = f"poor_{os.getpid()}"
     with a_role(database_url, name, "secret"):
         said = refused(role.url(name=name))
-    assert "permission denied" in said
-    assert "GRANT CREATE ON" in said
+        assert "the database user may not make hms-tune's tables" in said
+        grants = said.partition("tables. ")[2]
+        assert grants == (
+            f"GRANT CREATE ON SCHEMA public TO {name}; GRANT CREATE ON DATABASE hms_tune TO {name}"
+        )
+        role.ask(grants)
+        a_study(role.url(name=name))
+        role.ask(f"DROP OWNED BY {name}")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_cannot_hold_our_text_is_refused_and_the_mend_makes_one(
+    role: Role, encoding: str
+) -> None:
+    server = create_engine(role.server, isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("DROP DATABASE hms_tune WITH (FORCE)"))
+        connection.execute(
+            text(
+                f"CREATE DATABASE hms_tune OWNER hms_tune TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+            )
+        )
+        said = refused(role.url())
+        assert f"the database's encoding is {encoding}" in said
+        assert tables_in(role, "public") == set()
+        connection.execute(text("DROP DATABASE hms_tune WITH (FORCE)"))
+        connection.execute(text(said.partition("one that can: ")[2]))
+        connection.execute(text("ALTER DATABASE hms_tune OWNER TO hms_tune"))
+    server.dispose()
+    a_study(role.url())
+
+
+@pytest.mark.parametrize("table", ["alembic_version", "studies"])
+def test_tables_of_another_program_are_left_alone_and_a_schema_of_its_own_mends_it(
+    role: Role, table: str
+) -> None:
+    """MLflow keeps the revision of its tables in alembic_version."""
+    role.ask(f"CREATE TABLE {table} (version_num varchar(32))")
+    role.ask(f"INSERT INTO {table} VALUES ('bd07f7e963c5')")
+    said = refused(role.url())
+    assert f"another program keeps its tables in the schema public ({table})" in said
+    assert tables_in(role, "public") == {table}
+    assert tables_in(role, "hms_tune") == set()
+    statement, _, option = said.partition("in this one: ")[2].partition(", then ?")
+    role.ask(statement)
+    role.ask("ALTER SCHEMA optuna OWNER TO hms_tune")
+    a_study(role.url(f"&{option}"))
+    assert role.ask(f"SELECT version_num FROM {table}") == [("bd07f7e963c5",)]
+
+
+@pytest.mark.parametrize(
+    ("revision", "advice"), [("v9.9.9.a", "pip install -U optuna"), ("v2.6.0.a", "optuna storage upgrade")]
+)
+def test_tables_of_a_newer_or_an_older_optuna_get_optunas_own_advice(
+    role: Role, revision: str, advice: str
+) -> None:
+    open_storage(role.url()).close()
+    role.ask(f"UPDATE alembic_version SET version_num = '{revision}'")
+    said = refused(role.url())
+    assert "is no longer compatible with the table schema" in said
+    assert advice in said
+
+
+def test_the_first_of_several_hosts_that_answers_and_takes_writes_is_used(role: Role) -> None:
+    """A machine that is gone says nothing; libpq would wait for it alone."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, front(role.socket, context=None) as door:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{door.port}"
+        url = f"postgresql://hms_tune:secret@{hosts}/hms_tune?target_session_attrs=read-write"
+        storage = open_storage(url)
+        assert storage.address == f"postgresql://hms_tune:***@{hosts}/hms_tune"
+        storage.close()

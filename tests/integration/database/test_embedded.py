@@ -440,3 +440,25 @@ def test_the_password_is_in_no_command_line_log_or_printed_address(place: Callab
         assert password not in (folder / "data" / "log").read_text()
         assert redacted(url) == f"postgresql://postgres:***@{folder / 'data'}/postgres"
         started.communicate()
+
+
+def test_what_the_environment_says_of_another_server_is_not_for_this_one(
+    place: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "PGSERVICE": "absent",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGCHANNELBINDING": "require",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert answer(start_embedded(place()), "SELECT 1") == 1
+
+
+def test_a_machine_with_too_little_shared_memory_is_told_how_to_get_more(place: Callable[..., Path]) -> None:
+    said = (
+        'FATAL:  could not resize shared memory segment "/PostgreSQL.1" to 1048576 bytes: '
+        "No space left on device"
+    )
+    told = Cluster(place())._failed("initdb", said)
+    assert "could not resize shared memory segment" in told.what
+    assert str(told.mend).startswith("Give it a larger /dev/shm: docker run --shm-size=256m")

@@ -386,3 +386,20 @@ def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.S
     other = claimed(storage, study_id)
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
         bind(connection, other, attempt.optuna_trial_id, attempt.number)
+
+
+def test_a_renamed_study_keeps_what_it_has_spent_when_its_old_name_begins_another(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=1)
+    assert isinstance(claim(storage, study_id, holder(), lease_s=60.0), Lease)
+    name = f"{study.study_name}-renamed"
+    with storage.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE studies SET study_name = :name WHERE study_id = :id"), {"name": name, "id": study_id}
+        )
+    another = optuna.create_study(study_name=study.study_name, storage=storage.optuna)
+    assert register(storage, another, trials=1) != study_id
+    renamed = optuna.load_study(study_name=name, storage=storage.optuna)
+    assert register(storage, renamed, trials=1) == study_id
+    assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING

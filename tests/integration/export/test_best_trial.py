@@ -96,6 +96,15 @@ def test_a_trial_asked_for_is_taken_if_it_is_complete(storage: Storage, study: o
         best_trial(storage, study.study_name, number=9)
 
 
+def test_a_best_trial_that_a_script_left_without_its_parameters_is_named(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study.add_trial(create_trial(value=0.1, state=TrialState.COMPLETE))
+    with pytest.raises(UsageError, match=r"trial 4 cannot be trained again.*another search space") as told:
+        best_trial(storage, study.study_name)
+    assert "Choose another with --trial" in str(told.value)
+
+
 def test_a_study_without_a_complete_trial_has_no_best(storage: Storage, study_name: str) -> None:
     with pytest.raises(UnknownStudyError):
         best_trial(storage, study_name)

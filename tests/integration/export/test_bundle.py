@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -305,8 +307,22 @@ def test_windows_that_cannot_be_predicted_are_refused(eeg_only: Exported) -> Non
         bundle.predict(infinite)
     with pytest.raises(SignalError, match="window 0: EEG holds no value"):
         bundle.predict(empty)
+    assert bundle.predict(good[:0]).shape == (0, 6)
     longer = np.concatenate([good[:, :500] * 0, good, good[:, :500] * 0], axis=1)
     assert np.array_equal(bundle.predict(longer), bundle.predict(good))
+
+
+def test_a_recording_without_a_value_is_refused_by_the_command_as_it_is_in_python(
+    eeg_only: Exported, root: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(root, tmp_path / "folder")
+    silent = folder / "test_eegs/3001.parquet"
+    table = pq.read_table(silent)
+    nan = pa.array(np.full(table.num_rows, np.nan, np.float32))
+    pq.write_table(pa.table(dict.fromkeys(table.column_names, nan)), silent)
+    with pytest.raises(DataError, match=r"3001\.parquet: the window has no value, all NaN"):
+        predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu")
+    assert not (tmp_path / "submission.csv").exists()
 
 
 def test_a_missing_folder_is_named_before_anything_is_written(eeg_only: Exported, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_a_user_who_may_not_create_roles_reads_in_read_only_transactions(
     with database(parse_address(database_url)) as url:
         reading = open_read_only(url)  # the tables were not there yet
         assert optuna.get_all_study_names(reading.optuna) == []
-        with reading.engine.connect() as connection, pytest.raises(DBAPIError, match="read-only"):
+        with reading.engine.connect() as connection, pytest.raises(StorageError, match="opened to read"):
             connection.execute(text("DELETE FROM trials"))
         reading.close()
     assert [record.message.partition(":")[0] for record in caplog.records] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_the_password_is_not_shown() -> None:
 def test_an_impossible_lease_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="HMS_TUNE_LEASE_SECONDS"):
         Settings.from_environment({"HMS_TUNE_LEASE_SECONDS": text})
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container with a chosen user id: no HOME, no line in /etc/passwd."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UsageError, match=r"HMS_TUNE_HOME: this user has no home folder\. Set it"):
+        Settings.from_environment({})
+    assert Settings.from_environment({"HMS_TUNE_HOME": "/srv"}).home == Path("/srv")

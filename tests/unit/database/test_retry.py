@@ -183,7 +183,7 @@ def test_only_faults_that_pass_are_tried_again(pgcode: str | None, passing: bool
     wrapped = StorageInternalError("Optuna's words")
     wrapped.__cause__ = error
     assert passes(wrapped) is passing
-    assert (as_storage_error(error) is not None) is passing
+    assert isinstance(as_storage_error(error), StorageAwayError) is passing
     assert not passes(IntegrityError("INSERT", None, Exception("duplicate")))
     assert not passes(StorageInternalError("without a cause"))
 

@@ -67,3 +67,21 @@ def test_what_is_printed_holds_no_password_and_no_options() -> None:
     url = parse_address("postgresql://me:canary@db.example:5432/hms?sslpassword=canary")
     assert redacted(url) == "postgresql://me:***@db.example:5432/hms"
     assert redacted(parse_address("postgresql://me@db/hms")) == "postgresql://me@db/hms"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "port"),
+    [
+        ("one,two", "one,two", None),
+        ("one:5432,two:6432", "one,two", "5432,6432"),
+        ("one,two:6432", "one,two", ",6432"),
+        ("[::1]:1,[::2]:2", "::1,::2", "1,2"),
+    ],
+)
+def test_several_hosts_are_read_as_libpq_reads_them(hosts: str, host: str, port: str | None) -> None:
+    url = parse_address(f"postgresql://me:p@ss,word@{hosts}/hms?target_session_attrs=read-write")
+    assert (url.username, url.password, url.database) == ("me", "p@ss,word", "hms")
+    assert (url.query["host"], url.query.get("port")) == (host, port)
+    assert url.query["target_session_attrs"] == "read-write"
+    assert parse_address(url.render_as_string(hide_password=False)) == url
+    assert "word" not in redacted(url)

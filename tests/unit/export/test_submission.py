@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +55,31 @@ def test_a_row_too_few_is_refused() -> None:
 def test_a_folder_is_no_place_for_a_submission(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         write_submission(tmp_path, IDS, some_probabilities())
+
+
+def test_a_pipe_and_a_device_are_written_into(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_submission(pipe, IDS, some_probabilities())
+    assert os.read(reading, 100).startswith(b"eeg_id,seizure_vote")
+    os.close(reading)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_submission(Path("/dev/null"), IDS, some_probabilities())
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "submission.csv"
+    link.symlink_to("elsewhere/kept.csv")
+    write_submission(link, IDS, some_probabilities())
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept.csv"]
+    assert pd.read_csv(tmp_path / "elsewhere/kept.csv")["eeg_id"].tolist() == [30, 10, 20]
+
+
+def test_an_ending_that_asks_for_compression_gets_it(tmp_path: Path) -> None:
+    path = write_submission(tmp_path / "submission.csv.gz", IDS, some_probabilities())
+    with gzip.open(path, "rt") as stream:
+        assert stream.readline().startswith("eeg_id,")

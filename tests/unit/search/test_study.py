@@ -141,3 +141,14 @@ def test_study_check_shows_what_is_searched(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "training.scheduler.plateau.patience" in text
     assert "at most 12 trials of 3 folds × 5 epochs" in text
+
+
+@pytest.mark.parametrize("batch_size", ["1", "{choices: [1, 8]}", "{low: 1, high: 4}"])
+def test_a_batch_that_cannot_be_normalized_is_refused_before_any_trial(batch_size: str) -> None:
+    small = TEXT.replace("{learning_rate", f"{{batch_size: {batch_size}, learning_rate") + (
+        "input: {eeg: {name: stft, n_fft: 256}, image: [32, 32], channels: 1}\n"
+    )
+    with pytest.raises(ConfigError, match=r"training.batch_size.*one image of 32 x 32 leaves test_"):
+        check_study(parse(small))
+    check_study(parse(small.replace("[32, 32]", "[64, 64]")))
+    check_study(parse(small.replace(batch_size, "2", 1)))

@@ -44,6 +44,7 @@ from hms_tune.trial_state import AttemptState
 from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import Search
+from hms_tune.worker.results import failed_result
 from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import StepCut, Stop
 
@@ -387,3 +388,10 @@ def test_a_trial_that_is_pruned_ends_with_its_attributes(tmp_path: Path) -> None
     queue.study.pruner = Pruner()
     assert a_slot(queue, tmp_path).run() == 1
     assert queue.results == {0: Result(AttemptState.PRUNED, reason="pruned", attributes={"seconds": 2.0})}
+
+
+def test_a_reason_is_written_in_letters_that_a_database_takes() -> None:
+    path = b"/data/M\xfcnster".decode("utf-8", "surrogateescape")
+    result = failed_result(ValueError(f"{path}: a zero \0 and 東京"), None, redraws=True)
+    assert result.reason == "ValueError: /data/M\\udcfcnster: a zero \\x00 and 東京"
+    assert "\\udcfc" in result.attributes["traceback"]
