@@ -7,6 +7,9 @@
   point here (DNS rebinding) would otherwise read the studies through its visitor's browser;
 * whatever would change something, unless the dashboard is writable, and then what another site's page asks
   for.
+
+Nothing that comes out is another site's to read or to show, and only the dashboard's own page runs scripts: a
+file that somebody attached is downloaded, or shown as a picture in that page, whatever its type.
 """
 
 from __future__ import annotations
@@ -32,7 +35,12 @@ _HEADERS = [
     ("X-Frame-Options", "DENY"),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
 ]
+_NO_PAGE = ("Content-Security-Policy", "default-src 'none'; sandbox; frame-ancestors 'none'")
+"""Of every answer that brings no policy of its own, as the dashboard's page does."""
+_OPEN_TO_ALL = "access-control-allow-origin"
 
 
 def is_loopback(host: str) -> bool:
@@ -69,8 +77,9 @@ class Gatekeeper:
             return _refuse(environment, start_response, "403 Forbidden", reason)
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            return start_response(status, [*headers, *_HEADERS], *rest)
+            return start_response(status, _guarded(headers, environment.get("PATH_INFO", "")), *rest)
 
+        environment.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard takes for granted that it is there
         return self._application(environment, start)
 
     def _is_known(self, environment: Environment) -> bool:
@@ -98,6 +107,16 @@ class Gatekeeper:
         if origin is not None and urlsplit(origin).netloc != host:
             return "another site's page may change nothing here"
         return None
+
+
+def _guarded(headers: list[tuple[str, str]], path: str) -> list[tuple[str, str]]:
+    """The headers of an answer, with those that keep it from other sites and from running as a page."""
+    kept = [(name, value) for name, value in headers if name.lower() != _OPEN_TO_ALL]
+    if all(name.lower() != _NO_PAGE[0].lower() for name, _ in kept):
+        kept.append(_NO_PAGE)
+    if path.lstrip("/").startswith("artifacts/"):
+        kept.append(("Content-Disposition", "attachment"))
+    return [*kept, *_HEADERS]
 
 
 def _name(host: str) -> str:
