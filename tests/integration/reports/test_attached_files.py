@@ -13,6 +13,7 @@ from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from hostile import hostile_files
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from hms_tune.database.connect import Storage
@@ -21,17 +22,6 @@ from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.search.optuna_private import study_id_of, trial_id_of
 
 Get = Callable[[str], tuple[dict[str, str], bytes]]
-
-SCRIPT = b"<script>fetch('/api/studies/1', {method: 'DELETE'})</script>"
-HOSTILE = {
-    "page.html": SCRIPT,
-    "page.xhtml": b'<html xmlns="http://www.w3.org/1999/xhtml">' + SCRIPT + b"</html>",
-    "drawing.svg": b'<svg xmlns="http://www.w3.org/2000/svg">' + SCRIPT + b"</svg>",
-    "feed.xml": b'<?xml version="1.0"?><a xmlns="http://www.w3.org/1999/xhtml">' + SCRIPT + b"</a>",
-    "paper.pdf": b"%PDF-1.4",
-    "without-a-type": SCRIPT,
-    "picture.png": SCRIPT,
-}
 
 
 @pytest.fixture
@@ -75,14 +65,15 @@ def addresses(study: optuna.Study, get: Get) -> dict[str, str]:
 def test_a_file_of_any_type_is_downloaded_and_runs_nothing(
     storage: Storage, study: optuna.Study, tmp_path: Path, get: Get
 ) -> None:
-    for name, content in HOSTILE.items():
+    hostile = hostile_files(study_id_of(study))
+    for name, content in hostile.items():
         attach(storage, writable_store(tmp_path), study_id_of(study), 0, name, content)
     found = addresses(study, get)
-    assert found.keys() == HOSTILE.keys()
+    assert found.keys() == hostile.keys()
     for name, path in found.items():
         for spelled in (path, f"{path}/"):
             headers, body = get(spelled)
-            assert body == HOSTILE[name]
+            assert body == hostile[name]
             assert headers["content-disposition"] == "attachment"
             assert "sandbox" in headers["content-security-policy"].split("; ")
             assert headers["x-content-type-options"] == "nosniff"
