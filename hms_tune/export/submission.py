@@ -69,8 +69,8 @@ def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArr
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.unlink(missing_ok=True)
-        with partial.open("x", encoding="utf-8", newline="") as file:
-            table.to_csv(file, index=False, float_format="%.10f")
+        partial.touch(exist_ok=False)  # not through a link that somebody put there
+        table.to_csv(partial, index=False, float_format="%.10f")
         partial.replace(path)
     except OSError as error:
         mend = "Free some room, or choose another --out"
