@@ -171,7 +171,7 @@ def test_hardware_threads_of_a_core_count_once_and_a_container_counts_its_share(
 )
 def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
-    check_exposure(host, "a password")
+    check_exposure(host, "a long password")
     if loopback:
         check_exposure(host, None)
     else:

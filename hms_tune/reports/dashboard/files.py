@@ -6,6 +6,7 @@ import io
 import json
 import mimetypes
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -14,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from hms_tune.database.connect import Storage
@@ -22,15 +22,19 @@ from hms_tune.machine.private_folder import private_folder
 from hms_tune.reports.dashboard.dashboard_private import artifact_key
 
 _FOLDER = "dashboard"
+_IDENTITY = re.compile(r"[0-9A-Za-z-]+")
 
 
-class DashboardFiles(FileSystemArtifactStore):
-    """Files in a folder that others may write to: no link in it is followed, and nothing is overwritten."""
+class DashboardFiles:
+    """Files in a folder that others may write to, for optuna-dashboard: no link in it is followed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open a regular file."""
         try:
-            handle = os.open(self._get_filepath(artifact_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(self._path(artifact_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise ArtifactNotFound("not found") from error
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -40,7 +44,7 @@ class DashboardFiles(FileSystemArtifactStore):
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Write a new file and rename it: whatever had the name, a link too, is replaced and not followed."""
-        path = self._get_filepath(artifact_id)
+        path = self._path(artifact_id)
         partial = path.with_name(f"{uuid.uuid4()}.partial")
         try:
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -50,6 +54,18 @@ class DashboardFiles(FileSystemArtifactStore):
             with suppress(OSError):
                 partial.unlink()
             raise
+
+    def remove(self, artifact_id: str) -> None:
+        """Remove a file, or the link that stands in for it."""
+        try:
+            self._path(artifact_id).unlink()
+        except OSError as error:
+            raise ArtifactNotFound("not found") from error
+
+    def _path(self, artifact_id: str) -> Path:
+        if not _IDENTITY.fullmatch(artifact_id):
+            raise ArtifactNotFound("not found")
+        return self._folder / artifact_id
 
 
 def dashboard_store(artifacts: Path) -> DashboardFiles:
@@ -64,7 +80,7 @@ def writable_store(artifacts: Path) -> DashboardFiles:
 
 
 def attach(
-    storage: Storage, store: FileSystemArtifactStore, study_id: int, number: int, name: str, content: bytes
+    storage: Storage, store: DashboardFiles, study_id: int, number: int, name: str, content: bytes
 ) -> None:
     """Show a file on a trial's page; attached again, it is replaced.
 
