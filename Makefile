@@ -1,6 +1,7 @@
 # make demo    the whole product on this machine, from a synthetic competition to a submission
 # make test    what CI runs: lint, types, import contract, tests
 # make lint    the first three of these
+# make fuzz    new hostile inputs for ten minutes: SECONDS=75 for each of eight tests, skipped when time is up
 # make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
 #
 # Each installs everything into .venv first. PYTHON=python3.12 chooses the interpreter.
@@ -11,7 +12,7 @@ STAMP := $(VENV)/installed
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint faults format screenshot clean
+.PHONY: help install demo test lint fuzz faults format screenshot clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -56,6 +57,11 @@ faults: $(STAMP)
 	  tests/integration/worker/test_checkpoint_store.py tests/integration/worker/test_disk_full.py \
 	  tests/acceptance/test_worker_supervision.py --durations=10
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
+
+SECONDS ?= 75
+
+fuzz: $(STAMP)
+	HMS_TUNE_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -34,3 +37,10 @@ def write_bundle(path: Path, *, eeg: bool = True, kaggle: bool = False, networks
         save_file(network.state_dict(), path / f"fold_{number}.safetensors")
     seal_bundle(path, study="tiny", trial=5, config=config)
     return path
+
+
+def sealed(config: dict[str, Any]) -> str:
+    """The text of a ``config.json`` that somebody changed and sealed anew."""
+    content = {key: value for key, value in config.items() if key != "seal"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps(content | {"seal": digest})

@@ -6,6 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socketserver import BaseServer
+from typing import Any
+
+from hms_tune.reports.dashboard.access import Gatekeeper
+from hms_tune.reports.dashboard.serve import dashboard_server
 
 
 @contextmanager
@@ -19,3 +23,17 @@ def served(server: BaseServer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serving_dashboard(application: Gatekeeper, *, host: str = "127.0.0.1") -> Iterator[Any]:
+    """Serve the dashboard as its command does, in a thread. Gives the server."""
+    server = dashboard_server(application, host=host, port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.task_dispatcher.shutdown()
+        server.trigger.pull_trigger(server.close)
+        thread.join(20.0)

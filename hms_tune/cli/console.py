@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from hms_tune.machine.terminal import Terminal
+
 
 @contextmanager
 def progress_bar(what: str, of: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
     """A bar, moved by ``update(done, total)``. It is drawn only in a terminal."""
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(of), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)

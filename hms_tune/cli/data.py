@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -29,6 +28,7 @@ from hms_tune.data.download.competition import Watch
 from hms_tune.data.download.competition import download as download_competition
 from hms_tune.data.store.prepare import prepare as prepare_store
 from hms_tune.errors import DownloadError
+from hms_tune.machine.terminal import Terminal
 
 app = typer.Typer(
     no_args_is_help=True, help="Download or synthesize a competition folder; check, prepare, and look at it."
@@ -69,7 +69,7 @@ class _Bars:
     """A bar for the archive's bytes, then one for its files, on stderr where that is a terminal."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._bar: Progress | None = None
         self._what = ""
 
@@ -161,7 +161,7 @@ def prepare(
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
     from hms_tune.cli.console import log_to
 
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     log_to(console)
     with progress_bar("preparing", "files", console) as progress:
         prepared = prepare_store(root, store=store, jobs=jobs, progress=progress)

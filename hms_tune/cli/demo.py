@@ -22,6 +22,7 @@ from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError
+from hms_tune.machine.terminal import Terminal
 from hms_tune.trial_state import ENDED, TrialState
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def demo(
 
     Needs no data, account or GPU. Run again, it goes on where it was interrupted.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     log_to(console)
     plan = Demo(folder, patients, trials)
     plan.enter()
@@ -212,7 +213,7 @@ def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
     table.add_row("KL of the prior on the same folds", score_text(scores.prior_kl))
     table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", score_text(scores.held_out_kl))
     table.add_row("KL of the prior there", score_text(scores.held_out_prior_kl))
-    console = Console()
+    console = Terminal()
     console.print(table)
     for name, what in (
         ("bundle", str(bundle)),

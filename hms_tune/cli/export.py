@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
@@ -16,6 +15,7 @@ from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
 from hms_tune.machine.stop_signals import ended_as_by_ctrl_c
+from hms_tune.machine.terminal import Terminal
 
 if TYPE_CHECKING:
     from hms_tune.export.export import Exported
@@ -70,7 +70,7 @@ def export_best(
     root = data_root(data, choice.study_file, settings)
     target = out or bundle_path(study, choice.winner.number)
     check_vacant(target)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     log_to(console)
     with progress_bar("preparing", "files", console) as progress:
         store = prepare(root, progress=progress)

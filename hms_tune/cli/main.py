@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from hms_tune.errors import HmsTuneError
+from hms_tune.machine.terminal import guard_streams
 from hms_tune.version import __version__
 
 app = typer.Typer(
@@ -89,6 +90,7 @@ def main() -> None:
     # everything else on the machine (docs/decisions/0011).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    guard_streams()
     try:
         app(prog_name="hms-tune")
     except HmsTuneError as error:

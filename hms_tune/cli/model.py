@@ -7,9 +7,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from hms_tune.machine.terminal import Terminal
 from hms_tune.models.layers import LayerGroup, layer_groups
 
 app = typer.Typer(help="Backbones and their layers.", no_args_is_help=True)
@@ -30,7 +30,7 @@ def layers(
     if as_json:
         typer.echo(json.dumps({"backbone": backbone, "layers": _rows(groups)}, indent=2))
     else:
-        Console().print(_table(backbone, groups))
+        Terminal().print(_table(backbone, groups))
 
 
 def _rows(groups: list[LayerGroup]) -> list[dict[str, object]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hms_tune.config.ranges import Parameter, describe, to_plain
 from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.machine.terminal import Terminal
 from hms_tune.search.study import trial_limit
 from hms_tune.search.study_check import StudyCheck, check_study
 from hms_tune.search.suggest import describe_label
@@ -92,9 +92,9 @@ def _as_json(study_file: StudyFile, result: StudyCheck) -> dict[str, object]:
 
 
 def _print(study_file: StudyFile, result: StudyCheck) -> None:
-    console = Console()
+    console = Terminal()
     if not console.is_terminal:
-        console = Console(width=PAGE_WIDTH)
+        console = Terminal(width=PAGE_WIDTH)
     table = Table(title=f"{study_file.study}: what is searched", title_justify="left")
     table.add_column("Parameter", no_wrap=True)
     table.add_column("Range", overflow="fold")

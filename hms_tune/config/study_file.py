@@ -19,10 +19,11 @@ from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
 from hms_tune.config.range_reader import ConfigReader
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
+from hms_tune.config.secrets import public_text
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
-from hms_tune.config.webhook import check_webhook, hidden
+from hms_tune.config.webhook import check_webhook
 from hms_tune.config.yaml_lines import Located, Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 
@@ -83,9 +84,9 @@ class StudyFile:
         return min(folds, int(max(trained))) if trained else folds
 
     def to_json(self) -> str:
-        """All that :meth:`from_json` needs to rebuild this on another machine, but no webhook's secret."""
-        webhook = self.tracking.notify.webhook
-        text = self.text if webhook is None else self.text.replace(webhook, hidden(webhook))
+        """All that :meth:`from_json` needs to rebuild this on another machine, but no secret."""
+        notify = self.tracking.notify
+        text = public_text(self.text, webhook=notify.webhook, command=notify.command)
         return json.dumps({"format": FORMAT, "source": self.source, "text": text})
 
     @classmethod

@@ -160,8 +160,8 @@ class NotifyConfig(Section):
     on: tuple[Happening, ...] = Field(HAPPENINGS, description="What is told.")
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        """Leave the webhook out: who has it can write to the channel."""
-        return [(key, value) for key, value in super().__repr_args__() if key != "webhook"]
+        """Leave out what may hold a secret: who has the webhook can write to the channel."""
+        return [(key, value) for key, value in super().__repr_args__() if key not in ("webhook", "command")]
 
 
 class TrackingConfig(Section):

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from enum import IntEnum, unique
 
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from hms_tune.errors import StorageError
+
+SETUP_S = 30
+"""How long the set-up lock is waited for, s; who needs it holds it for moments."""
 
 
 @unique
@@ -28,8 +35,26 @@ class Lock(IntEnum):
 
 
 def lock_setup(connection: Connection) -> None:
-    """Wait for the set-up lock, and keep it until the transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": int(Lock.SETUP)})
+    """Wait for the set-up lock, and keep it until the transaction ends.
+
+    Raises
+    ------
+    StorageError
+        If it does not become free: whoever may connect to the database can take it.
+    """
+    connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": str(1000 * SETUP_S)})
+    try:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": int(Lock.SETUP)})
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        raise StorageError(
+            f"another session has held hms-tune's set-up lock for more than {SETUP_S} s",
+            where=f"advisory lock {int(Lock.SETUP)}",
+            mend="See who in pg_locks and pg_stat_activity, end it with pg_terminate_backend(pid), and let "
+            "nobody connect whom you do not trust (REVOKE CONNECT ON DATABASE … FROM PUBLIC)",
+        ) from None
+    connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))
 
 
 def lock_study(connection: Connection, study_id: int, *, wait: bool = True) -> bool:

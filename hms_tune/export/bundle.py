@@ -1,11 +1,13 @@
 """A trained model with all it needs to predict, as a folder of safetensors and JSON.
 
-``config.json`` names every other file with its SHA-256, so a damaged or exchanged file is found before it
-is used. Nothing in a bundle is ever unpickled.
+``config.json`` names every other file with its SHA-256, and ends with its own, so whatever is damaged or
+exchanged is found before it is used. Nothing in a bundle is ever unpickled, and no file is read that is
+larger than it can be.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,12 +15,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -40,10 +42,16 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_]+\.(safetensors|onnx|parquet|json|md)")
 _FOLD_WEIGHTS = re.compile(r"fold_(\d+)\.safetensors")
 _FULL_WEIGHTS = "full.safetensors"
 _CONFIG = "config.json"
+_MOST_CONFIG_BYTES = 1 << 20
+"""Of ``config.json``, which takes a few kB, and of what stands before the weights in their files."""
 
 
 class BundleConfig(Section):
-    """What ``config.json`` holds. ``files`` maps each file's name to its SHA-256."""
+    """What ``config.json`` holds.
+
+    ``files`` and ``sizes`` map each file's name to its SHA-256 and its bytes; ``seal`` is the SHA-256 of all
+    else here, as canonical JSON.
+    """
 
     format: Literal[1] = 1
     hms_tune: str
@@ -52,6 +60,21 @@ class BundleConfig(Section):
     classes: tuple[str, ...]
     config: TrialConfig
     files: dict[str, str]
+    sizes: dict[str, int]
+    seal: str = ""
+
+    @model_validator(mode="after")
+    def _sealed(self) -> Self:
+        if self.classes != CLASSES:
+            raise ValueError(f"the classes are not {', '.join(CLASSES)}, in this order")
+        if self.seal != self.own_seal():
+            raise ValueError("config.json differs from what was exported")
+        return self
+
+    def own_seal(self) -> str:
+        """What ``seal`` has to be."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     @field_validator("files")
     @classmethod
@@ -178,7 +201,10 @@ def load_network(config: TrialConfig, path: Path) -> nn.Module:
         network = build_network(
             bare, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
         )
+    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
     try:
+        if path.stat().st_size > needed + _MOST_CONFIG_BYTES:
+            raise RuntimeError(f"they take more than {needed:,} bytes")
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -196,8 +222,11 @@ def read_bundle_config(folder: Path) -> BundleConfig:
         )
     path = folder / _CONFIG
     try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(_MOST_CONFIG_BYTES + 1)
+        if len(content) > _MOST_CONFIG_BYTES:
+            raise OSError(errno.EFBIG, "it is too long")
+    except OSError as error:
         raise BundleError(
             "is not a bundle: config.json cannot be read",
             where=folder,
@@ -218,9 +247,16 @@ def read_bundle_config(folder: Path) -> BundleConfig:
 def seal_bundle(folder: Path, *, study: str, trial: int, config: TrialConfig) -> BundleConfig:
     """Write ``config.json`` over the files that lie in ``folder``: from here on it is a bundle."""
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.name != _CONFIG}
-    sealed = BundleConfig(
-        hms_tune=__version__, study=study, trial=trial, classes=CLASSES, config=config, files=files
+    unsealed = BundleConfig.model_construct(
+        hms_tune=__version__,
+        study=study,
+        trial=trial,
+        classes=CLASSES,
+        config=config,
+        files=files,
+        sizes={name: (folder / name).stat().st_size for name in files},
     )
+    sealed = BundleConfig.model_validate(unsealed.model_dump() | {"seal": unsealed.own_seal()})
     text = json.dumps(sealed.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
     return sealed
@@ -237,7 +273,7 @@ def _check_digests(folder: Path, config: BundleConfig) -> None:
         path = folder / name
         if not path.is_file():
             raise BundleError("is missing from the bundle", where=path, mend="Copy the whole folder again")
-        if file_digest(path) != digest:
+        if path.stat().st_size != config.sizes.get(name) or file_digest(path) != digest:
             raise BundleError(
                 "differs from what was exported", where=path, mend="Copy the bundle again, or export it again"
             )

@@ -24,6 +24,7 @@ from hms_tune.export.card import model_card
 from hms_tune.export.onnx import OnnxCheck, export_onnx
 from hms_tune.export.scores import METRICS, Scores, scores_of
 from hms_tune.machine.device import resolve_device
+from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import fold_weights_path, full_weights_path
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
@@ -93,11 +94,20 @@ def export_best(
     check_vacant(out)
     workspace = Workspace(store, resolve_device(device))
     partial = out.with_name(f".{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    _make_private(partial)
     ended = _train(winner.config, workspace, partial, refit, checkpoint_every_s, on_event or _ignore)
     exported = _assemble(winner, workspace, partial, out, ended, refit)
     shutil.rmtree(partial)
     return exported
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        private_folder(folder, links=False)
+    except OSError as error:
+        raise UsageError(
+            f"cannot be made: {error.strerror}", where=folder, mend="Remove it, or choose another --out"
+        ) from error
 
 
 def check_vacant(out: Path) -> None:
@@ -161,7 +171,7 @@ def _assemble(
 ) -> Exported:
     bundle = partial / "bundle"
     shutil.rmtree(bundle, ignore_errors=True)
-    bundle.mkdir()
+    private_folder(bundle)
     data = workspace.trial_data(winner.config)
     weights = [fold_weights_path(partial, fold) for fold in range(len(ended.fold_kl))]
     networks = [load_network(winner.config, path) for path in weights]

@@ -70,6 +70,8 @@ def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArr
     target = path.resolve()  # where a link leads; it stays a link
     partial = target.with_name(f".{os.getpid()}.{target.name}")
     try:
+        partial.unlink(missing_ok=True)
+        partial.touch(exist_ok=False)  # not through a link that somebody put there
         table.to_csv(partial, index=False, float_format=_DIGITS)  # compressed as its ending says
         partial.replace(target)
     except OSError as error:

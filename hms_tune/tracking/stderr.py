@@ -8,6 +8,8 @@ from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+from hms_tune.machine.terminal import Terminal
+
 _LOSES_LINES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
 """No room on a disk; the terminal is closed; the reader of a pipe has gone."""
 
@@ -44,7 +46,7 @@ def _behind_displays() -> TextIO:
 
 def error_console() -> Console:
     """A console on standard error that goes on where a log file's disk is full or nobody reads any more."""
-    return Console(file=cast("TextIO", _ErrorStream()))
+    return Terminal(file=cast("TextIO", _ErrorStream()))
 
 
 def _unless_lost(error: OSError) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     payload = _payload(path)
     try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as entries:
+            if sum(entry.file_size for entry in entries.infolist()) > len(payload):
+                raise ValueError("it unpacks to more than it holds")
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError("holds other things than tensors and plain values", where=path) from error
     if not isinstance(state, dict):
         raise CheckpointError("is no state of a trial", where=path)

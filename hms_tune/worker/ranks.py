@@ -8,18 +8,18 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-
-from torch.distributed import Store  # type: ignore[attr-defined]
+from pathlib import Path
 
 from hms_tune.errors import HmsTuneError, RankLostError
 from hms_tune.machine.child_processes import start_safely
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
-from hms_tune.training.distributed.group import RankPlace, host_store, tell_of_loss
+from hms_tune.training.distributed.group import RankPlace, store_in, tell_of_loss
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import LogLine, PipeObserver, SlotFailed, log_to_pipe
 from hms_tune.worker.stop import ORPHAN_S
@@ -38,7 +38,8 @@ class RankProcesses:
     ----------
     plan : the slot's
     places : each rank's place and its device
-    store : where they meet, if this process hosts it; there the others learn of one that dies
+    folder : where they meet, if on this machine alone; there the others learn of one that dies. It is removed
+        when all have ended
 
     Attributes
     ----------
@@ -47,12 +48,15 @@ class RankProcesses:
     """
 
     def __init__(
-        self, plan: SlotPlan, places: Sequence[tuple[RankPlace, str]], store: Store | None = None
+        self,
+        plan: SlotPlan,
+        places: Sequence[tuple[RankPlace, str]],
+        folder: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self.error: HmsTuneError | None = None
         self.failed = False
         self._slot = plan.slot
-        self._store = store
+        self._folder = folder
         self._first: SpawnProcess | None = None
         self._ending = threading.Event()
         self._ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
@@ -77,8 +81,10 @@ class RankProcesses:
         self._first = first
 
     def wait(self) -> None:
-        """Wait until every rank has ended."""
+        """Wait until every rank has ended. The slot's own process has."""
         self._listener.join()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def kill(self) -> None:
         """End them at once."""
@@ -114,8 +120,8 @@ class RankProcesses:
             return
         self.failed = True
         _logger.warning("Rank %d of slot %s died (exit status %s)", rank, self._slot, process.exitcode)
-        if self._store is not None:
-            tell_of_loss(self._store, f"rank {rank} of slot {self._slot} is gone")
+        if self._folder is not None:
+            tell_of_loss(store_in(Path(self._folder.name)), f"rank {rank} of slot {self._slot} is gone")
         first = self._first
         if first is not None and not wait([first.sentinel], GRACE_S):
             with suppress(OSError):
@@ -129,9 +135,9 @@ def start_local_ranks(plan: SlotPlan) -> tuple[RankPlace, RankProcesses]:
     -------
     the place of the slot's own process, and the others
     """
-    store = host_store()
-    places = [RankPlace(rank, len(plan.devices), store.port) for rank in range(len(plan.devices))]
-    return places[0], RankProcesses(plan, list(zip(places, plan.devices, strict=True))[1:], store)
+    folder = tempfile.TemporaryDirectory(prefix="hms-tune-ranks-")
+    places = [RankPlace(rank, len(plan.devices), Path(folder.name)) for rank in range(len(plan.devices))]
+    return places[0], RankProcesses(plan, list(zip(places, plan.devices, strict=True))[1:], folder)
 
 
 def rank_main(plan: SlotPlan, place: RankPlace, device: str, pipe: Connection) -> None:

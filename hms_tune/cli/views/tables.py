@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.config.ranges import value_text
+from hms_tune.machine.terminal import Terminal
 from hms_tune.studies.text import score_text
 from hms_tune.trial_state import AttemptState, label
 
@@ -47,8 +48,8 @@ def _plain(value: Any) -> Any:
 
 def out() -> Console:
     """Standard output: as wide as the terminal; wide enough for every table where it is a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = Terminal(highlight=False)
+    return console if console.is_terminal else Terminal(highlight=False, width=200)
 
 
 def study_table(summaries: Sequence[StudySummary]) -> Table:

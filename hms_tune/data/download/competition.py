@@ -20,6 +20,7 @@ from hms_tune.data.download.unzip import ArchiveError, refuse_full_disk, size, u
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.lock import exclusive
 from hms_tune.errors import DownloadError
+from hms_tune.machine.private_folder import private_folder
 
 Progress = Callable[[int, int], None]
 """Told how much of how much is done."""
@@ -117,7 +118,7 @@ def _locked(root: Path, partial: Path) -> Iterator[None]:
     """One download of a folder at a time. Folders made here go again if they stay empty."""
     made = [folder for folder in root.parents if not folder.exists()]
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(root.parent)
         with exclusive(root.with_name(root.name + ".partial.lock")):
             yield
     except OSError as error:
@@ -143,7 +144,7 @@ def _fetch(archive: Path, progress: Progress | None, sleep: Callable[[float], No
 def _unpack(archive: Path, partial: Path, progress: Progress | None, *, ours: bool) -> None:
     files = partial / "files"
     shutil.rmtree(files, ignore_errors=True)
-    partial.mkdir(exist_ok=True)
+    private_folder(partial, links=False)
     try:
         unpack(archive, files, progress=progress)
     except BaseException as error:

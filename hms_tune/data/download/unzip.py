@@ -22,6 +22,7 @@ from typing import IO, BinaryIO
 from hms_tune.data.files.threads import unordered
 from hms_tune.errors import DownloadError
 from hms_tune.machine.cores import available_cores
+from hms_tune.machine.private_folder import private_folder
 
 Progress = Callable[[int, int], None]
 """Told how many of how many files are unpacked."""
@@ -219,7 +220,7 @@ def _write_all(
     folder: Path,
     progress: Progress | None,
 ) -> None:
-    folder.mkdir()
+    private_folder(folder)
     for parent in sorted({entry.path.parent for entry in entries}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +25,19 @@ from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.silence import windows_of_nan
 from hms_tune.data.files.synonyms import LOSSLESS, meant_by
 
+MOST_FOOTER_BYTES = 4 << 20
+"""Those of the competition take less than 200 kB; one of a million columns takes minutes to read."""
+
+_TAIL_BYTES = 8
+"""At the end of a parquet file: the footer's length, and four letters."""
+
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
     """Number of rows, and every defect that can be seen without decoding the signal."""
     try:
+        _refuse_costly(file.path)
         with pa.OSFile(os.fsencode(file.path)) as stream, _FlatParquetFile(stream) as parquet:
             return parquet.metadata.num_rows, footer_defects(file, parquet)
     except _READ_ERRORS as error:
@@ -109,8 +118,27 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
         return {}
 
 
+def _refuse_costly(path: Path) -> None:
+    """Refuse, before it is opened, what would wait for ever or take minutes to open.
+
+    Raises
+    ------
+    ValueError
+        Saying why.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    with path.open("rb") as stream:
+        stream.seek(max(0, found.st_size - _TAIL_BYTES))
+        footer = int.from_bytes(stream.read(_TAIL_BYTES)[:4], "little")
+    if found.st_size > _TAIL_BYTES and footer > MOST_FOOTER_BYTES:
+        raise ValueError(f"its footer takes {footer:,} bytes, more than {MOST_FOOTER_BYTES:,}")
+
+
 @contextmanager
 def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
+    _refuse_costly(file.path)
     with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         content = stream.read_buffer()
     with _FlatParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:

@@ -22,6 +22,9 @@ from hms_tune.data.schema import (
     window_start,
 )
 
+LONGEST_SECONDS = 24 * 3600
+"""The longest recording that is read: it takes a few GB of memory."""
+
 RESTORE = "Restore the file from its source"
 """How most mends begin."""
 
@@ -72,6 +75,10 @@ def length_defects(file: SignalFile, rows: int) -> list[Defect]:
     """Whether a file is as long as its labels ask for."""
     if rows == 0:
         return [file.defect(DefectKind.ROWS_MISSING, "the file has no rows", f"{RESTORE}.")]
+    most = LONGEST_SECONDS * SFREQ if file.kind == "eeg" else LONGEST_SECONDS // FRAME_SECONDS
+    if rows > most:
+        what = f"the file has {rows:,} rows, more than the {most:,} of {LONGEST_SECONDS // 3600} hours"
+        return [file.defect(DefectKind.FILE_UNREADABLE, what, "Cut the recording into shorter ones.")]
     return _eeg_length_defects(file, rows) if file.kind == "eeg" else _spectrogram_length_defects(file, rows)
 
 

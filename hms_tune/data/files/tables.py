@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from hms_tune.data.files.defects import Defect, DefectKind, errors
 from hms_tune.data.schema import CLASSES, TABLE_COLUMNS, VOTE_COLUMNS, Column, Split
 
+MOST_COLUMNS = 1000
+"""The tables of the competition have 15."""
+
+_SHOWN = 60
+"""Characters of a cell that an error quotes."""
+
 _KEYS: dict[Split, tuple[tuple[str, ...], ...]] = {
     "train": (("eeg_id", "eeg_sub_id"), ("label_id",)),
     "test": (("eeg_id",),),
@@ -72,6 +78,9 @@ def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]
             header = next(csv.reader(stream), [])
         if not header:
             return pd.DataFrame(), [_defect(path, DefectKind.TABLE_EMPTY, None, "the file is empty")]
+        if len(header) > MOST_COLUMNS:
+            what = f"the header names {len(header):,} columns, more than {MOST_COLUMNS}"
+            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
         repeated = sorted({name for name in header if header.count(name) > 1}, key=header.index)
         if repeated:
             what = "the column stands twice"
@@ -124,6 +133,8 @@ def _check_cells(cells: pd.Series, column: Column) -> tuple[pd.Series, NDArray[n
         return cells.astype(str), ~cells.isin(CLASSES).to_numpy()
     if pd.api.types.is_bool_dtype(cells):
         return cells, np.ones(len(cells), dtype=bool)
+    if cells.dtype == object:  # integers of any length, which become no float
+        cells = cells.map(lambda cell: np.nan if isinstance(cell, int) and abs(cell) >= 2**63 else cell)
     numbers = pd.to_numeric(cells, errors="coerce")
     values = numbers.to_numpy(np.float64)
     wrong = ~np.isfinite(values)
@@ -139,9 +150,14 @@ def _wrong_cells(path: Path, column: Column, cells: pd.Series, wrong: NDArray[np
         return []
     cell = cells.iloc[int(wrong.argmax())]
     wanted = _WANTED[column.kind]
-    found = "the cell is empty" if pd.isna(cell) else f"{str(cell)!r} is not {wanted}"
+    found = "the cell is empty" if pd.isna(cell) else f"{_short(cell)!r} is not {wanted}"
     mend = f"Every cell must be {wanted}. {_DOWNLOAD}"
     return [_in_lines(path, DefectKind.CELL_INVALID, column.name, found, wrong, mend)]
+
+
+def _short(cell: object) -> str:
+    text = str(cell)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _duplicates(path: Path, table: pd.DataFrame, split: Split) -> list[Defect]:

@@ -34,6 +34,7 @@ from hms_tune.data.store.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifes
 from hms_tune.data.store.write import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
 from hms_tune.machine.cores import available_cores
+from hms_tune.machine.private_folder import private_folder
 
 _logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def _locked(target: Path) -> Iterator[None]:
     """Hold the store's lock, with its parent folders; those made here go again if they stay empty."""
     made = [folder for folder in target.parents if not folder.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent)
         with exclusive(target.with_name(target.name + ".lock")):
             yield
     except OSError as error:
@@ -190,7 +191,7 @@ def _build(
     reusable, folder = ({}, None) if older is None else (older.written, older.folder)
     places = place_files(sources, reusable, read_journal(partial / JOURNAL), jobs=jobs)
     _refuse_full_disk(target, partial, places)
-    partial.mkdir(exist_ok=True)
+    private_folder(partial, links=False)
     try:
         written = write_signals(partial, places, folder, jobs=jobs, progress=progress)
         for kind in KINDS:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 from optuna.storages import get_storage
+from waitress import create_server
+from waitress.channel import HTTPChannel
 
 from hms_tune.database.connect import Storage
 from hms_tune.errors import UsageError
@@ -20,7 +17,19 @@ from hms_tune.reports.dashboard.access import Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.files import dashboard_store, writable_store
 from hms_tune.reports.dashboard.trial_notes import TrialNotes
 
-_logger = logging.getLogger(__name__)
+THREADS = 8
+"""Requests that are answered at once."""
+
+MOST_CONNECTIONS = 64
+"""Of a further one, the connection that has been waiting longest is closed: it fits a limit of 128 files."""
+
+REQUEST_S = 20
+"""How long a request may take to arrive whole, s, and a connection may be idle."""
+
+LEAST_PASSWORD = 12
+"""Characters: at ten tries a minute, no list of usual passwords is gone through."""
+
+_OURS = 8  # what the server listens on, and wakes itself with
 
 
 def dashboard_app(
@@ -61,29 +70,70 @@ def serve_dashboard(
     UsageError
         If the port is taken, or the address is not of this machine.
     """
-    server_class = _Server6 if ":" in host else _Server
+    server = dashboard_server(application, host=host, port=port)
+    shown = f"[{host}]" if ":" in host else host
+    started(f"http://{shown}:{server.effective_port}/dashboard/")
+    server.run()
+
+
+def dashboard_server(application: Gatekeeper, *, host: str, port: int) -> Any:
+    """A server that listens; see :func:`serve_dashboard`."""
     try:
-        server = make_server(host, port, application, server_class=server_class, handler_class=_QuietHandler)
+        server = create_server(
+            application,
+            host=host,
+            port=port,
+            threads=THREADS,
+            connection_limit=MOST_CONNECTIONS + _OURS,
+            channel_timeout=REQUEST_S,
+            cleanup_interval=5,
+            max_request_header_size=1 << 14,
+            max_request_body_size=1 << 27,
+            asyncore_use_poll=True,
+            clear_untrusted_proxy_headers=False,  # the gatekeeper judges them
+            ident=None,
+        )
     except OSError as error:
         raise UsageError(
             f"{host}, port {port}, cannot be used: {error.strerror}",
             where="--port",
             mend="Choose another --port",
         ) from error
-    with server:
-        shown = f"[{host}]" if ":" in host else host
-        started(f"http://{shown}:{server.server_port}/dashboard/")
-        server.serve_forever(poll_interval=0.2)
+    server.channel_class = _Channel
+    return server
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection. Whoever is slow to ask, or to ask again, gives way to others."""
+
+    def __init__(self, server: Any, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(server, *arguments, **keywords)
+        waiting = [each for each in server.active_channels.values() if not each.requests and each is not self]
+        if len(server.active_channels) > MOST_CONNECTIONS and waiting:
+            min(waiting, key=lambda each: each.last_activity).handle_close()
+
+    def handle_read(self) -> None:
+        """Read a part of a request. Its time runs from its beginning, however often a part of it comes."""
+        began: float = self.last_activity
+        super().handle_read()
+        if self.request is not None:
+            self.last_activity: float = began
 
 
 def check_exposure(host: str, password: str | None) -> None:
-    """Refuse to serve others without a password.
+    """Refuse to serve others without a password, and a password that is quickly guessed.
 
     Raises
     ------
     UsageError
-        If ``host`` is not a loopback address and there is no password.
+        If ``host`` is not a loopback address and there is no password, or it is short.
     """
+    if password is not None and len(password) < LEAST_PASSWORD:
+        raise UsageError(
+            f"the password has fewer than {LEAST_PASSWORD} characters",
+            where="HMS_TUNE_DASHBOARD_PASSWORD",
+            mend="Choose a longer one: openssl rand -base64 18",
+        )
     if password is None and not is_loopback(host):
         raise UsageError(
             f"{host} is open to others, and there is no password",
@@ -91,36 +141,3 @@ def check_exposure(host: str, password: str | None) -> None:
             mend="Set HMS_TUNE_DASHBOARD_PASSWORD, or keep 127.0.0.1 and open a tunnel: "
             "ssh -L 8080:127.0.0.1:8080 THIS_MACHINE",
         )
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """One thread per request. A browser that closes a connection early is logged for debugging alone."""
-
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server for this machine's name, which may take long."""
-        with suppress(AttributeError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log it for debugging."""
-        _logger.debug("request from %s failed", client_address, exc_info=True)
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _QuietHandler(WSGIRequestHandler):
-    """Logs no line per request; closes a connection that is silent for a minute."""
-
-    timeout = 60
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log it for debugging."""
-        _logger.debug(format, *args)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import urllib.error
@@ -14,7 +15,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from hms_tune.config.study_sections import NotifyConfig
-from hms_tune.config.webhook import hidden, webhook_of
+from hms_tune.config.webhook import HIDDEN, hidden, webhook_of
 from hms_tune.errors import NotificationError
 
 Message = Mapping[str, Any]
@@ -23,6 +24,17 @@ TRIES = 3
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 4.0)
 """Waits between one try and the next."""
+
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+_GIVEN = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
+        *("DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "XDG_RUNTIME_DIR"),  # of notify-send
+        *_PROXIES,
+        *map(str.upper, _PROXIES),
+    }
+)
+"""What a command sees of the worker's environment, where passwords and keys stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,9 @@ class Receivers:
     @classmethod
     def of(cls, config: NotifyConfig) -> Receivers:
         """Those of a study file, with the environment's webhook before the file's."""
-        return cls(webhook_of(config.webhook), config.command)
+        command = config.command
+        is_whole = command is not None and command[-1] != HIDDEN  # not that of a stored study file
+        return cls(webhook_of(config.webhook), command if is_whole else None)
 
     def __bool__(self) -> bool:
         return self.webhook is not None or self.command is not None
@@ -152,7 +166,13 @@ def _run(command: tuple[str, ...], body: bytes, timeout_s: float) -> None:
     try:
         # A session of its own: Ctrl-C in the worker's terminal is not meant for it.
         subprocess.run(
-            command, input=body, timeout=timeout_s, check=True, capture_output=True, start_new_session=True
+            command,
+            input=body,
+            timeout=timeout_s,
+            check=True,
+            capture_output=True,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name in _GIVEN},
         )
     except subprocess.TimeoutExpired:
         raise _PassingError(f"did not end within {timeout_s:.0f} s", where=where) from None

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from hms_tune.machine.private_folder import private_folder
 from hms_tune.tracking.wandb.account import Mode, ask_account, keep_away, load_settings
 from hms_tune.training.observer import TrialInfo, first_line
 from hms_tune.trial_state import label
@@ -97,7 +98,7 @@ class Session:
 
         configured = load_settings()
         folder = self._runs_folder(configured)
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder / "wandb")  # patients' predictions
         return wandb.init(
             project=self._project or configured.project or PROJECT,
             entity=self._entity,

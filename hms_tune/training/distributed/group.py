@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.distributed import (  # type: ignore[attr-defined]
+    FileStore,
     PrefixStore,
     Store,
-    TCPStore,
     rendezvous,
 )
 
@@ -38,12 +39,13 @@ class RankPlace:
     Attributes
     ----------
     rank, size : its number and how many there are
-    port : of the store on this machine; None: where ``MASTER_ADDR`` and ``MASTER_PORT`` say, as torchrun does
+    folder : where they meet on this machine, closed to other users; None: where ``MASTER_ADDR`` and
+        ``MASTER_PORT`` say, as torchrun does
     """
 
     rank: int
     size: int
-    port: int | None = None
+    folder: Path | None = None
 
 
 def place_from_environment(environment: Mapping[str, str] = os.environ) -> RankPlace | None:
@@ -65,9 +67,12 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> RankP
     return RankPlace(int(rank), int(size)) if int(size) > 1 else None
 
 
-def host_store() -> TCPStore:
-    """A store at a free port for ranks that this machine starts itself; it lives as long as the object."""
-    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+def store_in(folder: Path) -> FileStore:
+    """The store of ranks that this machine starts itself.
+
+    It is a file, because torch's own server listens on every interface, and believes whoever connects.
+    """
+    return FileStore(str(folder / "ranks"))
 
 
 def tell_of_loss(store: Store, word: str) -> None:
@@ -94,10 +99,13 @@ def join(place: RankPlace, device: torch.device, *, timeout_s: float = RANK_TIME
         torch.cuda.set_device(device)
     try:
         store: Store
-        if place.port is None:
+        if place.folder is None:
             store = next(iter(rendezvous("env://", timeout=timeout)))[0]
         else:
-            store = TCPStore("127.0.0.1", place.port, timeout=timeout)
+            for transport in ("GLOO", "NCCL"):  # tensors, too, stay on this machine
+                os.environ.setdefault(f"{transport}_SOCKET_IFNAME", "lo")
+            store = store_in(place.folder)
+            store.set_timeout(timeout)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=PrefixStore("ranks", store),

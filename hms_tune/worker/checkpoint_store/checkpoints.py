@@ -20,6 +20,7 @@ from typing import Self
 
 from hms_tune.database.retry import Patience
 from hms_tune.errors import ArtifactError, CheckpointError
+from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import verify_checkpoint
 from hms_tune.worker.checkpoint_store.files import ObjectStore, open_store
 from hms_tune.worker.checkpoint_store.uploads import Uploader
@@ -108,14 +109,14 @@ class Artifacts:
         for trial in trials:
             shutil.rmtree(self.scratch / self._prefix(trial), ignore_errors=True)
             try:
-                self.store.remove(self.store.keys(self._prefix(trial)))
+                self.store.remove(self._checkpoints(self._prefix(trial)))
             except ArtifactError as error:
                 _logger.warning("%s", error)
 
     def remove_all(self) -> None:
-        """Delete everything of the study."""
+        """Delete all checkpoints of the study; what else somebody keeps there stays."""
         shutil.rmtree(self.scratch / self.study, ignore_errors=True)
-        self.store.remove(self.store.keys(f"{self.study}/"))
+        self.store.remove(self._checkpoints(f"{self.study}/"))
 
     def present(self) -> frozenset[int]:
         """Trials that have checkpoints, here or in the store. None are seen in a store that is away."""
@@ -131,6 +132,9 @@ class Artifacts:
 
     def _prefix(self, trial: int) -> str:
         return f"{self.study}/trial-{trial}/"
+
+    def _checkpoints(self, prefix: str) -> list[str]:
+        return [key for key in self.store.keys(prefix) if _CHECKPOINT.fullmatch(key)]
 
     def _fetch_newest(self, trial: int, attempt: int, directory: Path) -> None:
         """Bring the newest whole checkpoint here; damaged ones are named and passed over."""
@@ -152,7 +156,7 @@ class Artifacts:
 
 def _make(directory: Path) -> None:
     try:
-        directory.mkdir(parents=True)
+        private_folder(directory)
     except OSError as error:
         raise ArtifactError(
             f"cannot be made ({error.strerror or error})",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Collection
-from contextlib import suppress
-from pathlib import Path
-from typing import Protocol
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
 
 from hms_tune.errors import ArtifactError, UsageError
+from hms_tune.machine.private_folder import folder_without_links, private_folder, private_mode
 
 
 class ObjectStore(Protocol):
@@ -55,7 +59,7 @@ class ObjectStore(Protocol):
 
 
 class DirectoryStore:
-    """A directory, on this machine or shared by the fleet."""
+    """A directory, on this machine or shared by the fleet. Links in it lead nowhere: they are refused."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -63,38 +67,47 @@ class DirectoryStore:
     def put(self, key: str, path: Path) -> None:
         """Link the file where that is possible, else copy it, flush it and rename it into place."""
         target = self._root / key
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial = f"{target.name}.{os.getpid()}.partial"
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)
-            _link_or_copy(path, partial)
-            partial.replace(target)
+            with self._folder(key, make=True) as folder:
+                try:
+                    _remove(partial, folder)
+                    _link_or_copy(Place(path), Place(partial, folder))
+                    os.replace(partial, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+                except OSError:
+                    with suppress(OSError):
+                        _remove(partial, folder)
+                    raise
         except FileNotFoundError:
             if path.exists():
                 raise _failed("cannot be written", target, None) from None
             raise
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise _failed("cannot be written", target, error) from error
 
     def fetch(self, key: str, path: Path) -> None:
         """Link or copy the file to ``path``."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
             path.unlink(missing_ok=True)
-            _link_or_copy(self._root / key, path)
+            with self._folder(key) as folder:
+                _link_or_copy(Place(PurePosixPath(key).name, folder), Place(path))
         except OSError as error:
             raise _failed("cannot be read", self._root / key, error) from error
 
     def keys(self, prefix: str) -> list[str]:
         """Files below the directory ``prefix``."""
+        below = PurePosixPath(prefix)
         try:
-            found = [
-                path.relative_to(self._root).as_posix()
-                for path in (self._root / prefix).rglob("*")
-                if path.suffix != ".partial" and path.is_file()
-            ]
+            with folder_without_links(self._root, below) as handle:
+                found = [
+                    (below / folder / name).as_posix()
+                    for folder, _, names, inside in os.fwalk(".", dir_fd=handle)
+                    for name in names
+                    if not name.endswith(".partial") and _is_file(name, inside)
+                ]
+        except FileNotFoundError:
+            return []
         except OSError as error:
             raise _failed("cannot be listed", self._root / prefix, error) from error
         return sorted(found)
@@ -102,14 +115,22 @@ class DirectoryStore:
     def remove(self, keys: Collection[str]) -> None:
         """Remove files, and directories that are empty then."""
         for key in keys:
-            path = self._root / key
             try:
-                path.unlink(missing_ok=True)
+                with self._folder(key) as folder:
+                    _remove(PurePosixPath(key).name, folder)
+                self._remove_empty(PurePosixPath(key).parent)
+            except FileNotFoundError:
+                continue
             except OSError as error:
-                raise _failed("cannot be removed", path, error) from error
-            for folder in list(path.parents)[: len(Path(key).parents) - 1]:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
+                raise _failed("cannot be removed", self._root / key, error) from error
+
+    def _remove_empty(self, folder: PurePosixPath) -> None:
+        for each in (folder, *folder.parents[:-1]):
+            with suppress(OSError), folder_without_links(self._root, each.parent) as above:  # not empty
+                os.rmdir(each.name, dir_fd=above)
+
+    def _folder(self, key: str, *, make: bool = False) -> AbstractContextManager[int]:
+        return folder_without_links(self._root, PurePosixPath(key).parent, make=make)
 
 
 def open_store(location: str | Path) -> ObjectStore:
@@ -134,17 +155,56 @@ def open_store(location: str | Path) -> ObjectStore:
     return DirectoryStore(Path(text).expanduser())
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file's path, from an open folder where there is one."""
+
+    path: str | Path
+    folder: int | None = None
+
+    def open(self, flags: int) -> BinaryIO:
+        """Open it, or make it; a link and what is no file are refused."""
+        mode = 0o600 if self.folder is None else private_mode(self.folder)
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.fdopen(
+            os.open(self.path, flags, mode, dir_fd=self.folder), "wb" if flags & os.O_CREAT else "rb"
+        )
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file
+
+
+def _link_or_copy(source: Place, target: Place) -> None:
     """Checkpoints are never changed in place, so a second name for the same bytes is as good as a copy."""
+    source.open(os.O_RDONLY).close()
     try:
-        os.link(source, target)
+        os.link(
+            source.path,
+            target.path,
+            src_dir_fd=source.folder,
+            dst_dir_fd=target.folder,
+            follow_symlinks=False,
+        )
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without links
-        with source.open("rb") as reading, target.open("wb") as writing:
+        with (
+            source.open(os.O_RDONLY) as reading,
+            target.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL) as writing,
+        ):
             shutil.copyfileobj(reading, writing, 1 << 20)
             writing.flush()
             os.fsync(writing.fileno())
+
+
+def _is_file(name: str, folder: int) -> bool:
+    return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+
+
+def _remove(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
 
 
 def _failed(what: str, path: Path, error: OSError | None) -> ArtifactError:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from bundles import sealed
 
 import hms_tune
 from hms_tune.config.trial import TrialConfig
@@ -22,7 +23,7 @@ from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, DataError, SignalError, UsageError
-from hms_tune.export.bundle import file_digest, load_bundle
+from hms_tune.export.bundle import file_digest, load_bundle, load_network
 from hms_tune.export.export import Exported, Winner, export_best
 from hms_tune.export.onnx import OnnxUnavailableError, export_onnx
 from hms_tune.export.predict import predict
@@ -276,11 +277,39 @@ def test_a_pickle_is_refused_under_any_name(copy: Path, tmp_path: Path) -> None:
             load_bundle(copy, device="cpu")
     disguised = copy / "fold_0.safetensors"
     disguised.write_bytes(pickle.dumps(Attack()))
+    config["sizes"][disguised.name] = disguised.stat().st_size
     config["files"][disguised.name] = file_digest(disguised)
-    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "config.json").write_text(sealed(config))
     with pytest.raises(BundleError, match="do not fit"):
         load_bundle(copy, device="cpu")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_configuration_that_was_changed_is_refused_sealed_anew_or_not(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["trial"] += 1
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match=r"config\.json differs from what was exported"):
+        load_bundle(copy, device="cpu")
+    config["classes"] = config["classes"][::-1]
+    (copy / "config.json").write_text(sealed(config))
+    with pytest.raises(BundleError, match="the classes are not Seizure, LPD"):
+        load_bundle(copy, device="cpu")
+
+
+def test_a_configuration_or_weights_beyond_all_size_are_refused_unread(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    weights = copy / "fold_0.safetensors"
+    with weights.open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=r"fold_0\.safetensors: differs from what was exported"):
+        load_bundle(copy, device="cpu")
+    with pytest.raises(BundleError, match="they take more than"):
+        load_network(TrialConfig.model_validate(config["config"]), weights)
+    with (copy / "config.json").open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(copy, device="cpu")
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path, copy: Path) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from wsgiref.simple_server import WSGIServer
 
 import optuna
 import pytest
+from serving import serving_dashboard
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -24,7 +25,7 @@ from hms_tune.database.read_only import READER, open_read_only
 from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
 from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
-from hms_tune.reports.dashboard.serve import dashboard_app, serve_dashboard
+from hms_tune.reports.dashboard.serve import MOST_CONNECTIONS, REQUEST_S, dashboard_app
 from hms_tune.search.optuna_private import study_id_of, trial_id_of
 
 Ask = Callable[..., tuple[int, bytes]]
@@ -47,26 +48,8 @@ def study(storage: Storage, study_name: str) -> optuna.Study:
 @contextmanager
 def served(application: Gatekeeper, *, host: str = "127.0.0.1", password: str | None = None) -> Iterator[Ask]:
     """Serve in a thread; yields what sends a request and returns status and body."""
-    ready, servers = threading.Event(), []
-    address: list[str] = []
-
-    def started(told: str) -> None:
-        address.append(told.removesuffix("/dashboard/").replace("0.0.0.0", "127.0.0.1"))
-        ready.set()
-
-    forever = WSGIServer.serve_forever
-
-    def remember(server: WSGIServer, poll_interval: float = 0.5) -> None:
-        servers.append(server)
-        forever(server, 0.02)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WSGIServer, "serve_forever", remember)
-        thread = threading.Thread(
-            target=serve_dashboard, args=(application,), kwargs={"host": host, "port": 0, "started": started}
-        )
-        thread.start()
-        assert ready.wait(20.0)
+    with serving_dashboard(application, host=host) as server:
+        address = f"http://127.0.0.1:{server.effective_port}"
 
         def ask(
             path: str, method: str = "GET", body: object = None, *, given: str | None = password
@@ -75,18 +58,14 @@ def served(application: Gatekeeper, *, host: str = "127.0.0.1", password: str | 
             if given is not None:
                 headers["Authorization"] = "Basic " + base64.b64encode(f"me:{given}".encode()).decode()
             data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(address[0] + path, data=data, headers=headers, method=method)
+            request = urllib.request.Request(address + path, data=data, headers=headers, method=method)
             try:
                 with urllib.request.urlopen(request, timeout=30) as answer:
                     return answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 return error.code, error.read()
 
-        try:
-            yield ask
-        finally:
-            servers[0].shutdown()
-            thread.join(timeout=20.0)
+        yield ask
 
 
 @pytest.fixture
@@ -190,12 +169,81 @@ def test_dashboard_exposed_delete_is_refused_without_the_password(
     number = study_id_of(study)
     application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True)
     with served(application, host="0.0.0.0", password=PASSWORD) as ask:
-        for given in (None, "", "wrong"):
-            for method, path, body in [*writes(study), ("GET", "/api/studies", None)]:
-                assert ask(path, method, body, given=given)[0] == 401, (given, path)
+        for method, path, body in [*writes(study), ("GET", "/api/studies", None)]:
+            assert ask(path, method, body, given=None)[0] == 401, path
+        for given in ("", "wrong"):
+            assert ask(f"/api/studies/{number}", "DELETE", {}, given=given)[0] == 401, given
         assert study.study_name in optuna.get_all_study_names(storage.optuna)
         assert ask("/api/studies")[0] == 200
         assert ask(f"/api/studies/{number}", "DELETE", {})[0] == 204
+
+
+def answer(connection: socket.socket, request: bytes) -> bytes:
+    """The status line of the answer; nothing if the connection was closed instead."""
+    connection.settimeout(20.0)
+    connection.sendall(request)
+    with connection.makefile("rb") as reading:
+        return reading.readline()
+
+
+def inside(environment: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+
+def test_clients_that_never_finish_a_request_lock_nobody_out() -> None:
+    gate = Gatekeeper(inside, password=PASSWORD, writable=False)
+    known = b"Authorization: Basic " + base64.b64encode(f":{PASSWORD}".encode())
+    with serving_dashboard(gate) as server, ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.effective_port)))
+
+        for _ in range(3 * MOST_CONNECTIONS):
+            connect().sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        assert b"200 OK" in answer(connect(), b"GET / HTTP/1.1\r\n" + known + b"\r\n\r\n")
+        assert len(server.active_channels) <= MOST_CONNECTIONS + 1
+
+
+def test_a_request_has_a_deadline_however_steadily_it_trickles_in() -> None:
+    with serving_dashboard(Gatekeeper(inside, password=None, writable=False)) as server:
+        looked = threading.Event()
+
+        def arrived(count: int) -> float:
+            """When the connection's time began, as soon as so many bytes of the request are there."""
+            while True:
+                for each in list(server.active_channels.values()):
+                    if each.request is not None and each.request.header_bytes_received >= count:
+                        return float(each.last_activity)
+                looked.wait(0.005)
+
+        with socket.create_connection(("127.0.0.1", server.effective_port)) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            began = arrived(16)
+            slow.sendall(b"X-A: 1\r\n")
+            assert arrived(24) == began
+            server.trigger.pull_trigger(lambda: server.maintenance(began + REQUEST_S + 1))
+            slow.settimeout(20.0)
+            assert slow.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nContent-Length: " + b"9" * 4000 + b"\r\n\r\n", b"413"),
+        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nAuthorization: Basic \xe9\xe9\xe9\xe9\r\n\r\n", b"401"),
+        (b"GET / HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n", b"401"),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * (1 << 20) + b"\r\n\r\n", b"431"),
+    ],
+    ids=["length", "negative", "authorization", "host", "long"],
+)
+def test_headers_that_make_no_sense_are_refused(request_head: bytes, status: bytes) -> None:
+    with (
+        serving_dashboard(Gatekeeper(inside, password=PASSWORD, writable=False)) as server,
+        socket.create_connection(("127.0.0.1", server.effective_port)) as connection,
+    ):
+        assert answer(connection, request_head).split()[1] == status
 
 
 def test_a_slow_answer_holds_up_no_other(tmp_path: Path) -> None:

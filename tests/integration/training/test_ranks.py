@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 import torch
 from optuna.trial import TrialState
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.trial import TrialConfig
@@ -30,7 +30,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.errors import CheckpointError, DataError, RankLostError, TrainingError, UsageError
 from hms_tune.training import rank_trials
 from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.distributed.group import RankGroup, RankPlace, host_store, join, place_from_environment
+from hms_tune.training.distributed.group import RankGroup, RankPlace, join, place_from_environment
 from hms_tune.training.distributed.ranks import Ranks
 from hms_tune.training.events import CheckpointWritten, CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.fold import FoldTraining
@@ -86,7 +86,7 @@ class Script:
     epoch: int = 1
 
 
-def second_rank(port: int, store_path: Path, script: Script) -> None:
+def second_rank(meeting: Path, store_path: Path, script: Script) -> None:
     """The life of rank 1."""
     torch.set_num_threads(1)
     step = FoldTraining._train_step
@@ -102,7 +102,7 @@ def second_rank(port: int, store_path: Path, script: Script) -> None:
     if script.fault:
         FoldTraining._train_step = faulty  # type: ignore[method-assign]
         rank_trials._PATIENCE_S = 1.0
-    group = join(RankPlace(1, 2, port), CPU, timeout_s=TIMEOUT_S)
+    group = join(RankPlace(1, 2, meeting), CPU, timeout_s=TIMEOUT_S)
     workspace = Workspace(Store.open(store_path), CPU, ranks=group.ranks)
 
     def start(request: TrialRequest) -> CrossValidation:
@@ -129,11 +129,10 @@ class Pair:
 
 
 @contextmanager
-def pair(store: Store) -> Iterator[Pair]:
-    meeting: TCPStore = host_store()
-    second = CONTEXT.Process(target=second_rank, args=(meeting.port, store.path, Script()), daemon=True)
+def pair(store: Store, meeting: Path) -> Iterator[Pair]:
+    second = CONTEXT.Process(target=second_rank, args=(meeting, store.path, Script()), daemon=True)
     second.start()
-    group = join(RankPlace(0, 2, meeting.port), CPU, timeout_s=TIMEOUT_S)
+    group = join(RankPlace(0, 2, meeting), CPU, timeout_s=TIMEOUT_S)
     try:
         yield Pair(group, Workspace(store, CPU, ranks=group.ranks), second)
     finally:
@@ -201,9 +200,9 @@ Alone = Callable[[TrialConfig], tuple[list[Event], Path]]
 
 
 @pytest.fixture(scope="module")
-def ranks(store: Store) -> Iterator[Pair]:
+def ranks(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Two ranks that run one trial after another, as those of a slot do."""
-    with pair(store) as both:
+    with pair(store, tmp_path_factory.mktemp("meeting")) as both:
         yield both
     assert both.second.exitcode == 0
 
@@ -271,10 +270,10 @@ def test_a_batch_smaller_than_the_ranks_is_refused() -> None:
         several.begin_batch(2)
 
 
-def first_rank(port: int, store_path: Path, config: str, directory: Path, pipe: Connection) -> None:
+def first_rank(meeting: Path, store_path: Path, config: str, directory: Path, pipe: Connection) -> None:
     """The life of a rank 0 that loses the other; tells by which error."""
     torch.set_num_threads(1)
-    group = join(RankPlace(0, 2, port), CPU, timeout_s=TIMEOUT_S)
+    group = join(RankPlace(0, 2, meeting), CPU, timeout_s=TIMEOUT_S)
     workspace = Workspace(Store.open(store_path), CPU, ranks=group.ranks)
     trial = CrossValidation(TrialConfig.model_validate_json(config), workspace, directory=directory)
     try:
@@ -291,13 +290,18 @@ def first_rank(port: int, store_path: Path, config: str, directory: Path, pipe: 
     ],
 )
 def test_a_rank_that_is_lost_ends_the_other_with_an_error(
-    store: Store, tmp_path: Path, fault: str, said: str, exitcode: int
+    store: Store,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    fault: str,
+    said: str,
+    exitcode: int,
 ) -> None:
-    meeting: TCPStore = host_store()
+    meeting = tmp_path_factory.mktemp("meeting")
     heard, telling = CONTEXT.Pipe(duplex=False)
     config = make_config(batch_size=3).canonical_json()
-    first = CONTEXT.Process(target=first_rank, args=(meeting.port, store.path, config, tmp_path, telling))
-    second = CONTEXT.Process(target=second_rank, args=(meeting.port, store.path, Script(fault)))
+    first = CONTEXT.Process(target=first_rank, args=(meeting, store.path, config, tmp_path, telling))
+    second = CONTEXT.Process(target=second_rank, args=(meeting, store.path, Script(fault)))
     first.start()
     second.start()
     first.join(TIMEOUT_S)
@@ -350,6 +354,19 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in started if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
+def reachable_from_outside(pid: int) -> list[str]:
+    """Where a process and those it started listen, beyond this machine's own addresses."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    listening = [
+        each.laddr.ip
+        for process in family
+        for each in process.net_connections(kind="inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
+    assert listening  # the ranks' own lines
+    return [address for address in listening if not address.startswith("127.")]
+
+
 def test_a_worker_of_two_ranks_completes_its_study_although_one_is_killed(
     store: Store, storage: Storage, database_url: str, study_name: str, tmp_path: Path
 ) -> None:
@@ -367,6 +384,7 @@ def test_a_worker_of_two_ranks_completes_its_study_although_one_is_killed(
     for line in worker.stderr:
         if "epoch 2/" in line:
             break
+    assert reachable_from_outside(worker.pid) == []
     os.kill(children(worker.pid)[0], signal.SIGKILL)
     said = worker.communicate(timeout=4 * TIMEOUT_S)[1]
     assert worker.returncode == 0, said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,73 @@ def test_a_full_store_warns_and_keeps_what_it_has(
         full = False
         assert uploads.flush(most_s=20.0)
     assert len(store.keys("study/")) == 2
+
+
+def linked_trial(tmp_path: Path) -> tuple[Artifacts, Path]:
+    """A shared folder in which somebody put a link where trial 0 was, and a file behind it."""
+    shared = tmp_path / "shared"
+    attempt(str(shared), tmp_path / "one", 0, range(2))
+    elsewhere = tmp_path / "elsewhere" / "attempt-000000"
+    shutil.move(shared / "study" / "trial-0", elsewhere.parent)
+    (shared / "study" / "trial-0").symlink_to(elsewhere.parent, target_is_directory=True)
+    return Artifacts.at(shared, tmp_path / "one", "study"), elsewhere
+
+
+def test_what_lies_behind_a_link_in_the_shared_folder_is_not_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifacts, elsewhere = linked_trial(tmp_path)
+    before = sorted(elsewhere.iterdir())
+    artifacts.remove([0])
+    assert "trial-0" in caplog.text
+    artifacts.remove_all()
+    assert sorted(elsewhere.iterdir()) == before != []
+
+
+def test_what_lies_behind_a_link_in_the_shared_folder_is_not_written_or_read(tmp_path: Path) -> None:
+    _, elsewhere = linked_trial(tmp_path)
+    store = DirectoryStore(tmp_path / "shared")
+    (name, *_) = sorted(elsewhere.iterdir())
+    key = f"study/trial-0/attempt-000000/{name.name}"
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    with pytest.raises(ArtifactError):
+        store.put(key, mine)
+    with pytest.raises(ArtifactError):
+        store.fetch(key, tmp_path / "fetched")
+    assert not os.path.lexists(tmp_path / "fetched")
+
+
+def test_a_pipe_or_a_link_in_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shared" / "study" / "trial-0" / "attempt-000000"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "checkpoint-000000.pt")
+    (folder / "checkpoint-000001.pt").symlink_to("/etc/hostname")
+    store = DirectoryStore(tmp_path / "shared")
+    for name in ("checkpoint-000000.pt", "checkpoint-000001.pt"):
+        with pytest.raises(ArtifactError):
+            store.fetch(f"study/trial-0/attempt-000000/{name}", tmp_path / "fetched")
+    assert store.keys("study/") == []
+
+
+def test_only_checkpoints_are_deleted_with_a_study(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    attempt(str(shared), tmp_path / "one", 0, range(2))
+    kept = shared / "study" / "notes.txt"
+    kept.write_text("a person's")
+    Artifacts.at(shared, tmp_path / "one", "study").remove_all()
+    assert [path for path in shared.rglob("*") if path.is_file()] == [kept]
+
+
+def test_checkpoints_are_closed_to_others_unless_the_group_is_asked_for(tmp_path: Path) -> None:
+    alone, group = tmp_path / "alone", tmp_path / "group"
+    group.mkdir()
+    group.chmod(0o2770)
+    for shared in (alone, group):
+        attempt(str(shared), tmp_path / "one", 0, range(1))
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (alone, *alone.rglob("*")) if path.is_dir()}
+    assert modes == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in group.rglob("*") if path.is_dir()} == {0o2770}
 
 
 @pytest.fixture(scope="module")

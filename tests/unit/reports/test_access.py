@@ -12,6 +12,7 @@ import pytest
 from hms_tune.errors import UsageError
 from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.serve import check_exposure
+from hms_tune.reports.dashboard.tries import MOST, PAUSE_S, Tries, address_of
 
 
 class Behind:
@@ -33,6 +34,8 @@ def ask(
     *,
     host: str = "127.0.0.1:8080",
     body: bytes = b"",
+    remote: str = "127.0.0.1",
+    length: str | None = None,
     **headers: str,
 ) -> tuple[str, dict[str, str], bytes]:
     answered: list[tuple[str, dict[str, str]]] = []
@@ -40,7 +43,8 @@ def ask(
         "REQUEST_METHOD": method,
         "PATH_INFO": path,
         "HTTP_HOST": host,
-        "CONTENT_LENGTH": str(len(body)),
+        "REMOTE_ADDR": remote,
+        "CONTENT_LENGTH": str(len(body)) if length is None else length,
         "wsgi.input": io.BytesIO(body),
         **{f"HTTP_{name.upper()}": value for name, value in headers.items()},
     }
@@ -148,9 +152,52 @@ def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin
 )
 def test_without_a_password_the_dashboard_is_for_this_machine_only(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
-    check_exposure(host, "a password")
+    check_exposure(host, "a long password")
     if loopback:
         check_exposure(host, None)
     else:
         with pytest.raises(UsageError, match="ssh -L"):
             check_exposure(host, None)
+
+
+def test_an_address_that_guesses_is_refused_for_a_minute_and_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    gate = Gatekeeper(Behind(), password="sésame", writable=False)
+    gate._tries = Tries(lambda: now[0])
+
+    def status(password: str | None, address: str = "10.0.0.7", **headers: str) -> str:
+        if password is not None:
+            headers["authorization"] = basic(password)
+        return ask(gate, remote=address, **headers)[0].split()[0]
+
+    assert [status(None) for _ in range(20)] == ["401"] * 20  # a browser asks like this first
+    assert [status(f"guess {i}") for i in range(MOST)] == ["401"] * MOST
+    assert status("sésame") == "429"
+    assert status("sésame", "10.0.0.8") == "200"
+    assert caplog.messages == [f"{MOST} wrong passwords from 10.0.0.7: it is refused for 60 s"]
+    now[0] += PAUSE_S
+    assert status("sésame") == "200"
+
+
+def test_behind_a_proxy_on_this_machine_tries_are_counted_for_whom_it_names() -> None:
+    def named(peer: str, forwarded: str) -> str:
+        return address_of({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded})
+
+    assert named("127.0.0.1", "1.1.1.1, 10.0.0.7") == "10.0.0.7"
+    assert named("10.0.0.9", "10.0.0.7") == "10.0.0.9"
+    assert named("127.0.0.1", "no address") == "127.0.0.1"
+    assert named("2001:db8::1:2:3:4", "") == named("2001:db8::5", "")
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "٣", "1e3"])
+def test_a_length_that_is_none_is_refused(length: str) -> None:
+    gate = Gatekeeper(Behind(), password=None, writable=True)
+    assert ask(gate, "POST", length=length)[0] == "400 Bad Request"
+
+
+def test_a_password_that_is_quickly_guessed_is_refused() -> None:
+    with pytest.raises(UsageError, match="fewer than 12 characters"):
+        check_exposure("127.0.0.1", "short")
+    check_exposure("0.0.0.0", "a" * 12)

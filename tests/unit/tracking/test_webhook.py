@@ -112,7 +112,7 @@ def test_a_study_file_says_who_is_told_of_what_and_is_stored_without_the_secret(
     assert stored.tracking.notify.webhook == "https://hooks.example.org:8443/***"
     assert stored.to_json() == file.to_json()
     # whoever reads the study from the database cannot send
-    assert Receivers.of(stored.tracking.notify) == Receivers(None, ("notify-send", "hms"))
+    assert Receivers.of(stored.tracking.notify) == Receivers(None, None)
     assert (
         Receivers.of(config).described() == "webhook https://hooks.example.org:8443/***, command notify-send"
     )
@@ -136,3 +136,52 @@ def test_an_address_that_cannot_be_used_or_taken_out_of_the_text_is_refused_unpr
     with pytest.raises(ConfigError, match="must be an http:// or https:// address") as error:
         study(f"webhook: {webhook}")
     assert SECRET not in str(error.value)
+
+
+SECRET_FILE = """# try https://hooks.example.org/services/IN-A-COMMENT first
+study: a  # IN-A-COMMENT
+training: {epochs: 1}
+tracking:
+  notify:  # IN-A-COMMENT
+    webhook: "https://hooks.example.org/services/%s"
+    command:%s
+    on: [new_best]  # IN-A-COMMENT
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        " [curl, -H, 'Authorization: IN-A-COMMAND # x', example.org]",
+        "\n    - curl\n    - -H\n    - IN-A-COMMAND\n    - example.org # IN-A-COMMENT",
+        "\n      - curl\n      - 'IN-A-COMMAND'\n    # IN-A-COMMENT",
+    ],
+    ids=["flow", "block", "indented"],
+)
+def test_what_is_stored_of_a_study_file_holds_no_secret(command: str) -> None:
+    file = StudyFile.parse(SECRET_FILE % ("IN-THE-ADDRESS", command), "a.yaml")
+    assert file.tracking.notify.command is not None
+    assert "IN-A-COMMAND" in " ".join(file.tracking.notify.command)
+    stored = file.to_json()
+    assert "IN-" not in stored
+    assert "IN-" not in repr(file.tracking)
+    rebuilt = StudyFile.from_json(stored)
+    assert rebuilt.space_hash == file.space_hash
+    assert rebuilt.tracking.notify.on == ("new_best",)
+    assert rebuilt.tracking.notify.command == ("curl", "***")
+    assert not Receivers.of(rebuilt.tracking.notify)
+
+
+def test_a_number_sign_in_a_value_is_no_comment() -> None:
+    file = StudyFile.parse("study: a\ndata: {root: '/data/#1'}  # mine\n", "a.yaml")
+    assert json.loads(file.to_json())["text"] == "study: a\ndata: {root: '/data/#1'}\n"
+
+
+def test_a_command_sees_no_secret_of_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HMS_TUNE_STORAGE", "HMS_TUNE_DASHBOARD_PASSWORD", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    seen = tmp_path / "seen"
+    deliver(Receivers(None, ("sh", "-c", f"env > {seen}")), MESSAGE)
+    assert "canary" not in seen.read_text()
+    assert "TZ=Europe/Berlin" in seen.read_text()

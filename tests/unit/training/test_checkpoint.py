@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -94,3 +97,20 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch
     loaded = read_newest_checkpoint(tmp_path)
     assert loaded is not None
     assert loaded["number"] == 0
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path, 0, {"weights": torch.zeros(1 << 20)})
+    head = path.read_bytes().index(b"PK")
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(path.read_bytes()[head:])) as stored,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as deflated,
+    ):
+        for entry in stored.infolist():
+            deflated.writestr(entry.filename, stored.read(entry))
+    magic = path.read_bytes()[: head - 32]
+    path.write_bytes(magic + hashlib.sha256(packed.getvalue()).digest() + packed.getvalue())
+    verify_checkpoint(path)
+    with pytest.raises(CheckpointError, match="holds other things"):
+        read_checkpoint(path)

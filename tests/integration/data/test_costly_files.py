@@ -1,0 +1,78 @@
+"""Files that would cost memory or time without end are refused with a sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.files.tables import read_table
+from hms_tune.data.schema import EEG_COLUMNS
+from hms_tune.data.store.prepare import prepare
+from hms_tune.errors import DataError
+
+EEG = "train_eegs/1000.parquet"
+
+
+@pytest.fixture
+def root(tmp_path: Path, competition_writer: Callable[..., Path]) -> Path:
+    return competition_writer(tmp_path / "hms", patients=4, recordings_per_patient=1)
+
+
+def day_and_more(path: Path) -> None:
+    """27.8 hours of the same value, in a file of a few MB."""
+    silence = pa.array(np.zeros(20_000_000, np.float32))
+    pq.write_table(pa.table(dict.fromkeys(EEG_COLUMNS, silence)), path, compression="zstd")
+
+
+def many_columns(path: Path) -> None:
+    pq.write_table(pa.table({f"c{i}": pa.array([0.0], pa.float32()) for i in range(30_000)}), path)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (day_and_more, "has 20,000,000 rows, more than the 17,280,000 of 24 hours"),
+        (many_columns, "its footer takes"),
+        (pipe, "it is no regular file"),
+    ],
+)
+def test_a_signal_file_that_costs_too_much_is_refused(
+    root: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    spoil(root / EEG)
+    assert any(said in defect.what for defect in check_folder(root).defects)
+    with pytest.raises(DataError, match=said):
+        prepare(root, jobs=1)
+
+
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("column", ["eeg_id", "seizure_vote"])
+def test_a_number_of_any_length_is_a_defect(root: Path, column: str, sign: str, digits: int) -> None:
+    table = pd.read_csv(root / "train.csv", dtype=str)
+    table.loc[0, column] = sign + "9" * digits
+    table.to_csv(root / "train.csv", index=False)
+    read, defects = read_table(root / "train.csv", "train")
+    assert read.empty
+    assert [defect.column for defect in defects] == [column]
+    assert "is not a whole number" in defects[0].what
+    assert len(defects[0].what) < 120
+
+
+def test_a_table_of_a_million_columns_is_refused(root: Path) -> None:
+    (root / "train.csv").write_text(",".join(f"c{i}" for i in range(1_000_000)) + "\n")
+    (defect,) = read_table(root / "train.csv", "train")[1]
+    assert defect.what == "the header names 1,000,000 columns, more than 1000"

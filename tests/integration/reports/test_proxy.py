@@ -1,0 +1,102 @@
+"""The dashboard behind nginx, with the configuration of docs/fleet.md. Skipped where there is no nginx."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from serving import serving_dashboard
+
+from hms_tune.database.connect import Storage
+from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.search.optuna_private import study_id_of
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="no nginx")
+
+FLEET = Path(__file__).parents[3] / "docs" / "fleet.md"
+PASSWORD = "canary-of-the-proxy"
+
+
+def documented() -> str:
+    """The server block of the document, without its certificate."""
+    (block,) = re.findall(r"```nginx\n(.*?)```", FLEET.read_text(), re.DOTALL)
+    kept = [line for line in block.splitlines() if "ssl_" not in line]
+    return "\n".join(kept)
+
+
+@pytest.fixture
+def proxy(storage: Storage, tmp_path: Path) -> Iterator[int]:
+    """The port of an nginx in front of a writable dashboard."""
+    assert NGINX is not None
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True)
+    with serving_dashboard(application) as server:
+        block = documented().replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+        block = block.replace("127.0.0.1:8080", f"127.0.0.1:{server.effective_port}")
+        config = tmp_path / "nginx.conf"
+        paths = "".join(
+            f"{kind}_temp_path {tmp_path}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        config.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log stderr; user root; events {{}}\n"
+            f"http {{ access_log off; {paths}\n{block}\n}}\n"
+        )
+        process = subprocess.Popen([NGINX, "-p", str(tmp_path), "-c", str(config)])
+        try:
+            tries = threading.Event()
+            for _ in range(400):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                tries.wait(0.025)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def ask(port: int, path: str, *, password: str = PASSWORD, method: str = "GET", **headers: str) -> int:
+    known = base64.b64encode(f"me:{password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}",
+        headers={"Host": "dashboard.example.org", "Authorization": f"Basic {known}", **headers},
+        method=method,
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_dashboard_works_behind_the_documented_proxy(
+    proxy: int, storage: Storage, study_name: str
+) -> None:
+    study = study_id_of(optuna.create_study(study_name=study_name, storage=storage.optuna))
+    for path in ("/dashboard/", "/static/bundle.js", "/api/studies", f"/api/studies/{study}"):
+        assert ask(proxy, path) == 200, path
+    assert ask(proxy, f"/api/studies/{study}", method="DELETE", Origin="https://attacker.example") == 403
+    assert ask(proxy, f"/api/studies/{study}", method="DELETE", Origin="https://dashboard.example.org") == 204
+
+
+def test_one_who_guesses_through_the_proxy_locks_out_nobody_else(proxy: int) -> None:
+    codes = [ask(proxy, "/api/studies", password=f"guess {number}") for number in range(12)]
+    assert codes == [401] * 10 + [429] * 2
+    with socket.create_connection(("127.0.0.1", proxy), source_address=("127.0.0.2", 0)) as other:
+        known = base64.b64encode(f":{PASSWORD}".encode()).decode()
+        head = f"GET /api/studies HTTP/1.0\r\nHost: x\r\nAuthorization: Basic {known}\r\n\r\n"
+        other.sendall(head.encode())
+        assert b" 200 " in other.makefile("rb").readline()
