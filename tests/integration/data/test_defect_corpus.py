@@ -773,7 +773,7 @@ def test_a_test_half_with_repeated_ids_keeps_nobody_from_training(
     assert caplog.messages[0].startswith("the test half is left out, which training does without: ")
     assert "stands in an earlier line too" in caplog.messages[0]
     with pytest.raises(DataError, match="stands in an earlier line too"):
-        Competition.open(root, splits=("test",)).test_table()
+        Competition.open(root, splits=("test",)).table("test")
 
 
 def test_patients_that_no_study_can_split_are_a_defect(

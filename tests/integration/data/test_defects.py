@@ -125,7 +125,7 @@ def test_check_command_says_what_a_sound_folder_holds(
 def test_check_command_lists_errors_before_warnings_and_counts_both(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=1, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
     (root / "train_eegs/notes.txt").touch()
     warned = run_check(str(root))
     assert warned.exit_code == 0
@@ -144,7 +144,7 @@ def test_check_command_lists_errors_before_warnings_and_counts_both(
 def test_check_command_writes_out_the_first_of_many_defects_of_a_kind_and_json_all(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=1, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
     for number in range(30):
         (root / f"test_eegs/{number}.tmp").touch()
     assert "… and 10 more of the kind file-unexpected; --json lists all" in run_check(str(root)).stdout
@@ -154,7 +154,7 @@ def test_check_command_writes_out_the_first_of_many_defects_of_a_kind_and_json_a
 def test_check_command_as_json_carries_the_summary_and_the_defects(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=1, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
     edit("train.csv", gpd_vote=-3)(root)
     delete("test_eegs/3000.parquet")(root)
     run = run_check(str(root), "--json", "--quick")
@@ -191,7 +191,7 @@ def test_the_share_of_nan_is_told_by_channel(tmp_path: Path, competition_writer:
 
 
 def test_prepare_command_prints_the_store(tmp_path: Path, competition_writer: Callable[..., Path]) -> None:
-    root = competition_writer(tmp_path / "hms", patients=1, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
     run = CliRunner().invoke(app, ["prepare", str(root), "--jobs", "1"])
     assert (run.exit_code, run.stdout) == (0, f"{root / 'store'}: 3 EEGs, 3 spectrograms, 2 MiB\n")
 

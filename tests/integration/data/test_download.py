@@ -35,7 +35,7 @@ COMPETITION = "hms-harmful-brain-activity-classification"
 def content(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> bytes:
     """The archive of a tiny competition, about 3 MB."""
     folder = tmp_path_factory.mktemp("archive")
-    root = competition_writer(folder / "hms", patients=1, recordings_per_patient=1, test_recordings=1)
+    root = competition_writer(folder / "hms", patients=2, recordings_per_patient=1, test_recordings=1)
     path = folder / "hms.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(root.rglob("*.*")):
@@ -81,7 +81,7 @@ def test_a_download_is_whole_and_leaves_nothing_beside_it(kaggle: Kaggle, root: 
     assert check_folder(root).defects == []
     assert beside(root) == ["hms"]
     assert bytes_told[-1] == (len(kaggle.content), len(kaggle.content))
-    assert files_told[-1] == (6, 6)
+    assert files_told[-1] == (8, 8)
     assert kaggle.asked == [
         {
             "path": "/api/v1/competitions.CompetitionApiService/DownloadDataFiles",

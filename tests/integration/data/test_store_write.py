@@ -120,7 +120,7 @@ def lie_about_rows(path: Path, rows: int, told: int) -> None:
 def test_a_footer_that_lies_about_its_rows_is_a_defect(
     tmp_path: Path, competition_writer: Callable[..., Path], told: int
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=1, windows_per_recording=1)
+    root = competition_writer(tmp_path / "hms", patients=2, windows_per_recording=1)
     lie_about_rows(root / "train_eegs/1001.parquet", 12_000, told)
     what = f"not a readable parquet file: the footer tells of {told} rows, the columns hold 12000"
     assert [defect.what for defect in check_folder(root).defects] == [what]
@@ -149,10 +149,10 @@ def test_a_footer_with_a_defect_is_refused_before_any_signal_is_decoded(
     tmp_path: Path, competition_writer: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = competition_writer(tmp_path / "hms", patients=1)
-    path = root / "test_spectrograms/8001.parquet"
+    path = next((root / "train_spectrograms").iterdir())
     path.write_bytes(path.read_bytes()[:1_000])
     monkeypatch.setattr(decoder, "read_signal", lambda file: pytest.fail(f"decoded {file.path}"))
-    with pytest.raises(DataError, match=r"8001\.parquet: not a readable parquet file"):
+    with pytest.raises(DataError, match=rf"{path.name}: not a readable parquet file"):
         prepare(root)
 
 
