@@ -14,9 +14,9 @@ import optuna
 import psycopg2
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from hms_tune.database import schema
 from hms_tune.database.connections import Connect, connector
@@ -31,6 +31,9 @@ from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
 
 T = TypeVar("T")
+
+_RESTED_S = 5.0
+"""A connection that was used this recently is taken to live, s."""
 
 Transaction: TypeAlias = Connection
 """What queries run in, made by :meth:`Storage.transaction`."""
@@ -159,14 +162,36 @@ def assembled(url: URL, connect: Connect) -> Storage:
         f"{DRIVER}://",
         engine_kwargs={
             "creator": connect,
-            "pool_pre_ping": True,
             "pool_size": 2,
             "max_overflow": 6,
             "pool_recycle": 1800,
         },
         skip_table_creation=True,
     )
+    _ping_after_rest(backend.engine)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Ask a connection that has rested whether it still lives, before it is used.
+
+    A ping at every use would be a third of all round trips. What breaks within a few seconds is met by the
+    statement itself, and the work is tried again as after any outage.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def rests(_connection: object, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def looks(connection: Any, record: Any, _proxy: object) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < _RESTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise DisconnectionError from error
 
 
 @contextmanager

@@ -13,18 +13,25 @@ that a fleet with wrong clocks shows no trial that ended before it began.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Container, Mapping
 from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    check_distribution_compatibility,
+    distribution_to_json,
+)
 from optuna.storages import RDBStorage
-from sqlalchemy import event, inspect, select
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, TextClause, event, inspect, select, text
 from sqlalchemy.orm import Session
 
 from hms_tune.database.retry import Patience, through_outages
 from hms_tune.database.tables import now
-from hms_tune.search.optuna_private import database_session, models
+from hms_tune.database.trial_reader import read_trial, read_trials
+from hms_tune.search.optuna_private import CachedStorage, database_session, models
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,11 +51,17 @@ class PatientStorage(RDBStorage):
     """An :class:`optuna.storages.RDBStorage` that outlives outages.
 
     Writing a value twice leaves it as writing it once, for each method here.
+
+    Attributes
+    ----------
+    shared : this storage with a memory of finished trials, for all of the process; sampler, pruner and
+        records would else each read whole studies
     """
 
     def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
         self.patience = patience or Patience()
         super().__init__(*arguments, **keywords)
+        self.shared = CachedStorage(self)
         event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
@@ -56,11 +69,35 @@ class PatientStorage(RDBStorage):
     get_study_directions = _patiently(RDBStorage.get_study_directions)
     get_study_user_attrs = _patiently(RDBStorage.get_study_user_attrs)
     get_study_system_attrs = _patiently(RDBStorage.get_study_system_attrs)
-    get_trial = _patiently(RDBStorage.get_trial)
+
+    @_patiently
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """One trial, in one statement."""
+        with self._one_statement() as connection:
+            return read_trial(connection, trial_id)
+
+    @_patiently
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """A study's trials, in one statement."""
+        asked = None if states is None else [state for state in TrialState if state in states]
+        with self._one_statement() as connection:
+            return read_trials(
+                connection, study_id, states=asked, included=included_trial_ids, after=trial_id_greater_than
+            )
+
+    def _one_statement(self) -> Connection:
+        """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
+        return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
     get_trial_user_attrs = _patiently(RDBStorage.get_trial_user_attrs)
     get_trial_system_attrs = _patiently(RDBStorage.get_trial_system_attrs)
     get_trial_id_from_study_id_trial_number = _patiently(RDBStorage.get_trial_id_from_study_id_trial_number)
-    _get_trials = _patiently(RDBStorage._get_trials)
     _get_best_trial_id = _patiently(RDBStorage._get_best_trial_id)
     set_study_user_attr = _patiently(RDBStorage.set_study_user_attr)
     set_study_system_attr = _patiently(RDBStorage.set_study_system_attr)
@@ -68,19 +105,25 @@ class PatientStorage(RDBStorage):
     @_patiently
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write a report, if the trial has not ended."""
-        with database_session(self.scoped_session, True) as session:
-            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._set_trial_intermediate_value_without_commit(session, trial_id, step, intermediate_value)
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(
+            intermediate_value
+        )
+        report = {"step": step, "stored": stored, "kind": kind.name}
+        self._write(trial_id, _REPORT, report)
 
-    @_patiently
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write an attribute, if the trial has not ended."""
-        self._set_attribute(models.TrialUserAttributeModel, trial_id, key, value)
+        self.set_trial_user_attrs(trial_id, {key: value})
+
+    @_patiently
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Write attributes together, if the trial has not ended."""
+        self._write(trial_id, _USER_ATTRIBUTES, _as_columns(attributes))
 
     @_patiently
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a system attribute, if the trial has not ended."""
-        self._set_attribute(models.TrialSystemAttributeModel, trial_id, key, value)
+        self._write(trial_id, _SYSTEM_ATTRIBUTES, _as_columns({key: value}))
 
     @_patiently
     def _set_trial_param(
@@ -91,22 +134,53 @@ class PatientStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        with database_session(self.scoped_session, True) as session:
-            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._set_trial_param_without_commit(
-                session, trial_id, param_name, param_value_internal, distribution, previous_distribution
-            )
+        if previous_distribution is None:  # once in a process's life: Optuna looks for it
+            with database_session(self.scoped_session, True) as session:
+                models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+                self._set_trial_param_without_commit(
+                    session, trial_id, param_name, param_value_internal, distribution, None
+                )
+            return
+        check_distribution_compatibility(previous_distribution, distribution)
+        told = distribution_to_json(distribution)
+        self._write(trial_id, _PARAM, {"name": param_name, "value": param_value_internal, "told": told})
 
-    def _set_attribute(
-        self,
-        kind: type[models.TrialUserAttributeModel | models.TrialSystemAttributeModel],
-        trial_id: int,
-        key: str,
-        value: Any,
-    ) -> None:
-        with database_session(self.scoped_session, True) as session:
-            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._set_trial_attr_without_commit(session, kind, trial_id, key, value)
+    def _write(self, trial_id: int, statement: TextClause, values: dict[str, Any]) -> None:
+        """Run a statement that writes nothing to a trial that has ended, and say so."""
+        with self._one_statement() as connection:
+            if connection.execute(statement, values | {"trial": trial_id}).first() is None:
+                self.check_trial_is_updatable(trial_id, read_trial(connection, trial_id).state)
+
+
+# The row of a trial is locked while something is written to it: who ends it waits, or has ended it.
+_LIVE = "WITH live AS (SELECT trial_id FROM trials WHERE trial_id = :trial AND {} FOR UPDATE) ".format(
+    "state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')"
+)
+_REPORT = text(
+    f"{_LIVE} INSERT INTO trial_intermediate_values "
+    "(trial_id, step, intermediate_value, intermediate_value_type) "
+    "SELECT trial_id, :step, :stored, CAST(:kind AS trialintermediatevaluetype) FROM live "
+    "ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = excluded.intermediate_value, "
+    "intermediate_value_type = excluded.intermediate_value_type RETURNING 1"
+)
+_PARAM = text(
+    f"{_LIVE} INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+    "SELECT trial_id, :name, :value, :told FROM live "
+    "ON CONFLICT (trial_id, param_name) DO NOTHING RETURNING 1"
+)
+_USER_ATTRIBUTES, _SYSTEM_ATTRIBUTES = (
+    text(
+        f"{_LIVE} INSERT INTO {table} (trial_id, key, value_json) "
+        "SELECT trial_id, told.key, told.value FROM live, "
+        "unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS told (key, value) "
+        "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json RETURNING 1"
+    )
+    for table in ("trial_user_attributes", "trial_system_attributes")
+)
+
+
+def _as_columns(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"keys": list(attributes), "values": [json.dumps(value) for value in attributes.values()]}
 
 
 _DATES = ("_datetime_start_utc", "_datetime_complete_utc")

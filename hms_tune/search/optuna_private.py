@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from optuna.storages import BaseStorage
+from optuna.storages._cached_storage import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb import storage as _database_storage
 from optuna.storages._rdb.storage import _create_scoped_session as database_session
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["DATABASE_LOGGER", "all_trials_of", "database_session", "models", "study_id_of", "trial_id_of"]
+__all__ = [
+    "DATABASE_LOGGER",
+    "CachedStorage",
+    "all_trials_of",
+    "database_session",
+    "models",
+    "storage_of",
+    "study_id_of",
+    "trial_id_of",
+]
 
 DATABASE_LOGGER: str = _database_storage.__name__
 """Name of the logger of Optuna's storage in a database."""
@@ -24,6 +35,11 @@ def trial_id_of(trial: Trial | FrozenTrial) -> int:
 def study_id_of(study: Any) -> int:
     """Optuna's id of a study, also of one that a storage or a summary describes."""
     return int(study._study_id)
+
+
+def storage_of(study: Study) -> BaseStorage:
+    """The storage that a study works on: it alone knows of the trials that were made through it."""
+    return study._storage
 
 
 def all_trials_of(study: Study) -> list[FrozenTrial]:

@@ -193,8 +193,8 @@ class AttemptRun:
     def _describe(self, config: TrialConfig) -> TrialInfo:
         """Write into Optuna's trial which configuration it is and where it runs."""
         holder, attempt = self._setup.queue.holder, self._attempt
-        attempt.optuna_trial.set_user_attr("worker", f"{holder.process.host}:{holder.slot}")
-        attempt.optuna_trial.set_user_attr(CONFIG_HASH_ATTRIBUTE, config.hash)
+        worker = f"{holder.process.host}:{holder.slot}"
+        self._setup.queue.describe(attempt, {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash})
         return TrialInfo(
             study=self._setup.search.study.study_name,
             trial=attempt.trial,

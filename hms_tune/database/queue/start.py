@@ -18,7 +18,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, func, or_, select, text, update
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
@@ -35,7 +35,7 @@ from hms_tune.search.list_turns import (
     goes_through_a_list,
     is_enqueued,
 )
-from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.search.optuna_private import all_trials_of, storage_of, trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
@@ -66,12 +66,13 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
                 optuna_trial_id = _begun(storage, connection, study, lease)
             if optuna_trial_id is None:
                 optuna_trial_id = _enqueued(storage, connection, study, lease)
-            if optuna_trial_id is None:
+            if optuna_trial_id is not None:
+                # Optuna's cache knows trials that went through it alone; this shows it a found one.
+                study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            else:
                 template = _template(connection, lease)
-                _take_turn(storage, connection, study, lease, template)
-                optuna_trial_id = storage.optuna.create_new_trial(lease.study_id, template)
-            # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                _take_turn(connection, study, lease, template)
+                optuna_trial_id = storage_of(study).create_new_trial(lease.study_id, template)
             optuna_trial = optuna.Trial(study, optuna_trial_id)
         except KeyError:
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
@@ -98,11 +99,17 @@ def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int
 
 def unbound(storage: Storage, lease: Lease) -> int | None:
     """Optuna's id of the trial that was made for a lease and not yet bound to it."""
-    states = (TrialState.RUNNING, TrialState.FAIL)
-    for trial in reversed(storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=states)):
-        if trial.user_attrs.get(LEASE_ATTRIBUTE) == lease.lease_id:
-            return trial_id_of(trial)
-    return None
+    with storage.transaction() as connection:
+        return connection.execute(
+            _UNBOUND, {"study": lease.study_id, "key": LEASE_ATTRIBUTE, "lease": str(lease.lease_id)}
+        ).scalar_one_or_none()
+
+
+_UNBOUND = text(
+    "SELECT max(trials.trial_id) FROM trials "
+    "JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key "
+    "WHERE trials.study_id = :study AND trials.state IN ('RUNNING', 'FAIL') AND mark.value_json = :lease"
+)  # trials are Optuna's here
 
 
 def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
@@ -113,7 +120,7 @@ def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease:
     if trial.last_optuna_trial_id is not None:
         template = _template(connection, lease, storage.optuna.get_trial(trial.last_optuna_trial_id))
         if not is_enqueued(template):
-            _take_turn(storage, connection, study, lease, template)
+            _take_turn(connection, study, lease, template)
     elif trial.given is not None:
         template = _template(connection, lease)
         template.system_attrs[FIXED_PARAMS] = trial.given
@@ -124,14 +131,16 @@ def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease:
 
 def _enqueued(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
     """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
-    waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
-    for trial in waiting:
-        storage.optuna.set_trial_user_attr(trial_id_of(trial), LEASE_ATTRIBUTE, lease.lease_id)
-        if storage.optuna.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING):
+    for trial_id in connection.execute(_WAITING, {"study": lease.study_id}).scalars().all():
+        storage.optuna.set_trial_user_attr(trial_id, LEASE_ATTRIBUTE, lease.lease_id)
+        if storage.optuna.set_trial_state_values(trial_id, TrialState.RUNNING):
             if isinstance(study.sampler, GridSampler):
                 _make_room(connection, study, lease)
-            return trial_id_of(trial)
+            return int(trial_id)
     return None
+
+
+_WAITING = text("SELECT trial_id FROM trials WHERE study_id = :study AND state = 'WAITING' ORDER BY trial_id")
 
 
 def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> None:
@@ -177,9 +186,7 @@ def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
     return kept
 
 
-def _take_turn(
-    storage: Storage, connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial
-) -> None:
+def _take_turn(connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial) -> None:
     """Give a trial that is to be drawn the first turn that no other has; called under the study's lock.
 
     An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
@@ -198,7 +205,7 @@ def _take_turn(
     unbound_leases = {row.lease_id for row in rows if row.optuna_trial_id is None}
     taken = {
         trial.system_attrs[TURN]
-        for trial in storage.optuna.get_all_trials(lease.study_id, deepcopy=False)
+        for trial in all_trials_of(study)
         if TURN in trial.system_attrs
         and (trial_id_of(trial) in bound or trial.user_attrs.get(LEASE_ATTRIBUTE) in unbound_leases)
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from sqlalchemy import select
@@ -71,6 +72,10 @@ class StudyQueue:
     def release(self, lease: Lease) -> None:
         """Give back a lease for which no Optuna trial was made."""
         end.release(self.storage, lease)
+
+    def describe(self, attempt: Attempt, attributes: Mapping[str, Any]) -> None:
+        """Write into the Optuna trial what its attempt is, once its values are drawn."""
+        self.storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
         """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
