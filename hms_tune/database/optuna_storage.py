@@ -62,6 +62,7 @@ class PatientStorage(RDBStorage):
         self.patience = patience or Patience()
         super().__init__(*arguments, **keywords)
         self.shared = CachedStorage(self)
+        self._drawn: dict[int, dict[str, tuple[float, str]]] = {}
         event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
@@ -111,21 +112,31 @@ class PatientStorage(RDBStorage):
         report = {"step": step, "stored": stored, "kind": kind.name}
         self._write(trial_id, _REPORT, report)
 
+    def keep_drawn(self, trial_id: int) -> None:
+        """Keep what is drawn for a trial from now on until its next attributes are written, with them."""
+        self._drawn[trial_id] = {}
+
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write an attribute, if the trial has not ended."""
         self.set_trial_user_attrs(trial_id, {key: value})
 
     @_patiently
     def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Write attributes together, if the trial has not ended."""
-        self._write(trial_id, _USER_ATTRIBUTES, _as_columns(attributes))
+        """Write attributes together, and the values that were kept, if the trial has not ended."""
+        drawn = self._drawn.get(trial_id, {})
+        values = {
+            "names": list(drawn),
+            "drawn": [value for value, _ in drawn.values()],
+            "distributions": [told for _, told in drawn.values()],
+        }
+        self._write(trial_id, _USER_ATTRIBUTES, _as_columns(attributes) | values)
+        self._drawn.pop(trial_id, None)
 
     @_patiently
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a system attribute, if the trial has not ended."""
         self._write(trial_id, _SYSTEM_ATTRIBUTES, _as_columns({key: value}))
 
-    @_patiently
     def _set_trial_param(
         self,
         trial_id: int,
@@ -134,16 +145,20 @@ class PatientStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        if previous_distribution is None:  # once in a process's life: Optuna looks for it
-            with database_session(self.scoped_session, True) as session:
-                models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-                self._set_trial_param_without_commit(
-                    session, trial_id, param_name, param_value_internal, distribution, None
-                )
-            return
-        check_distribution_compatibility(previous_distribution, distribution)
-        told = distribution_to_json(distribution)
-        self._write(trial_id, _PARAM, {"name": param_name, "value": param_value_internal, "told": told})
+        if previous_distribution is not None:
+            check_distribution_compatibility(previous_distribution, distribution)
+        if trial_id in self._drawn:  # of a study whose space was compared when this process joined it
+            self._drawn[trial_id][param_name] = (param_value_internal, distribution_to_json(distribution))
+        else:
+            self._write_param(trial_id, param_name, param_value_internal, distribution)
+
+    @_patiently
+    def _write_param(
+        self, trial_id: int, name: str, value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        with database_session(self.scoped_session, True) as session:
+            models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+            self._set_trial_param_without_commit(session, trial_id, name, value_internal, distribution, None)
 
     def _write(self, trial_id: int, statement: TextClause, values: dict[str, Any]) -> None:
         """Run a statement that writes nothing to a trial that has ended, and say so."""
@@ -163,20 +178,19 @@ _REPORT = text(
     "ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = excluded.intermediate_value, "
     "intermediate_value_type = excluded.intermediate_value_type RETURNING 1"
 )
-_PARAM = text(
-    f"{_LIVE} INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
-    "SELECT trial_id, :name, :value, :told FROM live "
-    "ON CONFLICT (trial_id, param_name) DO NOTHING RETURNING 1"
+_PARAMS = (
+    ", params AS (INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
+    "SELECT trial_id, each.name, each.value, each.distribution FROM live, unnest("
+    "CAST(:names AS text[]), CAST(:drawn AS double precision[]), CAST(:distributions AS text[])"
+    ") AS each (name, value, distribution) ON CONFLICT (trial_id, param_name) DO NOTHING) "
 )
-_USER_ATTRIBUTES, _SYSTEM_ATTRIBUTES = (
-    text(
-        f"{_LIVE} INSERT INTO {table} (trial_id, key, value_json) "
-        "SELECT trial_id, told.key, told.value FROM live, "
-        "unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS told (key, value) "
-        "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json RETURNING 1"
-    )
-    for table in ("trial_user_attributes", "trial_system_attributes")
+_ATTRIBUTES = (
+    "INSERT INTO {} (trial_id, key, value_json) SELECT trial_id, told.key, told.value FROM live, "
+    "unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS told (key, value) "
+    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json RETURNING 1"
 )
+_USER_ATTRIBUTES = text(_LIVE + _PARAMS + _ATTRIBUTES.format("trial_user_attributes"))
+_SYSTEM_ATTRIBUTES = text(_LIVE + _ATTRIBUTES.format("trial_system_attributes"))
 
 
 def _as_columns(attributes: Mapping[str, Any]) -> dict[str, Any]:

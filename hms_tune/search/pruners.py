@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config import study_sections as sections
 from hms_tune.config.study_file import StudyFile
+from hms_tune.search.optuna_private import trial_id_of
 
 
 def make_pruner(study_file: StudyFile) -> BasePruner:
@@ -83,6 +84,7 @@ class FoldAwarePruner(BasePruner):
     def __init__(self, wrapped: BasePruner, epochs: int) -> None:
         self._wrapped = wrapped
         self._epochs = epochs
+        self._shown: dict[tuple[int, int], FrozenTrial] = {}
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the wrapped pruner gives the trial up, judging by its current fold."""
@@ -90,17 +92,25 @@ class FoldAwarePruner(BasePruner):
         if step is None:
             return False
         fold = fold_of(step, self._epochs)
-        view = cast("optuna.Study", _FoldOfStudy(study, fold, self._epochs))
+        view = cast("optuna.Study", _FoldOfStudy(study, fold, self._epochs, self._shown))
         return self._wrapped.prune(view, _with_values(trial, values_of_fold(trial, fold, self._epochs)))
 
 
 class _FoldOfStudy:
-    """What a pruner may see of a study when it judges one fold."""
+    """What a pruner may see of a study when it judges one fold.
 
-    def __init__(self, study: optuna.Study, fold: int, epochs: int) -> None:
+    Parameters
+    ----------
+    shown : the folds of finished trials that were shown before, by Optuna's id and the fold; is added to
+    """
+
+    def __init__(
+        self, study: optuna.Study, fold: int, epochs: int, shown: dict[tuple[int, int], FrozenTrial]
+    ) -> None:
         self._study = study
         self._fold = fold
         self._epochs = epochs
+        self._shown = shown
 
     @property
     def direction(self) -> StudyDirection:
@@ -110,7 +120,16 @@ class _FoldOfStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=deepcopy, states=states)
-        return [_with_values(trial, self._carried_on(trial)) for trial in trials]
+        return [self._fold_of(trial) for trial in trials]
+
+    def _fold_of(self, trial: FrozenTrial) -> FrozenTrial:
+        key = (trial_id_of(trial), self._fold)
+        shown = self._shown.get(key)
+        if shown is None:
+            shown = _with_values(trial, self._carried_on(trial))
+            if trial.state.is_finished():  # no more is reported to it
+                self._shown[key] = shown
+        return shown
 
     def _carried_on(self, trial: FrozenTrial) -> dict[int, float]:
         values = values_of_fold(trial, self._fold, self._epochs)

@@ -80,12 +80,15 @@ class StartupSampler(BaseSampler):
         self._start = start
         self._model = model
         self._startup_trials = startup_trials
+        self._is_over = False
 
     def _current(self, study: optuna.Study) -> BaseSampler:
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        trials = study.get_trials(deepcopy=False, states=states)
-        finished = sum(not is_infeasible(trial) for trial in trials)
-        return self._start if finished < self._startup_trials else self._model
+        if not self._is_over:
+            states = (TrialState.COMPLETE, TrialState.PRUNED)
+            trials = study.get_trials(deepcopy=False, states=states)
+            finished = sum(not is_infeasible(trial) for trial in trials)
+            self._is_over = finished >= self._startup_trials
+        return self._model if self._is_over else self._start
 
     def reseed_rng(self) -> None:
         """Give the model new random numbers; start-up draws never repeat."""

@@ -78,6 +78,7 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
         number = bind(connection, lease, optuna_trial_id, optuna_trial.number)
         optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, number)
+    storage.optuna.keep_drawn(optuna_trial_id)
     return Attempt(lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number)
 
 

@@ -74,7 +74,7 @@ class StudyQueue:
         end.release(self.storage, lease)
 
     def describe(self, attempt: Attempt, attributes: Mapping[str, Any]) -> None:
-        """Write into the Optuna trial what its attempt is, once its values are drawn."""
+        """Write into the Optuna trial what its attempt is, together with the values that were drawn."""
         self.storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
