@@ -84,8 +84,8 @@ class MemoryQueue:
         yield self.held
         self.held = None
 
-    def start(self, lease: Lease, *, again: bool) -> Attempt:
-        self._call("start", again)
+    def start(self, lease: Lease) -> Attempt:
+        self._call("start")
         trial = self.study.ask()
         first = self._first.setdefault(lease.trial_id, trial.number)
         return Attempt(lease, trial, trial.number, first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb import storage as _database_storage
@@ -18,7 +17,6 @@ __all__ = [
     "all_trials_of",
     "database_session",
     "models",
-    "storage_of",
     "study_id_of",
     "trial_id_of",
 ]
@@ -35,11 +33,6 @@ def trial_id_of(trial: Trial | FrozenTrial) -> int:
 def study_id_of(study: Any) -> int:
     """Optuna's id of a study, also of one that a storage or a summary describes."""
     return int(study._study_id)
-
-
-def storage_of(study: Study) -> BaseStorage:
-    """The storage that a study works on: it alone knows of the trials that were made through it."""
-    return study._storage
 
 
 def all_trials_of(study: Study) -> list[FrozenTrial]:

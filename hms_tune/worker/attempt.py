@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -99,10 +98,8 @@ class SlotSetup:
 
 def start_attempt(setup: SlotSetup, lease: Lease) -> Attempt:
     """Make the Optuna trial of a claimed lease. If the sampler fails, the lease is released first."""
-    calls = itertools.count()
     try:
-        # A call that an outage cut off may have left a trial, which the next one finds.
-        return setup.through_outages(lambda: setup.queue.start(lease, again=next(calls) > 0))
+        return setup.through_outages(lambda: setup.queue.start(lease))
     except Exception as error:
         if not isinstance(error, HmsTuneError) and not is_of_the_database(error):
             setup.through_outages(lambda: setup.queue.release(lease))

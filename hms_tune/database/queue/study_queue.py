@@ -65,9 +65,9 @@ class StudyQueue:
         """Renew a lease during a block."""
         return LeaseKeeper(self.storage, lease, lease_s=self.lease_s, granted_at=granted_at)
 
-    def start(self, lease: Lease, *, again: bool) -> Attempt:
+    def start(self, lease: Lease) -> Attempt:
         """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
-        return start.ask(self.storage, self.study, lease, again=again)
+        return start.ask(self.storage, self.study, lease)
 
     def release(self, lease: Lease) -> None:
         """Give back a lease for which no Optuna trial was made."""

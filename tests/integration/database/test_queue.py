@@ -299,7 +299,7 @@ def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
     study_id = register(storage, study, trials=1)
     lease = claimed(storage, study_id)
     first = ask(storage, study, lease)
-    again = ask(storage, study, lease, again=True)
+    again = ask(storage, study, lease)
     assert (again.number, len(study.trials)) == (first.number, 1)
 
 
