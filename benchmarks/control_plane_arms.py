@@ -146,8 +146,9 @@ class Ours:
         from optuna.exceptions import ExperimentalWarning
 
         from hms_tune.config.study_file import StudyFile
-        from hms_tune.database.connect import open_storage
+        from hms_tune.database.connect import open_patiently
         from hms_tune.database.queue.lease import Holder
+        from hms_tune.database.retry import Patience
         from hms_tune.machine.processes import this_process
         from hms_tune.studies.record_writer import Place, TrialRecorder
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
@@ -156,7 +157,7 @@ class Ours:
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         self.task, self.measured = task, measured
         study_file = StudyFile.parse(task.study_text, task.name)
-        self.storage = open_storage(task.url)
+        self.storage = open_patiently(task.url, Patience())
         search = join_search(self.storage, study_file)
         self.recorder = TrialRecorder(self.storage, search.study_id, Place("cpu", 0.0, "none"))
         self.holder = Holder(f"worker-{index}", f"slot-{index}", this_process())

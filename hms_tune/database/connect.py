@@ -32,6 +32,12 @@ from hms_tune.search.optuna_private import DATABASE_LOGGER
 
 T = TypeVar("T")
 
+SLOT_CONNECTIONS = 2
+"""Connections of a slot: at most two are in one thread's hands, and no other thread holds one for long."""
+
+MOST_CONNECTIONS = 8
+"""The same for every other process. It keeps as many as a slot has, and takes the rest for moments."""
+
 _RESTED_S = 5.0
 """A connection that was used this recently is taken to live, s."""
 
@@ -131,12 +137,13 @@ def resolve_address(storage: str | None, *, home: Path) -> URL:
     return parse_address(start_embedded(home / "postgres"))
 
 
-def open_storage(url: URL | str) -> Storage:
+def open_storage(url: URL | str, *, most_connections: int = MOST_CONNECTIONS) -> Storage:
     """Connect, and bring the tables to this program's revision.
 
     Parameters
     ----------
     url : a database URL; text is parsed with :func:`~hms_tune.database.url.parse_address`
+    most_connections : how many there are at once; who needs another waits until one is free
 
     Raises
     ------
@@ -147,10 +154,10 @@ def open_storage(url: URL | str) -> Storage:
     connect = connector(url)
     with errors_told(url):
         _prepare(connect, url)
-        return assembled(url, connect)
+        return assembled(url, connect, most_connections=most_connections)
 
 
-def assembled(url: URL, connect: Connect) -> Storage:
+def assembled(url: URL, connect: Connect, *, most_connections: int = MOST_CONNECTIONS) -> Storage:
     """The storage whose connections ``connect`` opens; its tables are there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -162,8 +169,8 @@ def assembled(url: URL, connect: Connect) -> Storage:
         f"{DRIVER}://",
         engine_kwargs={
             "creator": connect,
-            "pool_size": 2,
-            "max_overflow": 6,
+            "pool_size": SLOT_CONNECTIONS,
+            "max_overflow": most_connections - SLOT_CONNECTIONS,
             "pool_recycle": 1800,
         },
         skip_table_creation=True,
@@ -208,12 +215,12 @@ def errors_told(url: URL) -> Iterator[None]:
 
 
 def open_patiently(url: str, patience: Patience) -> Storage:
-    """As :func:`open_storage`, for a process that starts while the database may be away."""
+    """As :func:`open_storage`, for a slot, which may start while the database is away."""
     started = time.monotonic()
     with Caller(patience) as caller:
         while True:
             try:
-                storage = open_storage(url)
+                storage = open_storage(url, most_connections=SLOT_CONNECTIONS)
             except StorageAwayError as error:
                 if patience.over(time.monotonic() - started):
                     raise

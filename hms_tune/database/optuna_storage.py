@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Container, Mapping
+import threading
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -61,7 +63,8 @@ class PatientStorage(RDBStorage):
     def __init__(self, *arguments: Any, patience: Patience | None = None, **keywords: Any) -> None:
         self.patience = patience or Patience()
         super().__init__(*arguments, **keywords)
-        self.shared = CachedStorage(self)
+        self.shared = _SharedStorage(self)
+        self._reading = threading.local()
         self._drawn: dict[int, dict[str, tuple[float, str]]] = {}
         event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
@@ -89,8 +92,22 @@ class PatientStorage(RDBStorage):
         asked = None if states is None else [state for state in TrialState if state in states]
         with self._one_statement() as connection:
             return read_trials(
-                connection, study_id, states=asked, included=included_trial_ids, after=trial_id_greater_than
+                connection,
+                study_id,
+                states=asked,
+                included=included_trial_ids,
+                after=trial_id_greater_than,
+                whole=not getattr(self._reading, "ended", False),
             )
+
+    @contextmanager
+    def reading_ended(self) -> Iterator[None]:
+        """During the block, this thread reads of trials that have not ended no more than their states."""
+        self._reading.ended = True
+        try:
+            yield
+        finally:
+            self._reading.ended = False
 
     def _one_statement(self) -> Connection:
         """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
@@ -167,30 +184,61 @@ class PatientStorage(RDBStorage):
                 self.check_trial_is_updatable(trial_id, read_trial(connection, trial_id).state)
 
 
-# The row of a trial is locked while something is written to it: who ends it waits, or has ended it.
-_LIVE = "WITH live AS (SELECT trial_id FROM trials WHERE trial_id = :trial AND {} FOR UPDATE) ".format(
-    "state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')"
-)
-_REPORT = text(
-    f"{_LIVE} INSERT INTO trial_intermediate_values "
-    "(trial_id, step, intermediate_value, intermediate_value_type) "
-    "SELECT trial_id, :step, :stored, CAST(:kind AS trialintermediatevaluetype) FROM live "
-    "ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = excluded.intermediate_value, "
-    "intermediate_value_type = excluded.intermediate_value_type RETURNING 1"
-)
-_PARAMS = (
-    ", params AS (INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
-    "SELECT trial_id, each.name, each.value, each.distribution FROM live, unnest("
-    "CAST(:names AS text[]), CAST(:drawn AS double precision[]), CAST(:distributions AS text[])"
-    ") AS each (name, value, distribution) ON CONFLICT (trial_id, param_name) DO NOTHING) "
-)
-_ATTRIBUTES = (
-    "INSERT INTO {} (trial_id, key, value_json) SELECT trial_id, told.key, told.value FROM live, "
-    "unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS told (key, value) "
-    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json RETURNING 1"
-)
-_USER_ATTRIBUTES = text(_LIVE + _PARAMS + _ATTRIBUTES.format("trial_user_attributes"))
-_SYSTEM_ATTRIBUTES = text(_LIVE + _ATTRIBUTES.format("trial_system_attributes"))
+class _SharedStorage(CachedStorage):
+    """Optuna's memory of finished trials.
+
+    It reads all other trials again whenever trials are asked for. Most who ask, the pruner at each report,
+    want finished ones alone: then it reads of the others whether they have ended.
+    """
+
+    def __init__(self, backend: PatientStorage) -> None:
+        super().__init__(backend)
+        self._reading_ended = backend.reading_ended
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """A study's trials, by number."""
+        if states is None or TrialState.RUNNING in states or TrialState.WAITING in states:
+            return super().get_all_trials(study_id, deepcopy, states)
+        with self._reading_ended():
+            return super().get_all_trials(study_id, deepcopy, states)
+
+
+# The row of a trial is locked while something is written to it: who ends it waits, or has ended it. What stands
+# there already is not written again.
+_LIVE = """
+    WITH live AS (
+        SELECT trial_id FROM trials WHERE trial_id = :trial AND state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')
+        FOR UPDATE
+    ), """
+_WRITTEN = " SELECT 1 FROM live"
+_REPORT = text(f"""{_LIVE} report AS (
+        INSERT INTO trial_intermediate_values AS old
+            (trial_id, step, intermediate_value, intermediate_value_type)
+        SELECT trial_id, :step, :stored, CAST(:kind AS trialintermediatevaluetype) FROM live
+        ON CONFLICT (trial_id, step) DO UPDATE SET
+            intermediate_value = excluded.intermediate_value,
+            intermediate_value_type = excluded.intermediate_value_type
+        WHERE (old.intermediate_value, old.intermediate_value_type)
+            IS DISTINCT FROM (excluded.intermediate_value, excluded.intermediate_value_type)
+    ) {_WRITTEN}""")
+_PARAMS = """params AS (
+        INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+        SELECT trial_id, each.name, each.value, each.distribution FROM live, unnest(
+            CAST(:names AS text[]), CAST(:drawn AS double precision[]), CAST(:distributions AS text[])
+        ) AS each (name, value, distribution)
+        ON CONFLICT (trial_id, param_name) DO NOTHING
+    ), """
+_ATTRIBUTES = """attributes AS (
+        INSERT INTO {} AS old (trial_id, key, value_json)
+        SELECT trial_id, each.key, each.value
+        FROM live, unnest(CAST(:keys AS text[]), CAST(:values AS text[])) AS each (key, value)
+        ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
+        WHERE old.value_json <> excluded.value_json
+    )"""
+_USER_ATTRIBUTES = text(_LIVE + _PARAMS + _ATTRIBUTES.format("trial_user_attributes") + _WRITTEN)
+_SYSTEM_ATTRIBUTES = text(_LIVE + _ATTRIBUTES.format("trial_system_attributes") + _WRITTEN)
 
 
 def _as_columns(attributes: Mapping[str, Any]) -> dict[str, Any]:

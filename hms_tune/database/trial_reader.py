@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Row, text
 
 # Numbers come with every digit: PostgreSQL writes the shortest text that reads back as the same float.
-_COLUMNS = """
-    t.trial_id, t.number, t.state::text AS state, t.datetime_start, t.datetime_complete, json_build_array(
+_COLUMNS = "t.trial_id, t.number, t.state::text AS state, t.datetime_start, t.datetime_complete"
+_TOLD = """json_build_array(
         (SELECT json_agg(json_build_array(v.value, v.value_type) ORDER BY v.objective)
          FROM trial_values v WHERE v.trial_id = t.trial_id),
         (SELECT json_agg(json_build_array(p.param_name, p.param_value, p.distribution_json)
@@ -31,17 +31,18 @@ _COLUMNS = """
          FROM trial_system_attributes a WHERE a.trial_id = t.trial_id),
         (SELECT json_agg(json_build_array(i.step, i.intermediate_value, i.intermediate_value_type)
                          ORDER BY i.step)
-         FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id))::text AS told
+         FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id))::text
 """
 
 # A study without such trials has one row, of nulls; one that is not there has none.
 _OF_STUDY = text(f"""
-    SELECT {_COLUMNS} FROM studies s
+    SELECT {_COLUMNS}, CASE WHEN :whole OR t.state IN ('COMPLETE', 'PRUNED', 'FAIL') THEN {_TOLD} END AS told
+    FROM studies s
     LEFT JOIN trials t ON t.study_id = s.study_id AND (t.trial_id > :after OR t.trial_id = ANY(:included))
         AND (:every OR t.state::text = ANY(:states))
     WHERE s.study_id = :study ORDER BY t.trial_id
 """)
-_ONE = text(f"SELECT {_COLUMNS} FROM trials t WHERE t.trial_id = :trial")
+_ONE = text(f"SELECT {_COLUMNS}, {_TOLD} AS told FROM trials t WHERE t.trial_id = :trial")
 
 _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
@@ -53,8 +54,13 @@ def read_trials(
     states: Collection[TrialState] | None,
     included: Collection[int],
     after: int,
+    whole: bool = True,
 ) -> list[FrozenTrial]:
     """A study's trials in these states (None: in any) that are newer than one, or among some.
+
+    Parameters
+    ----------
+    whole : False: of trials that have not ended, nothing but number and state
 
     Raises
     ------
@@ -68,6 +74,7 @@ def read_trials(
             "after": after,
             "included": list(included),
             "every": states is None,
+            "whole": whole,
             "states": [state.name for state in states or ()],
         },
     ).all()
@@ -91,7 +98,7 @@ def read_trial(connection: Connection, trial_id: int) -> FrozenTrial:
 
 
 def _trial(row: Row[Any]) -> FrozenTrial:
-    values, params, user, system, reported = json.loads(row.told)
+    values, params, user, system, reported = json.loads(row.told) if row.told else (None,) * 5
     distributions = {name: _distribution(told) for name, _, told in params or ()}
     return FrozenTrial(
         number=row.number,
