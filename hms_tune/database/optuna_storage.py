@@ -12,6 +12,7 @@ that a fleet with wrong clocks shows no trial that ended before it began.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import threading
@@ -188,12 +189,14 @@ class _SharedStorage(CachedStorage):
     """Optuna's memory of finished trials.
 
     It reads all other trials again whenever trials are asked for. Most who ask, the pruner at each report,
-    want finished ones alone: then it reads of the others whether they have ended.
+    want finished ones alone: then it reads of the others whether they have ended, and gathers finished ones
+    only if there are new ones.
     """
 
     def __init__(self, backend: PatientStorage) -> None:
         super().__init__(backend)
         self._reading_ended = backend.reading_ended
+        self._ended: dict[tuple[int, frozenset[TrialState]], list[FrozenTrial]] = {}
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -202,11 +205,23 @@ class _SharedStorage(CachedStorage):
         if states is None or TrialState.RUNNING in states or TrialState.WAITING in states:
             return super().get_all_trials(study_id, deepcopy, states)
         with self._reading_ended():
-            return super().get_all_trials(study_id, deepcopy, states)
+            self._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            key = (study_id, frozenset(state for state in TrialState if state in states))
+            if key not in self._ended:
+                numbers_and_trials = sorted(self._studies[study_id].trials.items())
+                self._ended[key] = [trial for _, trial in numbers_and_trials if trial.state in states]
+            trials = self._ended[key]
+            return copy.deepcopy(trials) if deepcopy else list(trials)
+
+    def _add_trials_to_cache(self, study_id: int, trials: list[FrozenTrial]) -> None:
+        super()._add_trials_to_cache(study_id, trials)
+        if any(trial.state.is_finished() for trial in trials):
+            self._ended.clear()
 
 
-# The row of a trial is locked while something is written to it: who ends it waits, or has ended it. What stands
-# there already is not written again.
+# The row of a trial is locked while something is written to it: who ends it waits, or has ended it. What
+# stands there already is not written again.
 _LIVE = """
     WITH live AS (
         SELECT trial_id FROM trials WHERE trial_id = :trial AND state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -80,15 +81,13 @@ class StartupSampler(BaseSampler):
         self._start = start
         self._model = model
         self._startup_trials = startup_trials
-        self._is_over = False
 
     def _current(self, study: optuna.Study) -> BaseSampler:
-        if not self._is_over:
-            states = (TrialState.COMPLETE, TrialState.PRUNED)
-            trials = study.get_trials(deepcopy=False, states=states)
-            finished = sum(not is_infeasible(trial) for trial in trials)
-            self._is_over = finished >= self._startup_trials
-        return self._model if self._is_over else self._start
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        trials = study.get_trials(deepcopy=False, states=states)
+        feasible = (trial for trial in trials if not is_infeasible(trial))
+        finished = sum(1 for _ in itertools.islice(feasible, self._startup_trials))
+        return self._start if finished < self._startup_trials else self._model
 
     def reseed_rng(self) -> None:
         """Give the model new random numbers; start-up draws never repeat."""
