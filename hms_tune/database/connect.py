@@ -95,6 +95,12 @@ class Storage:
             yield connection
 
     @contextmanager
+    def statements(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction: nothing stays locked between two of them."""
+        with self.optuna.statements() as connection:
+            yield connection
+
+    @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
         with self.engine.begin() as connection:

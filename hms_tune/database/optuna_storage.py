@@ -78,7 +78,7 @@ class PatientStorage(RDBStorage):
     @_patiently
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """One trial, in one statement."""
-        with self._one_statement() as connection:
+        with self.statements() as connection:
             return read_trial(connection, trial_id)
 
     @_patiently
@@ -91,7 +91,7 @@ class PatientStorage(RDBStorage):
     ) -> list[FrozenTrial]:
         """A study's trials, in one statement."""
         asked = None if states is None else [state for state in TrialState if state in states]
-        with self._one_statement() as connection:
+        with self.statements() as connection:
             return read_trials(
                 connection,
                 study_id,
@@ -110,7 +110,7 @@ class PatientStorage(RDBStorage):
         finally:
             self._reading.ended = False
 
-    def _one_statement(self) -> Connection:
+    def statements(self) -> Connection:
         """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
         return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
@@ -180,7 +180,7 @@ class PatientStorage(RDBStorage):
 
     def _write(self, trial_id: int, statement: TextClause, values: dict[str, Any]) -> None:
         """Run a statement that writes nothing to a trial that has ended, and say so."""
-        with self._one_statement() as connection:
+        with self.statements() as connection:
             if connection.execute(statement, values | {"trial": trial_id}).first() is None:
                 self.check_trial_is_updatable(trial_id, read_trial(connection, trial_id).state)
 

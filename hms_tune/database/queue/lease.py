@@ -200,7 +200,7 @@ class LeaseKeeper:
         if time.monotonic() - asked < fresh_s:
             return state
         try:
-            with self._storage.engine.connect() as connection:
+            with self._storage.statements() as connection:
                 row = connection.execute(
                     select(_REQUESTED.label("requested"), attempts.c.ended_at)
                     .join_from(attempts, studies, attempts.c.study_id == studies.c.study_id)
@@ -245,7 +245,8 @@ class LeaseKeeper:
                 delay = min(self._every_s, 1.0)
 
     def _renew(self) -> bool:
-        with self._storage.engine.begin() as connection:
+        # Not a transaction: a process that is stopped in one would keep the lease locked, so that nobody took it.
+        with self._storage.statements() as connection:
             renewed = connection.execute(
                 update(attempts)
                 .where(attempts.c.lease_id == self._lease.lease_id, attempts.c.ended_at.is_(None))

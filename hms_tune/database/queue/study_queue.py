@@ -83,7 +83,7 @@ class StudyQueue:
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         """Which of the trials with these numbers have ended, without the best one."""
-        with self.storage.engine.connect() as connection:
+        with self.storage.statements() as connection:
             ended = connection.execute(
                 select(trials.c.number, trials.c.last_optuna_trial_id).where(
                     trials.c.study_id == self.study_id,
