@@ -9,6 +9,8 @@ from enum import IntEnum, unique
 
 from sqlalchemy import Connection, text
 
+from hms_tune.database.pooler import keeps_its_session
+
 
 @unique
 class Lock(IntEnum):
@@ -49,8 +51,11 @@ def lock_outbox(connection: Connection, study_id: int) -> None:
 def is_elected_publisher(connection: Connection, study_id: int) -> bool:
     """Take the publisher's lock, or say that this connection has it already.
 
-    It belongs to the connection, not to a transaction, and is free again when the connection closes.
+    It belongs to the connection, not to a transaction, and is free again when the connection closes. Behind a
+    pooler that has no meaning: there each worker publishes.
     """
+    if not keeps_its_session(connection):
+        return True
     held = text(
         "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
         " AND classid = :lock AND objid = :study AND objsubid = 2 AND granted"

@@ -245,7 +245,7 @@ class LeaseKeeper:
                 delay = min(self._every_s, 1.0)
 
     def _renew(self) -> bool:
-        # Not a transaction: a process that is stopped in one would keep the lease locked, so that nobody took it.
+        # A process that is stopped in a transaction would keep the lease locked, and nobody could take it.
         with self._storage.statements() as connection:
             renewed = connection.execute(
                 update(attempts)
