@@ -33,7 +33,7 @@ from hms_tune.search.optuna_private import DATABASE_LOGGER
 T = TypeVar("T")
 
 SLOT_CONNECTIONS = 2
-"""Connections of a slot: at most two are in one thread's hands, and no other thread holds one for long."""
+"""Connections of a slot: one thread holds two at times, and no thread waits for a lock with the last one."""
 
 MOST_CONNECTIONS = 8
 """The same for every other process. It keeps as many as a slot has, and takes the rest for moments."""

@@ -110,9 +110,11 @@ class PatientStorage(RDBStorage):
         finally:
             self._reading.ended = False
 
-    def statements(self) -> Connection:
+    @contextmanager
+    def statements(self) -> Iterator[Connection]:
         """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
-        return self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     get_trial_user_attrs = _patiently(RDBStorage.get_trial_user_attrs)
     get_trial_system_attrs = _patiently(RDBStorage.get_trial_system_attrs)
