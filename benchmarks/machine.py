@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
@@ -65,6 +66,28 @@ def cpu_seconds() -> float:
         usage.ru_utime + usage.ru_stime
         for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
+
+
+class DatabaseServer:
+    """Processor time of the embedded PostgreSQL, its backends included."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        self._tick = float(os.sysconf("SC_CLK_TCK"))
+
+    def cpu_seconds(self) -> float:
+        """Of the server, of what it waited for, and of what still runs."""
+        total = 0.0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(stat.parent.name) == self._pid:
+                total += sum(map(float, fields[11:15]))  # its own, and of backends that have ended
+            elif int(fields[1]) == self._pid:
+                total += sum(map(float, fields[11:13]))
+        return total / self._tick
 
 
 class GPUWatch:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import cpu_seconds, device_name, median, show, table, write_result
+from machine import DatabaseServer, cpu_seconds, device_name, median, show, table, write_result
 
 TARGET = 0.02
 DENSE_LEASE_S = 18.0
@@ -48,28 +48,6 @@ class Run:
     kl: float
     epochs: list[float]
     checkpoints: int = 0
-
-
-class Server:
-    """Processor time of the embedded PostgreSQL, its backends included."""
-
-    def __init__(self, folder: Path) -> None:
-        self._pid = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-        self._tick = float(os.sysconf("SC_CLK_TCK"))
-
-    def cpu_seconds(self) -> float:
-        """Of the server, of what it waited for, and of what still runs."""
-        total = 0.0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(stat.parent.name) == self._pid:
-                total += sum(map(float, fields[11:15]))  # its own, and of backends that have ended
-            elif int(fields[1]) == self._pid:
-                total += sum(map(float, fields[11:13]))
-        return total / self._tick
 
 
 @dataclass
@@ -127,7 +105,7 @@ class Bench:
         self.device = str(device)
         self.folder = folder
         self.storage = open_storage(start_embedded(folder / "postgres"))
-        self.server = Server(folder / "postgres")
+        self.server = DatabaseServer(folder / "postgres")
         self.parse = StudyFile.parse
         self.n_runs = 0
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 
@@ -83,8 +84,8 @@ class MemoryQueue:
         yield self.held
         self.held = None
 
-    def start(self, lease: Lease, *, again: bool) -> Attempt:
-        self._call("start", again)
+    def start(self, lease: Lease) -> Attempt:
+        self._call("start")
         trial = self.study.ask()
         first = self._first.setdefault(lease.trial_id, trial.number)
         return Attempt(lease, trial, trial.number, first)
@@ -92,6 +93,10 @@ class MemoryQueue:
     def release(self, lease: Lease) -> None:
         self._call("release")
         self._waiting.append(lease.trial_id)
+
+    def describe(self, attempt: Attempt, attributes: Mapping[str, Any]) -> None:
+        for key, value in attributes.items():
+            attempt.optuna_trial.set_user_attr(key, value)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
         self._call("end")

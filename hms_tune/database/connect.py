@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from psycopg2.errorcodes import INSUFFICIENT_PRIVILEGE
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from hms_tune.database import schema
 from hms_tune.database.connections import Connect, connector
@@ -34,6 +34,15 @@ from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
 
 T = TypeVar("T")
+
+SLOT_CONNECTIONS = 2
+"""Connections of a slot: one thread holds two at times, and no thread waits for a lock with the last one."""
+
+MOST_CONNECTIONS = 8
+"""The same for every other process. It keeps as many as a slot has, and takes the rest for moments."""
+
+_RESTED_S = 5.0
+"""A connection that was used this recently is taken to live, s."""
 
 Transaction: TypeAlias = Connection
 """What queries run in, made by :meth:`Storage.transaction`."""
@@ -94,6 +103,12 @@ class Storage:
             yield connection
 
     @contextmanager
+    def statements(self) -> Iterator[Connection]:
+        """A connection on which each statement is a transaction: nothing stays locked between two of them."""
+        with self.optuna.statements() as connection:
+            yield connection
+
+    @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
         with self.engine.begin() as connection:
@@ -136,12 +151,13 @@ def resolve_address(storage: str | None, *, home: Path) -> URL:
     return parse_address(start_embedded(home / "postgres"))
 
 
-def open_storage(url: URL | str) -> Storage:
+def open_storage(url: URL | str, *, most_connections: int = MOST_CONNECTIONS) -> Storage:
     """Connect, and bring the tables to this program's revision.
 
     Parameters
     ----------
     url : a database URL; text is parsed with :func:`~hms_tune.database.url.parse_address`
+    most_connections : how many there are at once; who needs another waits until one is free
 
     Raises
     ------
@@ -152,10 +168,12 @@ def open_storage(url: URL | str) -> Storage:
     connect = connector(url)
     with errors_told(url, connect):
         _prepare(connect, url)
-        return assembled(url, connect)
+        return assembled(url, connect, most_connections=most_connections)
 
 
-def assembled(url: URL, connect: Connect, *, to_read: bool = False) -> Storage:
+def assembled(
+    url: URL, connect: Connect, *, to_read: bool = False, most_connections: int = MOST_CONNECTIONS
+) -> Storage:
     """The storage whose connections ``connect`` opens; its tables are there."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -167,15 +185,37 @@ def assembled(url: URL, connect: Connect, *, to_read: bool = False) -> Storage:
         f"{DRIVER}://",
         engine_kwargs={
             "creator": connect,
-            "pool_pre_ping": True,
-            "pool_size": 2,
-            "max_overflow": 6,
+            "pool_size": SLOT_CONNECTIONS,
+            "max_overflow": most_connections - SLOT_CONNECTIONS,
             "pool_recycle": 1800,
         },
         skip_table_creation=True,
     )
     event.listen(backend.engine, "handle_error", refuse_writing if to_read else renew_connections)
+    _ping_after_rest(backend.engine)
     return Storage(engine=backend.engine, optuna=backend, address=redacted(url))
+
+
+def _ping_after_rest(engine: Engine) -> None:
+    """Ask a connection that has rested whether it still lives, before it is used.
+
+    A ping at every use would be a third of all round trips. What breaks within a few seconds is met by the
+    statement itself, and the work is tried again as after any outage.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def rests(_connection: object, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def looks(connection: Any, record: Any, _proxy: object) -> None:
+        since = record.info.get("rests_since")
+        if since is None or time.monotonic() - since < _RESTED_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise DisconnectionError from error
 
 
 @contextmanager
@@ -191,12 +231,12 @@ def errors_told(url: URL, connect: Connect, use: Use = "work") -> Iterator[None]
 
 
 def open_patiently(url: str, patience: Patience) -> Storage:
-    """As :func:`open_storage`, for a process that starts while the database may be away."""
+    """As :func:`open_storage`, for a slot, which may start while the database is away."""
     started = time.monotonic()
     with Caller(patience) as caller:
         while True:
             try:
-                storage = open_storage(url)
+                storage = open_storage(url, most_connections=SLOT_CONNECTIONS)
             except StorageAwayError as error:
                 if patience.over(time.monotonic() - started):
                     raise

@@ -10,6 +10,7 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 
+from hms_tune.database.pooler import is_pooled, set_in_each_transaction
 from hms_tune.database.url import without_secrets
 from hms_tune.database.wait_limit import limit_waiting
 
@@ -89,8 +90,11 @@ def connector(url: URL, **settings: str) -> Connect:
             raise type(error)(without_secrets(str(error), url)) from None
         try:
             connection.autocommit = True  # what is set in a transaction goes with it
-            with connection.cursor() as cursor:
-                cursor.execute(_APPLY, (list(wanted), list(wanted.values())))
+            if is_pooled(connection):
+                set_in_each_transaction(connection, wanted)
+            else:
+                with connection.cursor() as cursor:
+                    cursor.execute(_APPLY, (list(wanted), list(wanted.values())))
             connection.autocommit = False
             # psycopg2 says it with each BEGIN.
             connection.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED

@@ -11,6 +11,7 @@ from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
+from hms_tune.database.pooler import keeps_its_session
 from hms_tune.errors import StorageError
 
 SETUP_S = 30
@@ -74,8 +75,11 @@ def lock_outbox(connection: Connection, study_id: int) -> None:
 def is_elected_publisher(connection: Connection, study_id: int) -> bool:
     """Take the publisher's lock, or say that this connection has it already.
 
-    It belongs to the connection, not to a transaction, and is free again when the connection closes.
+    It belongs to the connection, not to a transaction, and is free again when the connection closes. Behind a
+    pooler that has no meaning: there each worker publishes.
     """
+    if not keeps_its_session(connection):
+        return True
     held = text(
         "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
         " AND classid = :lock AND objid = :study AND objsubid = 2 AND granted"

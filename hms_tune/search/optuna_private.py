@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from optuna.storages._cached_storage import _CachedStorage as CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb import storage as _database_storage
 from optuna.storages._rdb.storage import _create_scoped_session as database_session
@@ -12,10 +13,10 @@ from optuna.trial import FrozenTrial, Trial
 
 __all__ = [
     "DATABASE_LOGGER",
+    "CachedStorage",
     "all_trials_of",
     "database_session",
     "models",
-    "sees",
     "study_id_of",
     "trial_id_of",
 ]
@@ -32,12 +33,6 @@ def trial_id_of(trial: Trial | FrozenTrial) -> int:
 def study_id_of(study: Any) -> int:
     """Optuna's id of a study, also of one that a storage or a summary describes."""
     return int(study._study_id)
-
-
-def sees(study: Study, trial: FrozenTrial) -> bool:
-    """Whether a study, through Optuna's cache of ended trials, sees a trial as it stands in the storage."""
-    seen = next((each for each in reversed(all_trials_of(study)) if each._trial_id == trial._trial_id), None)
-    return seen is not None and seen.state.is_finished() == trial.state.is_finished()
 
 
 def all_trials_of(study: Study) -> list[FrozenTrial]:

@@ -8,7 +8,8 @@ for good; here it sees one fold at a time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container
+import operator
+from collections.abc import Callable, Container
 from typing import cast
 
 import optuna
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config import study_sections as sections
 from hms_tune.config.study_file import StudyFile
+from hms_tune.search.optuna_private import trial_id_of
 
 
 def make_pruner(study_file: StudyFile) -> BasePruner:
@@ -83,6 +85,7 @@ class FoldAwarePruner(BasePruner):
     def __init__(self, wrapped: BasePruner, epochs: int) -> None:
         self._wrapped = wrapped
         self._epochs = epochs
+        self._shown: dict[int, _Shown] = {}
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the wrapped pruner gives the trial up, judging by its current fold."""
@@ -90,17 +93,50 @@ class FoldAwarePruner(BasePruner):
         if step is None:
             return False
         fold = fold_of(step, self._epochs)
-        view = cast("optuna.Study", _FoldOfStudy(study, fold, self._epochs))
+        view = cast(
+            "optuna.Study", _FoldOfStudy(study, fold, self._epochs, self._shown.setdefault(fold, _Shown()))
+        )
         return self._wrapped.prune(view, _with_values(trial, values_of_fold(trial, fold, self._epochs)))
 
 
-class _FoldOfStudy:
-    """What a pruner may see of a study when it judges one fold."""
+class _Shown:
+    """Finished trials as they were shown, since a long study's are too many to be made at each report."""
 
-    def __init__(self, study: optuna.Study, fold: int, epochs: int) -> None:
+    def __init__(self) -> None:
+        self._by_id: dict[int, FrozenTrial] = {}
+        self._last: tuple[list[FrozenTrial], list[FrozenTrial]] = ([], [])
+
+    def of(self, trials: list[FrozenTrial], show: Callable[[FrozenTrial], FrozenTrial]) -> list[FrozenTrial]:
+        """What ``show`` makes of each trial."""
+        asked, shown = self._last
+        if len(asked) != len(trials) or not all(map(operator.is_, asked, trials)):
+            shown = [self._one(trial, show) for trial in trials]
+            if all(trial.state.is_finished() for trial in trials):  # no more is reported to them
+                self._last = (trials, shown)
+        return list(shown)
+
+    def _one(self, trial: FrozenTrial, show: Callable[[FrozenTrial], FrozenTrial]) -> FrozenTrial:
+        if not trial.state.is_finished():
+            return show(trial)
+        trial_id = trial_id_of(trial)
+        if trial_id not in self._by_id:
+            self._by_id[trial_id] = show(trial)
+        return self._by_id[trial_id]
+
+
+class _FoldOfStudy:
+    """What a pruner may see of a study when it judges one fold.
+
+    Parameters
+    ----------
+    shown : what was shown of this fold before
+    """
+
+    def __init__(self, study: optuna.Study, fold: int, epochs: int, shown: _Shown) -> None:
         self._study = study
         self._fold = fold
         self._epochs = epochs
+        self._shown = shown
 
     @property
     def direction(self) -> StudyDirection:
@@ -110,7 +146,7 @@ class _FoldOfStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=deepcopy, states=states)
-        return [_with_values(trial, self._carried_on(trial)) for trial in trials]
+        return self._shown.of(trials, lambda trial: _with_values(trial, self._carried_on(trial)))
 
     def _carried_on(self, trial: FrozenTrial) -> dict[int, float]:
         values = values_of_fold(trial, self._fold, self._epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -84,7 +85,8 @@ class StartupSampler(BaseSampler):
     def _current(self, study: optuna.Study) -> BaseSampler:
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         trials = study.get_trials(deepcopy=False, states=states)
-        finished = sum(not is_infeasible(trial) for trial in trials)
+        feasible = (trial for trial in trials if not is_infeasible(trial))
+        finished = sum(1 for _ in itertools.islice(feasible, self._startup_trials))
         return self._start if finished < self._startup_trials else self._model
 
     def reseed_rng(self) -> None:

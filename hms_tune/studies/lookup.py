@@ -50,7 +50,7 @@ def load_study(storage: Storage, name: str) -> optuna.Study:
         If the storage has no study of that name.
     """
     try:
-        return optuna.load_study(study_name=name, storage=storage.optuna)
+        return optuna.load_study(study_name=name, storage=storage.optuna.shared)
     except KeyError:
         raise _unknown(name) from None
 

@@ -185,7 +185,7 @@ class TrialRecorder:
         study = draft.trial.study
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
-        others = self._storage.optuna.get_all_trials(self._study_id, deepcopy=False)
+        others = self._storage.optuna.shared.get_all_trials(self._study_id, deepcopy=False)
         record = attempt_record(self._storage, study, number)
         self._store(number, {"note": trial_note(record, others)})
         for each in record.attempts:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -99,10 +98,8 @@ class SlotSetup:
 
 def start_attempt(setup: SlotSetup, lease: Lease) -> Attempt:
     """Make the Optuna trial of a claimed lease. If the sampler fails, the lease is released first."""
-    calls = itertools.count()
     try:
-        # A call that an outage cut off may have left a trial, which the next one finds.
-        return setup.through_outages(lambda: setup.queue.start(lease, again=next(calls) > 0))
+        return setup.through_outages(lambda: setup.queue.start(lease))
     except Exception as error:
         if not isinstance(error, HmsTuneError) and not is_of_the_database(error):
             setup.through_outages(lambda: setup.queue.release(lease))
@@ -193,8 +190,8 @@ class AttemptRun:
     def _describe(self, config: TrialConfig) -> TrialInfo:
         """Write into Optuna's trial which configuration it is and where it runs."""
         holder, attempt = self._setup.queue.holder, self._attempt
-        attempt.optuna_trial.set_user_attr("worker", f"{holder.process.host}:{holder.slot}")
-        attempt.optuna_trial.set_user_attr(CONFIG_HASH_ATTRIBUTE, config.hash)
+        worker = f"{holder.process.host}:{holder.slot}"
+        self._setup.queue.describe(attempt, {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash})
         return TrialInfo(
             study=self._setup.search.study.study_name,
             trial=attempt.trial,

@@ -30,7 +30,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     """
     # Of workers that start at once, one makes the study and the others find it whole.
     with storage.setup_lock():
-        study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
+        study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
         budget = study_file.budget
         study_id = register_study(
             storage, study_file.study, Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours)

@@ -157,15 +157,8 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
         )
         assert isinstance(lease, Lease)
         proxy.swallow_commits(number)  # each time another COMMIT of those that an attempt takes
-        again = False
-
-        def asking(lease: Lease = lease) -> object:
-            nonlocal again
-            cut_off, again = again, True
-            return ask(through_proxy, search.study, lease, again=cut_off)
-
-        attempt = through_proxy.through_outages(asking)
-        search.suggest(attempt.optuna_trial)  # type: ignore[attr-defined]
+        attempt = through_proxy.through_outages(lambda lease=lease: ask(through_proxy, search.study, lease))
+        search.suggest(attempt.optuna_trial)
         proxy.swallow_commits(number + 1)
         result = Result(AttemptState.COMPLETE, value=float(number))
         wrote = through_proxy.through_outages(

@@ -145,8 +145,7 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
     if result.reason is not None:
         attributes[REASON_ATTRIBUTE] = result.reason
     attributes.pop(TRACEBACK, None)
-    for key, value in attributes.items():
-        storage.optuna.set_trial_user_attr(attempt.optuna_trial_id, key, value)
+    storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
     if result.excess > 0.0:
         mark_infeasible(attempt.optuna_trial, result.excess)
     study.tell(attempt.optuna_trial, result.value, state=optuna_state(result.state))

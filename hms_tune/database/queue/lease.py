@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal, Self
 
+import psycopg2
 from sqlalchemy import Connection, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -200,7 +201,7 @@ class LeaseKeeper:
         if time.monotonic() - asked < fresh_s:
             return state
         try:
-            with self._storage.engine.connect() as connection:
+            with self._storage.statements() as connection:
                 row = connection.execute(
                     select(_REQUESTED.label("requested"), attempts.c.ended_at)
                     .join_from(attempts, studies, attempts.c.study_id == studies.c.study_id)
@@ -208,7 +209,7 @@ class LeaseKeeper:
                     .outerjoin(workers, attempts.c.worker_id == workers.c.worker_id)
                     .where(attempts.c.lease_id == self._lease.lease_id)
                 ).one_or_none()
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, psycopg2.Error) as error:
             if not passes(error):
                 raise
             return state
@@ -228,13 +229,17 @@ class LeaseKeeper:
         while not self._closing.wait(delay):
             asked_at = seconds_awake_or_asleep()
             try:
-                if not self._renew():
+                renewed = self._renew()
+                caller.answered()
+                if renewed is None:
+                    delay = min(self._every_s, 1.0)
+                    continue
+                if not renewed:
                     self._lost.set()  # or its trial has just ended here
                     return
-                caller.answered()
                 self._renewed_at = asked_at
                 delay = self._every_s
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, psycopg2.Error) as error:
                 if passes(error):
                     caller.refused(error)
                 else:
@@ -244,15 +249,25 @@ class LeaseKeeper:
                 # The database is away. It is asked often, since the lease's time goes on.
                 delay = min(self._every_s, 1.0)
 
-    def _renew(self) -> bool:
-        with self._storage.engine.begin() as connection:
+    def _renew(self) -> bool | None:
+        """Renew the lease; returns whether it is held still, None while another transaction has it locked.
+
+        It waits for no lock. The slot may be writing the attempt's result in a transaction that holds the
+        lease and needs the connection which would wait here.
+        """
+        lease = attempts.c.lease_id == self._lease.lease_id
+        free = select(attempts.c.lease_id).where(lease, attempts.c.ended_at.is_(None))
+        # A process that is stopped in a transaction would keep the lease locked, and nobody could take it.
+        with self._storage.statements() as connection:
             renewed = connection.execute(
                 update(attempts)
-                .where(attempts.c.lease_id == self._lease.lease_id, attempts.c.ended_at.is_(None))
+                .where(attempts.c.lease_id == free.with_for_update(skip_locked=True).scalar_subquery())
                 .values(expires_at=seconds_from_now(self._lease_s))
                 .returning(attempts.c.lease_id)
             ).scalar_one_or_none()
-        return renewed is not None
+            if renewed is not None:
+                return True
+            return None if connection.execute(free).first() is not None else False
 
 
 def seconds_awake_or_asleep() -> float:

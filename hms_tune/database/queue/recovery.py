@@ -29,7 +29,7 @@ from hms_tune.database.optuna_trial import (
 )
 from hms_tune.database.queue.end import Result, result_of, settle
 from hms_tune.database.queue.lease import Lease
-from hms_tune.database.queue.start import bind, unbound
+from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
@@ -95,8 +95,8 @@ def _gone(connection: Connection, study_id: int, observer: ProcessIdentity) -> l
 def _end_orphans(storage: Storage, connection: Connection, study_id: int) -> None:
     """End Optuna trials that arrived too late to be bound.
 
-    The INSERT of a worker that was killed, or whose connection was cut, may be committed after its lease was
-    ended, or after the worker had asked again and been given another.
+    A worker of version 0.1.0 made them before it bound them. If it was killed, or its connection was cut, the
+    INSERT may be committed after its lease was ended, or after it had asked again and been given another.
     """
     orphans = connection.execute(_ORPHANS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
     for optuna_trial_id in orphans:
@@ -143,7 +143,7 @@ def _optuna_trial_of(
     """The lease's Optuna trial; one that was made but never bound is found by its attribute, and bound."""
     try:
         if optuna_trial_id is None:
-            optuna_trial_id = unbound(storage, lease)
+            optuna_trial_id = _unbound(connection, lease)
             if optuna_trial_id is None:
                 return None
             trial = storage.optuna.get_trial(optuna_trial_id)
@@ -152,6 +152,20 @@ def _optuna_trial_of(
         return storage.optuna.get_trial(optuna_trial_id)
     except KeyError:  # the study was deleted
         return None
+
+
+def _unbound(connection: Connection, lease: Lease) -> int | None:
+    """Optuna's id of a trial that a worker of version 0.1.0 made for a lease and did not bind to it."""
+    return connection.execute(
+        _UNBOUND, {"study": lease.study_id, "key": LEASE_ATTRIBUTE, "lease": str(lease.lease_id)}
+    ).scalar_one_or_none()
+
+
+_UNBOUND = text("""
+    SELECT max(trials.trial_id) FROM trials
+    JOIN trial_user_attributes AS mark ON mark.trial_id = trials.trial_id AND mark.key = :key
+    WHERE trials.study_id = :study AND trials.state IN ('RUNNING', 'FAIL') AND mark.value_json = :lease
+""")  # trials are Optuna's here
 
 
 def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:

@@ -1,30 +1,31 @@
 """From a claim to an Optuna trial, so that dying anywhere loses nothing.
 
-An attempt carries its lease's id as a user attribute from the moment it exists, before it is bound to the
-lease. A worker that dies in between leaves a RUNNING trial that :mod:`~hms_tune.database.queue.recovery`
-finds by that attribute; and where an outage cut the worker off, so does the worker itself when it asks again.
+An attempt's Optuna trial is made and bound to its lease in one transaction, under the study's lock: it is
+there with its lease, or not at all. If the answer to the COMMIT is lost, the lease has its trial when it is
+asked again.
 
-A successor is created with the values of its predecessor in place (``create_new_trial`` with a template), not
-by ``enqueue_trial``: an enqueued trial is popped by whoever asks next, passes through WAITING, and keeps
-its values only as ``fixed_params``. The trial's row, claimed under the study's row lock, names the one worker
-that continues it. ``study enqueue`` goes the same way: it leaves a trial with the values given, which a claim
-takes as it takes any other that waits.
+A successor is created with the values of its predecessor in place, not by ``enqueue_trial``: an enqueued
+trial is popped by whoever asks next, passes through WAITING, and keeps its values only as ``fixed_params``.
+The trial's row, claimed under the study's row lock, names the one worker that continues it. ``study enqueue``
+goes the same way: it leaves a trial with the values given, which a claim takes as it takes any other that
+waits.
 """
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
-from hms_tune.database.queue.lease import Lease, hold
+from hms_tune.database.queue.lease import Lease, lease_lost
 from hms_tune.database.tables import attempts, studies, trials
+from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
 from hms_tune.errors import RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
 from hms_tune.search.list_turns import (
@@ -35,20 +36,16 @@ from hms_tune.search.list_turns import (
     goes_through_a_list,
     is_enqueued,
 )
-from hms_tune.search.optuna_private import sees, trial_id_of
+from hms_tune.search.optuna_private import all_trials_of, trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
-def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = False) -> Attempt:
-    """Make the Optuna trial of a claimed lease.
+def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
+    """Make the Optuna trial of a claimed lease. Safe to repeat after an outage.
 
     That is the continuation of the trial's last attempt, or the values it was enqueued with; else a
     configuration that a script left with Optuna's ``enqueue_trial``, else a new one. It happens under the
-    study's lock: Optuna's grid sampler would otherwise give two workers one point.
-
-    Parameters
-    ----------
-    again : whether an earlier call for this lease was cut off by an outage, and may have left a trial
+    study's lock: two workers would otherwise take one turn of a list.
 
     Raises
     ------
@@ -57,28 +54,46 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
     UnknownStudyError
         If the study was deleted.
     """
-    with storage.study_lock(lease.study_id) as connection:
-        assert connection is not None
-        hold(connection, lease)
-        try:
-            optuna_trial_id = unbound(storage, lease) if again else None
-            if optuna_trial_id is None:
-                optuna_trial_id = _begun(storage, connection, study, lease)
-            if optuna_trial_id is None:
-                optuna_trial_id = _enqueued(storage, connection, study, lease)
-            if optuna_trial_id is None:
-                template = _template(connection, lease)
-                _take_turn(storage, connection, study, lease, template)
-                optuna_trial_id = storage.optuna.create_new_trial(lease.study_id, template)
-            # Optuna's cache knows trials that went through it alone; this shows it the new one.
-            if not sees(study, storage.optuna.get_trial(optuna_trial_id)):
-                raise rewound(study.study_name)
-            optuna_trial = optuna.Trial(study, optuna_trial_id)
-        except KeyError:
-            raise UnknownStudyError("the study was deleted", where=study.study_name) from None
-        number = bind(connection, lease, optuna_trial_id, optuna_trial.number)
-        optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, number)
-    return Attempt(lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number)
+    try:
+        with storage.study_lock(lease.study_id) as connection:
+            assert connection is not None
+            trial = _held(connection, lease)
+            made = _made(storage, connection, study, lease, trial)
+            number = bind(connection, lease, made.optuna_trial_id, made.number)
+        # Optuna's cache knows trials that went through it alone; this shows it the new one.
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if all(trial_id_of(each) != made.optuna_trial_id for each in running):
+            raise rewound(study.study_name)
+        optuna_trial = optuna.Trial(study, made.optuna_trial_id)
+    except KeyError:
+        raise UnknownStudyError("the study was deleted", where=study.study_name) from None
+    storage.optuna.keep_drawn(made.optuna_trial_id)
+    return Attempt(lease=lease, optuna_trial=optuna_trial, number=made.number, trial=number)
+
+
+def _held(connection: Connection, lease: Lease) -> Row[Any]:
+    """The trial of a lease, and the attempt's Optuna trial if it has one; both rows stay locked.
+
+    Raises
+    ------
+    LeaseLostError
+        If the lease has ended.
+    """
+    row = connection.execute(
+        select(
+            attempts.c.optuna_trial_id,
+            attempts.c.number.label("attempt"),
+            trials.c.number,
+            trials.c.last_optuna_trial_id,
+            trials.c.given,
+        )
+        .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
+        .where(attempts.c.lease_id == lease.lease_id, attempts.c.ended_at.is_(None))
+        .with_for_update(of=attempts)
+    ).one_or_none()
+    if row is None:
+        raise lease_lost(lease)
+    return cast("Row[Any]", row)
 
 
 def rewound(study: str) -> RewoundError:
@@ -102,42 +117,28 @@ def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int
     return first
 
 
-def unbound(storage: Storage, lease: Lease) -> int | None:
-    """Optuna's id of the trial that was made for a lease and not yet bound to it."""
-    states = (TrialState.RUNNING, TrialState.FAIL)
-    for trial in reversed(storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=states)):
-        if trial.user_attrs.get(LEASE_ATTRIBUTE) == lease.lease_id:
-            return trial_id_of(trial)
-    return None
-
-
-def _begun(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
-    """Go on with a trial that has values: those of its last attempt, or those it was enqueued with."""
-    trial = connection.execute(
-        select(trials.c.last_optuna_trial_id, trials.c.given).where(trials.c.trial_id == lease.trial_id)
-    ).one()
+def _made(
+    storage: Storage, connection: Connection, study: optuna.Study, lease: Lease, trial: Row[Any]
+) -> MadeTrial:
+    if trial.optuna_trial_id is not None:
+        return MadeTrial(trial.optuna_trial_id, trial.attempt)
     if trial.last_optuna_trial_id is not None:
-        template = _template(connection, lease, storage.optuna.get_trial(trial.last_optuna_trial_id))
-        if not is_enqueued(template):
-            _take_turn(storage, connection, study, lease, template)
+        template = _template(lease, storage.optuna.get_trial(trial.last_optuna_trial_id))
     elif trial.given is not None:
-        template = _template(connection, lease)
+        template = _template(lease)
         template.system_attrs[FIXED_PARAMS] = trial.given
     else:
-        return None
-    return storage.optuna.create_new_trial(lease.study_id, template)
-
-
-def _enqueued(storage: Storage, connection: Connection, study: optuna.Study, lease: Lease) -> int | None:
-    """Take the oldest trial that a script left with Optuna's ``enqueue_trial``."""
-    waiting = storage.optuna.get_all_trials(lease.study_id, deepcopy=False, states=(TrialState.WAITING,))
-    for trial in waiting:
-        storage.optuna.set_trial_user_attr(trial_id_of(trial), LEASE_ATTRIBUTE, lease.lease_id)
-        if storage.optuna.set_trial_state_values(trial_id_of(trial), TrialState.RUNNING):
+        waiting = take_waiting_trial(
+            connection, lease.study_id, {LEASE_ATTRIBUTE: lease.lease_id}, numbered=TRIAL_ATTRIBUTE
+        )
+        if waiting is not None:
             if isinstance(study.sampler, GridSampler):
                 _make_room(connection, study, lease)
-            return trial_id_of(trial)
-    return None
+            return waiting
+        template = _template(lease)
+    if not is_enqueued(template):
+        _take_turn(connection, study, lease, template)
+    return insert_trial(connection, lease.study_id, template, numbered=TRIAL_ATTRIBUTE, number=trial.number)
 
 
 def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> None:
@@ -148,25 +149,18 @@ def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> Non
     )
 
 
-def _template(connection: Connection, lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTrial:
-    claimed_at = connection.execute(
-        select(attempts.c.claimed_at).where(attempts.c.lease_id == lease.lease_id)
-    ).scalar_one()
+def _template(lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTrial:
     attributes: dict[str, Any] = {LEASE_ATTRIBUTE: lease.lease_id}
     if predecessor is None:
-        template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-    else:
-        attributes[CONTINUES_ATTRIBUTE] = predecessor.number
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=predecessor.params,
-            distributions=predecessor.distributions,
-            user_attrs=attributes,
-            system_attrs=_inherited(predecessor),
-        )
-    # Optuna keeps naive local times; this one is at least the database's moment.
-    template.datetime_start = claimed_at.astimezone().replace(tzinfo=None)
-    return template
+        return create_trial(state=TrialState.RUNNING, user_attrs=attributes)
+    attributes[CONTINUES_ATTRIBUTE] = predecessor.number
+    return create_trial(
+        state=TrialState.RUNNING,
+        params=predecessor.params,
+        distributions=predecessor.distributions,
+        user_attrs=attributes,
+        system_attrs=_inherited(predecessor),
+    )
 
 
 def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
@@ -183,9 +177,7 @@ def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
     return kept
 
 
-def _take_turn(
-    storage: Storage, connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial
-) -> None:
+def _take_turn(connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial) -> None:
     """Give a trial that is to be drawn the first turn that no other has; called under the study's lock.
 
     An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
@@ -204,7 +196,7 @@ def _take_turn(
     unbound_leases = {row.lease_id for row in rows if row.optuna_trial_id is None}
     taken = {
         trial.system_attrs[TURN]
-        for trial in storage.optuna.get_all_trials(lease.study_id, deepcopy=False)
+        for trial in all_trials_of(study)
         if TURN in trial.system_attrs
         and (trial_id_of(trial) in bound or trial.user_attrs.get(LEASE_ATTRIBUTE) in unbound_leases)
     }

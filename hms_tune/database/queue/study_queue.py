@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from sqlalchemy import select
@@ -64,13 +65,17 @@ class StudyQueue:
         """Renew a lease during a block."""
         return LeaseKeeper(self.storage, lease, lease_s=self.lease_s, granted_at=granted_at)
 
-    def start(self, lease: Lease, *, again: bool) -> Attempt:
+    def start(self, lease: Lease) -> Attempt:
         """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
-        return start.ask(self.storage, self.study, lease, again=again)
+        return start.ask(self.storage, self.study, lease)
 
     def release(self, lease: Lease) -> None:
         """Give back a lease for which no Optuna trial was made."""
         end.release(self.storage, lease)
+
+    def describe(self, attempt: Attempt, attributes: Mapping[str, Any]) -> None:
+        """Write into the Optuna trial what its attempt is, together with the values that were drawn."""
+        self.storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
         """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
@@ -78,7 +83,7 @@ class StudyQueue:
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         """Which of the trials with these numbers have ended, without the best one."""
-        with self.storage.engine.connect() as connection:
+        with self.storage.statements() as connection:
             ended = connection.execute(
                 select(trials.c.number, trials.c.last_optuna_trial_id).where(
                     trials.c.study_id == self.study_id,

@@ -193,7 +193,7 @@ def test_the_share_of_nan_is_told_by_channel(tmp_path: Path, competition_writer:
 def test_prepare_command_prints_the_store(tmp_path: Path, competition_writer: Callable[..., Path]) -> None:
     root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
     run = CliRunner().invoke(app, ["prepare", str(root), "--jobs", "1"])
-    assert (run.exit_code, run.stdout) == (0, f"{root / 'store'}: 3 EEGs, 3 spectrograms, 2 MiB\n")
+    assert (run.exit_code, run.stdout) == (0, f"{root / 'store'}: 4 EEGs, 4 spectrograms, 3 MiB\n")
 
 
 def test_every_kind_of_defect_is_described_under_its_severity() -> None:

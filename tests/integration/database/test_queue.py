@@ -16,7 +16,7 @@ from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue import recovery
 from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.database.queue.end import Attempt, Result, release, tell
-from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, hold
 from hms_tune.database.queue.recovery import MOST_LOSSES, recover
 from hms_tune.database.queue.start import ask, bind
 from hms_tune.database.tables import attempts, trials
@@ -299,7 +299,7 @@ def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
     study_id = register(storage, study, trials=1)
     lease = claimed(storage, study_id)
     first = ask(storage, study, lease)
-    again = ask(storage, study, lease, again=True)
+    again = ask(storage, study, lease)
     assert (again.number, len(study.trials)) == (first.number, 1)
 
 
@@ -371,6 +371,19 @@ def test_a_deleted_study_is_named(storage: Storage, study: optuna.Study) -> None
 def test_each_slot_that_joins_gets_the_next_ordinal(storage: Storage, study: optuna.Study) -> None:
     study_id = register(storage, study)
     assert [next_ordinal(storage, study_id) for _ in range(3)] == [0, 1, 2]
+
+
+def test_the_keeper_waits_for_no_lock_with_the_connection_that_a_result_needs(
+    storage: Storage, study: optuna.Study
+) -> None:
+    attempt = asked(storage, study, register(storage, study, trials=1))
+    keeper = LeaseKeeper(storage, attempt.lease, lease_s=60.0)
+    with storage.transaction() as connection:
+        hold(connection, attempt.lease)
+        assert keeper._renew() is None  # held, and locked
+    assert keeper._renew() is True
+    tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
+    assert keeper._renew() is False
 
 
 def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.Study) -> None:

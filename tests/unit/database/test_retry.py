@@ -119,6 +119,9 @@ class FullDatabase:
     def transaction(self) -> None:
         self.begin()
 
+    def statements(self) -> None:
+        self.begin()
+
     def begin(self) -> None:
         self._asked += 1
         if self._asked > 1:

@@ -66,9 +66,11 @@ def test_a_closed_terminal_asks_to_stop_however_often_it_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, slots = a_worker(tmp_path, monkeypatch)
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it for what it starts
     with worker._answering_signals():
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
+    signal.signal(signal.SIGHUP, inherited)
     assert slots.asked == ["stop"]
 
 
