@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hms_tune.config.section import Section, named
 
@@ -90,18 +90,70 @@ Pruner = Annotated[
     BeforeValidator(named),
 ]
 
-SamplerName = Literal["random", "grid", "tpe", "gp", "cma_es", "qmc"]
+
+class PromotionScheduler(Section):
+    """Trials pause at rungs with a checkpoint; the best of a rung go on to the next, now or later."""
+
+    name: Literal["promotion"] = "promotion"
+    reduction_factor: int = Field(4, ge=2, description="One in so many trials goes on from a rung.")
+    rungs: tuple[float, ...] = Field(
+        (0.04, 0.08, 0.2),
+        min_length=1,
+        description="What a trial has trained when it pauses, as shares of all its epochs.",
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _ascending(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)) or not 0.0 < rungs[0] <= rungs[-1] < 1.0:
+            raise ValueError("rungs are shares between 0 and 1, each larger than the one before")
+        return rungs
+
+
+class NoScheduler(Section):
+    """A trial runs until it ends or is pruned."""
+
+    name: Literal["none"] = "none"
+
+
+Scheduler = Annotated[
+    Annotated[PromotionScheduler | NoScheduler, Field(discriminator="name")], BeforeValidator(named)
+]
+
+SamplerName = Literal["learning_curves", "random", "grid", "tpe", "gp", "cma_es", "qmc"]
 
 
 class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
-    sampler: SamplerName = Field("tpe", description="How the next trial configuration is drawn.")
-    pruner: Pruner = Field(MedianPruner(), description="When a trial is given up before its end.")
+    scheduler: Scheduler = Field(
+        PromotionScheduler(), description="Which trial goes on next; a pruner takes the place of promotion."
+    )
+    sampler: SamplerName = Field("learning_curves", description="How the next trial configuration is drawn.")
+    pruner: Pruner = Field(NoPruner(), description="When a trial is given up before its end.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
     startup_trials: int | None = Field(
         None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pruner_in_place_of_promotion(cls, given: Any) -> Any:
+        """Where a file names a pruner and no scheduler, nothing is promoted, and tpe draws."""
+        if isinstance(given, dict) and "pruner" in given:
+            given = {"scheduler": "none", **given}
+        if isinstance(given, dict) and named(given.get("scheduler")) == {"name": "none"}:
+            given = {"sampler": "tpe", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        promotes = isinstance(self.scheduler, PromotionScheduler)
+        if promotes and not isinstance(self.pruner, NoPruner):
+            raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
+        if not promotes and self.sampler == "learning_curves":
+            raise ValueError("sampler learning_curves needs scheduler promotion; use tpe")
+        return self
 
     @model_validator(mode="after")
     def _only_models_start_up(self) -> Self:

@@ -11,7 +11,8 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
-from hms_tune.search.reports import Reporter
+from hms_tune.search.promotion import Promotion
+from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
 from hms_tune.search.suggest import suggest
 
@@ -45,6 +46,9 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         suggest=lambda trial: suggest(study_file.space, trial),
         reporter=reporter,
         redraws=study_file.search.sampler != "grid",
+        rungs=rungs_of(study_file),
+        epochs=study_file.max_epochs,
+        promotion=make_promotion(study_file),
     )
 
 
@@ -67,3 +71,6 @@ class Search:
     suggest: Callable[[optuna.Trial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
     redraws: bool = True
+    rungs: tuple[int, ...] = (0,)
+    epochs: int = 0
+    promotion: Promotion | None = None

@@ -89,8 +89,12 @@ class AttemptEvents:
             }
         return attributes
 
-    def complete_result(self) -> Result:
+    def complete_result(self, last_step: int) -> Result:
         """The result of an attempt whose events are over.
+
+        Parameters
+        ----------
+        last_step : the step at which trials of the study end
 
         Raises
         ------
@@ -103,7 +107,8 @@ class AttemptEvents:
             raise TrainingError("the trial ended without a result")
         if not math.isfinite(self.ended.kl):
             raise NonFiniteLossError(f"the trial's KL is {self.ended.kl}")
-        return Result(AttemptState.COMPLETE, value=self.ended.kl, attributes=self.attributes())
+        rung = (last_step, self.ended.kl)
+        return Result(AttemptState.COMPLETE, value=self.ended.kl, attributes=self.attributes(), rung=rung)
 
 
 def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
@@ -197,7 +202,7 @@ class ConsecutiveFailures:
             After twenty draws in a row that did not fit.
         """
         self._count_infeasible(result)
-        if result.state in (AttemptState.COMPLETE, AttemptState.PRUNED):
+        if result.state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PAUSED):
             self._failures.clear()
         elif result.state is AttemptState.FAILED and result.attributes.get("cause") not in _NOT_TO_BLAME:
             self._failures.append(result.reason or "unknown")

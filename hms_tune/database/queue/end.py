@@ -56,6 +56,8 @@ class Attempt:
     number: int
     trial: int
     """Number of the trial: that of its first attempt."""
+    rung: int = 0
+    """The step of the rung at which the trial paused last; 0: none."""
 
     @property
     def optuna_trial_id(self) -> int:
@@ -68,8 +70,8 @@ class Result:
     """How an attempt ended.
 
     ``reason`` is one line; ``attributes`` become Optuna user attributes. ``excess`` is by what share it
-    needed more memory than there is; 0 where that is not why it ended. ``rung`` is where a paused attempt is,
-    and its estimate there.
+    needed more memory than there is; 0 where that is not why it ended. ``rung`` is the step that
+    a paused or complete attempt of a study with rungs has reached, and its estimate there.
     """
 
     state: AttemptState
@@ -84,8 +86,8 @@ class Result:
             raise ValueError(f"an attempt does not end as {self.state}")
         if (self.state == AttemptState.COMPLETE) != (self.value is not None):
             raise ValueError("a complete trial has a value, and no other has one")
-        if (self.state == AttemptState.PAUSED) != (self.rung is not None):
-            raise ValueError("a paused attempt is at a rung, and no other is")
+        if self.state == AttemptState.PAUSED and self.rung is None:
+            raise ValueError("a paused attempt is at a rung")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a complete trial has a finite value, not {self.value}")
 
@@ -162,12 +164,13 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
 def result_of(frozen: FrozenTrial) -> Result:
     """How a finished Optuna trial ended, read from the trial itself."""
     state, reason = attempt_state(frozen), frozen.user_attrs.get(REASON_ATTRIBUTE)
+    step_and_estimate = frozen.user_attrs.get(RUNG_ATTRIBUTE)
+    rung = None if step_and_estimate is None else (step_and_estimate[0], step_and_estimate[1])
     if state is AttemptState.COMPLETE:
-        return Result(state, value=frozen.value)
+        return Result(state, value=frozen.value, rung=rung)
     if state is AttemptState.FAILED and reason is None:
         reason = ENDED_IN_DASHBOARD
-    rung = frozen.user_attrs[RUNG_ATTRIBUTE] if state is AttemptState.PAUSED else None
-    return Result(state, reason=reason, rung=None if rung is None else (rung[0], rung[1]))
+    return Result(state, reason=reason, rung=rung)
 
 
 def settle(

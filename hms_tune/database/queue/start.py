@@ -24,6 +24,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, hold
+from hms_tune.database.queue.promote import last_rung
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
@@ -77,7 +78,10 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease, *, again: bool = Fa
             raise UnknownStudyError("the study was deleted", where=study.study_name) from None
         number = bind(connection, lease, optuna_trial_id, optuna_trial.number)
         optuna_trial.set_user_attr(TRIAL_ATTRIBUTE, number)
-    return Attempt(lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number)
+        rung = last_rung(connection, lease.trial_id)
+    return Attempt(
+        lease=lease, optuna_trial=optuna_trial, number=optuna_trial.number, trial=number, rung=rung
+    )
 
 
 def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int) -> int:
