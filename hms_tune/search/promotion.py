@@ -1,0 +1,205 @@
+"""Asynchronous successive halving with promotion: trials are set aside at rungs and taken up again.
+
+A rung is a step, counted as in :mod:`hms_tune.search.reports`. A trial pauses at every rung. The best of
+those that reached a rung go on to the next one; a trial that is not among them now may be later, since
+nothing is thrown away before the study ends.
+
+References
+----------
+Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, in the form that pauses.
+Swersky, Snoek and Adams, "Freeze-Thaw Bayesian Optimization", 2014.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf, sqrt
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SHARES = (0.04, 0.08, 0.2, 1.0)
+"""What a trial has trained at each rung, as shares of all its epochs; chosen by ``benchmarks/search.py``."""
+
+REDUCTION_FACTOR = 4
+"""One in so many goes on from a rung; chosen by ``benchmarks/search.py``."""
+
+PRIOR_TRIALS = 4
+"""How many trials that went on the prior of :class:`Drift` is worth."""
+
+PRIOR_SPREAD = 0.3
+"""Standard deviation of a move between two rungs before any is seen, over that of the trials' estimates."""
+
+ProgressState = Literal["running", "paused", "complete", "pruned"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialProgress:
+    """How far a trial is, over all its attempts.
+
+    Attributes
+    ----------
+    number : names the trial; the smaller one goes first where two are equal
+    params : the trial's parameters
+    step : the last step trained; at the end of a fold the fold's last step, also where it stopped early
+    estimates : the cross-validation estimate by step, smaller is better; infinite where training diverged
+    state : a paused trial holds no slot
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    step: int
+    estimates: Mapping[int, float]
+    state: ProgressState
+
+    def value(self, rung: int) -> float:
+        """What the trial was worth at a rung that it reached."""
+        if rung in self.estimates:
+            return self.estimates[rung]
+        return self.estimates[max(step for step in self.estimates if step <= rung)]
+
+
+def rungs(epochs: int, folds: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
+    """The steps at which trials pause; the last one is the end.
+
+    Below half a fold a rung is a whole number of epochs, above it a whole number of folds, so that several
+    workers may train the folds that follow.
+
+    Parameters
+    ----------
+    epochs : the most epochs of a fold
+    folds : how many folds a trial trains
+    shares : of a full trial, ascending, ending at 1
+    """
+    steps = epochs * folds
+    found = {steps}
+    for share in shares:
+        trained = share * steps
+        whole_folds = epochs * max(round(trained / epochs), 1)
+        found.add(max(round(trained), 1) if trained < epochs / 2 else min(whole_folds, steps))
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Which paused trial goes on.
+
+    Attributes
+    ----------
+    rungs : steps at which trials pause, ascending; the last one is the end of a trial
+    reduction_factor : one in so many goes on from a rung
+    """
+
+    rungs: tuple[int, ...]
+    reduction_factor: int = REDUCTION_FACTOR
+
+    def level(self, trial: TrialProgress) -> int:
+        """The number of the highest rung that a trial reached; -1: none."""
+        return bisect_right(self.rungs, trial.step) - 1
+
+    def next(self, trials: Iterable[TrialProgress]) -> int | None:
+        """The number of the paused trial that goes on now; None: a new one begins.
+
+        A trial that pauses between two rungs was interrupted on its way: it goes on before all others.
+        """
+        known = list(trials)
+        paused = {trial.number for trial in known if trial.state == "paused"}
+        for trial in sorted(known, key=lambda trial: (-trial.step, trial.number)):
+            if trial.number in paused and trial.step not in self.rungs:
+                return trial.number
+        for level in reversed(range(len(self.rungs) - 1)):
+            ranked = self._ranked(known, level)
+            for trial in ranked[: len(ranked) // self.reduction_factor]:
+                if trial.number in paused and self.level(trial) == level:
+                    return trial.number
+        return None
+
+    def finish(self, trials: Iterable[TrialProgress], left: float = inf) -> list[int]:
+        """Which paused trials to train to their end when no new one begins any more, the best first.
+
+        A trial is worth it when its predicted score, less one standard deviation of what such predictions
+        err by, is below the best complete one. Where no trial is complete the most advanced one is worth it.
+
+        Parameters
+        ----------
+        trials : all trials
+        left : steps that may still be trained
+        """
+        known = list(trials)
+        drift = Drift.of(known, self.rungs)
+        best = min(
+            (trial.estimates[max(trial.estimates)] for trial in known if trial.state == "complete"),
+            default=inf,
+        )
+        waiting = []
+        for trial in known:
+            if trial.state != "paused" or (level := self.level(trial)) < 0:
+                continue
+            predicted = trial.value(self.rungs[level]) + drift.shift[level]
+            if predicted - sqrt(drift.variance[level]) < best:
+                waiting.append(
+                    (-level if best == inf else 0, predicted, trial.number, self.rungs[-1] - trial.step)
+                )
+        chosen: list[int] = []
+        for _, _, number, steps in sorted(waiting):
+            if steps <= left:
+                chosen.append(number)
+                left -= steps
+                if best == inf:
+                    break
+        return chosen
+
+    def _ranked(self, trials: Sequence[TrialProgress], level: int) -> list[TrialProgress]:
+        """Who reached a rung, the best first."""
+        rung = self.rungs[level]
+        reached = [(trial.value(rung), trial.number, trial) for trial in trials if trial.step >= rung]
+        return [trial for *_, trial in sorted(reached, key=lambda entry: entry[:2])]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How estimates move from each rung to the end, learnt from the trials that went on.
+
+    ``shift`` is the mean and ``variance`` the variance of the move; both are 0 at the last rung.
+    """
+
+    shift: tuple[float, ...]
+    variance: tuple[float, ...]
+
+    @classmethod
+    def of(cls, trials: Iterable[TrialProgress], rungs: Sequence[int]) -> Drift:
+        """Chain the moves between neighbouring rungs; a prior stands for a few trials."""
+        known = [trial for trial in trials if trial.step >= rungs[0]]
+        first = bounded(np.array([trial.value(rungs[0]) for trial in known], float))
+        prior = (PRIOR_SPREAD * float(first.std())) ** 2 if len(first) > 1 else 0.0
+        shift, variance = [0.0], [0.0]
+        for low, high in reversed(list(pairwise(rungs))):
+            went_on = [trial for trial in known if trial.step >= high]
+            moves = np.array([trial.value(high) - trial.value(low) for trial in went_on], float)
+            moves = moves[np.isfinite(moves)]
+            mean, spread = 0.0, prior
+            if len(moves) >= 3:
+                mean = float(moves.mean())
+                squares = float(((moves - mean) ** 2).sum())
+                spread = (PRIOR_TRIALS * prior + squares) / (PRIOR_TRIALS + len(moves) - 1)
+            shift.append(mean + shift[-1])
+            variance.append(spread + variance[-1])
+        return cls(tuple(reversed(shift)), tuple(reversed(variance)))
+
+
+def bounded(estimates: Floats) -> Floats:
+    """Estimates with no one further above the median than twice the best is below it.
+
+    How bad a bad trial is tells nothing about the good ones.
+    """
+    finite = estimates[np.isfinite(estimates)]
+    if not len(finite):
+        return np.zeros_like(estimates)
+    middle = float(np.median(finite))
+    return np.asarray(np.minimum(estimates, middle + 2 * (middle - float(finite.min())) + 1e-9))
