@@ -45,8 +45,8 @@ _OURS = {theirs: ours for ours, theirs in _OPTUNAS.items()}
 def optuna_state(state: AttemptState) -> OptunaState:
     """An attempt's state as Optuna has it.
 
-    Samplers do not see failed trials; of pruned ones that violate a constraint they learn. A paused attempt is
-    a pruned one: it is over, and its curve is there to learn from.
+    Samplers do not see failed trials; of pruned ones that violate a constraint they learn. A paused attempt
+    is a pruned one: it is over, and its curve is there to learn from.
     """
     if state in REQUEUED_OR_LOST:
         return OptunaState.FAIL

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.fold_difficulty import comparable_estimate
 from hms_tune.search.promotion import ProgressState, TrialProgress
-from hms_tune.search.promotion_sampler import PromotionSampler
+from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.random_draws import CountedRandomSampler
 from hms_tune.search.suggest import suggest
 from hms_tune.search.surrogate import Encoder, Surrogate
@@ -150,12 +150,8 @@ def test_one_trial_and_equal_trials_can_be_learnt_from() -> None:
 
 def drawn(seed: int, numbers: range, progress: list[TrialProgress]) -> list[dict[str, object]]:
     space = StudyFile.parse(TEXT, "x").space
-    sampler = PromotionSampler(space, seed, (1, 4), lambda: progress, candidates=30)
-    study = optuna.create_study(sampler=sampler)
-    trials = [study.ask() for _ in numbers]
-    for trial in trials:
-        suggest(space, trial)
-    return [trial.params for trial in trials]
+    sampler = LearningCurveSampler(space, seed, (1, 4), candidates=30)
+    return [sampler.choose(number, progress) for number in numbers]
 
 
 def progress_of_a_study() -> list[TrialProgress]:
