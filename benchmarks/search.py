@@ -29,7 +29,7 @@ from search_arms import ARMS, VARIANTS
 from search_replay import LEVELS, REGRET_AFTER, Course, Floats, Table, simulate
 from search_table import tabulate
 
-from hms_tune.search.fold_difficulty import comparable_estimate
+from hms_tune.training.fold_difficulty import comparable_estimate
 from hms_tune.search.promotion import TrialProgress, rungs
 from hms_tune.search.surrogate import Surrogate
 

@@ -10,12 +10,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.fold_difficulty import comparable_estimate
 from hms_tune.search.promotion import ProgressState, TrialProgress
 from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.random_draws import CountedRandomSampler
 from hms_tune.search.suggest import suggest
 from hms_tune.search.surrogate import Encoder, Surrogate
+from hms_tune.training.fold_difficulty import comparable_estimate
 
 RUNGS = (1, 4)
 SPACE = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(["a", "b"])}
