@@ -115,7 +115,7 @@ class StudyStatus:
 class StudySummary:
     """One line of ``study list``.
 
-    ``trials`` are counted by state, in a study of another program its Optuna trials. ``best_value`` is the best
+    ``trials`` are counted by state, in a study of another program its Optuna trials. ``best_value`` is best
     in the study's own direction; None also where a study has several objectives.
     """
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hms_tune.config.ranges import value_text
 from hms_tune.studies.text import score_text
-from hms_tune.trial_state import label
+from hms_tune.trial_state import TrialState, label
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
