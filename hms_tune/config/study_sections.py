@@ -120,6 +120,9 @@ Scheduler = Annotated[
     Annotated[PromotionScheduler | NoScheduler, Field(discriminator="name")], BeforeValidator(named)
 ]
 
+_OPEN: Any = None
+"""What a file leaves open is chosen by what it says beside it."""
+
 SamplerName = Literal["learning_curves", "random", "grid", "tpe", "gp", "cma_es", "qmc"]
 
 
@@ -127,10 +130,13 @@ class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
     scheduler: Scheduler = Field(
-        PromotionScheduler(), description="Which trial goes on next; a pruner takes the place of promotion."
+        _OPEN, description="Which trial goes on next; null: promotion, unless a pruner is named."
     )
-    sampler: SamplerName = Field("learning_curves", description="How the next trial configuration is drawn.")
-    pruner: Pruner = Field(NoPruner(), description="When a trial is given up before its end.")
+    sampler: SamplerName = Field(
+        _OPEN,
+        description="How the next configuration is drawn; null: learning_curves, without promotion tpe.",
+    )
+    pruner: Pruner = Field(_OPEN, description="When a trial is given up before its end; null: never.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
     startup_trials: int | None = Field(
         None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."
@@ -139,12 +145,18 @@ class SearchConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _pruner_in_place_of_promotion(cls, given: Any) -> Any:
-        """Where a file names a pruner and no scheduler, nothing is promoted, and tpe draws."""
-        if isinstance(given, dict) and "pruner" in given:
-            given = {"scheduler": "none", **given}
-        if isinstance(given, dict) and named(given.get("scheduler")) == {"name": "none"}:
-            given = {"sampler": "tpe", **given}
-        return given
+        """Choose what the file leaves open."""
+        if not isinstance(given, dict):
+            return given
+        chosen = dict(given)
+        if chosen.get("scheduler") is None:
+            chosen["scheduler"] = "promotion" if chosen.get("pruner") is None else "none"
+        if chosen.get("pruner") is None:
+            chosen["pruner"] = "none"
+        if chosen.get("sampler") is None:
+            promotes = named(chosen["scheduler"]) != {"name": "none"}
+            chosen["sampler"] = "learning_curves" if promotes else "tpe"
+        return chosen
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:
