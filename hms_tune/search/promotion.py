@@ -62,7 +62,8 @@ class TrialProgress:
         """What the trial was worth at a rung that it reached."""
         if rung in self.estimates:
             return self.estimates[rung]
-        return self.estimates[max(step for step in self.estimates if step <= rung)]
+        earlier = (step for step in self.estimates if step <= rung)
+        return self.estimates[max(earlier, default=min(self.estimates))]
 
 
 def rungs(epochs: int, folds: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
