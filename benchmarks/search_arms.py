@@ -427,7 +427,7 @@ ARMS: dict[str, Maker] = {
 }
 
 EARLY = {"1/3": (0.02, 0.06), "2/4": (0.04, 0.08), "4": (0.08,)}
-LATE = {"1 fold": (0.2, 1.0), "1 fold/2 folds": (0.2, 0.4, 1.0), "end": (1.0,)}
+LATE = {"1 fold": (0.2, 1.0), "2 folds": (0.4, 1.0)}
 VARIANTS: dict[str, Maker] = {
     f"{early}/{late}, factor {factor}": Promoted.make(Choices((*EARLY[early], *LATE[late]), factor))
     for early in EARLY

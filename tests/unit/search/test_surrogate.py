@@ -10,7 +10,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.fold_difficulty import comparable_estimate
+from hms_tune.search.fold_difficulty import comparable_estimate, fold_difficulty
 from hms_tune.search.promotion import ProgressState, TrialProgress
 from hms_tune.search.promotion_sampler import PromotionSampler
 from hms_tune.search.random_draws import CountedRandomSampler
@@ -209,3 +209,10 @@ def test_a_trial_as_good_as_the_prior_everywhere_has_one_value_after_every_fold(
     means = [0.8, 1.0, 1.2]
     values = [comparable_estimate(mean, fold, prior) for fold, mean in enumerate(means)]
     assert values == pytest.approx([1.2] * 3)
+
+
+def test_how_hard_a_fold_is_other_trials_tell_once_there_are_enough() -> None:
+    prior = [0.8, 1.2, 1.6]
+    complete = [[0.5 + n / 10, 0.7, 0.6] for n in range(5)]
+    assert fold_difficulty(prior, complete[:4]) == prior
+    assert fold_difficulty(prior, complete) == pytest.approx([0.7, 0.7, 0.6])
