@@ -29,9 +29,10 @@ from search_arms import ARMS, VARIANTS
 from search_replay import LEVELS, REGRET_AFTER, Course, Floats, Table, simulate
 from search_table import tabulate
 
-from hms_tune.search.fold_difficulty import comparable_estimate
-from hms_tune.search.promotion import TrialProgress, rungs
-from hms_tune.search.surrogate import Surrogate
+from hms_tune.search.promotion.fold_difficulty import comparable_estimate
+from hms_tune.search.promotion.progress import TrialProgress
+from hms_tune.search.promotion.rule import rungs
+from hms_tune.search.promotion.surrogate import Surrogate
 
 RESULTS = Path(__file__).parent / "results"
 CHOOSING, REPORTING = RESULTS / "search_choosing.npz", RESULTS / "search_reporting.npz"
@@ -203,8 +204,9 @@ def describe(table: Table) -> str:
     return (
         f"{table.count} configurations, {table.folds} folds × {table.epochs} epochs; final KL "
         f"{table.cv.min():.4f} (best), {np.median(table.cv):.4f} (median), {np.mean(table.prior_kl):.4f} "
-        f"(class prior); within 1, 2, 5 % of the best and among the best 1 %: {near[0]}, {near[1]}, {near[2]}, "
-        f"{near[3]}. Spearman's ρ of the estimate with the final score: {ranks_early(table)} epochs."
+        f"(class prior); within 1, 2, 5 % of the best and among the best 1 %: {near[0]}, {near[1]}, "
+        f"{near[2]}, {near[3]}. Spearman's ρ of the estimate with the final score: {ranks_early(table)} "
+        "epochs."
     )
 
 

@@ -11,10 +11,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.ranges import Group, Searched, resolve
-from hms_tune.search.promotion import TrialProgress
+from hms_tune.search.promotion.progress import TrialProgress
+from hms_tune.search.promotion.surrogate import Surrogate
 from hms_tune.search.random_draws import uniform_draw, value_at
 from hms_tune.search.suggest import distribution, distributions
-from hms_tune.search.surrogate import Surrogate
 
 CANDIDATES = 200
 STARTUP_TRIALS = 8
