@@ -2,7 +2,7 @@
 
     python benchmarks/search.py tabulate TABLE.npz --seed N [--configurations 250] [--minutes M]
     python benchmarks/search.py choose [TABLE.npz]
-    python benchmarks/search.py replay [TABLE.npz] [--orders 200]
+    python benchmarks/search.py replay [TABLE.npz] [--orders 200] [--workers 1 8 64]
 
 ``tabulate`` trains what ``search_table.py`` draws, on one core, and goes on with a table that is there.
 ``choose`` tries rungs and reduction factors, and ways to put partial estimates on one scale, on the table
@@ -236,10 +236,9 @@ def choose(path: Path, orders: int) -> str:
     return "\n\n".join(sections)
 
 
-def report(path: Path, orders: int) -> str:
+def report(path: Path, orders: int, workers: tuple[int, ...]) -> str:
     """All strategies on the reporting table."""
     table = Table(path)
-    workers = tuple(REGRET_AFTER)
     found = replay(path, list(ARMS), workers, orders)
     fitted, not_fitted = model_seconds(table)
     sections = [
@@ -299,6 +298,7 @@ def main() -> int:
     parser.add_argument("what", choices=("tabulate", "choose", "replay"))
     parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--workers", type=int, nargs="+", choices=REGRET_AFTER, default=list(REGRET_AFTER))
     parser.add_argument("--seed", type=int, default=0, help="of the competition and of the draw")
     parser.add_argument("--configurations", type=int, default=250)
     parser.add_argument("--patients", type=int, default=90)
@@ -318,7 +318,7 @@ def main() -> int:
         )
         return 0
     text = choose(given.table or CHOOSING, given.orders) if given.what == "choose" else ""
-    text = text or report(given.table or REPORTING, given.orders)
+    text = text or report(given.table or REPORTING, given.orders, tuple(given.workers))
     write_section(text, first=given.what == "choose")
     sys.stdout.write(text + "\n")
     return 0
