@@ -2,7 +2,7 @@
 
     python benchmarks/search.py tabulate TABLE.npz --seed N [--configurations 250] [--minutes M]
     python benchmarks/search.py choose [TABLE.npz]
-    python benchmarks/search.py replay [TABLE.npz] [--orders 200]
+    python benchmarks/search.py replay [TABLE.npz] [--orders 200] [--workers 1 8 64]
 
 ``tabulate`` trains what ``search_table.py`` draws, on one core, and goes on with a table that is there.
 ``choose`` tries rungs and reduction factors, and ways to put partial estimates on one scale, on the table
@@ -29,9 +29,10 @@ from search_arms import ARMS, VARIANTS
 from search_replay import LEVELS, REGRET_AFTER, Course, Floats, Table, simulate
 from search_table import tabulate
 
+from hms_tune.search.promotion.progress import TrialProgress
+from hms_tune.search.promotion.rule import rungs
+from hms_tune.search.promotion.surrogate import Surrogate
 from hms_tune.training.fold_difficulty import comparable_estimate
-from hms_tune.search.promotion import TrialProgress, rungs
-from hms_tune.search.surrogate import Surrogate
 
 RESULTS = Path(__file__).parent / "results"
 CHOOSING, REPORTING = RESULTS / "search_choosing.npz", RESULTS / "search_reporting.npz"
@@ -135,35 +136,33 @@ def replay(path: Path, names: list[str], workers: tuple[int, ...], orders: int) 
 
 
 def estimate_ways(table: Table) -> str:
-    """How well ways to read a partial estimate predict the final score, as a table."""
-    finals, prior = table.cv, np.array(table.prior_kl)
-    by_fold = table.best[:, :, -1]
-    others = (by_fold.sum(axis=0) - by_fold) / (table.count - 1)
-    lines = [
-        "| after | plain | less the prior's KL | times the prior's ratio | less the others' mean |",
-        "|---|---|---|---|---|",
-    ]
-    mixed: dict[str, list[Floats]] = {}
-    for folds in (1, 2, 3):
-        plain = table.estimates[:, folds * table.epochs - 1]
-        ways = {
-            "plain": plain,
-            "difference": plain - prior[:folds].mean() + prior.mean(),
-            "ratio": np.asarray(comparable_estimate(plain, folds - 1, table.prior_kl)),
-            "others": plain - others[:, :folds].mean(axis=1) + others.mean(axis=1),
-        }
-        cells = []
-        for name, values in ways.items():
-            mixed.setdefault(name, []).append(values)
-            cells.append(f"{np.abs(values - finals).mean():.4f} ({spearmanr(values, finals).statistic:.3f})")
-        lines.append(f"| {folds} of {table.folds} folds | " + " | ".join(cells) + " |")
-    # Trials that stand at different folds, as they do in a search.
-    at = np.random.default_rng(0).integers(3, size=table.count)
-    cells = []
-    for values in mixed.values():
-        chosen = np.stack(values)[at, np.arange(table.count)]
-        cells.append(f"{np.abs(chosen - finals).mean():.4f} ({spearmanr(chosen, finals).statistic:.3f})")
-    lines.append("| 1, 2 or 3, each trial its own | " + " | ".join(cells) + " |")
+    """How well ways to read a partial estimate predict the final score, as a table.
+
+    Every trial is read after one, two or three folds, and at one of the three at random, as in a search.
+    """
+    repeats, rng = 50, np.random.default_rng(0)
+    prior, by_fold = np.array(table.prior_kl), table.best[:, :, -1]
+    measured: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for _ in range(repeats):
+        others = by_fold[rng.choice(table.count, 5, replace=False)].mean(axis=0)
+        at = rng.integers(3, size=table.count)
+        rows: dict[str, list[Floats]] = {}
+        for folds in (1, 2, 3):
+            plain = table.estimates[:, folds * table.epochs - 1]
+            rows.setdefault("plain", []).append(plain)
+            for name, hard in (("the prior's KL", prior), ("5 other trials' KL", others)):
+                rows.setdefault(f"difference to {name}", []).append(plain - hard[:folds].mean() + hard.mean())
+                scaled = comparable_estimate(plain, folds - 1, list(hard))
+                rows.setdefault(f"ratio to {name}", []).append(np.asarray(scaled))
+        for name, values in rows.items():
+            mixed = np.stack(values)[at, np.arange(table.count)]
+            for column, value in enumerate([*values, mixed]):
+                error, rank = np.abs(value - table.cv).mean(), spearmanr(value, table.cv).statistic
+                measured.setdefault((name, column), []).append((float(error), float(rank)))
+    lines = ["| way | 1 fold | 2 folds | 3 folds | 1, 2 or 3, each its own |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(name for name, _ in measured):
+        means = [np.mean(measured[name, column], axis=0) for column in range(4)]
+        lines.append(f"| {name} | " + " | ".join(f"{error:.4f} ({rank:.3f})" for error, rank in means) + " |")
     return "\n".join(lines)
 
 
@@ -204,9 +203,10 @@ def describe(table: Table) -> str:
     near = [int((table.cv <= table.goals[level]).sum()) for level in LEVELS]
     return (
         f"{table.count} configurations, {table.folds} folds × {table.epochs} epochs; final KL "
-        f"{table.cv.min():.4f} (best), {np.median(table.cv):.4f} (median), {np.mean(table.prior_kl):.4f} (class "
-        f"prior); within 1, 2, 5 % of the best and among the best 1 %: {near[0]}, {near[1]}, {near[2]}, "
-        f"{near[3]}. Spearman's ρ of the estimate with the final score: {ranks_early(table)} epochs."
+        f"{table.cv.min():.4f} (best), {np.median(table.cv):.4f} (median), {np.mean(table.prior_kl):.4f} "
+        f"(class prior); within 1, 2, 5 % of the best and among the best 1 %: {near[0]}, {near[1]}, "
+        f"{near[2]}, {near[3]}. Spearman's ρ of the estimate with the final score: {ranks_early(table)} "
+        "epochs."
     )
 
 
@@ -217,8 +217,8 @@ def choose(path: Path, orders: int) -> str:
     sections += [
         "Mean absolute error of the predicted final score, and Spearman's ρ with it:",
         estimate_ways(table),
-        f"Rungs, in epochs and folds, and reduction factors of `{PRODUCT}` ({orders} orders): full trials per "
-        "worker until one of the best 1 % is confirmed, sorted by the geometric mean over 1 and 8 workers:",
+        f"Rungs, in epochs and folds, and reduction factors of `{PRODUCT}` ({orders} orders): full trials "
+        "per worker until one of the best 1 % is confirmed, sorted by the geometric mean of both:",
     ]
     found = replay(path, list(VARIANTS), (1, 8), orders)
     lines = ["| rungs, factor | 1 worker | 8 workers | 90 %, 1 worker |", "|---|---|---|---|"]
@@ -236,21 +236,20 @@ def choose(path: Path, orders: int) -> str:
     return "\n\n".join(sections)
 
 
-def report(path: Path, orders: int) -> str:
+def report(path: Path, orders: int, workers: tuple[int, ...]) -> str:
     """All strategies on the reporting table."""
     table = Table(path)
-    workers = tuple(REGRET_AFTER)
     found = replay(path, list(ARMS), workers, orders)
     fitted, not_fitted = model_seconds(table)
     sections = [
         "## All strategies, on a table that nothing was chosen on",
         describe(table),
         f"Full trials per worker until a configuration of each level is confirmed: median over {orders} "
-        "orders (90th percentile); the 95 % interval is of the median for the best 1 %. Regret is the held-out "
-        "KL of the confirmed best above the lowest of the table, mean ± 1.96 standard errors, after "
+        "orders (90th percentile); the 95 % interval is of the median for the best 1 %. Regret is the "
+        "held-out KL of the confirmed best above the lowest of the table, mean ± 1.96 standard errors, after "
         + ", ".join(f"{total} full trials in all on {count}" for count, total in REGRET_AFTER.items())
-        + " workers (nothing confirmed: the median configuration). Never: no configuration of the best 1 % is "
-        "ever confirmed; lost: the best of all was given up for ever.",
+        + " workers (nothing confirmed: the median configuration). Never: no configuration of the best 1 % "
+        "is ever confirmed; lost: the best of all was given up for ever.",
     ]
     for count in workers:
         head = ["strategy", *LEVELS, "95 % interval", "held-out regret"]
@@ -299,6 +298,7 @@ def main() -> int:
     parser.add_argument("what", choices=("tabulate", "choose", "replay"))
     parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--workers", type=int, nargs="+", choices=REGRET_AFTER, default=list(REGRET_AFTER))
     parser.add_argument("--seed", type=int, default=0, help="of the competition and of the draw")
     parser.add_argument("--configurations", type=int, default=250)
     parser.add_argument("--patients", type=int, default=90)
@@ -318,7 +318,7 @@ def main() -> int:
         )
         return 0
     text = choose(given.table or CHOOSING, given.orders) if given.what == "choose" else ""
-    text = text or report(given.table or REPORTING, given.orders)
+    text = text or report(given.table or REPORTING, given.orders, tuple(given.workers))
     write_section(text, first=given.what == "choose")
     sys.stdout.write(text + "\n")
     return 0

@@ -17,18 +17,12 @@ from optuna.trial import TrialState
 from search_replay import Floats, Job, Strategy, Table
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.search.promotion import (
-    REDUCTION_FACTOR,
-    SHARES,
-    Drift,
-    ProgressState,
-    Promotion,
-    TrialProgress,
-    rungs,
-)
-from hms_tune.search.promotion_sampler import RANDOM_SHARE, STARTUP_TRIALS
+from hms_tune.search.promotion.drift import Drift
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.rule import REDUCTION_FACTOR, SHARES, Promotion, rungs
+from hms_tune.search.promotion.sampler import RANDOM_SHARE, STARTUP_TRIALS
+from hms_tune.search.promotion.surrogate import Posterior, Surrogate
 from hms_tune.search.pruners import make_pruner
-from hms_tune.search.surrogate import Posterior, Surrogate
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -264,7 +258,6 @@ class Choices(NamedTuple):
     factor: int = REDUCTION_FACTOR
     spread: bool = True
     model: str = "gp"
-    comparable: bool = True
 
 
 class Promoted(_Searching):
@@ -327,8 +320,9 @@ class Promoted(_Searching):
         self._note(number, reached, "complete" if reached == self.table.steps else "paused")
 
     def _note(self, number: int, step: int, state: ProgressState) -> None:
-        values = self.table.comparable if self.choices.comparable else self.table.estimates
-        estimates = {rung: float(values[number, rung - 1]) for rung in self.rungs if rung <= step}
+        estimates = {
+            rung: float(self.table.comparable[number, rung - 1]) for rung in self.rungs if rung <= step
+        }
         self.progress[number] = TrialProgress(number, self.table.params[number], step, estimates, state)
 
     def begin(self) -> int:
@@ -359,6 +353,8 @@ class Thawed(Promoted):
         seen = [trial for trial in trials if trial.step]
         if len(seen) < STARTUP_TRIALS:
             return super().ask(worker)
+        if not len(self.pool) and all(trial.state != "paused" for trial in trials):
+            return None
         posterior = self.surrogate.fit(trials)
         go_on = self._worth(seen, posterior)
         number = max(go_on, key=lambda number: go_on[number], default=None)
@@ -420,14 +416,13 @@ ARMS: dict[str, Maker] = {
     "TPE + promotion": Promoted.make(Choices(model="tpe")),
     "model + promotion": Promoted.make(Choices()),
     "model + promotion, folds one after another": Promoted.make(Choices(spread=False)),
-    "model + promotion, plain estimates": Promoted.make(Choices(comparable=False)),
     "model, expected improvement per cost": Thawed.make(Choices()),
     "knowing the best": Knowing,
     "knowing the best, folds spread": KnowingSpread,
 }
 
 EARLY = {"1/3": (0.02, 0.06), "2/4": (0.04, 0.08), "4": (0.08,)}
-LATE = {"1 fold": (0.2, 1.0), "1 fold/2 folds": (0.2, 0.4, 1.0), "end": (1.0,)}
+LATE = {"1 fold": (0.2, 1.0), "2 folds": (0.4, 1.0)}
 VARIANTS: dict[str, Maker] = {
     f"{early}/{late}, factor {factor}": Promoted.make(Choices((*EARLY[early], *LATE[late]), factor))
     for early in EARLY

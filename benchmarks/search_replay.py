@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.training.fold_difficulty import comparable_estimate
+from hms_tune.search.promotion.surrogate import Encoder
 from hms_tune.search.suggest import distributions
-from hms_tune.search.surrogate import Encoder
+from hms_tune.training.fold_difficulty import comparable_estimate
 
 Floats = NDArray[np.float64]
 

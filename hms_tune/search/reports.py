@@ -20,7 +20,7 @@ from hms_tune.config.study_sections import (
     WilcoxonPruner,
 )
 from hms_tune.errors import NonFiniteLossError
-from hms_tune.search.promotion import Promotion, rungs
+from hms_tune.search.promotion.rule import Promotion, rungs
 from hms_tune.training.events import EpochEnded, Event, FoldEnded, FoldStarted
 
 

@@ -11,7 +11,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
-from hms_tune.search.promotion import Promotion
+from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
 from hms_tune.search.suggest import suggest

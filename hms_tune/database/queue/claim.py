@@ -20,7 +20,7 @@ from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
-from hms_tune.search.promotion import Promotion
+from hms_tune.search.promotion.rule import Promotion
 from hms_tune.trial_state import ENDED, AttemptState, TrialState
 
 

@@ -1,6 +1,6 @@
 """Trials that are paused at a rung: which goes on, and which are given up.
 
-The rule is :class:`~hms_tune.search.promotion.Promotion`. It is asked in the transaction of a claim, under
+The rule is :class:`~hms_tune.search.promotion.rule.Promotion`, asked in the transaction of a claim, under
 the study's row lock, with what stands in ``rungs``: a row for each rung that a trial has reached.
 """
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection, func, select, update
 
 from hms_tune.database.queue.end import ended
 from hms_tune.database.tables import rungs, trials
-from hms_tune.search.promotion import ProgressState, Promotion, TrialProgress
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.rule import Promotion
 from hms_tune.trial_state import TrialState
 
 GIVEN_UP = "given up: others were better when it was paused"

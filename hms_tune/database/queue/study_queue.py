@@ -17,7 +17,7 @@ from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.retry import Patience
 from hms_tune.database.tables import trials
 from hms_tune.search.optuna_private import trial_id_of
-from hms_tune.search.promotion import Promotion
+from hms_tune.search.promotion.rule import Promotion
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 The final score of a configuration is ``mean + g(parameters) + a deviation of its own``; ``g`` is a Gaussian
 process. A trial at a rung shows its final score plus noise: how far estimates move from a rung to the end,
-and how unequally, is learnt from the trials that went on (:class:`hms_tune.search.promotion.Drift`).
+and how unequally, is learnt from the trials that went on (:class:`~hms_tune.search.promotion.drift.Drift`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hms_tune.search.promotion import Drift, TrialProgress, bounded
+from hms_tune.search.promotion.drift import Drift, bounded
+from hms_tune.search.promotion.progress import TrialProgress
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +28,7 @@ MOST_TO_FIT = 300
 
 INCUMBENT_QUANTILE = 0.05
 CHOICE_DISTANCE = 0.7
+ABSENT = object()
 
 
 class Encoder:
@@ -38,28 +40,40 @@ class Encoder:
     """
 
     def __init__(self, distributions: Mapping[str, BaseDistribution]) -> None:
-        self._distributions = {name: dist for name, dist in distributions.items() if not dist.single()}
+        self._columns = [
+            (name, _choice(dist) if isinstance(dist, CategoricalDistribution) else _number(dist))
+            for name, dist in distributions.items()
+            if not dist.single()
+        ]
 
     def __call__(self, params: Sequence[Mapping[str, Any]]) -> Floats:
         """Encode configurations; float array, shape (n_configurations, n_columns)."""
         rows = [
-            [column for name, dist in self._distributions.items() for column in _columns(dist, given, name)]
+            [column for name, columns in self._columns for column in columns(given.get(name, ABSENT))]
             for given in params
         ]
         return np.array(rows, float).reshape(len(rows), -1)
 
 
-def _columns(distribution: BaseDistribution, params: Mapping[str, Any], name: str) -> list[float]:
-    if isinstance(distribution, CategoricalDistribution):
-        drawn = distribution.to_internal_repr(params[name]) if name in params else None
-        return [CHOICE_DISTANCE * (index == drawn) for index in range(len(distribution.choices))]
+def _choice(distribution: CategoricalDistribution) -> Callable[[Any], Sequence[float]]:
+    rows: list[list[float]] = (CHOICE_DISTANCE * np.eye(len(distribution.choices))).tolist()
+    absent = [0.0] * len(rows)
+
+    def columns(value: Any) -> Sequence[float]:
+        return absent if value is ABSENT else rows[int(distribution.to_internal_repr(value))]
+
+    return columns
+
+
+def _number(distribution: BaseDistribution) -> Callable[[Any], Sequence[float]]:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if name not in params:
-        return [0.5]
-    value, low, high = float(params[name]), float(distribution.low), float(distribution.high)
-    if distribution.log:
-        value, low, high = math.log(value), math.log(low), math.log(high)
-    return [(value - low) / (high - low)]
+    scale: Callable[[float], float] = math.log if distribution.log else float
+    low, high = scale(distribution.low), scale(distribution.high)
+
+    def columns(value: Any) -> Sequence[float]:
+        return (0.5,) if value is ABSENT else ((scale(value) - low) / (high - low),)
+
+    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class Surrogate:
         self._rungs = rungs
         self._hyperparameters: _Hyperparameters | None = None
         self._fitted_to = 0
+        self._rows: dict[int, Floats] = {}
 
     def fit(self, trials: Iterable[TrialProgress]) -> Posterior:
         """What is known now.
@@ -102,7 +117,7 @@ class Surrogate:
         reached = [trial.value(self._rungs[level]) for trial, level in zip(seen, levels, strict=True)]
         y = bounded(np.array(reached, float) + np.array(drift.shift)[levels])
         noise = np.array(drift.variance)[levels] + 1e-6
-        x = self._encode([trial.params for trial in seen])
+        x = np.stack([self._encoded(trial) for trial in seen])
         if self._hyperparameters is None or len(seen) >= 1.2 * self._fitted_to + 4:
             recent = slice(max(len(seen) - MOST_TO_FIT, 0), None)
             self._hyperparameters = _most_likely(x[recent], y[recent], noise[recent])
@@ -110,6 +125,11 @@ class Surrogate:
         numbers = [trial.number for trial in seen]
         posterior = Posterior(self._encode, x, y, noise, numbers, self._hyperparameters)
         return posterior.believing(pending) if pending else posterior
+
+    def _encoded(self, trial: TrialProgress) -> Floats:
+        if trial.number not in self._rows:
+            self._rows[trial.number] = self._encode([trial.params])[0]
+        return self._rows[trial.number]
 
 
 class Posterior:

@@ -5,27 +5,14 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
-import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hms_tune.config.study_file import StudyFile
-from hms_tune.search.promotion import ProgressState, TrialProgress
-from hms_tune.search.promotion_sampler import LearningCurveSampler
-from hms_tune.search.random_draws import CountedRandomSampler
-from hms_tune.search.suggest import suggest
-from hms_tune.search.surrogate import Encoder, Surrogate
-from hms_tune.training.fold_difficulty import comparable_estimate
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.surrogate import Encoder, Surrogate
 
 RUNGS = (1, 4)
 SPACE = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(["a", "b"])}
-TEXT = """
-study: x
-data: {folds: 2}
-augmentation: {mixup_alpha: {choices: [0.0, {low: 0.1, high: 2.0, log: true}]}}
-model: {dropout: {low: 0.0, high: 0.5}}
-training: {epochs: 2, learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
-"""
 
 
 def seen(
@@ -146,62 +133,3 @@ def test_one_trial_and_equal_trials_can_be_learnt_from() -> None:
     for trials in ([seen(0, 0.5, 1.0)], [seen(n, 0.5, 1.0) for n in range(12)]):
         gains = Surrogate(SPACE, RUNGS).fit(trials).expected_improvement([{"x": 0.1, "kind": "b"}])
         assert np.isfinite(gains).all()
-
-
-def drawn(seed: int, numbers: range, progress: list[TrialProgress]) -> list[dict[str, object]]:
-    space = StudyFile.parse(TEXT, "x").space
-    sampler = LearningCurveSampler(space, seed, (1, 4), candidates=30)
-    return [sampler.choose(number, progress) for number in numbers]
-
-
-def progress_of_a_study() -> list[TrialProgress]:
-    """Forty trials; a learning rate near 10⁻³ and no mixup are best."""
-    space, found = StudyFile.parse(TEXT, "x").space, []
-    study = optuna.create_study(sampler=CountedRandomSampler(5))
-    for number in range(40):
-        trial = study.ask()
-        suggest(space, trial)
-        rate = np.log10(trial.params["training.learning_rate"]) + 3
-        value = float(1 + rate**2 + 0.5 * (trial.params["augmentation.mixup_alpha"] != 0.0))
-        found.append(TrialProgress(number, trial.params, 1, {1: value}, "paused"))
-    return found
-
-
-def test_draws_depend_on_seed_number_and_progress_alone() -> None:
-    progress = progress_of_a_study()
-    assert drawn(3, range(6), progress) == drawn(3, range(6), progress)
-    assert drawn(3, range(6), progress) != drawn(4, range(6), progress)
-    assert len({str(params) for params in drawn(3, range(6), progress)}) == 6
-
-
-def test_the_first_draws_are_those_of_the_random_sampler() -> None:
-    space = StudyFile.parse(TEXT, "x").space
-    study = optuna.create_study(sampler=CountedRandomSampler(3))
-    trials = [study.ask() for _ in range(5)]
-    for trial in trials:
-        suggest(space, trial)
-    assert drawn(3, range(5), []) == [trial.params for trial in trials]
-
-
-def test_draws_go_where_the_model_expects_the_best_and_keep_to_the_space() -> None:
-    params = drawn(3, range(20), progress_of_a_study())
-    near = sum(abs(np.log10(each["training.learning_rate"]) + 3) < 0.35 for each in params)  # type: ignore[call-overload]
-    assert near >= 13, "a third would be by chance"
-    without = [each for each in params if each["augmentation.mixup_alpha"] == 0.0]
-    assert len(without) >= 14
-    assert all(len(each) == 3 for each in without)
-    assert all(len(each) == 4 for each in params if each not in without)
-
-
-def test_an_easy_first_fold_is_put_on_the_scale_of_all() -> None:
-    prior = [0.8, 1.2, 1.6]
-    assert comparable_estimate(0.6, 0, prior) == pytest.approx(0.9)
-    assert comparable_estimate(0.75, 1, prior) == pytest.approx(0.9)
-    assert comparable_estimate(0.9, 2, prior) == pytest.approx(0.9)
-
-
-def test_a_trial_as_good_as_the_prior_everywhere_has_one_value_after_every_fold() -> None:
-    prior = [0.8, 1.2, 1.6]
-    means = [0.8, 1.0, 1.2]
-    values = [comparable_estimate(mean, fold, prior) for fold, mean in enumerate(means)]
-    assert values == pytest.approx([1.2] * 3)

@@ -13,57 +13,19 @@ Swersky, Snoek and Adams, "Freeze-Thaw Bayesian Optimization", 2014.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import inf, sqrt
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from hms_tune.config.study_sections import PromotionScheduler
+from hms_tune.search.promotion.drift import Drift
+from hms_tune.search.promotion.progress import TrialProgress
 
-Floats = NDArray[np.float64]
-
-SHARES = (0.04, 0.08, 0.2, 1.0)
+SHARES = (*PromotionScheduler().rungs, 1.0)
 """What a trial has trained at each rung, as shares of all its epochs; chosen by ``benchmarks/search.py``."""
 
-REDUCTION_FACTOR = 4
+REDUCTION_FACTOR = PromotionScheduler().reduction_factor
 """One in so many goes on from a rung; chosen by ``benchmarks/search.py``."""
-
-PRIOR_TRIALS = 4
-"""How many trials that went on the prior of :class:`Drift` is worth."""
-
-PRIOR_SPREAD = 0.3
-"""Standard deviation of a move between two rungs before any is seen, over that of the trials' estimates."""
-
-ProgressState = Literal["running", "paused", "complete", "pruned"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrialProgress:
-    """How far a trial is, over all its attempts.
-
-    Attributes
-    ----------
-    number : names the trial; the smaller one goes first where two are equal
-    params : the trial's parameters
-    step : the last step trained; at the end of a fold the fold's last step, also where it stopped early
-    estimates : the cross-validation estimate by step, smaller is better; infinite where training diverged
-    state : a paused trial holds no slot
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    step: int
-    estimates: Mapping[int, float]
-    state: ProgressState
-
-    def value(self, rung: int) -> float:
-        """What the trial was worth at a rung that it reached."""
-        if rung in self.estimates:
-            return self.estimates[rung]
-        earlier = (step for step in self.estimates if step <= rung)
-        return self.estimates[max(earlier, default=min(self.estimates))]
 
 
 def rungs(epochs: int, folds: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
@@ -180,46 +142,3 @@ class Promotion:
         rung = self.rungs[level]
         reached = [(trial.value(rung), trial.number, trial) for trial in trials if trial.step >= rung]
         return [trial for *_, trial in sorted(reached, key=lambda entry: entry[:2])]
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """How estimates move from each rung to the end, learnt from the trials that went on.
-
-    ``shift`` is the mean and ``variance`` the variance of the move; both are 0 at the last rung.
-    """
-
-    shift: tuple[float, ...]
-    variance: tuple[float, ...]
-
-    @classmethod
-    def of(cls, trials: Iterable[TrialProgress], rungs: Sequence[int]) -> Drift:
-        """Chain the moves between neighbouring rungs; a prior stands for a few trials."""
-        known = [trial for trial in trials if trial.step >= rungs[0]]
-        first = bounded(np.array([trial.value(rungs[0]) for trial in known], float))
-        prior = (PRIOR_SPREAD * float(first.std())) ** 2 if len(first) > 1 else 0.0
-        shift, variance = [0.0], [0.0]
-        for low, high in reversed(list(pairwise(rungs))):
-            went_on = [trial for trial in known if trial.step >= high]
-            moves = np.array([trial.value(high) - trial.value(low) for trial in went_on], float)
-            moves = moves[np.isfinite(moves)]
-            mean, spread = 0.0, prior
-            if len(moves) >= 3:
-                mean = float(moves.mean())
-                squares = float(((moves - mean) ** 2).sum())
-                spread = (PRIOR_TRIALS * prior + squares) / (PRIOR_TRIALS + len(moves) - 1)
-            shift.append(mean + shift[-1])
-            variance.append(spread + variance[-1])
-        return cls(tuple(reversed(shift)), tuple(reversed(variance)))
-
-
-def bounded(estimates: Floats) -> Floats:
-    """Estimates with no one further above the median than twice the best is below it.
-
-    How bad a bad trial is tells nothing about the good ones.
-    """
-    finite = estimates[np.isfinite(estimates)]
-    if not len(finite):
-        return np.zeros_like(estimates)
-    middle = float(np.median(finite))
-    return np.asarray(np.minimum(estimates, middle + 2 * (middle - float(finite.min())) + 1e-9))

@@ -18,10 +18,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hms_tune.config.ranges import Group, Searched, resolve
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
 from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, is_infeasible
-from hms_tune.search.promotion import Drift, ProgressState, TrialProgress
+from hms_tune.search.promotion.drift import Drift
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.surrogate import Surrogate
 from hms_tune.search.random_draws import uniform_draw, value_at
 from hms_tune.search.suggest import distribution, distributions, suggest
-from hms_tune.search.surrogate import Surrogate
 
 CANDIDATES = 200
 STARTUP_TRIALS = 8

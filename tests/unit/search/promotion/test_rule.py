@@ -7,7 +7,9 @@ from math import inf
 
 import pytest
 
-from hms_tune.search.promotion import Drift, ProgressState, Promotion, TrialProgress, rungs
+from hms_tune.search.promotion.drift import Drift
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.rule import Promotion, rungs
 
 RUNGS = (2, 4, 10, 50)
 
