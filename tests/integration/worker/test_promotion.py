@@ -107,7 +107,7 @@ def test_the_best_of_a_rung_go_on_and_the_rest_are_given_up(
     assert now.best is not None
     assert now.best.params["training.learning_rate"] == best
     assert training.trained[best] == 8  # no epoch twice, however often it paused
-    assert sum(training.trained.values()) < 8 * 8 / 2
+    assert sum(training.trained.values()) < 8 * 8 * 0.7
     assert {count for rate, count in training.trained.items() if rate != best} <= {1, 4, 8}
 
 
@@ -119,7 +119,7 @@ def test_nothing_remains_of_a_trial_that_was_given_up_but_its_record(
     assert len(record.trials) == 8
     assert {trial.state for trial in record.trials} == {AttemptState.COMPLETE, AttemptState.PRUNED}
     assert {trial.reason for trial in record.trials if trial.state is AttemptState.PRUNED} == {GIVEN_UP}
-    kept = {path.parent.name for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
+    kept = {path.parents[1].name for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()}
     assert len(kept) <= 1  # the best one's
 
 
