@@ -73,12 +73,13 @@ def status(storage: Storage, name: str) -> StudyStatus:
         failed = totals.failure_reasons(connection, study_id)
         pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials[TrialState.PRUNED] else {}
         enqueued = enqueued_values(connection, study_id)
+        of_scripts = totals.scripts_trials_by_state(connection, study_id)
     leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     return StudyStatus(
         study=name,
         state=row.state if ours else FOREIGN,
-        trials=used.trials,
+        trials={state: number + of_scripts.get(state, 0) for state, number in used.trials.items()},
         attempts=attempts,
         budget_trials=row.budget_trials,
         budget_hours=row.budget_hours,

@@ -67,6 +67,21 @@ def trials_by_state(connection: Connection, study_id: int) -> dict[TrialState, i
     return dict.fromkeys(TrialState, 0) | {row.state: row.number for row in rows}
 
 
+def scripts_trials_by_state(connection: Connection, study_id: int) -> dict[TrialState, int]:
+    """How many Optuna trials that scripts added have ended in each state: each is a trial of its own."""
+    rows = connection.execute(
+        select(_ATTEMPTS.c.state, func.count())
+        .join_from(_ATTEMPTS, attempts, _ATTEMPTS.c.trial_id == attempts.c.optuna_trial_id, isouter=True)
+        .where(
+            _ATTEMPTS.c.study_id == study_id,
+            attempts.c.lease_id.is_(None),
+            _ATTEMPTS.c.state.not_in([OptunaState.RUNNING, OptunaState.WAITING]),
+        )
+        .group_by(_ATTEMPTS.c.state)
+    )
+    return {state_by_both(state, None).leaves: number for state, number in rows}
+
+
 def failure_reasons(connection: Connection, study_id: int, *, most: int = 5) -> dict[str, int]:
     """The commonest reasons for which trials failed, and how many did for each."""
     rows = connection.execute(

@@ -52,7 +52,7 @@ def a_study(url: str, name: str = "mine") -> None:
 def test_a_user_called_as_our_schema_searches_and_reads(role: Role) -> None:
     a_study(role.url())
     assert {"studies", "trials", "alembic_version"} <= tables_in(role, "public")
-    assert tables_in(role, "hms_tune") & {"alembic_version", "trials"} == set()
+    assert tables_in(role, "hms_tune") & {"alembic_version", "trial_params"} == set()
     reader = open_read_only(role.url())
     assert [each.study for each in list_studies(reader)] == ["mine"]
     reader.close()
