@@ -137,6 +137,9 @@ class SearchConfig(Section):
         description="How the next configuration is drawn; null: learning_curves, without promotion tpe.",
     )
     pruner: Pruner = Field(_OPEN, description="When a trial is given up before its end; null: never.")
+    start: tuple[str, ...] = Field(
+        (), description="Configurations tried first, each as KEY=VALUE KEY=VALUE; what is left out is drawn."
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
     startup_trials: int | None = Field(
         None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."

@@ -155,3 +155,13 @@ def fold_of_step(step: int, study_file: StudyFile) -> int:
     if isinstance(study_file.search.pruner, WilcoxonPruner):
         return step
     return (step - 1) // study_file.max_epochs
+
+
+def rule_text(study_file: StudyFile) -> str:
+    """By what rule trials are paused or given up: ``promotion at epochs 2, 4 and 9 of 45``."""
+    search = study_file.search
+    if not isinstance(search.scheduler, PromotionScheduler):
+        return f"pruner {search.pruner.name}"
+    *pauses, last = rungs_of(study_file)
+    places = ", ".join(map(str, pauses))
+    return f"promotion after {places} of {last} epochs, one in {search.scheduler.reduction_factor}"

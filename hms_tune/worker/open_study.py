@@ -14,7 +14,7 @@ from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
-from hms_tune.search.suggest import suggest
+from hms_tune.search.suggest import start_params, suggest
 
 
 def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) -> Search:
@@ -34,7 +34,10 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         study = create_or_load(storage.optuna, study_file, worker_seed=ordinal)
         budget = study_file.budget
         study_id = register_study(
-            storage, study_file.study, Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours)
+            storage,
+            study_file.study,
+            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
+            start=start_params(study_file),
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:

@@ -8,11 +8,12 @@ as many trials as the budget holds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
@@ -58,11 +59,17 @@ class Budget:
     gpu_hours: float | None = None
 
 
-def register_study(storage: Storage, name: str, budget: Budget) -> int:
+def register_study(
+    storage: Storage, name: str, budget: Budget, *, start: Sequence[Mapping[str, Any]] = ()
+) -> int:
     """Make a study of Optuna's known to the fleet, with its budget. Safe to repeat.
 
     The budget is the one of the latest worker's study file: a search is extended by raising it there. A
     stopped study stays stopped.
+
+    Parameters
+    ----------
+    start : values of the trials that wait for a slot in a study that is new to the fleet
 
     Returns
     -------
@@ -85,11 +92,17 @@ def register_study(storage: Storage, name: str, budget: Budget) -> int:
     with storage.engine.begin() as connection:
         # A study of that name that was deleted elsewhere (the dashboard can) leaves our rows behind.
         connection.execute(studies.delete().where(studies.c.name == name, studies.c.study_id != study_id))
-        connection.execute(
+        is_new = connection.execute(
             insert(studies)
             .values(study_id=study_id, name=name, **columns)
             .on_conflict_do_update(index_elements=[studies.c.study_id], set_=columns)
-        )
+            .returning(text("xmax = 0"))
+        ).scalar_one()
+        if is_new and start:
+            rows = [
+                {"study_id": study_id, "state": TrialState.WAITING, "given": dict(given)} for given in start
+            ]
+            connection.execute(trials.insert(), rows)
     return study_id
 
 
