@@ -20,7 +20,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.search.promotion.drift import Drift
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
 from hms_tune.search.promotion.rule import REDUCTION_FACTOR, SHARES, Promotion, rungs
-from hms_tune.search.promotion.sampler import RANDOM_SHARE, STARTUP_TRIALS
+from hms_tune.search.promotion_sampler import RANDOM_SHARE, STARTUP_TRIALS
 from hms_tune.search.promotion.surrogate import Posterior, Surrogate
 from hms_tune.search.pruners import make_pruner
 

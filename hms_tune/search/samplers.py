@@ -15,7 +15,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import PromotionScheduler
 from hms_tune.search.list_samplers import GridSampler, QmcSampler
 from hms_tune.search.memory_constraint import is_infeasible
-from hms_tune.search.promotion.sampler import LearningCurveSampler, PredictedScoreSampler
+from hms_tune.search.promotion_sampler import LearningCurveSampler, PredictedScoreSampler
 from hms_tune.search.random_draws import CountedRandomSampler, derived_seed
 from hms_tune.search.reports import rungs_of
 

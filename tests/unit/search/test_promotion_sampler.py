@@ -7,7 +7,7 @@ import optuna
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.promotion.progress import TrialProgress
-from hms_tune.search.promotion.sampler import LearningCurveSampler
+from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.random_draws import CountedRandomSampler
 from hms_tune.search.suggest import suggest
 
