@@ -40,7 +40,13 @@ def a_slot(
         artifacts = Artifacts.at(artifacts, scratch, search.study.study_name)
     holder = Holder(worker, name, this_process())
     queue = StudyQueue(
-        storage, search.study, search.study_id, holder, lease_s=lease_s, most_losses=most_losses
+        storage,
+        search.study,
+        search.study_id,
+        holder,
+        lease_s=lease_s,
+        most_losses=most_losses,
+        promotion=search.promotion,
     )
     pace = {"poll_s": 0.02, "look_s": 0.0} | setup
     return Slot(SlotSetup(queue, search, train=train, artifacts=artifacts, **pace))

@@ -32,8 +32,6 @@ _TEMPLATE = "smoke"
 _STUDY = "demo"
 _EPOCHS = 10
 """Twice what shows that everything works, so that the scores are better than chance."""
-_STARTUP_TRIALS = 4
-"""Trials that run to their end before others are pruned beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,6 @@ def _study_file(plan: Demo) -> StudyFile:
     content |= {"study": _STUDY, "budget": {"trials": plan.trials}}
     content["data"] |= {"root": str(plan.data)}
     content["training"] |= {"epochs": _EPOCHS}
-    content["search"]["pruner"] |= {"startup_trials": _STARTUP_TRIALS}
     plan.study_path.write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return load_study_file(plan.study_path)
 

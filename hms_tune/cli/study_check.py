@@ -11,9 +11,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from hms_tune.cli.views.tables import params_text
 from hms_tune.config.ranges import Parameter, describe, to_plain
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.machine.terminal import Terminal
+from hms_tune.search.reports import rule_text
 from hms_tune.search.study import trial_limit
 from hms_tune.search.study_check import StudyCheck, check_study
 from hms_tune.search.suggest import describe_label
@@ -74,7 +76,9 @@ def _as_json(study_file: StudyFile, result: StudyCheck) -> dict[str, object]:
         "file": study_file.source,
         "space_hash": study_file.space_hash,
         "sampler": study_file.search.sampler,
+        "scheduler": study_file.search.scheduler.name,
         "pruner": study_file.search.pruner.name,
+        "start": list(result.start),
         "trials": trial_limit(study_file),
         "folds": study_file.max_folds,
         "epochs": study_file.max_epochs,
@@ -106,9 +110,9 @@ def _print(study_file: StudyFile, result: StudyCheck) -> None:
     cells = "continuous" if result.cells is None else f"{result.cells:,} configurations"
     facts = [
         f"{len(result.parameters)} parameters, {conditional} of them conditional; {cells}",
-        f"sampler {study_file.search.sampler}, pruner {study_file.search.pruner.name}, "
-        f"at most {trial_limit(study_file)} trials "
-        f"of {study_file.max_folds} folds × {study_file.max_epochs} epochs",
+        f"sampler {study_file.search.sampler}, {rule_text(study_file)}, at most "
+        f"{trial_limit(study_file)} trials of {study_file.max_folds} folds × {study_file.max_epochs} epochs",
+        *(f"tried first: {params_text(params)}" for params in result.start),
         *(f"note: {note}" for note in result.notes),
     ]
     for fact in facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hms_tune.config.section import Section, named
 
@@ -90,18 +90,85 @@ Pruner = Annotated[
     BeforeValidator(named),
 ]
 
-SamplerName = Literal["random", "grid", "tpe", "gp", "cma_es", "qmc"]
+
+class PromotionScheduler(Section):
+    """Trials pause at rungs with a checkpoint; the best of a rung go on to the next, now or later."""
+
+    name: Literal["promotion"] = "promotion"
+    reduction_factor: int = Field(4, ge=2, description="One in so many trials goes on from a rung.")
+    rungs: tuple[float, ...] = Field(
+        (0.04, 0.08, 0.2),
+        min_length=1,
+        description="What a trial has trained when it pauses, as shares of all its epochs.",
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _ascending(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)) or not 0.0 < rungs[0] <= rungs[-1] < 1.0:
+            raise ValueError("rungs are shares between 0 and 1, each larger than the one before")
+        return rungs
+
+
+class NoScheduler(Section):
+    """A trial runs until it ends or is pruned."""
+
+    name: Literal["none"] = "none"
+
+
+Scheduler = Annotated[
+    Annotated[PromotionScheduler | NoScheduler, Field(discriminator="name")], BeforeValidator(named)
+]
+
+_OPEN: Any = None
+"""What a file leaves open is chosen by what it says beside it."""
+
+SamplerName = Literal["learning_curves", "random", "grid", "tpe", "gp", "cma_es", "qmc"]
 
 
 class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
-    sampler: SamplerName = Field("tpe", description="How the next trial configuration is drawn.")
-    pruner: Pruner = Field(MedianPruner(), description="When a trial is given up before its end.")
+    scheduler: Scheduler = Field(
+        _OPEN, description="Which trial goes on next; null: promotion, unless a pruner is named."
+    )
+    sampler: SamplerName = Field(
+        _OPEN,
+        description="How the next configuration is drawn; null: learning_curves, without promotion tpe.",
+    )
+    pruner: Pruner = Field(_OPEN, description="When a trial is given up before its end; null: never.")
+    start: tuple[str, ...] = Field(
+        (), description="Configurations tried first, each as KEY=VALUE KEY=VALUE; what is left out is drawn."
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
     startup_trials: int | None = Field(
         None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pruner_in_place_of_promotion(cls, given: Any) -> Any:
+        """Choose what the file leaves open."""
+        if not isinstance(given, dict):
+            return given
+        chosen = dict(given)
+        if chosen.get("scheduler") is None:
+            chosen["scheduler"] = "promotion" if chosen.get("pruner") is None else "none"
+        if chosen.get("pruner") is None:
+            chosen["pruner"] = "none"
+        if chosen.get("sampler") is None:
+            promotes = named(chosen["scheduler"]) != {"name": "none"}
+            chosen["sampler"] = "learning_curves" if promotes else "tpe"
+        return chosen
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        promotes = isinstance(self.scheduler, PromotionScheduler)
+        if promotes and not isinstance(self.pruner, NoPruner):
+            raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
+        if not promotes and self.sampler == "learning_curves":
+            raise ValueError("sampler learning_curves needs scheduler promotion; use tpe")
+        return self
 
     @model_validator(mode="after")
     def _only_models_start_up(self) -> Self:

@@ -19,6 +19,9 @@ STATE_ATTRIBUTE = "attempt_state"
 
 REASON_ATTRIBUTE = "reason"
 
+RUNG_ATTRIBUTE = "rung"
+"""Step of the rung that the attempt paused at, and its estimate there."""
+
 CONFIG_HASH_ATTRIBUTE = "config_hash"
 """Present once every parameter of the attempt is drawn."""
 
@@ -33,17 +36,23 @@ _OPTUNAS = {
     AttemptState.PRUNED: OptunaState.PRUNED,
     AttemptState.FAILED: OptunaState.FAIL,
 }
+_LESS_EXACT = (*REQUEUED_OR_LOST, AttemptState.PAUSED)
+"""States that Optuna has no word for."""
+
 _OURS = {theirs: ours for ours, theirs in _OPTUNAS.items()}
 
 
 def optuna_state(state: AttemptState) -> OptunaState:
     """An attempt's state as Optuna has it.
 
-    Samplers do not see failed trials; of pruned ones that violate a constraint they learn.
+    Samplers do not see failed trials; of pruned ones that violate a constraint they learn. A paused attempt
+    is a pruned one: it is over, and its curve is there to learn from.
     """
     if state in REQUEUED_OR_LOST:
         return OptunaState.FAIL
-    return OptunaState.PRUNED if state is AttemptState.INFEASIBLE else _OPTUNAS[state]
+    if state in (AttemptState.INFEASIBLE, AttemptState.PAUSED):
+        return OptunaState.PRUNED
+    return _OPTUNAS[state]
 
 
 def state_by_both(theirs: OptunaState, ours: AttemptState | None) -> AttemptState:
@@ -55,9 +64,8 @@ def attempt_state(trial: FrozenTrial) -> AttemptState:
     """The state of the attempt that an Optuna trial is."""
     if is_infeasible(trial):
         return AttemptState.INFEASIBLE
-    if trial.state == OptunaState.FAIL and trial.user_attrs.get(STATE_ATTRIBUTE) in REQUEUED_OR_LOST:
-        return AttemptState(trial.user_attrs[STATE_ATTRIBUTE])
-    return _OURS[trial.state]
+    told = trial.user_attrs.get(STATE_ATTRIBUTE)
+    return state_by_both(trial.state, AttemptState(told) if told in _LESS_EXACT else None)
 
 
 def trial_number(trial: FrozenTrial) -> int:

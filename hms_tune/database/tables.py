@@ -10,6 +10,7 @@ attempts         one row per attempt: which slot has the lease, until when, and 
 outbox           what people are told by webhook or command: one row per event, which one worker takes
 attempt_records  what each attempt told; closed when it ended. Dashboards send Optuna's attributes with every
                  page, so these rows are ours
+rungs            the estimate of each trial at each rung that it has reached
 out_of_fold      predictions of each trial that was the best when it ended
 
 A trial's ``number`` is that of its first attempt. States and the steps between them are in
@@ -212,6 +213,14 @@ attempt_records = Table(
     Column("note", Text),
     Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("closed_at", DateTime(timezone=True)),
+)
+
+rungs = Table(
+    "rungs",
+    metadata,
+    Column("trial_id", BigInteger, ForeignKey(trials.c.trial_id, ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("estimate", Double, nullable=False),
 )
 
 out_of_fold = Table(

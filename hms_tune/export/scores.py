@@ -82,7 +82,7 @@ def scores_of(
     seen = np.setdiff1d(np.arange(len(targets)), held_out)
     return Scores(
         kl=ended.kl,
-        prior_kl=prior_kl(data, folds=len(ended.fold_kl)),
+        prior_kl=float(np.mean([data.prior_kl(fold) for fold in range(len(ended.fold_kl))])),
         fold_kl=ended.fold_kl,
         best_epochs=tuple(epoch + 1 for epoch in ended.best_epochs),
         rows=len(ended.out_of_fold.row),
@@ -97,16 +97,6 @@ def scores_of(
         ),
         search_kl=search_kl,
     )
-
-
-def prior_kl(data: TrialData, *, folds: int) -> float:
-    """Mean of the deciding KL over folds when each is predicted with the mean target of its training rows."""
-    targets = data.labels.targets
-    scores = []
-    for train, validation in (data.fold_rows(fold) for fold in range(folds)):
-        mean = targets[train].mean(axis=0, dtype=np.float64)
-        scores.append(data.judge(validation, np.broadcast_to(mean, (len(validation), len(mean)))).kl)
-    return float(np.mean(scores))
 
 
 def _kl_of_mean(known: NDArray[np.float32], unknown: NDArray[np.float32]) -> float:

@@ -14,6 +14,7 @@ from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
+from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, score_text
@@ -111,7 +112,7 @@ def space_section(material: Material) -> list[str]:
         won = f"<b>{breakable(param_text(best, parameter.name))}</b>"
         rows.append([breakable(parameter.name), values, won, bar])
     search = study.study_file.search
-    how = f"Values are drawn by {search.sampler} (seed {search.seed}); pruner: {search.pruner.name}."
+    how = f"Values are drawn by {search.sampler} (seed {search.seed}); {rule_text(study.study_file)}."
     title = study.best.name if study.best else "best"
     listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
     notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'

@@ -13,6 +13,12 @@ from optuna.trial import FrozenTrial, TrialState
 CONSTRAINT = "memory"
 """Optuna's name for it: by what share a draw needs more memory than there is."""
 
+CAUSE_ATTRIBUTE = "cause"
+"""User attribute of a trial that failed for a reason that lies outside the code."""
+
+HYPERPARAMETERS = "hyperparameters"
+"""The cause of a failure that other values would not have."""
+
 MOST_INFEASIBLE = 20
 """After this many infeasible draws in a row the space and the device do not go together."""
 

@@ -8,12 +8,19 @@ pruner compares trials fold by fold: for it a trial reports the fold's KL at ste
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import optuna
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import HyperbandPruner, SuccessiveHalvingPruner, WilcoxonPruner
+from hms_tune.config.study_sections import (
+    HyperbandPruner,
+    PromotionScheduler,
+    SuccessiveHalvingPruner,
+    WilcoxonPruner,
+)
 from hms_tune.errors import NonFiniteLossError
+from hms_tune.search.promotion.rule import Promotion, rungs
 from hms_tune.training.events import EpochEnded, Event, FoldEnded, FoldStarted
 
 
@@ -91,8 +98,70 @@ class Reporter:
             )
 
 
+class RungWatch:
+    """Sees when a trial reaches its next rung.
+
+    Parameters
+    ----------
+    rungs : steps at which trials pause, ascending; the last one is the end of a trial
+    epochs : the most epochs of a fold
+    passed : the rung at which the trial paused last; 0: none
+    """
+
+    def __init__(self, rungs: Sequence[int], epochs: int, *, passed: int = 0) -> None:
+        self._pauses = [rung for rung in rungs[:-1] if rung > passed]
+        self._epochs = epochs
+        self._estimates: dict[int, float] = {}
+
+    @property
+    def reached(self) -> tuple[int, float] | None:
+        """The next rung and the estimate there, once the trial is as far; None before."""
+        if not self._pauses or max(self._estimates, default=0) < self._pauses[0]:
+            return None
+        rung = self._pauses[0]
+        before = [step for step in self._estimates if step <= rung]
+        # A fold that stopped early may have ended before the rung, with its last epoch's estimate.
+        return rung, self._estimates[max(before, default=min(self._estimates))]
+
+    def observe(self, event: Event) -> None:
+        """Take in an event."""
+        if isinstance(event, EpochEnded):
+            self._estimates[event.fold * self._epochs + event.epoch + 1] = event.estimate
+
+    def pass_rung(self) -> None:
+        """Go on to the next rung."""
+        while self.reached is not None:
+            self._pauses.pop(0)
+
+
+def rungs_of(study_file: StudyFile) -> tuple[int, ...]:
+    """The steps at which the trials of a study pause, and its last step; only the last where none pauses."""
+    scheduler = study_file.search.scheduler
+    if not isinstance(scheduler, PromotionScheduler):
+        return (study_file.max_epochs * study_file.max_folds,)
+    return rungs(study_file.max_epochs, study_file.max_folds, (*scheduler.rungs, 1.0))
+
+
+def make_promotion(study_file: StudyFile) -> Promotion | None:
+    """Which paused trial of a study goes on; None where trials do not pause."""
+    scheduler = study_file.search.scheduler
+    if not isinstance(scheduler, PromotionScheduler):
+        return None
+    return Promotion(rungs_of(study_file), scheduler.reduction_factor)
+
+
 def fold_of_step(step: int, study_file: StudyFile) -> int:
     """The fold, from 0, in which a trial of the study reports at this step."""
     if isinstance(study_file.search.pruner, WilcoxonPruner):
         return step
     return (step - 1) // study_file.max_epochs
+
+
+def rule_text(study_file: StudyFile) -> str:
+    """By what rule trials are paused or given up: ``promotion at epochs 2, 4 and 9 of 45``."""
+    search = study_file.search
+    if not isinstance(search.scheduler, PromotionScheduler):
+        return f"pruner {search.pruner.name}"
+    *pauses, last = rungs_of(study_file)
+    places = ", ".join(map(str, pauses))
+    return f"promotion after {places} of {last} epochs, one in {search.scheduler.reduction_factor}"

@@ -5,29 +5,29 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from hms_tune.config.ranges import Group
-from hms_tune.config.study_sections import SearchConfig
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import PromotionScheduler
 from hms_tune.search.list_samplers import GridSampler, QmcSampler
 from hms_tune.search.memory_constraint import is_infeasible
+from hms_tune.search.promotion_sampler import LearningCurveSampler, PredictedScoreSampler
 from hms_tune.search.random_draws import CountedRandomSampler, derived_seed
+from hms_tune.search.reports import rungs_of
 
-DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1}
+DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1, "learning_curves": 8}
 
 
-def make_sampler(search: SearchConfig, space: Group, *, worker_seed: int) -> BaseSampler:
+def make_sampler(study_file: StudyFile, *, worker_seed: int) -> BaseSampler:
     """The sampler of a study for one worker.
 
     Parameters
     ----------
-    search : the study file's section
-    space : the study's space
     worker_seed : different for every slot of every worker
 
     Raises
@@ -35,39 +35,51 @@ def make_sampler(search: SearchConfig, space: Group, *, worker_seed: int) -> Bas
     ConfigError
         If a grid is asked of a continuous range.
     """
-    seed = derived_seed(search.seed, "worker", worker_seed)
+    search, space = study_file.search, study_file.space
     startup = search.startup_trials or DEFAULT_STARTUP_TRIALS.get(search.sampler, 0)
-    start = CountedRandomSampler(search.seed)
+    rungs = rungs_of(study_file)
     match search.sampler:
         case "random":
-            return start
+            return CountedRandomSampler(search.seed)
         case "grid":
             return GridSampler(space, search.seed)
         case "qmc":
             return QmcSampler(space, search.seed)
-        case "tpe":
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                # group: conditional parameters are modelled together with those they occur with.
-                tpe = TPESampler(
-                    multivariate=True, group=True, constant_liar=True, n_startup_trials=startup, seed=seed
+        case "learning_curves":
+            return LearningCurveSampler(space, search.seed, rungs, startup_trials=startup)
+        case "tpe" | "gp" | "cma_es" as name:
+            start = CountedRandomSampler(search.seed)
+            if isinstance(search.scheduler, PromotionScheduler):
+                return PredictedScoreSampler(
+                    lambda number: _model(name, start, 0, derived_seed(search.seed, "trial", number)),
+                    space,
+                    search.seed,
+                    rungs,
+                    startup_trials=startup,
                 )
-            return StartupSampler(start, tpe, startup)
-        case "gp":
-            model = GPSampler(
-                seed=seed,
-                n_startup_trials=startup,
-                independent_sampler=start,
-                warn_independent_sampling=False,
+            seed = derived_seed(search.seed, "worker", worker_seed)
+            model = _model(name, start, startup, seed)
+            return model if name == "cma_es" else StartupSampler(start, model, startup)
+
+
+def _model(
+    name: Literal["tpe", "gp", "cma_es"], start: BaseSampler, startup_trials: int, seed: int
+) -> BaseSampler:
+    """One of Optuna's samplers that learn from scores."""
+    if name == "tpe":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # group: conditional parameters are modelled together with those they occur with.
+            return TPESampler(
+                multivariate=True, group=True, constant_liar=True, n_startup_trials=startup_trials, seed=seed
             )
-            return StartupSampler(start, model, startup)
-        case "cma_es":
-            return CmaEsSampler(
-                seed=seed,
-                n_startup_trials=startup,
-                independent_sampler=start,
-                warn_independent_sampling=False,
-            )
+    made = GPSampler if name == "gp" else CmaEsSampler
+    return made(
+        seed=seed,
+        n_startup_trials=startup_trials,
+        independent_sampler=start,
+        warn_independent_sampling=False,
+    )
 
 
 class StartupSampler(BaseSampler):

@@ -42,7 +42,7 @@ def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: 
     StorageError
         If a study of that name was not made by hms-tune.
     """
-    sampler = make_sampler(study_file.search, study_file.space, worker_seed=worker_seed)
+    sampler = make_sampler(study_file, worker_seed=worker_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(

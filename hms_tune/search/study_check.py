@@ -16,7 +16,7 @@ from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ConfigError, ModelError
 from hms_tune.models.layers import check_depth
 from hms_tune.models.network import check_single
-from hms_tune.search.suggest import grid_size
+from hms_tune.search.suggest import grid_size, start_params
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
 
@@ -28,11 +28,13 @@ class StudyCheck:
     Attributes
     ----------
     parameters : what is searched
+    start : parameters of the configurations that are tried first
     cells : cells of the grid; None when a range is continuous or the grid is huge
     notes : what will work, but perhaps not as meant
     """
 
     parameters: tuple[Parameter, ...]
+    start: tuple[dict[str, Any], ...]
     cells: int | None
     notes: tuple[str, ...]
 
@@ -50,7 +52,8 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     _check_single_images(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
-    return StudyCheck(searched, cells, tuple(_notes(study_file, searched, cells)))
+    start = tuple(start_params(study_file))
+    return StudyCheck(searched, start, cells, tuple(_notes(study_file, searched, cells)))
 
 
 def _check_models(study_file: StudyFile) -> None:
@@ -117,6 +120,8 @@ def _cells(study_file: StudyFile) -> int | None:
 
 def _notes(study_file: StudyFile, searched: tuple[Parameter, ...], cells: int | None) -> Iterator[str]:
     sampler, pruner, trials = study_file.search.sampler, study_file.search.pruner, study_file.budget.trials
+    if any(item.name == "training.seed" for item in searched):
+        yield "training.seed is searched: its best value was lucky, and is no better the next time"
     if not searched:
         yield "nothing is searched: every trial has the same configuration"
     elif cells is not None and cells < trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from hms_tune.config.ranges import (
     resolve,
     stepped_values,
 )
+from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError
@@ -169,6 +171,31 @@ def params_from_config(space: Group, values: Mapping[str, str]) -> dict[str, Any
                     f"{name} exists only where {choice} is {describe_label(label)}, not {given}"
                 )
     return {name: params[name] for name in known if name in params}
+
+
+def start_params(study_file: StudyFile) -> list[dict[str, Any]]:
+    """The parameters of each configuration that a study file says to try first.
+
+    Raises
+    ------
+    ConfigError
+        If one is no list of ``KEY=VALUE``, or does not lie in the space.
+    """
+    found = []
+    for number, text in enumerate(study_file.search.start):
+        where = f"{study_file.source}: search.start[{number}]"
+        pairs = [part.partition("=") for part in shlex.split(text)]
+        if not pairs or not all(name and equals for name, equals, _ in pairs):
+            raise ConfigError(
+                f'"{text}" is not KEY=VALUE KEY=VALUE',
+                where=where,
+                mend="For example training.learning_rate=1e-3 model.dropout=0.2",
+            )
+        try:
+            found.append(params_from_config(study_file.space, {name: value for name, _, value in pairs}))
+        except ConfigError as error:
+            raise ConfigError(error.what, where=where, mend=error.mend) from error
+    return found
 
 
 def _typed(parameter: Parameter, text: str) -> Label:

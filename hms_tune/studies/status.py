@@ -15,6 +15,7 @@ from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of
 from hms_tune.database.queries.studies import is_ours, study_names, study_row
 from hms_tune.database.queries.workers import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
+from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.errors import UsageError
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
@@ -42,11 +43,12 @@ def list_studies(storage: Storage) -> list[StudySummary]:
 def _summary(connection: Transaction, study_id: int, name: str) -> StudySummary:
     row = study_row(connection, study_id)
     best = totals.leader(connection, study_id)
+    counted = totals.trials_by_state if row else totals.attempts_by_state
     not_joined = "not started" if is_ours(connection, study_id) else FOREIGN
     return StudySummary(
         study=name,
         state=row.state if row else not_joined,
-        attempts=totals.attempts_by_state(connection, study_id),
+        trials=counted(connection, study_id),
         best_value=best.value if best else None,
         budget_trials=row.budget_trials if row else None,
     )
@@ -115,13 +117,13 @@ def show_trials(storage: Storage, name: str, *, number: int | None = None) -> li
         trials = [trial for trial in trials if trial.number == number]
         if not trials:
             raise UsageError(f"no trial {number}", where=f"study {name}")
-    # A trial that is stopped while no slot is at it ends after its last attempt has.
+    # A trial that is stopped or given up while no slot is at it ends after its last attempt has.
     with storage.transaction() as connection:
         stopped = last_attempts_of_trials_ended_for(connection, study_id, STOPPED_BY_A_PERSON)
-    return [
-        trial_summary(trial, reason=STOPPED_BY_A_PERSON if trial_id_of(trial) in stopped else None)
-        for trial in trials
-    ]
+        given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
+    ended = dict.fromkeys(stopped, (TrialState.FAILED, STOPPED_BY_A_PERSON))
+    ended |= dict.fromkeys(given_up, (TrialState.PRUNED, GIVEN_UP))
+    return [trial_summary(trial, *ended.get(trial_id_of(trial), (None, None))) for trial in trials]
 
 
 def _by_fold(storage: Storage, study_id: int, steps: dict[int, int]) -> dict[int, int]:

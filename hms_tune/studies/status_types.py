@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.database.optuna_trial import (
     KL_HIGH_VOTE_ATTRIBUTE,
@@ -114,12 +115,13 @@ class StudyStatus:
 class StudySummary:
     """One line of ``study list``.
 
-    ``best_value`` is the best in the study's own direction; None also where a study has several objectives.
+    ``trials`` are counted by state, in a study of another program its Optuna trials. ``best_value`` is best
+    in the study's own direction; None also where a study has several objectives.
     """
 
     study: str
     state: str
-    attempts: dict[AttemptState, int]
+    trials: dict[TrialState, int] | dict[AttemptState, int]
     best_value: float | None
     budget_trials: int | None
 
@@ -159,15 +161,17 @@ def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStat
     )
 
 
-def trial_summary(trial: FrozenTrial, *, reason: str | None = None) -> TrialSummary:
-    """From an Optuna trial; ``reason`` is why our trial ended, if the Optuna trial does not say so."""
+def trial_summary(
+    trial: FrozenTrial, state: TrialState | None = None, reason: str | None = None
+) -> TrialSummary:
+    """From an Optuna trial; ``state`` and ``reason`` are how our trial ended, if it ended after that one."""
     attributes = trial.user_attrs
     own = attributes.get(REASON_ATTRIBUTE)
     return TrialSummary(
         trial=trial_number(trial),
         attempt=trial.number,
-        state=attempt_state(trial),
-        value=trial.value,
+        state=attempt_state(trial) if state is None else AttemptState(state),
+        value=trial.value if trial.state == OptunaState.COMPLETE else None,
         params=trial.params,
         reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
         seconds=attributes.get(SECONDS_ATTRIBUTE),

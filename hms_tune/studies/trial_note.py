@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from optuna.trial import FrozenTrial
 
 from hms_tune.machine.byte_count import readable
-from hms_tune.studies.text import best_epoch_text, score_text
+from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
 from hms_tune.studies.trial_record import TrialRecord, others_at
 from hms_tune.trial_state import AttemptState
 
@@ -16,7 +16,7 @@ def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]
     """In a sentence, what became of a trial."""
     if trial.state is AttemptState.COMPLETE and trial.value is not None:
         return f"Complete: KL {trial.value:.4f}."
-    if trial.state is AttemptState.PRUNED:
+    if trial.state in (AttemptState.PRUNED, AttemptState.PAUSED):
         return _pruned(trial, others)
     reason = trial.reason or "no reason was given"
     later = [each.attempt for each in trial.attempts if each.attempt > trial.attempt]
@@ -37,15 +37,15 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> 
     if trial.folds and trial.folds[-1].epochs:
         last = trial.folds[-1]
         place = f"in fold {last.fold + 1} after epoch {last.epochs[-1].epoch + 1} of {last.epochs_planned}"
-    text = f"Pruned {place}"
+    text = f"{trial.state.capitalize()} {place}"
     if not trial.reported:
         return f"{text}."
     estimate = trial.reported[max(trial.reported)]
     beside = others_at(trial, others)
     if beside is None:
-        return f"{text}: its estimate was {estimate:.4f}."
+        return f"{text}: {estimate_text(estimate)}."
     number, median = beside
-    return f"{text}: its estimate was {estimate:.4f}, the median of {number} earlier ones there {median:.4f}."
+    return f"{text}: {estimate_text(estimate)}, the median of {number} earlier ones there {median:.4f}."
 
 
 def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:

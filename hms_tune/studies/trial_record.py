@@ -19,10 +19,16 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     trial_number,
 )
-from hms_tune.database.queries.attempts import AttemptRecord, attempts_by_trial
+from hms_tune.database.queries.attempts import (
+    AttemptRecord,
+    attempts_by_trial,
+    last_attempts_of_trials_ended_for,
+)
 from hms_tune.database.queries.records import RecordRow, records_of_study
+from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.errors import ConfigError, UsageError
-from hms_tune.search.optuna_private import study_id_of
+from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
+from hms_tune.search.optuna_private import study_id_of, trial_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.lookup import load_study
@@ -126,13 +132,15 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     with storage.transaction() as connection:
         rows = records_of_study(connection, study_id_of(study))
         attempts = attempts_by_trial(connection, study_id_of(study))
+        given_up = last_attempts_of_trials_ended_for(connection, study_id_of(study), GIVEN_UP)
     study_file = stored_study_file(study)
-    trials = tuple(
-        record
+    continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in frozen}
+    records = (
+        _record(each, study_file, rows.get(each.number), attempts, trial_id_of(each) in given_up)
         for each in frozen
-        if (record := _record(each, study_file, rows.get(each.number), attempts)).state
-        not in REQUEUED_OR_LOST
+        if each.number not in continued
     )
+    trials = tuple(record for record in records if record.state not in REQUEUED_OR_LOST)
     return StudyRecord(name=name, study_id=study_id_of(study), study_file=study_file, trials=trials)
 
 
@@ -173,7 +181,8 @@ def attempt_record(storage: Storage, study: str, attempt: int) -> TrialRecord:
     with storage.transaction() as connection:
         row = records_of_study(connection, study_id, number=attempt).get(attempt)
         attempts = attempts_by_trial(connection, study_id, trial=trial_number(frozen))
-    return _record(frozen, stored_study_file(loaded), row, attempts)
+        given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
+    return _record(frozen, stored_study_file(loaded), row, attempts, trial_id_of(frozen) in given_up)
 
 
 def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> tuple[int, float] | None:
@@ -206,10 +215,12 @@ def _record(
     study_file: StudyFile,
     row: RecordRow | None,
     attempts: dict[int, tuple[AttemptRecord, ...]],
+    given_up: bool,
 ) -> TrialRecord:
+    """``given_up``: whether the trial was paused, and ended so."""
     row = row or RecordRow(number=frozen.number)
     attributes = frozen.user_attrs
-    trial, state = trial_number(frozen), attempt_state(frozen)
+    trial, state = trial_number(frozen), AttemptState.PRUNED if given_up else attempt_state(frozen)
     return TrialRecord(
         trial=trial,
         attempt=frozen.number,
@@ -217,7 +228,7 @@ def _record(
         value=frozen.value if state is AttemptState.COMPLETE else None,
         kl_all_rows=attributes.get(KL_ALL_ROWS_ATTRIBUTE),
         kl_high_vote=attributes.get(KL_HIGH_VOTE_ATTRIBUTE),
-        reason=attributes.get(REASON_ATTRIBUTE) or row.reason,
+        reason=GIVEN_UP if given_up else attributes.get(REASON_ATTRIBUTE) or row.reason,
         traceback=row.traceback,
         params=dict(frozen.params),
         config=row.config or _config(frozen, study_file),

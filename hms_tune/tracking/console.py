@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from hms_tune.studies.text import estimate_text, score_text
 from hms_tune.tracking.console_table import TrialProgress, duration, slots_table, trial_name
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -71,12 +72,13 @@ class ConsoleObserver:
     ) -> None:
         """Write how the trial ended; its slot's line waits for the next."""
         with self._lock:
+            progress = self._running.get(trial.slot)
             if self._is_live:
                 self._running[trial.slot] = None
             line = Text(f"{trial_name(trial)}  ")
             line.append(state, style=_STYLES.get(state, ""))
             if value is not None and math.isfinite(value):
-                line.append(f"  KL {value:.4f}")
+                line.append(f"  KL {_score(state, value, progress)}")
             rest = (reason or "").removeprefix(state).removeprefix(": ")
             if rest:
                 line.append(f"  {rest}", style="dim")
@@ -129,3 +131,10 @@ class ConsoleObserver:
             self._live.start()
         shown = slots_table(sorted(self._running.items()), self._outlook, width=self._console.width)
         self._live.update(shown, refresh=True)
+
+
+def _score(state: AttemptState, value: float, progress: TrialProgress | None) -> str:
+    """A trial's KL; of one that was not trained to its end, marked as a part."""
+    if state is AttemptState.COMPLETE or progress is None:
+        return score_text(value)
+    return estimate_text(value, progress.fold, progress.folds)

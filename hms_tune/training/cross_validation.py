@@ -39,6 +39,7 @@ from hms_tune.training.events import (
     OutOfFold,
 )
 from hms_tune.training.fold import FoldTraining
+from hms_tune.training.fold_difficulty import comparable_estimate
 from hms_tune.training.scores import kl_divergence
 from hms_tune.training.trial_data import Judged, TrialData
 from hms_tune.training.workspace import Workspace
@@ -117,6 +118,7 @@ class CrossValidation:
             self.workspace = Workspace(store, resolve_device(str(device)))
         self.directory = directory
         self.keep_weights = keep_weights
+        self._prior: tuple[float, ...] | None = None
 
     def run(self) -> Iterator[Event]:
         """Yield what happens, until :class:`~hms_tune.training.events.CrossValidationEnded`.
@@ -198,11 +200,16 @@ class CrossValidation:
             kl_all_rows=judged.all_rows,
             kl_high_vote=judged.high_vote,
             best_kl=fold.best.kl,
-            estimate=float(np.mean(scores)),
+            estimate=comparable_estimate(float(np.mean(scores)), fold.number, self._prior_kl(data)),
             learning_rate=trained.learning_rate,
             images=trained.images,
             seconds=time.perf_counter() - start,
         )
+
+    def _prior_kl(self, data: TrialData) -> tuple[float, ...]:
+        if self._prior is None:
+            self._prior = tuple(data.prior_kl(fold) for fold in range(self.config.data.trained_folds))
+        return self._prior
 
     def _agreed(self, judged: Judged, fold: _Fold, epoch: int) -> Judged:
         """The score by which all ranks go on; refused where it is not finite."""

@@ -32,7 +32,8 @@ class EpochEnded:
     ``epoch`` counts from 0 through both stages; a first stage that ends early leaves a gap. ``kl`` is the
     score that decides, ``kl_all_rows`` or ``kl_high_vote`` as ``data.judged_on`` says; the latter is NaN
     without such rows. ``estimate`` is the cross-validation score as known so far: the mean of the best one of
-    every finished fold and of this one.
+    every finished fold and of this one, on the scale of all folds
+    (:func:`~hms_tune.training.fold_difficulty.comparable_estimate`).
     """
 
     fold: int

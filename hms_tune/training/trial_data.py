@@ -41,6 +41,12 @@ class TrialData:
         validation = self.folds[repeat] == number
         return np.flatnonzero(~validation & searched), np.flatnonzero(validation)
 
+    def prior_kl(self, fold: int) -> float:
+        """The deciding KL of a fold that is predicted with the mean target of its training rows."""
+        train, validation = self.fold_rows(fold)
+        mean = self.labels.targets[train].mean(axis=0, dtype=np.float64)
+        return self.judge(validation, np.broadcast_to(mean, (len(validation), len(mean)))).kl
+
     def judge(self, rows: NDArray[np.int64], probabilities: NDArray[np.floating]) -> Judged:
         """Score predictions of some rows.
 

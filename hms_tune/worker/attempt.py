@@ -32,6 +32,7 @@ from hms_tune.errors import (
     RankLostError,
     StorageAwayError,
 )
+from hms_tune.search.reports import RungWatch
 from hms_tune.training.events import (
     CheckpointFailed,
     CheckpointWritten,
@@ -124,6 +125,7 @@ class AttemptRun:
         self._lease = lease
         self._reporter = setup.search.reporter(attempt.optuna_trial)
         self._events = AttemptEvents()
+        self._rungs = RungWatch(setup.search.rungs, setup.search.epochs, passed=attempt.rung)
         self._is_pruned = False
         self._requested: Requested = "running"
 
@@ -183,7 +185,7 @@ class AttemptRun:
                 reports.flush()  # what it reported before it failed counts
                 raise
             reports.flush()
-            if result.state is AttemptState.REQUEUED:
+            if result.state in (AttemptState.REQUEUED, AttemptState.PAUSED):
                 files.uploads.flush(most_s=FLUSH_S)
             return result
 
@@ -222,9 +224,12 @@ class AttemptRun:
             self._lease.check()
             if self._requested != "running":
                 return requested_result(self._requested)
+            if isinstance(event, CheckpointWritten) and (rung := self._rungs.reached) is not None:
+                attributes = self._events.attributes()
+                return Result(AttemptState.PAUSED, reason="paused", attributes=attributes, rung=rung)
             if self._setup.stop.requested and _may_stop_at(event):
                 return STOP_REQUESTED
-        return self._events.complete_result()
+        return self._events.complete_result(self._setup.search.rungs[-1])
 
     def _next(self, events: Iterator[Event]) -> Event | None:
         with self._setup.stop.step():
@@ -233,6 +238,7 @@ class AttemptRun:
     def _forward(self, event: Event, uploads: Uploader) -> None:
         """Give an event to the observers and, if it is a checkpoint, to the store."""
         self._events.add(event)
+        self._rungs.observe(event)
         if isinstance(event, CheckpointWritten):
             uploads.offer(event.path)
         if self._lease.certain:

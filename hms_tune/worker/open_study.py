@@ -11,9 +11,10 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
-from hms_tune.search.reports import Reporter
+from hms_tune.search.promotion.rule import Promotion
+from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
-from hms_tune.search.suggest import suggest
+from hms_tune.search.suggest import start_params, suggest
 
 
 def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) -> Search:
@@ -33,7 +34,10 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
         budget = study_file.budget
         study_id = register_study(
-            storage, study_file.study, Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours)
+            storage,
+            study_file.study,
+            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
+            start=start_params(study_file),
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:
@@ -45,6 +49,9 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         suggest=lambda trial: suggest(study_file.space, trial),
         reporter=reporter,
         redraws=study_file.search.sampler != "grid",
+        rungs=rungs_of(study_file),
+        epochs=study_file.max_epochs,
+        promotion=make_promotion(study_file),
     )
 
 
@@ -67,3 +74,6 @@ class Search:
     suggest: Callable[[optuna.Trial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
     redraws: bool = True
+    rungs: tuple[int, ...] = (0,)
+    epochs: int = 0
+    promotion: Promotion | None = None

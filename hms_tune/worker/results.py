@@ -19,7 +19,7 @@ from hms_tune.database.optuna_trial import (
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
 from hms_tune.database.queue.lease import Requested
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
-from hms_tune.search.memory_constraint import MOST_INFEASIBLE
+from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, MOST_INFEASIBLE
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
 from hms_tune.training.observer import Observer, TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 MOST_FAILURES = 3
 """After this many failed trials in a row something other than the hyperparameters is wrong."""
 
-_NOT_TO_BLAME = ("hyperparameters", "person")
+_NOT_TO_BLAME = (HYPERPARAMETERS, "person")
 """Causes of failure that say nothing about the machine, the data or the code."""
 
 UNKNOWN_EXCESS = 0.05
@@ -89,8 +89,12 @@ class AttemptEvents:
             }
         return attributes
 
-    def complete_result(self) -> Result:
+    def complete_result(self, last_step: int) -> Result:
         """The result of an attempt whose events are over.
+
+        Parameters
+        ----------
+        last_step : the step at which trials of the study end
 
         Raises
         ------
@@ -103,7 +107,8 @@ class AttemptEvents:
             raise TrainingError("the trial ended without a result")
         if not math.isfinite(self.ended.kl):
             raise NonFiniteLossError(f"the trial's KL is {self.ended.kl}")
-        return Result(AttemptState.COMPLETE, value=self.ended.kl, attributes=self.attributes())
+        rung = (last_step, self.ended.kl)
+        return Result(AttemptState.COMPLETE, value=self.ended.kl, attributes=self.attributes(), rung=rung)
 
 
 def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -> Result:
@@ -124,11 +129,11 @@ def failed_result(error: Exception, trial: TrialInfo | None, *, redraws: bool) -
         return Result(
             AttemptState.INFEASIBLE if redraws else AttemptState.FAILED,
             reason=f"out of device memory at batch size {trial.config.training.batch_size}",
-            attributes=attributes | {"cause": "hyperparameters"},
+            attributes=attributes | {CAUSE_ATTRIBUTE: HYPERPARAMETERS},
             excess=UNKNOWN_EXCESS,
         )
     if isinstance(error, NonFiniteLossError):
-        attributes["cause"] = "hyperparameters"
+        attributes[CAUSE_ATTRIBUTE] = HYPERPARAMETERS
     return Result(AttemptState.FAILED, reason=storable(reason), attributes=attributes)
 
 
@@ -147,7 +152,7 @@ def infeasible_result(error: MemoryPlanError, *, redraws: bool) -> Result:
     return Result(
         AttemptState.INFEASIBLE if redraws else AttemptState.FAILED,
         reason=storable(str(error)),
-        attributes={"cause": "hyperparameters"},
+        attributes={CAUSE_ATTRIBUTE: HYPERPARAMETERS},
         excess=max(error.excess, 1e-9),
     )
 
@@ -160,7 +165,9 @@ def requested_result(requested: Requested) -> Result:
     """
     match requested:
         case "trial stopped":
-            return Result(AttemptState.FAILED, reason=STOPPED_BY_A_PERSON, attributes={"cause": "person"})
+            return Result(
+                AttemptState.FAILED, reason=STOPPED_BY_A_PERSON, attributes={CAUSE_ATTRIBUTE: "person"}
+            )
         case "worker leaves":
             return Result(AttemptState.REQUEUED, reason="requeued: the worker was asked to leave")
         case "paused" | "stopped":
@@ -202,9 +209,12 @@ class ConsecutiveFailures:
             After twenty draws in a row that did not fit.
         """
         self._count_infeasible(result)
-        if result.state in (AttemptState.COMPLETE, AttemptState.PRUNED):
+        if result.state in (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.PAUSED):
             self._failures.clear()
-        elif result.state is AttemptState.FAILED and result.attributes.get("cause") not in _NOT_TO_BLAME:
+        elif (
+            result.state is AttemptState.FAILED
+            and result.attributes.get(CAUSE_ATTRIBUTE) not in _NOT_TO_BLAME
+        ):
             self._failures.append(result.reason or "unknown")
         if len(self._failures) >= MOST_FAILURES:
             raise TrainingError(

@@ -16,7 +16,7 @@ import uuid
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.lease import Lease, seconds_awake_or_asleep
 from hms_tune.errors import LeaseLostError, StorageAwayError
-from hms_tune.trial_state import ENDED
+from hms_tune.trial_state import ENDED, AttemptState
 from hms_tune.worker.attempt import AttemptRun, SlotSetup, start_attempt
 from hms_tune.worker.results import ConsecutiveFailures
 
@@ -57,6 +57,7 @@ class Slot:
                 if isinstance(claimed, Lease):
                     ended += self._run_attempt(claimed, asked_at)
                 elif not self._wait(claimed):
+                    self._setup.through_outages(self._remove_checkpoints)
                     break
             except StorageAwayError as error:
                 if not self._setup.stop.wait(0.0):
@@ -98,7 +99,7 @@ class Slot:
             try:
                 run = AttemptRun(self._setup, start_attempt(self._setup, lease), keeper)
                 result = run.run()
-                if result.state.leaves in ENDED:
+                if result.state.leaves in ENDED or result.state is AttemptState.PAUSED:
                     self._setup.through_outages(self._remove_checkpoints)
             except LeaseLostError as error:
                 _logger.warning("%s", error)

@@ -116,6 +116,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
             Holder(plan.worker_id, plan.slot, this_process(), plan.gpus),
             lease_s=options.lease_s,
             max_trials=options.max_trials,
+            promotion=search.promotion,
         ),
         search=search,
         train=trainer.train,

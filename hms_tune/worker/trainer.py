@@ -14,10 +14,11 @@ from hms_tune.data.store.prepare import prepare
 from hms_tune.machine.device import resolve_device
 from hms_tune.machine.json_cache import JsonCache
 from hms_tune.search.memory_check import check_memory
+from hms_tune.search.reports import RungWatch, rungs_of
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.distributed.group import RankPlace, join
 from hms_tune.training.distributed.ranks import ALONE
-from hms_tune.training.events import Event
+from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.training.rank_trials import TrialRequest, dismiss, follow_trials, lead_trial
 from hms_tune.training.workspace import Workspace
 from hms_tune.worker.options import SlotPlan
@@ -57,6 +58,7 @@ class Trainer:
         )
         self._checkpoint_s = options.checkpoint_s
         self._stop = stop
+        self._rungs, self._epochs = rungs_of(options.study_file), options.study_file.max_epochs
         check_memory(options.study_file, self._workspace.plan)
 
     def admit(self, config: TrialConfig) -> None:
@@ -64,16 +66,21 @@ class Trainer:
         self._workspace.plan(config).require()
 
     def train(self, config: TrialConfig, directory: Path) -> Iterator[Event]:
-        """Train a trial, with checkpoints in ``directory``."""
+        """Train a trial, with checkpoints in ``directory``: one at each rung among them."""
+        watch = RungWatch(self._rungs, self._epochs)
         trial = CrossValidation(
             config,
             self._workspace,
             self._device,
             directory=directory,
             checkpoint_every_s=self._checkpoint_s,
-            checkpoint_now=lambda: self._stop.requested,
+            checkpoint_now=lambda: self._stop.requested or watch.reached is not None,
         )
-        return trial.run() if self._group is None else lead_trial(self._group, trial)
+        for event in trial.run() if self._group is None else lead_trial(self._group, trial):
+            watch.observe(event)
+            if isinstance(event, CheckpointWritten) or getattr(event, "replayed", False):
+                watch.pass_rung()
+            yield event
 
     def dismiss_ranks(self) -> None:
         """Let the other ranks end."""

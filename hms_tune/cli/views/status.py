@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
-from hms_tune.studies.text import score_text
+from hms_tune.studies.text import estimate_text, score_text
 from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
@@ -126,7 +126,7 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
             cell.append(f"\nattempt {trial.attempt}", style="dim")
         if trial.requested == "stop":
             cell.append("\nstopping", style="yellow")
-        estimate = score_text(trial.estimate)
+        estimate = estimate_text(trial.estimate)
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
         since = trial.started_at.strftime("%m-%d %H:%M")
         table.add_row(cell, estimate, since, left, trial.slot, _short_host(trial.host))

@@ -18,13 +18,19 @@ from rich.text import Text
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.terminal import Terminal
 from hms_tune.studies.text import score_text
-from hms_tune.trial_state import AttemptState, label
+from hms_tune.trial_state import TrialState, label
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
 
 
-_SHOWN = (AttemptState.COMPLETE, AttemptState.PRUNED, AttemptState.FAILED, AttemptState.RUNNING)
+_SHOWN = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.FAILED,
+    TrialState.PAUSED,
+    TrialState.RUNNING,
+)
 
 
 def as_json(value: Any) -> str:
@@ -57,9 +63,10 @@ def study_table(summaries: Sequence[StudySummary]) -> Table:
     table = plain_table("study", "state", *_SHOWN, "best", "budget")
     for summary in summaries:
         best = score_text(summary.best_value, "")
-        attempts = [str(summary.attempts[state]) for state in _SHOWN]
+        counts = {state.value: number for state, number in summary.trials.items()}
+        trials = [str(counts[state]) for state in _SHOWN]
         budget = "" if summary.budget_trials is None else str(summary.budget_trials)
-        table.add_row(summary.study, summary.state, *attempts, best, budget)
+        table.add_row(summary.study, summary.state, *trials, best, budget)
     return table
 
 

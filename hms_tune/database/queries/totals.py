@@ -95,12 +95,12 @@ def failure_reasons(connection: Connection, study_id: int, *, most: int = 5) -> 
 
 
 def last_steps_of_pruned(connection: Connection, study_id: int) -> dict[int, int]:
-    """How many attempts were pruned at each step."""
+    """How many trials were pruned after each step."""
     last = (
         select(func.max(_REPORTS.c.step).label("step"))
-        .join_from(_ATTEMPTS, _REPORTS, _ATTEMPTS.c.trial_id == _REPORTS.c.trial_id)
-        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.PRUNED)
-        .group_by(_ATTEMPTS.c.trial_id)
+        .join_from(trials, _REPORTS, trials.c.last_optuna_trial_id == _REPORTS.c.trial_id)
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.PRUNED)
+        .group_by(trials.c.trial_id)
         .subquery()
     )
     rows = connection.execute(select(last.c.step, func.count().label("number")).group_by(last.c.step))

@@ -1,25 +1,28 @@
 """Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
 
-One trial is one unit: if its attempt is lost or requeued, it goes on and is not counted again. A draw that is
-infeasible, for want of memory, is none: another takes its place.
+One trial is one unit: if its attempt is lost, requeued or paused, it goes on and is not counted again. A draw
+that is infeasible, for want of memory, is none: another takes its place.
 All claims of a study pass through the row lock on its ``studies`` row, so any number of workers start exactly
 as many trials as the budget holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
+from hms_tune.database.queue.promote import give_up_paused, promoted
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.optuna_private import models
+from hms_tune.search.promotion.rule import Promotion
 from hms_tune.trial_state import ENDED, AttemptState, TrialState
 
 
@@ -36,6 +39,13 @@ class Refusal(Enum):
     WORKER_LEAVES = "this worker was asked to leave"
 
 
+OVER = (Refusal.BUDGET_SPENT, Refusal.OUT_OF_HOURS, Refusal.OUT_OF_GPU_HOURS)
+"""Refusals after which no attempt of the study begins, unless its budget is raised."""
+
+FINISHING_FROM = 0.85
+"""From this share of the hours or GPU-hours on, promising trials are finished before new ones begin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a study may use, over all its workers; None: no limit.
@@ -50,11 +60,17 @@ class Budget:
     gpu_hours: float | None = None
 
 
-def register_study(storage: Storage, name: str, budget: Budget) -> int:
+def register_study(
+    storage: Storage, name: str, budget: Budget, *, start: Sequence[Mapping[str, Any]] = ()
+) -> int:
     """Make a study of Optuna's known to the fleet, with its budget. Safe to repeat.
 
     The budget is the one of the latest worker's study file: a search is extended by raising it there. A
     stopped study stays stopped.
+
+    Parameters
+    ----------
+    start : values of the trials that wait for a slot in a study that is new to the fleet
 
     Returns
     -------
@@ -83,11 +99,17 @@ def register_study(storage: Storage, name: str, budget: Budget) -> int:
         )
         # A study of that name that was deleted elsewhere (the dashboard can) leaves our rows behind.
         connection.execute(studies.delete().where(studies.c.name == name, studies.c.study_id != study_id))
-        connection.execute(
+        is_new = connection.execute(
             insert(studies)
             .values(study_id=study_id, name=name, **columns)
             .on_conflict_do_update(index_elements=[studies.c.study_id], set_=columns | {"name": name})
-        )
+            .returning(text("xmax = 0"))
+        ).scalar_one()
+        if is_new and start:
+            rows = [
+                {"study_id": study_id, "state": TrialState.WAITING, "given": dict(given)} for given in start
+            ]
+            connection.execute(trials.insert(), rows)
     return study_id
 
 
@@ -110,14 +132,16 @@ def claim(
     *,
     lease_s: float,
     worker_most: int | None = None,
+    promotion: Promotion | None = None,
     token: str | None = None,
 ) -> Lease | Refusal:
-    """Take the next unit of work: a trial that waits to be continued, else a new one within the budget.
+    """Take the next unit of work: a trial that waits, else one that is promoted, else a new one.
 
     Parameters
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
+    promotion : which paused trial goes on, in a study whose trials pause; None: in this one none does
     token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
@@ -131,11 +155,8 @@ def claim(
                 studies.c.state,
                 studies.c.budget_trials,
                 studies.c.budget_gpu_hours,
-                and_(
-                    studies.c.budget_hours.is_not(None),
-                    studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, studies.c.budget_hours * 3600)
-                    < now(),
-                ).label("over"),
+                _hours_passed(1.0).label("over"),
+                _hours_passed(FINISHING_FROM).label("finishing"),
             )
             .where(studies.c.study_id == study_id)
             .with_for_update()
@@ -144,27 +165,55 @@ def claim(
             raise UnknownStudyError("the study was deleted", where=str(study_id))
         if token is not None and (earlier := granted(connection, token)) is not None:
             return earlier
-        refusal = _refusal(connection, study_id, study, holder, worker_most)
-        if refusal is not None:
-            return refusal
-        trial_id = _waiting(connection, study_id)
-        if trial_id is None:
-            if (
-                study.budget_trials is not None
-                and trials_claimed(connection, study_id) >= study.budget_trials
-            ):
-                return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
-            trial_id = connection.execute(
-                trials.insert()
-                .values(study_id=study_id, state=TrialState.RUNNING)
-                .returning(trials.c.trial_id)
-            ).scalar_one()
+        taken = _refusal(connection, study_id, study, holder, worker_most) or _next_trial(
+            connection, study_id, study, promotion
+        )
+        if isinstance(taken, Refusal):
+            if taken in OVER and not _any_live(connection, study_id):
+                give_up_paused(connection, study_id)
+            return taken
         connection.execute(
             update(studies)
             .where(studies.c.study_id == study_id)
             .values(started_at=func.coalesce(studies.c.started_at, now()))
         )
-        return grant(connection, study_id, trial_id, holder, lease_s=lease_s, token=token)
+        return grant(connection, study_id, taken, holder, lease_s=lease_s, token=token)
+
+
+def _hours_passed(share: float) -> ColumnElement[bool]:
+    """Whether a share of the study's hours is over."""
+    seconds = studies.c.budget_hours * 3600.0 * share
+    return and_(
+        studies.c.budget_hours.is_not(None),
+        studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, seconds) < now(),
+    )
+
+
+def _next_trial(
+    connection: Connection, study_id: int, study: Row[Any], promotion: Promotion | None
+) -> int | Refusal:
+    """The trial that goes on or begins now, claimed."""
+    waiting = _waiting(connection, study_id)
+    if waiting is not None:
+        return waiting
+    spent = study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials
+    if promotion is not None:
+        ending = spent or study.finishing or _gpu_hours_end(connection, study_id, study)
+        chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
+        if chosen is not None:
+            return chosen
+    if spent:
+        return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
+    begun: int = connection.execute(
+        trials.insert().values(study_id=study_id, state=TrialState.RUNNING).returning(trials.c.trial_id)
+    ).scalar_one()
+    return begun
+
+
+def _gpu_hours_end(connection: Connection, study_id: int, study: Row[Any]) -> bool:
+    """Whether the study's GPU-hours are nearly used up."""
+    budget = study.budget_gpu_hours
+    return budget is not None and gpu_hours_used(connection, study_id) >= FINISHING_FROM * budget
 
 
 def _refusal(

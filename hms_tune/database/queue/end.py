@@ -25,12 +25,13 @@ from sqlalchemy.dialects.postgresql import insert
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import (
     REASON_ATTRIBUTE,
+    RUNG_ATTRIBUTE,
     STATE_ATTRIBUTE,
     attempt_state,
     optuna_state,
 )
 from hms_tune.database.queue.lease import Lease, hold
-from hms_tune.database.tables import attempt_records, attempts, now, trials
+from hms_tune.database.tables import attempt_records, attempts, now, rungs, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
 from hms_tune.search.optuna_private import trial_id_of
@@ -55,6 +56,8 @@ class Attempt:
     number: int
     trial: int
     """Number of the trial: that of its first attempt."""
+    rung: int = 0
+    """The step of the rung at which the trial paused last; 0: none."""
 
     @property
     def optuna_trial_id(self) -> int:
@@ -67,7 +70,8 @@ class Result:
     """How an attempt ended.
 
     ``reason`` is one line; ``attributes`` become Optuna user attributes. ``excess`` is by what share it
-    needed more memory than there is; 0 where that is not why it ended.
+    needed more memory than there is; 0 where that is not why it ended. ``rung`` is the step that
+    a paused or complete attempt of a study with rungs has reached, and its estimate there.
     """
 
     state: AttemptState
@@ -75,12 +79,15 @@ class Result:
     reason: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     excess: float = 0.0
+    rung: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
         if not AttemptState.RUNNING.may_become(self.state):
             raise ValueError(f"an attempt does not end as {self.state}")
         if (self.state == AttemptState.COMPLETE) != (self.value is not None):
             raise ValueError("a complete trial has a value, and no other has one")
+        if self.state == AttemptState.PAUSED and self.rung is None:
+            raise ValueError("a paused attempt is at a rung")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a complete trial has a finite value, not {self.value}")
 
@@ -144,6 +151,8 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
     attributes = dict(result.attributes) | {STATE_ATTRIBUTE: result.state.value}
     if result.reason is not None:
         attributes[REASON_ATTRIBUTE] = result.reason
+    if result.rung is not None:
+        attributes[RUNG_ATTRIBUTE] = list(result.rung)
     attributes.pop(TRACEBACK, None)
     storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
     if result.excess > 0.0:
@@ -154,11 +163,13 @@ def _tell_optuna(storage: Storage, study: optuna.Study, attempt: Attempt, result
 def result_of(frozen: FrozenTrial) -> Result:
     """How a finished Optuna trial ended, read from the trial itself."""
     state, reason = attempt_state(frozen), frozen.user_attrs.get(REASON_ATTRIBUTE)
+    step_and_estimate = frozen.user_attrs.get(RUNG_ATTRIBUTE)
+    rung = None if step_and_estimate is None else (step_and_estimate[0], step_and_estimate[1])
     if state is AttemptState.COMPLETE:
-        return Result(state, value=frozen.value)
+        return Result(state, value=frozen.value, rung=rung)
     if state is AttemptState.FAILED and reason is None:
         reason = ENDED_IN_DASHBOARD
-    return Result(state, reason=reason)
+    return Result(state, reason=reason, rung=rung)
 
 
 def settle(
@@ -178,8 +189,12 @@ def settle(
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final
-        else waits_unless_stopped()
+        else unless_stopped(result.state.leaves)
     )
+    if result.rung is not None:
+        step, estimate = result.rung
+        row = insert(rungs).values(trial_id=lease.trial_id, step=step, estimate=estimate)
+        connection.execute(row.on_conflict_do_nothing())
     if result.state is AttemptState.LOST:
         values["losses"] = trials.c.losses + 1 if losses is None else losses
     connection.execute(
@@ -194,12 +209,12 @@ def ended(state: TrialState, reason: str | None) -> dict[str, Any]:
     return {"state": state, "ended_at": now(), "reason": reason}
 
 
-def waits_unless_stopped() -> dict[str, Any]:
-    """What stands in the row of a trial without a slot: it waits for one, unless a person stopped it."""
+def unless_stopped(state: TrialState) -> dict[str, Any]:
+    """What stands in the row of a trial without a slot: its state, unless a person stopped it."""
     stopped = ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
-    waits = {"state": TrialState.WAITING, "ended_at": null(), "reason": null()}
+    goes_on = {"state": state, "ended_at": null(), "reason": null()}
     return {
-        column: case((trials.c.requested == "stop", stopped[column]), else_=waits[column])
+        column: case((trials.c.requested == "stop", stopped[column]), else_=goes_on[column])
         for column in stopped
     }
 

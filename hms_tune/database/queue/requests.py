@@ -57,7 +57,9 @@ def request_trial_stop(storage: Storage, study_id: int, number: int) -> StopAnsw
     )
     # One statement: whether a slot takes the trial or gives it back meanwhile, one of both sees the other.
     stopped = {
-        column: case((trials.c.state == TrialState.WAITING, value), else_=trials.c[column])
+        column: case(
+            (trials.c.state.in_([TrialState.WAITING, TrialState.PAUSED]), value), else_=trials.c[column]
+        )
         for column, value in ended(TrialState.FAILED, STOPPED_BY_A_PERSON).items()
     }
     with storage.transaction() as connection:

@@ -24,7 +24,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, lease_lost
-from hms_tune.database.tables import attempts, studies, trials
+from hms_tune.database.tables import attempts, rungs, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
 from hms_tune.errors import RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
@@ -68,7 +68,7 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     except KeyError:
         raise UnknownStudyError("the study was deleted", where=study.study_name) from None
     storage.optuna.keep_drawn(made.optuna_trial_id)
-    return Attempt(lease=lease, optuna_trial=optuna_trial, number=made.number, trial=number)
+    return Attempt(lease, optuna_trial, made.number, trial=number, rung=trial.rung or 0)
 
 
 def _held(connection: Connection, lease: Lease) -> Row[Any]:
@@ -79,6 +79,7 @@ def _held(connection: Connection, lease: Lease) -> Row[Any]:
     LeaseLostError
         If the lease has ended.
     """
+    last_rung = select(func.max(rungs.c.step)).where(rungs.c.trial_id == trials.c.trial_id).scalar_subquery()
     row = connection.execute(
         select(
             attempts.c.optuna_trial_id,
@@ -86,6 +87,7 @@ def _held(connection: Connection, lease: Lease) -> Row[Any]:
             trials.c.number,
             trials.c.last_optuna_trial_id,
             trials.c.given,
+            last_rung.label("rung"),
         )
         .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
         .where(attempts.c.lease_id == lease.lease_id, attempts.c.ended_at.is_(None))

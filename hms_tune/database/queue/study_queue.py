@@ -18,6 +18,7 @@ from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.retry import Patience
 from hms_tune.database.tables import trials
 from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.search.promotion.rule import Promotion
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class StudyQueue:
     lease_s : how long a lease lasts without renewal, s
     max_trials : most trials of the slot's worker, over all its slots; None: no limit
     most_losses : a trial that took this many workers with it is set aside
+    promotion : which paused trial goes on, in a study whose trials pause; None: trials do not
     """
 
     storage: Storage
@@ -38,6 +40,7 @@ class StudyQueue:
     lease_s: float = LEASE_S
     max_trials: int | None = None
     most_losses: int = MOST_LOSSES
+    promotion: Promotion | None = None
 
     @property
     def patience(self) -> Patience:
@@ -58,6 +61,7 @@ class StudyQueue:
             self.holder,
             lease_s=self.lease_s,
             worker_most=self.max_trials,
+            promotion=self.promotion,
             token=token,
         )
 

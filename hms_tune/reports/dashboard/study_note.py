@@ -11,6 +11,7 @@ from optuna_dashboard import get_note, save_note
 from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
+from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.lookup import load_study
 from hms_tune.studies.score import deciding_score, in_words
@@ -75,7 +76,7 @@ def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
     rows = [f"| `{name}` &nbsp; | {values} &nbsp; | {won.get(name, '')} |" for name, values in ranges.items()]
     search, budget = study_file.search, study_file.budget
     hours = "" if budget.hours is None else f", {budget.hours:g} h"
-    how = f"Sampler {search.sampler}, pruner {search.pruner.name}, budget {budget.trials} trials{hours}."
+    how = f"Sampler {search.sampler}, {rule_text(study_file)}, budget {budget.trials} trials{hours}."
     return "\n".join([f"| parameter | range | {title} |", "|:---|:---|:---|", *rows]) + f"\n\n{how}"
 
 

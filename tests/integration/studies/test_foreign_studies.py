@@ -50,7 +50,7 @@ def test_a_study_of_another_program_is_listed_as_such(
     open_search(storage, StudyFile.parse(ONE_TRIAL.format(name=f"{study_name}-ours"), "test"))
     listed = {each.study: each for each in list_studies(storage)}
     foreign, ours = listed[study_name], listed[f"{study_name}-ours"]
-    assert (foreign.state, foreign.attempts["complete"]) == ("not made by hms-tune", 3)
+    assert (foreign.state, foreign.trials["complete"]) == ("not made by hms-tune", 3)
     assert foreign.best_value == {("minimize",): 0.7, ("maximize",): 0.9}.get(directions)
     assert (ours.state, ours.budget_trials) == ("running", 1)
     current = status(storage, study_name)

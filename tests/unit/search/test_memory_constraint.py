@@ -25,7 +25,7 @@ SIZE, DROPOUT = "training.batch_size", "model.dropout"
 def searched(infeasible: int, *, told: Literal["constraint", "failure"]) -> optuna.Study:
     """A study with six complete trials of batch size 8, and others that did not fit."""
     file = StudyFile.parse(STUDY, "test")
-    study = optuna.create_study(sampler=make_sampler(file.search, file.space, worker_seed=0))
+    study = optuna.create_study(sampler=make_sampler(file, worker_seed=0))
     given = distributions(file.space)
     for number in range(6):
         params = {SIZE: 8, DROPOUT: 0.08 * number}

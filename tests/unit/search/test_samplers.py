@@ -42,7 +42,7 @@ def workers(text: str, seeds: tuple[int, ...]) -> list[optuna.Study]:
             storage=storage,
             study_name="example",
             load_if_exists=True,
-            sampler=make_sampler(study_file.search, study_file.space, worker_seed=seed),
+            sampler=make_sampler(study_file, worker_seed=seed),
         )
         for seed in seeds
     ]

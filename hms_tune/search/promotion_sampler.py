@@ -1,0 +1,200 @@
+"""Which configuration begins next in a study with promotion.
+
+A model that learns from scores cannot take a study's trials as they stand: most are partial. Here each counts
+once, with all its attempts, and with the score that it is predicted to end at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hms_tune.config.ranges import Group, Searched, resolve
+from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
+from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, is_infeasible
+from hms_tune.search.promotion.drift import Drift
+from hms_tune.search.promotion.progress import ProgressState, TrialProgress
+from hms_tune.search.promotion.surrogate import Surrogate
+from hms_tune.search.random_draws import uniform_draw, value_at
+from hms_tune.search.suggest import distribution, distributions, suggest
+
+CANDIDATES = 200
+STARTUP_TRIALS = 8
+RANDOM_SHARE = 0.1
+
+_STATES: dict[TrialState, ProgressState] = {
+    TrialState.RUNNING: "running",
+    TrialState.PRUNED: "paused",
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "running",  # requeued or lost: it goes on
+}
+
+
+def progress_of(study: optuna.Study, rungs: tuple[int, ...]) -> list[TrialProgress]:
+    """How far each trial of a study is, by its last attempt; those that failed before a report are left out.
+
+    A draw that the device had no room for, or whose training diverged, is as bad as can be.
+    """
+    attempts = study.get_trials(deepcopy=False, states=tuple(_STATES))
+    continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in attempts}
+    found = (_progress(each, rungs) for each in attempts if each.number not in continued)
+    return [each for each in found if each is not None]
+
+
+def _progress(attempt: FrozenTrial, rungs: tuple[int, ...]) -> TrialProgress | None:
+    number, params, state = attempt.number, attempt.params, _STATES[attempt.state]
+    if is_infeasible(attempt) or attempt.user_attrs.get(CAUSE_ATTRIBUTE) == HYPERPARAMETERS:
+        return TrialProgress(number, params, rungs[0], {rungs[0]: math.inf}, "pruned")
+    if attempt.state == TrialState.COMPLETE and attempt.value is not None:
+        estimates = attempt.intermediate_values | {rungs[-1]: attempt.value}
+        return TrialProgress(number, params, rungs[-1], estimates, state)
+    if not attempt.intermediate_values and attempt.state != TrialState.RUNNING:
+        return None
+    return TrialProgress(number, params, attempt.last_step or 0, attempt.intermediate_values, state)
+
+
+class _Candidates:
+    """Configurations drawn at random, each a function of seed, trial number and parameter name."""
+
+    def __init__(self, space: Group, seed: int) -> None:
+        self._space = space
+        self.seed = seed
+
+    def draw(self, number: int, index: int) -> dict[str, Any]:
+        """One of the configurations drawn for a trial: its parameters, conditional ones where they exist."""
+        drawn: dict[str, Any] = {}
+        which = (f"candidate {index}",) if index else ()
+
+        def choose(name: str, node: Searched) -> Any:
+            drawn[name] = value_at(distribution(node), uniform_draw(self.seed, number, *which, name))
+            return drawn[name]
+
+        resolve(self._space, choose)
+        return drawn
+
+
+class WholeSampler(BaseSampler):
+    """Chooses all parameters of a trial when the first of them is asked for, and hands them out one by one.
+
+    Parameters
+    ----------
+    space : the study's space
+    seed : the study's seed
+    rungs : the steps at which trials pause
+    startup_trials : trials at the first rung before the model chooses; the first candidates are taken until
+        then: those that :class:`~hms_tune.search.random_draws.CountedRandomSampler` draws
+    """
+
+    def __init__(
+        self, space: Group, seed: int, rungs: tuple[int, ...], *, startup_trials: int = STARTUP_TRIALS
+    ) -> None:
+        self._space = space
+        self._rungs = rungs
+        self._startup_trials = startup_trials
+        self._candidates = _Candidates(space, seed)
+        self._chosen: dict[int, dict[str, Any]] = {}
+
+    def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
+        """The parameters of the trial with this number, from how far the others are."""
+        raise NotImplementedError
+
+    def choose(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
+        """The parameters of the trial with this number."""
+        seen = sum(trial.step >= self._rungs[0] for trial in trials)
+        explores = uniform_draw(self._candidates.seed, number, "explore") < RANDOM_SHARE
+        if seen < self._startup_trials or explores:
+            return self._candidates.draw(number, 0)
+        return self.model(number, trials)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Nothing: which parameters a trial has depends on its choices."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Nothing: parameters are chosen together, but handed out one by one."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Hand out one chosen value."""
+        if trial.number not in self._chosen:
+            self._chosen = {trial.number: self.choose(trial.number, progress_of(study, self._rungs))}
+        chosen = self._chosen[trial.number]
+        if param_name in chosen:
+            return chosen[param_name]
+        # Only where a value was fixed by whoever enqueued the trial, which led to another branch.
+        return value_at(param_distribution, uniform_draw(self._candidates.seed, trial.number, param_name))
+
+
+class LearningCurveSampler(WholeSampler):
+    """Draws candidates at random and takes the one with the largest expected improvement.
+
+    Every draw is a function of the study's seed, the trial's number and the parameter's name, so that workers
+    never repeat each other. One draw in ten is not the model's.
+    """
+
+    def __init__(
+        self,
+        space: Group,
+        seed: int,
+        rungs: tuple[int, ...],
+        *,
+        startup_trials: int = STARTUP_TRIALS,
+        candidates: int = CANDIDATES,
+    ) -> None:
+        super().__init__(space, seed, rungs, startup_trials=startup_trials)
+        self._count = candidates
+        self._surrogate = Surrogate(distributions(space), rungs)
+
+    def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
+        """The most promising of the candidates."""
+        candidates = [self._candidates.draw(number, index) for index in range(self._count)]
+        gains = self._surrogate.fit(trials).expected_improvement(candidates)
+        return candidates[int(gains.argmax())]
+
+
+class PredictedScoreSampler(WholeSampler):
+    """Another sampler, shown a study in which each trial is complete with its predicted score.
+
+    Parameters
+    ----------
+    make : makes the sampler, for the trial with a number
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], BaseSampler],
+        space: Group,
+        seed: int,
+        rungs: tuple[int, ...],
+        *,
+        startup_trials: int = STARTUP_TRIALS,
+    ) -> None:
+        super().__init__(space, seed, rungs, startup_trials=startup_trials)
+        self._make = make
+        self._distributions = distributions(space)
+
+    def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
+        """What the sampler draws next."""
+        shown = optuna.create_study(sampler=self._make(number), storage=None)
+        drift = Drift.of(trials, self._rungs)
+        for trial in trials:
+            level = sum(trial.step >= rung for rung in self._rungs) - 1
+            if level >= 0:
+                score = trial.value(self._rungs[level]) + drift.shift[level]
+                known = {name: self._distributions[name] for name in trial.params}
+                shown.add_trial(create_trial(params=dict(trial.params), distributions=known, value=score))
+        asked = shown.ask()
+        suggest(self._space, asked)
+        return asked.params
