@@ -130,7 +130,7 @@ class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
     scheduler: Scheduler = Field(
-        _OPEN, description="Which trial goes on next; null: promotion, unless a pruner is named."
+        _OPEN, description="Which trial goes on next; null: promotion, unless a pruner, grid or cma_es is named."
     )
     sampler: SamplerName = Field(
         _OPEN,
@@ -153,7 +153,8 @@ class SearchConfig(Section):
             return given
         chosen = dict(given)
         if chosen.get("scheduler") is None:
-            chosen["scheduler"] = "promotion" if chosen.get("pruner") is None else "none"
+            promotes = chosen.get("pruner") is None and chosen.get("sampler") not in ("grid", "cma_es")
+            chosen["scheduler"] = "promotion" if promotes else "none"
         if chosen.get("pruner") is None:
             chosen["pruner"] = "none"
         if chosen.get("sampler") is None:
@@ -166,6 +167,8 @@ class SearchConfig(Section):
         promotes = isinstance(self.scheduler, PromotionScheduler)
         if promotes and not isinstance(self.pruner, NoPruner):
             raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
+        if promotes and self.sampler == "cma_es":
+            raise ValueError("sampler cma_es learns from complete trials alone; use it with scheduler none")
         if not promotes and self.sampler == "learning_curves":
             raise ValueError("sampler learning_curves needs scheduler promotion; use tpe")
         return self

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
 
 from hms_tune.database.optuna_trial import (
     KL_HIGH_VOTE_ATTRIBUTE,
@@ -171,7 +170,7 @@ def trial_summary(
         trial=trial_number(trial),
         attempt=trial.number,
         state=attempt_state(trial) if state is None else AttemptState(state),
-        value=trial.value if trial.state == OptunaState.COMPLETE else None,
+        value=trial.value,
         params=trial.params,
         reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
         seconds=attributes.get(SECONDS_ATTRIBUTE),

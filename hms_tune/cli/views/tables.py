@@ -17,8 +17,8 @@ from rich.text import Text
 
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.terminal import Terminal
-from hms_tune.studies.text import score_text
-from hms_tune.trial_state import TrialState, label
+from hms_tune.studies.text import estimate_text, score_text
+from hms_tune.trial_state import AttemptState, TrialState, label
 
 if TYPE_CHECKING:
     from hms_tune.studies.status_types import StudySummary, TrialSummary
@@ -75,7 +75,8 @@ def trial_table(trials: Sequence[TrialSummary]) -> Table:
     short = ("trial", "state", "KL")
     table = plain_table(*short, "parameters", "reason", no_wrap=short)
     for each in trials:
-        value = score_text(each.value, "")
+        complete = each.state is AttemptState.COMPLETE or each.value is None
+        value = score_text(each.value, "") if complete else estimate_text(each.value)
         name = label(each.trial, each.attempt)
         reason = each.reason if each.reason != each.state else None
         table.add_row(name, each.state, value, Text(short_params(each.params)), Text(reason or ""))

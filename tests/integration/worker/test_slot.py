@@ -173,8 +173,8 @@ def test_three_slots_share_one_budget(
     assert current.trials["complete"] == 9
     values = [trial.params["training.learning_rate"] for trial in show_trials(storage, study_name)]
     assert len(set(values)) == 9
-    assert [summary.attempts for summary in list_studies(storage) if summary.study == study_name] == [
-        current.attempts
+    assert [summary.trials for summary in list_studies(storage) if summary.study == study_name] == [
+        current.trials
     ]
 
 
