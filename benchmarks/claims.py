@@ -29,14 +29,14 @@ import optuna
 from sqlalchemy import func, select, text
 
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.connections import connector
+from hms_tune.database.connection.connections import connector
+from hms_tune.database.connection.url import DRIVER, parse_address, redacted
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease, hold
 from hms_tune.database.tables import attempts, trials
-from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.machine.processes import this_process
 from hms_tune.trial_state import AttemptState
 

@@ -112,9 +112,9 @@ class Server:
     def __init__(self, folder: Path) -> None:
         import psycopg2
 
+        from hms_tune.database.connection.url import parse_address
         from hms_tune.database.embedded import cluster
         from hms_tune.database.embedded.server import start_embedded
-        from hms_tune.database.url import parse_address
 
         cluster.CONNECTIONS = CONNECTIONS
         self.url = start_embedded(folder / "postgres")

@@ -147,8 +147,8 @@ class Ours:
 
         from hms_tune.config.study_file import StudyFile
         from hms_tune.database.connect import open_patiently
+        from hms_tune.database.connection.retry import Patience
         from hms_tune.database.queue.lease import Holder
-        from hms_tune.database.retry import Patience
         from hms_tune.machine.processes import this_process
         from hms_tune.studies.record_writer import Place, TrialRecorder
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
@@ -223,7 +223,7 @@ class Stock:
         import optuna
 
         from hms_tune.config.study_file import StudyFile
-        from hms_tune.database.url import parse_address
+        from hms_tune.database.connection.url import parse_address
         from hms_tune.search.suggest import distributions
 
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

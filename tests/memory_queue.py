@@ -10,11 +10,11 @@ from typing import Any
 
 import optuna
 
+from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import Holder, Lease, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
-from hms_tune.database.retry import Patience
 from hms_tune.machine.processes import ProcessIdentity
 
 HOLDER = Holder("worker", "cpu", ProcessIdentity("host", 1, 1, "machine"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
-from hms_tune.database.url import parse_address
+from hms_tune.database.connection.url import parse_address
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.data.files.competition import Competition
 from hms_tune.database.connect import Server, alone, errors_told, resolve_address
-from hms_tune.database.connections import connector
+from hms_tune.database.connection.connections import connector
+from hms_tune.database.connection.url import redacted
 from hms_tune.database.read_only import open_to_read
 from hms_tune.database.rights import missing_grants
-from hms_tune.database.url import redacted
 from hms_tune.errors import EmptyDatabaseError, HmsTuneError
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.tracking.wandb import ask_account

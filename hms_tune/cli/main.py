@@ -109,7 +109,7 @@ def _of_the_database(error: Exception) -> HmsTuneError | None:
     """The error of a database that went away in the middle of a command."""
     if type(error).__module__.split(".")[0] not in ("sqlalchemy", "optuna", "psycopg2"):
         return None
-    from hms_tune.database.retry import as_storage_error
+    from hms_tune.database.connection.retry import as_storage_error
 
     return as_storage_error(error)
 

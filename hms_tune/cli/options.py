@@ -29,7 +29,7 @@ def refuse_password(option: str, instead: str) -> None:
 
 def _without_password(storage: str | None) -> str | None:
     if storage is not None:
-        from hms_tune.database.url import holds_secret
+        from hms_tune.database.connection.url import holds_secret
 
         if holds_secret(storage):
             instead = "Set HMS_TUNE_STORAGE to the address, or write the password into PGPASSFILE's file"

@@ -130,7 +130,8 @@ class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
     scheduler: Scheduler = Field(
-        _OPEN, description="Which trial goes on next; null: promotion, unless a pruner, grid or cma_es is named."
+        _OPEN,
+        description="Which trial goes on next; null: promotion, unless pruner, grid or cma_es is named.",
     )
     sampler: SamplerName = Field(
         _OPEN,

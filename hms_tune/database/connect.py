@@ -20,16 +20,16 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from hms_tune.database import schema
-from hms_tune.database.connections import Connect, connector
+from hms_tune.database.connection.connections import Connect, connector
+from hms_tune.database.connection.refusals import clause_of, mend_of
+from hms_tune.database.connection.retry import Caller, Patience, passes, through_outages
+from hms_tune.database.connection.sqlstates import refuse_writing, renew_connections, state_of
+from hms_tune.database.connection.url import DRIVER, parse_address, redacted
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.locks import lock_setup, lock_study
 from hms_tune.database.optuna_storage import PatientStorage
-from hms_tune.database.refusals import clause_of, mend_of
-from hms_tune.database.retry import Caller, Patience, passes, through_outages
 from hms_tune.database.rights import Use, missing_grants
 from hms_tune.database.search_path import is_settled, settle_schemas
-from hms_tune.database.sqlstates import refuse_writing, renew_connections, state_of
-from hms_tune.database.url import DRIVER, parse_address, redacted
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.search.optuna_private import DATABASE_LOGGER
 
@@ -156,7 +156,7 @@ def open_storage(url: URL | str, *, most_connections: int = MOST_CONNECTIONS) ->
 
     Parameters
     ----------
-    url : a database URL; text is parsed with :func:`~hms_tune.database.url.parse_address`
+    url : a database URL; text is parsed with :func:`~hms_tune.database.connection.url.parse_address`
     most_connections : how many there are at once; who needs another waits until one is free
 
     Raises

@@ -11,7 +11,7 @@ from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
-from hms_tune.database.pooler import keeps_its_session
+from hms_tune.database.connection.pooler import keeps_its_session
 from hms_tune.errors import StorageError
 
 SETUP_S = 30

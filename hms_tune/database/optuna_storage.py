@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, TextClause, event, inspect, select, text
 from sqlalchemy.orm import Session
 
-from hms_tune.database.retry import Patience, through_outages
+from hms_tune.database.connection.retry import Patience, through_outages
 from hms_tune.database.tables import now
 from hms_tune.database.trial_reader import read_trial, read_trials
 from hms_tune.search.optuna_private import CachedStorage, database_session, models

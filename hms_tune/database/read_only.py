@@ -19,11 +19,11 @@ from sqlalchemy.exc import InternalError, ProgrammingError
 
 from hms_tune.database import schema, tables
 from hms_tune.database.connect import Storage, alone, assembled, errors_told, open_storage
-from hms_tune.database.connections import Connect, connector
+from hms_tune.database.connection.connections import Connect, connector
+from hms_tune.database.connection.url import parse_address, redacted
 from hms_tune.database.locks import lock_setup
 from hms_tune.database.rights import missing_grants
 from hms_tune.database.search_path import is_settled, settle_schemas
-from hms_tune.database.url import parse_address, redacted
 from hms_tune.errors import EmptyDatabaseError, StorageError
 
 _logger = logging.getLogger(__name__)

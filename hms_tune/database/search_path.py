@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from hms_tune.database.connections import OPTUNAS_SCHEMA
+from hms_tune.database.connection.connections import OPTUNAS_SCHEMA
 from hms_tune.database.tables import SCHEMA
 from hms_tune.errors import StorageError
 

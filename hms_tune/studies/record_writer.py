@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.connection.retry import Caller, passes
 from hms_tune.database.queries.records import write_record
-from hms_tune.database.retry import Caller, passes
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold

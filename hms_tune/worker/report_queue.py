@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Self
 
-from hms_tune.database.retry import Patience, through_outages
+from hms_tune.database.connection.retry import Patience, through_outages
 from hms_tune.machine.background import BackgroundQueue
 
 PROMPT_S = 2.0

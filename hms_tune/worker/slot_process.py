@@ -15,9 +15,9 @@ from types import FrameType
 from optuna.exceptions import ExperimentalWarning
 
 from hms_tune.database.connect import open_patiently
+from hms_tune.database.connection.retry import Patience, as_storage_error
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
-from hms_tune.database.retry import Patience, as_storage_error
 from hms_tune.errors import HmsTuneError, RankLostError, RewoundError
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker

@@ -19,7 +19,7 @@ from hms_tune.config.settings import dashboard_folder
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import open_storage, resolve_address
-from hms_tune.database.url import parse_address
+from hms_tune.database.connection.url import parse_address
 from hms_tune.errors import RankLostError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import private_folder

@@ -28,10 +28,10 @@ from history import Fact
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import open_patiently
+from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue import recovery
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
-from hms_tune.database.retry import Patience
 from hms_tune.machine.processes import this_process
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event

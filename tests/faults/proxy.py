@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from hms_tune.database.url import parse_address
+from hms_tune.database.connection.url import parse_address
 
 COMMIT = b"COMMIT\x00"
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.database.connect import Storage
-from hms_tune.database.retry import Caller, passes
+from hms_tune.database.connection.retry import Caller, passes
 from hms_tune.database.tables import attempts, seconds_from_now, studies, trials, workers
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity

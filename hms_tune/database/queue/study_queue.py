@@ -10,12 +10,12 @@ import optuna
 from sqlalchemy import select
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue import claim, end, recovery, start
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
-from hms_tune.database.retry import Patience
 from hms_tune.database.tables import trials
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.promotion.rule import Promotion

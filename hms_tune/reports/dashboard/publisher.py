@@ -153,7 +153,7 @@ class Publisher:
 
     def _say(self, error: Exception) -> None:
         """Tell the worker, once, of a database that cannot be used."""
-        from hms_tune.database.retry import as_storage_error
+        from hms_tune.database.connection.retry import as_storage_error
 
         away = error if isinstance(error, StorageError) else as_storage_error(error)
         if away is None or away.what == self._said:

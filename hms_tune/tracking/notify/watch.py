@@ -12,11 +12,11 @@ from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import Happening
 from hms_tune.database.connect import Storage, Transaction
+from hms_tune.database.connection.retry import is_of_the_database
 from hms_tune.database.locks import lock_outbox
 from hms_tune.database.queries import outbox
 from hms_tune.database.queries.totals import leader
 from hms_tune.database.queries.workers import workers_of_study
-from hms_tune.database.retry import is_of_the_database
 from hms_tune.errors import NotificationError
 from hms_tune.machine.background import Every
 from hms_tune.studies.totals import StudyTotals, study_totals

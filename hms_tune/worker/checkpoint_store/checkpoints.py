@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from hms_tune.database.retry import Patience
+from hms_tune.database.connection.retry import Patience
 from hms_tune.errors import ArtifactError, CheckpointError
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import verify_checkpoint

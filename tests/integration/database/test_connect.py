@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.url import parse_address
 from hms_tune.database.read_only import open_read_only
-from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
 from hms_tune.studies.status import list_studies
 from hms_tune.worker.open_study import open_search

@@ -20,12 +20,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from hms_tune.database.connection.url import parse_address, redacted
 from hms_tune.database.embedded import programs
 from hms_tune.database.embedded import server as embedded
 from hms_tune.database.embedded.cluster import Cluster
 from hms_tune.database.embedded.programs import Account, own_account
 from hms_tune.database.embedded.server import start_embedded
-from hms_tune.database.url import parse_address, redacted
 from hms_tune.errors import StorageError
 from hms_tune.machine.private_folder import private_folder
 

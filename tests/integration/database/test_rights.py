@@ -99,7 +99,7 @@ def test_a_command_that_changes_is_told_what_a_standby_is(role: Role) -> None:
     role.ask("ALTER DATABASE rights_owner SET default_transaction_read_only = on")
     with pytest.raises(Exception, match="read-only transaction") as caught:
         study_commands.pause("mine", storage=role.url())
-    from hms_tune.database.retry import as_storage_error
+    from hms_tune.database.connection.retry import as_storage_error
 
     told = as_storage_error(caught.value) if not isinstance(caught.value, StorageError) else caught.value  # type: ignore[arg-type]
     assert isinstance(told, StorageAwayError)

@@ -21,8 +21,8 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database import schema, tables
 from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.url import parse_address
 from hms_tune.database.read_only import open_read_only
-from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
 from hms_tune.search.study import stored_study_file
 from hms_tune.studies.lookup import load_study

@@ -17,8 +17,8 @@ from sqlalchemy.exc import DBAPIError
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.retry import passes
-from hms_tune.database.sqlstates import Fate, entry_of
+from hms_tune.database.connection.retry import passes
+from hms_tune.database.connection.sqlstates import Fate, entry_of
 from hms_tune.database.tables import attempts
 from hms_tune.studies.status import show_trials
 from hms_tune.worker.open_study import join_search

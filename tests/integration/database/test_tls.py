@@ -20,8 +20,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
 from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.url import parse_address, without_secrets
 from hms_tune.database.read_only import open_read_only
-from hms_tune.database.url import parse_address, without_secrets
 from hms_tune.errors import StorageError
 
 CANARY = "canary{%p@ss/word"

@@ -21,8 +21,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.connection.url import parse_address
 from hms_tune.database.read_only import READER, open_read_only
-from hms_tune.database.url import parse_address
 from hms_tune.errors import StorageError
 from hms_tune.reports.dashboard.access import READ_ONLY, Gatekeeper
 from hms_tune.reports.dashboard.serve import MOST_CONNECTIONS, REQUEST_S, dashboard_app

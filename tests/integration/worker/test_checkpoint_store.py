@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
-from hms_tune.database.retry import Patience
+from hms_tune.database.connection.retry import Patience
 from hms_tune.errors import ArtifactError, UsageError
 from hms_tune.training import cross_validation
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hms_tune.cli.main import main
-from hms_tune.database.url import holds_secret
+from hms_tune.database.connection.url import holds_secret
 
 
 @pytest.mark.parametrize(

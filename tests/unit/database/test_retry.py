@@ -13,9 +13,9 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 from stories import a_trial
 
+from hms_tune.database.connection.refusals import mend_of
+from hms_tune.database.connection.retry import Caller, Patience, as_storage_error, passes, through_outages
 from hms_tune.database.queue.lease import Lease, LeaseKeeper
-from hms_tune.database.refusals import mend_of
-from hms_tune.database.retry import Caller, Patience, as_storage_error, passes, through_outages
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
 from hms_tune.studies.record_writer import Place, TrialRecorder

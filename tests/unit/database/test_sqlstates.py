@@ -8,8 +8,8 @@ from optuna.exceptions import StorageInternalError
 from psycopg2 import errorcodes, errors
 from sqlalchemy.exc import DBAPIError
 
-from hms_tune.database.retry import as_storage_error, passes
-from hms_tune.database.sqlstates import Fate, entry_of
+from hms_tune.database.connection.retry import as_storage_error, passes
+from hms_tune.database.connection.sqlstates import Fate, entry_of
 from hms_tune.errors import StorageAwayError, StorageError
 
 AGAIN = {"25P03", "25P04", "40000", "40001", "40002", "40003", "40P01", "55P03", "57P05"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hms_tune.database.url import parse_address, redacted
+from hms_tune.database.connection.url import parse_address, redacted
 from hms_tune.errors import UsageError
 
 

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from hms_tune.database.retry import Patience
+from hms_tune.database.connection.retry import Patience
 from hms_tune.errors import StorageAwayError
 from hms_tune.worker.report_queue import ReportQueue
 

@@ -10,9 +10,9 @@ from sqlalchemy import Dialect
 from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import URL
 
-from hms_tune.database.pooler import is_pooled, set_in_each_transaction
-from hms_tune.database.url import without_secrets
-from hms_tune.database.wait_limit import limit_waiting
+from hms_tune.database.connection.pooler import is_pooled, set_in_each_transaction
+from hms_tune.database.connection.url import without_secrets
+from hms_tune.database.connection.wait_limit import limit_waiting
 
 Connect = Callable[[], psycopg2.extensions.connection]
 """Opens a connection."""
@@ -48,7 +48,7 @@ def _first(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.exten
     """A connection to the first host that answers.
 
     libpq goes on to the next host after a refusal. A host that says nothing is ours to give up
-    (:mod:`~hms_tune.database.wait_limit`); then each of the others comes first in its turn.
+    (:mod:`~hms_tune.database.connection.wait_limit`); then each of the others comes first in its turn.
     """
     for before in range(str(keywords.get("host", "")).count(",")):
         try:

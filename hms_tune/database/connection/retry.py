@@ -13,8 +13,8 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from hms_tune.database.refusals import clause_of, mend_of, reason_of
-from hms_tune.database.sqlstates import Fate, entry_of
+from hms_tune.database.connection.refusals import clause_of, mend_of, reason_of
+from hms_tune.database.connection.sqlstates import Fate, entry_of
 from hms_tune.errors import StorageAwayError, StorageError
 
 _logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError
 
-from hms_tune.database.sqlstates import entry_of, state_of
+from hms_tune.database.connection.sqlstates import entry_of, state_of
 from hms_tune.errors import HmsTuneError
 
 _FEWER = "or run fewer slots: allow four connections for each (docs/fleet.md)"

@@ -1,0 +1,1 @@
+"""Connections to the database: addresses, settings, and what becomes of each error."""
