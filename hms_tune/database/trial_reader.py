@@ -98,7 +98,9 @@ def read_trial(connection: Connection, trial_id: int) -> FrozenTrial:
 
 
 def _trial(row: Row[Any]) -> FrozenTrial:
-    values, params, user, system, reported = json.loads(row.told) if row.told else (None,) * 5
+    # PostgreSQL writes 1.0 as 1.
+    told = json.loads(row.told, parse_int=float) if row.told else (None,) * 5
+    values, params, user, system, reported = told
     distributions = {name: _distribution(told) for name, _, told in params or ()}
     return FrozenTrial(
         number=row.number,
@@ -111,13 +113,13 @@ def _trial(row: Row[Any]) -> FrozenTrial:
         distributions=distributions,
         user_attrs={key: json.loads(value) for key, value in user or ()},
         system_attrs={key: json.loads(value) for key, value in system or ()},
-        intermediate_values={step: _number(value, kind) for step, value, kind in reported or ()},
+        intermediate_values={int(step): _number(value, kind) for step, value, kind in reported or ()},
         trial_id=row.trial_id,
     )
 
 
 def _number(value: float | None, kind: str) -> float:
-    return _NOT_FINITE[kind] if value is None else float(value)
+    return _NOT_FINITE[kind] if value is None else value
 
 
 def _local(moment: datetime | None) -> datetime | None:
