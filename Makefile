@@ -57,6 +57,7 @@ faults: $(STAMP)
 	  tests/integration/worker/test_checkpoint_store.py tests/integration/worker/test_disk_full.py \
 	  tests/acceptance/test_worker_supervision.py --durations=10
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
+	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS) --promotion
 
 SECONDS ?= 75
 

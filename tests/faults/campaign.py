@@ -32,8 +32,10 @@ LEASE_S = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How hard a campaign is. ``restarts`` is how often the database is killed; ``asleep_s`` is after
-    how long it puts out a worker that was paused in a transaction, and until when the others wait for it.
+    """How hard a campaign is.
+
+    ``restarts`` is how often the database is killed; ``asleep_s`` is after how long it puts out a worker that
+    was paused in a transaction, and until when the others wait for it. With ``promotion`` trials pause at rungs.
     """
 
     seed: int
@@ -48,6 +50,7 @@ class Plan:
     most_s: float = 1200.0
     epoch_s: float = 0.03
     asleep_s: float = 60.0
+    promotion: bool = False
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class _Campaign:
         self.proxy = Proxy(server.url)
         self.storage: Storage = open_storage(server.url)
         self.fleet = Fleet()
-        self.study = study_file("faults", trials=plan.trials, seed=plan.seed)
+        self.study = study_file("faults", trials=plan.trials, seed=plan.seed, promotion=plan.promotion)
         self.paused: dict[str, float] = {}
         self.started = 0
 
@@ -274,10 +277,17 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=110)
     parser.add_argument("--kills", type=int, default=70)
     parser.add_argument("--workers", type=int, default=6)
+    parser.add_argument("--promotion", action="store_true", help="trials pause at rungs and are promoted")
     given = parser.parse_args()
     outcomes = []
     for seed in given.seeds:
-        plan = Plan(seed=seed, trials=given.trials, kills=given.kills, workers=given.workers)
+        plan = Plan(
+            seed=seed,
+            trials=given.trials,
+            kills=given.kills,
+            workers=given.workers,
+            promotion=given.promotion,
+        )
         outcomes.append(run(plan))
         print(outcomes[-1], flush=True)  # noqa: T201
         print(flush=True)  # noqa: T201

@@ -130,6 +130,7 @@ def work(orders: Orders) -> None:
             Holder(orders.name, "cpu", this_process()),
             lease_s=orders.lease_s,
             most_losses=orders.most_losses,
+            promotion=search.promotion,
         )
         setup = SlotSetup(
             queue,

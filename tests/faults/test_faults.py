@@ -93,6 +93,27 @@ def test_sigkill_of_workers_ends_each_trial_once_with_the_value_it_would_have_ha
     assert outcome.faults["swallowed COMMIT replies"] >= 2
 
 
+def test_promoted_trials_stand_the_same_and_end_with_the_same_values() -> None:
+    plan = campaign.Plan(
+        seed=5,
+        trials=10,
+        kills=6,
+        workers=3,
+        pauses=1,
+        restarts=1,
+        cuts=1,
+        stalls=0,
+        swallowed=4,
+        asleep_s=3.0,
+        most_s=240.0,
+        promotion=True,
+    )
+    outcome = campaign.run(plan)
+    assert outcome.clean, str(outcome)
+    assert 1 <= outcome.verdict.complete < 10
+    assert outcome.faults["kills of a worker"] >= 3
+
+
 def test_database_outage_training_goes_on_and_no_report_is_lost(
     storage: Storage, proxy: Proxy, fleet: Fleet, tmp_path: Path
 ) -> None:

@@ -22,14 +22,20 @@ study: {name}
 data: {{folds: 2}}
 training: {{epochs: 3, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
 model: {{backbone: test_resnet, pretrained: false}}
-search: {{sampler: random, pruner: none, seed: {seed}}}
+search: {{sampler: random, {rule}, seed: {seed}}}
 budget: {{trials: {trials}}}
 tracking: {{wandb: {{mode: off}}}}
 """
 
 
-def study_file(name: str, *, trials: int, seed: int = 0) -> StudyFile:
-    return StudyFile.parse(STUDY.format(name=name, trials=trials, seed=seed), "faults")
+PROMOTION = "scheduler: {name: promotion, reduction_factor: 2, rungs: [0.1, 0.5]}"
+"""Trials pause after the first of their six epochs and after the third."""
+
+
+def study_file(name: str, *, trials: int, seed: int = 0, promotion: bool = False) -> StudyFile:
+    """A study whose trials run to their end, or pause at rungs."""
+    rule = PROMOTION if promotion else "pruner: none"
+    return StudyFile.parse(STUDY.format(name=name, trials=trials, seed=seed, rule=rule), "faults")
 
 
 def step(weight: float, number: int) -> float:

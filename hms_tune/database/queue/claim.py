@@ -279,14 +279,14 @@ def trials_claimed(connection: Connection, study_id: int) -> int:
 
 
 def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
-    """Trials of a study that a worker runs or has ended; those it requeued or lost do not count."""
+    """Trials of a study that a worker ran; those it requeued or lost do not count."""
     return connection.execute(
-        select(func.count())
+        select(func.count(attempts.c.trial_id.distinct()))
         .select_from(attempts)
         .where(
             attempts.c.study_id == study_id,
             attempts.c.worker_id == worker_id,
-            attempts.c.state.in_([AttemptState.RUNNING, *ENDED]),
+            attempts.c.state.in_([AttemptState.RUNNING, AttemptState.PAUSED, *ENDED]),
         )
     ).scalar_one()
 
