@@ -35,7 +35,7 @@ class Plan:
     """How hard a campaign is.
 
     ``restarts`` is how often the database is killed; ``asleep_s`` is after how long it puts out a worker that
-    was paused in a transaction, and until when the others wait for it. With ``promotion`` trials pause at rungs.
+    was paused in a transaction, and until when the others wait for it; with ``promotion`` trials pause.
     """
 
     seed: int

@@ -155,7 +155,7 @@ def recover_and_die(orders: Orders) -> None:
     """Recover again and again, and be killed at a random place in the middle of one recovery."""
     _log_to(orders)
     draw = random.Random(orders.seed)
-    places = ["_trial_of", "_end", "settle"]
+    places = ["_optuna_trial_of", "_end", "settle"]
     name = draw.choice(places)
     original = getattr(recovery, name)
     after = draw.random() < 0.5
