@@ -1,5 +1,6 @@
 # make demo    the whole product on this machine, from a synthetic competition to a submission
 # make test    what CI runs: lint, types, import contract, tests
+# make slow    the tests that take more than half a minute each, which make test leaves out
 # make lint    the first three of these
 # make fuzz    new hostile inputs for ten minutes: SECONDS=75 for each of eight tests, skipped when time is up
 # make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
@@ -9,10 +10,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint fuzz faults format screenshot clean
+.PHONY: help install demo test slow lint fuzz faults format screenshot clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -39,7 +40,10 @@ demo: $(STAMP)
 	$(BIN)/hms-tune demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --durations=10
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'not slow' --durations=10
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m slow --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

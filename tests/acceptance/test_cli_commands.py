@@ -169,6 +169,7 @@ def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: St
     assert "gone" not in optuna.get_all_study_names(storage.optuna)
 
 
+@pytest.mark.slow
 def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
     home: Path, storage: Storage
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from roles import a_role
 
 from hms_tune.database.connect import Storage
@@ -15,6 +16,7 @@ from hms_tune.database.embedded.server import start_embedded
 from studies import ONE_TRIAL
 
 
+@pytest.mark.slow
 def test_a_slot_without_a_connection_says_at_once_why_how_long_and_what_mends_it(
     home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:

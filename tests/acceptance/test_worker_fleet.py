@@ -63,6 +63,7 @@ def command(home: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_three_workers_run_a_budget_of_twelve_exactly_once(
     home: Path, storage: Storage, competition: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_on
     assert (complete["state"], complete["params"]) == ("complete", lost["params"])
 
 
+@pytest.mark.slow
 def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_0(
     home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
 ) -> None:

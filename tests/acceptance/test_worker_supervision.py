@@ -37,6 +37,7 @@ def slot_of(worker: int) -> int:
     raise AssertionError("no slot")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "death",
     [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.skipif(not LONG, reason="make faults"))],
