@@ -265,6 +265,7 @@ def a_trial_that_runs(storage: Storage) -> Iterator[dict[str, str]]:
     tell(storage, study, attempt, Result("failed", reason="over"))
 
 
+@pytest.mark.slow
 def test_every_command_line_that_is_shown_runs(
     scratch: Path,
     storage: Storage,
