@@ -32,6 +32,7 @@ from hms_tune.database.queue.start import ask
 from hms_tune.export.bundle import load_bundle
 from hms_tune.machine.processes import this_process
 from hms_tune.reports.dashboard import serve as dashboard
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import Presence, announce
 
@@ -262,7 +263,7 @@ def a_trial_that_runs(storage: Storage) -> Iterator[dict[str, str]]:
     attempt = ask(storage, study, lease)
     with announce(storage, Presence("worker-7", study._study_id, "1", ("cpu",))):
         yield {"NAME": "fleet", "N": str(attempt.number), "ID|HOST": "worker-7"}
-    tell(storage, study, attempt, Result("failed", reason="over"))
+    tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
 @pytest.mark.slow
