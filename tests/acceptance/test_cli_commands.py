@@ -157,6 +157,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
     tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
+@pytest.mark.slow
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
     open_search(storage, StudyFile.parse(ONE_TRIAL.format(name="gone"), "gone.yaml"))
     checkpoint = home / "artifacts" / "gone" / "trial-0" / "checkpoint"

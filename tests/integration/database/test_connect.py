@@ -246,6 +246,7 @@ def test_tables_of_a_newer_or_an_older_optuna_get_optunas_own_advice(
     assert advice in said
 
 
+@pytest.mark.slow
 def test_the_first_of_several_hosts_that_answers_and_takes_writes_is_used(role: Role) -> None:
     """A machine that is gone says nothing; libpq would wait for it alone."""
     with socket.create_server(("127.0.0.1", 0)) as silent, front(role.socket, context=None) as door:

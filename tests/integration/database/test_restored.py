@@ -41,6 +41,7 @@ def study_file(trials: int) -> StudyFile:
     return StudyFile.parse(STUDY.format(name="mine", trials=trials), "test")
 
 
+@pytest.mark.slow
 def test_a_slot_whose_database_was_set_back_loses_its_trial_and_a_new_start_goes_on(
     role: Role, tmp_path: Path
 ) -> None:

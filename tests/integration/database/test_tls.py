@@ -209,6 +209,7 @@ def everything_in(url: URL) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc to see command lines in")
 def test_secrets_a_canary_password_is_in_no_log_argv_attribute_tracking_run_or_traceback(
     server: Server,

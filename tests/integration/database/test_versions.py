@@ -54,6 +54,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_study_runs_and_is_read(url: str, tmp_path: Path) -> None:
     storage = open_storage(url)
     run_study(storage, "mine", tmp_path)

@@ -167,6 +167,7 @@ def whole(folder: Path) -> None:
         verify_checkpoint(path)
 
 
+@pytest.mark.slow
 def test_disk_full_while_checkpointing_or_at_any_other_write_of_a_trial_costs_no_trial(
     storage: Storage, study_name: str, tmp_path: Path, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:

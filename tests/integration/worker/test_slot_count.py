@@ -31,6 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[
     return folder
 
 
+@pytest.mark.slow
 def test_two_probes_train_at_once_and_the_result_is_kept(root: Path, tmp_path: Path) -> None:
     memory = tmp_path / "slots.json"
     work = Work(TINY, TINY, "digest")
