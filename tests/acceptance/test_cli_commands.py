@@ -160,13 +160,13 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
 @pytest.mark.slow
 def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
     open_search(storage, StudyFile.parse(ONE_TRIAL.format(name="gone"), "gone.yaml"))
-    checkpoint = home / "artifacts" / "gone" / "trial-0" / "checkpoint"
+    checkpoint = home / "artifacts" / "gone" / "trial-0" / "attempt-0" / "checkpoint-000000.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.touch()
     assert "--yes" in error_of(run(home, "study", "delete", "gone", code=2))
     assert checkpoint.exists()
     run(home, "study", "delete", "gone", "--yes")
-    assert not checkpoint.parent.parent.exists()
+    assert not checkpoint.exists()
     assert "gone" not in optuna.get_all_study_names(storage.optuna)
 
 

@@ -74,15 +74,15 @@ def test_three_workers_run_a_budget_of_twelve_exactly_once(
         _, errors = worker.communicate(timeout=600)
         assert worker.returncode == 0, errors
     trials = optuna.load_study(study_name="smoke", storage=storage.optuna).trials
-    counted = Counter(trial.state.name.lower() for trial in trials)
-    assert counted["complete"] + counted["pruned"] == 12
-    assert counted["pruned"] >= 1
+    attempts = Counter(trial.state.name for trial in trials)
+    assert set(attempts) == {"COMPLETE", "PRUNED"}
     assert len({trial.user_attrs["config_hash"] for trial in trials}) == 12
     assert len({trial.user_attrs["trial"] for trial in trials}) == 12
-    assert len({trial.user_attrs["lease"] for trial in trials}) == 12
+    assert len({trial.user_attrs["lease"] for trial in trials}) == len(trials)
 
     status = command(home, "status", "--study", "smoke", "--json")
-    assert {state: number for state, number in status["trials"].items() if number} == dict(counted)
+    counted = {state: number for state, number in status["trials"].items() if number}
+    assert counted == {"complete": attempts["COMPLETE"], "pruned": 12 - attempts["COMPLETE"]}
     assert status["best"]["value"] == min(trial.value for trial in trials if trial.state.name == "COMPLETE")
     assert (status["workers"], status["running"]) == ([], [])
 

@@ -307,6 +307,7 @@ def test_a_study_half_done_by_0_1_0_goes_on_to_its_end(old: Engine, tmp_path: Pa
     assert done.trials == {
         TrialState.WAITING: 0,
         TrialState.RUNNING: 0,
+        TrialState.PAUSED: 0,
         TrialState.COMPLETE: 6,
         TrialState.PRUNED: 2,
         TrialState.FAILED: 1,

@@ -95,7 +95,7 @@ def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str
 def test_a_pruned_trial_says_why(page: Page, dashboard: str, study: StudyRecord) -> None:
     pruned = study.ended("pruned")[0]
     page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={pruned.attempt}")
-    page.get_by_text("Pruned in fold 1 after epoch 2 of 3: its estimate was").wait_for()
+    page.get_by_text("Pruned in fold 1 after epoch 2 of 3: ≈").wait_for()
 
 
 @pytest.mark.parametrize("width", [1280, 360])

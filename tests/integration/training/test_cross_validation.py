@@ -25,6 +25,7 @@ from hms_tune.training.events import (
     FoldEnded,
     FoldStarted,
 )
+from hms_tune.training.fold_difficulty import comparable_estimate
 from hms_tune.training.refit import Refit
 from hms_tune.training.scores import kl_divergence
 from hms_tune.training.workspace import Workspace
@@ -99,11 +100,19 @@ def test_out_of_fold_predictions_cover_every_row_but_the_held_out_once(store: St
     assert ended.kl == pytest.approx(np.mean(ended.fold_kl))
 
 
-def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far(store: Store) -> None:
+def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the_scale_of_all_folds(
+    store: Store,
+) -> None:
     finished: list[float] = []
-    for event in CrossValidation(make_config(), store, "cpu").run():
+    trial = CrossValidation(make_config(), store, "cpu")
+    data = trial.workspace.trial_data(trial.config)
+    prior = [data.prior_kl(fold) for fold in range(trial.config.data.trained_folds)]
+    for event in trial.run():
         if isinstance(event, EpochEnded):
-            assert event.estimate == pytest.approx(np.mean([*finished, event.best_kl]))
+            so_far = float(np.mean([*finished, event.best_kl]))
+            assert event.estimate == pytest.approx(comparable_estimate(so_far, event.fold, prior))
+            if event.fold == event.folds - 1:
+                assert event.estimate == pytest.approx(so_far)
         elif isinstance(event, FoldEnded):
             finished.append(event.kl)
 

@@ -49,7 +49,7 @@ def workspace(store: Store, memory: DeviceMemory = PLENTY) -> Workspace:
 def test_the_example_for_a_training_loop_of_ones_own_gives_every_row_its_image_and_target(
     store: Store, tmp_path: Path
 ) -> None:
-    page = Path(__file__).parents[2] / "docs" / "speed.md"
+    page = Path(__file__).parents[3] / "docs" / "speed.md"
     example = re.search(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert example is not None
     names: dict[str, Any] = {"store": store, "config": make_config(), "device": CPU}
