@@ -21,7 +21,7 @@ from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, 
 from hms_tune.search.promotion.drift import Drift
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
 from hms_tune.search.promotion.surrogate import Surrogate
-from hms_tune.search.random_draws import uniform_draw, value_at
+from hms_tune.search.random_draws import CountedRandomSampler, uniform_draw, value_at
 from hms_tune.search.suggest import distribution, distributions, suggest
 
 CANDIDATES = 200
@@ -59,27 +59,7 @@ def _progress(attempt: FrozenTrial, rungs: tuple[int, ...]) -> TrialProgress | N
     return TrialProgress(number, params, attempt.last_step or 0, attempt.intermediate_values, state)
 
 
-class _Candidates:
-    """Configurations drawn at random, each a function of seed, trial number and parameter name."""
-
-    def __init__(self, space: Group, seed: int) -> None:
-        self._space = space
-        self.seed = seed
-
-    def draw(self, number: int, index: int) -> dict[str, Any]:
-        """One of the configurations drawn for a trial: its parameters, conditional ones where they exist."""
-        drawn: dict[str, Any] = {}
-        which = (f"candidate {index}",) if index else ()
-
-        def choose(name: str, node: Searched) -> Any:
-            drawn[name] = value_at(distribution(node), uniform_draw(self.seed, number, *which, name))
-            return drawn[name]
-
-        resolve(self._space, choose)
-        return drawn
-
-
-class WholeSampler(BaseSampler):
+class WholeSampler(CountedRandomSampler):
     """Chooses all parameters of a trial when the first of them is asked for, and hands them out one by one.
 
     Parameters
@@ -87,17 +67,17 @@ class WholeSampler(BaseSampler):
     space : the study's space
     seed : the study's seed
     rungs : the steps at which trials pause
-    startup_trials : trials at the first rung before the model chooses; the first candidates are taken until
-        then: those that :class:`~hms_tune.search.random_draws.CountedRandomSampler` draws
+    startup_trials : trials at the first rung before the model chooses; until then the draws are those of
+        :class:`~hms_tune.search.random_draws.CountedRandomSampler`
     """
 
     def __init__(
         self, space: Group, seed: int, rungs: tuple[int, ...], *, startup_trials: int = STARTUP_TRIALS
     ) -> None:
+        super().__init__(seed)
         self._space = space
         self._rungs = rungs
         self._startup_trials = startup_trials
-        self._candidates = _Candidates(space, seed)
         self._chosen: dict[int, dict[str, Any]] = {}
 
     def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
@@ -107,22 +87,22 @@ class WholeSampler(BaseSampler):
     def choose(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The parameters of the trial with this number."""
         seen = sum(trial.step >= self._rungs[0] for trial in trials)
-        explores = uniform_draw(self._candidates.seed, number, "explore") < RANDOM_SHARE
+        explores = uniform_draw(self._seed, number, "explore") < RANDOM_SHARE
         if seen < self._startup_trials or explores:
-            return self._candidates.draw(number, 0)
+            return self.candidate(number, 0)
         return self.model(number, trials)
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Nothing: which parameters a trial has depends on its choices."""
-        return {}
+    def candidate(self, number: int, index: int) -> dict[str, Any]:
+        """One of the configurations drawn for a trial: its parameters, conditional ones where they exist."""
+        drawn: dict[str, Any] = {}
+        which = (f"candidate {index}",) if index else ()
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Nothing: parameters are chosen together, but handed out one by one."""
-        return {}
+        def choose(name: str, node: Searched) -> Any:
+            drawn[name] = value_at(distribution(node), uniform_draw(self._seed, number, *which, name))
+            return drawn[name]
+
+        resolve(self._space, choose)
+        return drawn
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -134,7 +114,7 @@ class WholeSampler(BaseSampler):
         if param_name in chosen:
             return chosen[param_name]
         # Only where a value was fixed by whoever enqueued the trial, which led to another branch.
-        return value_at(param_distribution, uniform_draw(self._candidates.seed, trial.number, param_name))
+        return super().sample_independent(study, trial, param_name, param_distribution)
 
 
 class LearningCurveSampler(WholeSampler):
@@ -159,7 +139,7 @@ class LearningCurveSampler(WholeSampler):
 
     def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The most promising of the candidates."""
-        candidates = [self._candidates.draw(number, index) for index in range(self._count)]
+        candidates = [self.candidate(number, index) for index in range(self._count)]
         gains = self._surrogate.fit(trials).expected_improvement(candidates)
         return candidates[int(gains.argmax())]
 

@@ -158,7 +158,7 @@ def fold_of_step(step: int, study_file: StudyFile) -> int:
 
 
 def rule_text(study_file: StudyFile) -> str:
-    """By what rule trials are paused or given up: ``promotion at epochs 2, 4 and 9 of 45``."""
+    """By what rule trials are paused or given up: ``promotion after 2, 4, 9 of 45 epochs, one in 4``."""
     search = study_file.search
     if not isinstance(search.scheduler, PromotionScheduler):
         return f"pruner {search.pruner.name}"
