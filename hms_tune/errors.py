@@ -34,36 +34,36 @@ from os import PathLike
 
 
 class HmsTuneError(Exception):
-    """An error with a mend.
+    """An error with a hint.
 
     Parameters
     ----------
     what : what happened, one clause
     where : the file, column, study or trial it happened in
-    mend : what to do next
+    hint : what to do next
     """
 
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: str | PathLike[str] | None = None, mend: str | None = None
+        self, what: str, *, where: str | PathLike[str] | None = None, hint: str | None = None
     ) -> None:
         super().__init__(what)
         self.what = what
         self.where = None if where is None else str(where)
-        self.mend = mend
+        self.hint = hint
 
     def __str__(self) -> str:
         text = self.what if self.where is None else f"{self.where}: {self.what}"
-        return text if self.mend is None else f"{text}. {self.mend}"
+        return text if self.hint is None else f"{text}. {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.where, self.mend)
+        return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
-def _rebuild(kind: type[HmsTuneError], what: str, where: str | None, mend: str | None) -> HmsTuneError:
+def _rebuild(kind: type[HmsTuneError], what: str, where: str | None, hint: str | None) -> HmsTuneError:
     """Unpickle an error that crossed a process boundary."""
-    return kind(what, where=where, mend=mend)
+    return kind(what, where=where, hint=hint)
 
 
 class UsageError(HmsTuneError):
@@ -125,10 +125,10 @@ class MemoryPlanError(TrainingError):
         what: str,
         *,
         where: str | PathLike[str] | None = None,
-        mend: str | None = None,
+        hint: str | None = None,
         excess: float = 1.0,
     ) -> None:
-        super().__init__(what, where=where, mend=mend)
+        super().__init__(what, where=where, hint=hint)
         self.excess = excess
 
 

@@ -58,7 +58,7 @@ def train(config: TrialConfig, directory: Path) -> Iterator[Event]:
     """The best learning rate is 0.01; beyond 0.3 the data is said to be damaged."""
     distance = abs(float(np.log10(config.training.learning_rate)) + 2.0) / 3.0
     if config.training.learning_rate > 0.3:
-        raise DataError("a file is missing", where="train_eegs/1.parquet", mend="Run hms-tune data check")
+        raise DataError("a file is missing", where="train_eegs/1.parquet", hint="Run hms-tune data check")
     out_of_fold = predictions(distance)
     kl = kl_divergence(out_of_fold.targets, out_of_fold.probabilities)
     for fold in range(FOLDS):

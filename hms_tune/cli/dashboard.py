@@ -39,7 +39,7 @@ def dashboard(
     check_exposure(host, asked)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    # Of a conditional parameter that few trials have; nobody can mend that, and each page would say it.
+    # Of a conditional parameter that few trials have; nobody can fix that, and each page would say it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
     with opened(storage, to="change" if writable else "serve") as database, suppress(KeyboardInterrupt):
         serve_dashboard(

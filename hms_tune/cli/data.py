@@ -59,8 +59,8 @@ def download(
         with _Bars() as watch:
             competition = download_competition(root, from_zip=from_zip, force=force, watch=watch)
     except KeyboardInterrupt:
-        mend = "Run the same command again; it goes on from there"
-        raise DownloadError("the download was interrupted", where=root, mend=mend) from None
+        hint = "Run the same command again; it goes on from there"
+        raise DownloadError("the download was interrupted", where=root, hint=hint) from None
     typer.echo(str(competition.root))
     typer.echo(f"next: hms-tune data check {root}", err=True)
 

@@ -36,8 +36,8 @@ def show(
     from hms_tune.reports.window_page import show as draw
 
     if out is None and html is None:
-        mend = "Name a picture with --out x.png, or a page with --html x.html."
-        raise UsageError("nothing to write", mend=mend)
+        hint = "Name a picture with --out x.png, or a page with --html x.html."
+        raise UsageError("nothing to write", hint=hint)
     for written in draw(root, eeg_id, offset=offset, out=out, html=html):
         typer.echo(str(written))
 

@@ -77,11 +77,11 @@ class Demo:
                 raise UsageError(
                     "holds a demo of another size",
                     where=self.folder,
-                    mend="Remove it, or choose another --dir",
+                    hint="Remove it, or choose another --dir",
                 )
             return
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UsageError("is not a demo's folder", where=self.folder, mend="Choose another --dir")
+            raise UsageError("is not a demo's folder", where=self.folder, hint="Choose another --dir")
         self.folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(json.dumps(size) + "\n")
 
@@ -154,7 +154,7 @@ def _refuse_unfinished(plan: Demo) -> None:
     left = plan.trials - sum(trials[state] for state in ENDED)
     if left > 0:
         raise HmsTuneError(
-            f"stopped with {left} trials left", where=plan.folder, mend="Run the same command to go on"
+            f"stopped with {left} trials left", where=plan.folder, hint="Run the same command to go on"
         )
 
 

@@ -44,7 +44,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what is installed, reachable and writable, with the mend for each. Exit code 1 at a failure."""
+    """Say what is installed, reachable and writable, with a hint for each. Exit code 1 at a failure."""
     checks = list(examine(Settings.from_environment(), storage=storage, data=data))
     if as_json:
         typer.echo(render.as_json(checks))
@@ -60,7 +60,7 @@ def check_table(checks: Sequence[Check]) -> Table:
     table = render.plain_table("", "what", "finding", "what to do")
     for check in checks:
         state = Text(check.state, style=styles[check.state])
-        table.add_row(state, check.name, Text(check.detail), Text(check.mend or ""))
+        table.add_row(state, check.name, Text(check.detail), Text(check.hint or ""))
     return table
 
 
@@ -72,12 +72,12 @@ FULL_DISK_GB = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. ``mend`` says what to do, unless all is well."""
+    """One finding. ``hint`` says what to do, unless all is well."""
 
     name: str
     state: Literal["ok", "warn", "fail"]
     detail: str
-    mend: str | None = None
+    hint: str | None = None
 
 
 def examine(settings: Settings, *, storage: str | None = None, data: Path | None = None) -> Iterator[Check]:
@@ -115,11 +115,11 @@ def _packages() -> Iterator[Check]:
 def package_check(requirement: Requirement) -> Check:
     """Whether a package is installed in a version that this one works with."""
     version = _version(requirement.name)
-    mend = f"Run pip install '{requirement.name}{requirement.specifier}'"
+    hint = f"Run pip install '{requirement.name}{requirement.specifier}'"
     if version is None:
-        return Check(requirement.name, "fail", "not installed", mend)
+        return Check(requirement.name, "fail", "not installed", hint)
     if not requirement.specifier.contains(version, prereleases=True):
-        return Check(requirement.name, "fail", f"{version}, needs {requirement.specifier}", mend)
+        return Check(requirement.name, "fail", f"{version}, needs {requirement.specifier}", hint)
     return Check(requirement.name, "ok", version)
 
 
@@ -174,8 +174,8 @@ def database_check(detail: str, *, host: str, encrypted: bool) -> Check:
     """A database beyond this machine should be reached over TLS. ``host``: a name, or a socket's path."""
     if encrypted or host.startswith("/") or is_loopback(host):
         return Check("database", "ok", detail)
-    mend = "Add ?sslmode=verify-full&sslrootcert=FILE to the URL (docs/fleet.md)"
-    return Check("database", "warn", f"{detail}, not encrypted", mend)
+    hint = "Add ?sslmode=verify-full&sslrootcert=FILE to the URL (docs/fleet.md)"
+    return Check("database", "warn", f"{detail}, not encrypted", hint)
 
 
 def _data(root: Path | None) -> Check:
@@ -195,19 +195,19 @@ def _wandb() -> Check:
     except Exception as error:  # W&B raises of many kinds where it cannot read its own configuration
         logger.debug("W&B cannot be asked", exc_info=True)
         reason = " ".join(str(error).split())
-        return Check("wandb", "warn", f"{version}, no runs: {reason}", "Mend W&B's variable or settings file")
+        return Check("wandb", "warn", f"{version}, no runs: {reason}", "Fix W&B's variable or settings file")
     if account.mode == "online":
         return Check("wandb", "ok", f"{version}, runs are sent to {account.host}")
     kept = "no runs are written" if account.mode == "off" else "runs stay on disk"
-    return Check("wandb", "warn", f"{version}, {account.reason}: {kept}", account.mend)
+    return Check("wandb", "warn", f"{version}, {account.reason}: {kept}", account.hint)
 
 
 def _onnx() -> Check:
     checks = [package_check(requirement) for requirement in _requirements("onnx")]
     missing = [f"{check.name} {check.detail}" for check in checks if check.state != "ok"]
     if missing:
-        mend = "Run pip install 'hms-tune[onnx]'"
-        return Check("onnx", "warn", f"{', '.join(missing)}: bundles get no model.onnx", mend)
+        hint = "Run pip install 'hms-tune[onnx]'"
+        return Check("onnx", "warn", f"{', '.join(missing)}: bundles get no model.onnx", hint)
     return Check("onnx", "ok", ", ".join(f"{check.name} {check.detail}" for check in checks))
 
 
@@ -228,4 +228,4 @@ def _home(home: Path) -> Check:
 
 def _failed(name: str, error: HmsTuneError) -> Check:
     where = "" if error.where is None else f"{error.where}: "
-    return Check(name, "fail", f"{where}{error.what}", error.mend)
+    return Check(name, "fail", f"{where}{error.what}", error.hint)

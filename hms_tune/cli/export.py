@@ -61,7 +61,7 @@ def export_best(
 
     if not STUDY_NAME.fullmatch(study):
         raise UsageError(
-            f"{json.dumps(study)} is no study name", mend="hms-tune study list names those there are"
+            f"{json.dumps(study)} is no study name", hint="hms-tune study list names those there are"
         )
     settings = Settings.from_environment()
     resolve_device(device)

@@ -35,6 +35,6 @@ def _receivers(study_file: StudyFile) -> Receivers:
         raise UsageError(
             "nobody is told anything",
             where=study_file.source,
-            mend="Set HMS_TUNE_WEBHOOK, or write tracking: {notify: {webhook: URL}} or a command",
+            hint="Set HMS_TUNE_WEBHOOK, or write tracking: {notify: {webhook: URL}} or a command",
         )
     return receivers

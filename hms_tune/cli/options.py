@@ -23,7 +23,7 @@ def refuse_password(option: str, instead: str) -> None:
         "a password stands on the command line: every user of this machine can read it in the list of "
         "processes, and the shell keeps it",
         where=option,
-        mend=instead,
+        hint=instead,
     )
 
 
@@ -66,7 +66,7 @@ def data_root(given: Path | None, study_file: StudyFile, settings: Settings) -> 
     root = given or study_file.data_root or settings.data
     if root is None:
         raise UsageError(
-            "no competition folder is named", mend="Give --data ROOT, set HMS_TUNE_DATA, or write data.root"
+            "no competition folder is named", hint="Give --data ROOT, set HMS_TUNE_DATA, or write data.root"
         )
     return root
 

@@ -223,7 +223,7 @@ def enqueue(
     for text in [*(params or []), *(values or [])]:
         given |= parse_params(text)
     if not given:
-        raise UsageError("nothing to try", where="--params", mend="For example --params model.dropout=0.1")
+        raise UsageError("nothing to try", where="--params", hint="For example --params model.dropout=0.1")
     study = study_name(name)
     with opened(storage) as database:
         taken, before = enqueue(database, study, given)
@@ -246,12 +246,12 @@ def parse_params(text: str) -> dict[str, str]:
             raise UsageError(
                 f"this is no JSON: {error}",
                 where="--params",
-                mend="For example '{\"model.dropout\": 0.1}', in single quotes",
+                hint="For example '{\"model.dropout\": 0.1}', in single quotes",
             ) from None
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"{text!r} is not KEY=VALUE", where="--params", mend="For example model.dropout=0.1")
+        raise UsageError(f"{text!r} is not KEY=VALUE", where="--params", hint="For example model.dropout=0.1")
     return {key.strip(): value}
 
 
@@ -270,7 +270,7 @@ def delete(
         raise UsageError(
             "deleting cannot be undone",
             where=f"study {study}",
-            mend=f"Say so: hms-tune study delete {study} --yes",
+            hint=f"Say so: hms-tune study delete {study} --yes",
         )
     settings = Settings.from_environment()
     with opened(storage) as database:

@@ -103,6 +103,6 @@ def parse_slots(text: str) -> int | Literal["auto"]:
         return "auto"
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(
-            f'"{text}" is no number of slots', where="--slots-per-device", mend="Give 1, 2, … or auto"
+            f'"{text}" is no number of slots', where="--slots-per-device", hint="Give 1, 2, … or auto"
         )
     return int(text)

@@ -34,5 +34,5 @@ def parse_acceleration(text: str) -> Acceleration:
     """
     names = get_args(Acceleration)
     if text not in names:
-        raise UsageError(f"unknown way to run steps: {text!r}", mend=f"Use one of {', '.join(names)}")
+        raise UsageError(f"unknown way to run steps: {text!r}", hint=f"Use one of {', '.join(names)}")
     return cast(Acceleration, text)

@@ -131,7 +131,7 @@ class ConfigReader:
         if entries is not None:
             takes = "a value or a range" if self.searchable else "one value"
             self.source.fail(
-                f"{name} takes {takes}, not a mapping", located.line, _range_mend(self.searchable)
+                f"{name} takes {takes}, not a mapping", located.line, _range_hint(self.searchable)
             )
         return Fixed(self._leaf(located, field, name))
 
@@ -162,9 +162,9 @@ class ConfigReader:
             rest = {key: child for key, child in entries.items() if key != field.discriminator}
             located = Located(rest, located.line)
         if not isinstance(chosen, str):
-            mend = f"Write {name}: {{choices: [{', '.join(variants)}]}} to search over them"
+            hint = f"Write {name}: {{choices: [{', '.join(variants)}]}} to search over them"
             self.source.fail(
-                f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, mend
+                f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, hint
             )
         if chosen not in variants:
             self.source.fail(
@@ -248,7 +248,7 @@ class ConfigReader:
         return Choices(tuple(branches))
 
 
-def _range_mend(searchable: bool) -> str:
+def _range_hint(searchable: bool) -> str:
     if searchable:
         return "A range is {low: …, high: …} or {choices: […]}"
     return "Only data, input, augmentation, model and training hold ranges"

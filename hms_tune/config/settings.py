@@ -94,7 +94,7 @@ def _own_home() -> Path:
         raise UsageError(
             "this user has no home folder",
             where="HMS_TUNE_HOME",
-            mend="Set it to a folder of your own: the database, checkpoints and caches lie there",
+            hint="Set it to a folder of your own: the database, checkpoints and caches lie there",
         ) from error
 
 
@@ -107,6 +107,6 @@ def _seconds(name: str, value: str | None, default: float, *, least: float) -> f
         seconds = math.nan
     if not least <= seconds < math.inf:
         raise UsageError(
-            f'"{value}" is no number of seconds', where=name, mend=f"Give at least {least:g}, for example 60"
+            f'"{value}" is no number of seconds', where=name, hint=f"Give at least {least:g}, for example 60"
         )
     return seconds

@@ -106,7 +106,7 @@ class StudyFile:
         if not known:
             raise ConfigError(
                 "the stored study file is of another version of hms-tune",
-                mend="Use the version of hms-tune that the study was started with",
+                hint="Use the version of hms-tune that the study was started with",
             )
         return cls.parse(fields["text"], str(fields.get("source", "the stored study file")))
 
@@ -163,7 +163,7 @@ def _without_root(located: Located, source: Source) -> tuple[Path | None, Locate
 
 def _study_name(located: Located | None, source: Source) -> str:
     if located is None:
-        source.fail("the study file needs the key study", mend="Give the study a name: study: effnet")
+        source.fail("the study file needs the key study", hint="Give the study a name: study: effnet")
     if not isinstance(located.value, str) or not STUDY_NAME.fullmatch(located.value):
         source.fail(
             f"study name {json.dumps(located.plain())} is refused",
@@ -231,22 +231,22 @@ def load_study_file(name_or_path: str | Path, settings: Settings | None = None) 
     if name.endswith(SUFFIXES):
         path = Path(name)
         if not path.is_file():
-            raise UnknownStudyError("no such study file", where=name, mend=_known(path.stem, settings))
+            raise UnknownStudyError("no such study file", where=name, hint=_known(path.stem, settings))
         return StudyFile.parse(_read_text(path), name)
     if not STUDY_NAME.fullmatch(name):
         raise ConfigError(
             f"{json.dumps(name)} is no study name",
-            mend="Use 1 to 63 lower-case letters, digits and hyphens, or a path that ends in .yaml",
+            hint="Use 1 to 63 lower-case letters, digits and hyphens, or a path that ends in .yaml",
         )
     found = available_studies(settings).get(name)
     if found is None:
-        raise UnknownStudyError(f'no study file "{name}"', mend=_known(name, settings))
+        raise UnknownStudyError(f'no study file "{name}"', hint=_known(name, settings))
     study_file = StudyFile.parse(_read_text(found), _shown(found))
     if study_file.study != name:
         raise ConfigError(
             f'holds the study "{study_file.study}", not "{name}"',
             where=_shown(found),
-            mend="Give the file and its study the same name, or pass the path",
+            hint="Give the file and its study the same name, or pass the path",
         )
     return study_file
 

@@ -35,7 +35,7 @@ def check_webhook(address: str | None, text: str, source: str) -> None:
         raise ConfigError(
             "tracking.notify.webhook must be an http:// or https:// address",
             where=source,
-            mend=f"Write it on one line, without escapes, or set {VARIABLE} instead",
+            hint=f"Write it on one line, without escapes, or set {VARIABLE} instead",
         )
 
 

@@ -52,13 +52,13 @@ class Source:
 
     name: str
 
-    def fail(self, what: str, line: int | None = None, mend: str | None = None) -> NoReturn:
+    def fail(self, what: str, line: int | None = None, hint: str | None = None) -> NoReturn:
         """Raise the :class:`~hms_tune.errors.ConfigError` of this line."""
-        raise self.error(what, line, mend)
+        raise self.error(what, line, hint)
 
-    def error(self, what: str, line: int | None = None, mend: str | None = None) -> ConfigError:
+    def error(self, what: str, line: int | None = None, hint: str | None = None) -> ConfigError:
         """The :class:`~hms_tune.errors.ConfigError` of this line."""
-        return ConfigError(what, where=self.name if line is None else f"{self.name}:{line}", mend=mend)
+        return ConfigError(what, where=self.name if line is None else f"{self.name}:{line}", hint=hint)
 
     def check_keys(
         self, located: Located, known: Iterator[str] | list[str], place: str

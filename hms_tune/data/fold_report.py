@@ -105,7 +105,7 @@ def refuse_leaks(labels: Labels, folds: NDArray[np.int64]) -> None:
             raise DataError(
                 f"patient {patient} is {' and '.join(names)} of repeat {repeat}",
                 where="train.csv, column patient_id",
-                mend="Every patient must be on one side of a split: assign the folds by patient.",
+                hint="Every patient must be on one side of a split: assign the folds by patient.",
             )
 
 

@@ -67,7 +67,7 @@ def _searched_rows(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
         raise DataError(
             f"{remaining} patient{'s'[: remaining != 1]} cannot fill {config.folds} folds{outside}",
             where="train.csv, column patient_id",
-            mend="Lower data.folds or data.holdout, or add patients: a patient is never on both sides.",
+            hint="Lower data.folds or data.holdout, or add patients: a patient is never on both sides.",
         )
     searched = np.flatnonzero(~np.isin(labels.patient_id, held_out))
     return searched[np.lexsort((labels.eeg_offset_seconds[searched], labels.eeg_id[searched]))]
@@ -105,13 +105,13 @@ def _split(
         raise DataError(
             f"the rows cannot be split into {config.folds} stratified folds: {error}",
             where="train.csv",
-            mend="Lower data.folds, or set data.fold_scheme to group_k_fold.",
+            hint="Lower data.folds, or set data.fold_scheme to group_k_fold.",
         ) from error
     empty = [fold for fold, rows in enumerate(validation) if not len(rows)]
     if empty:
         raise DataError(
             f"fold {empty[0]} of {config.folds} would have no rows",
             where="train.csv, column patient_id",
-            mend="Lower data.folds, or set data.fold_scheme to group_k_fold.",
+            hint="Lower data.folds, or set data.fold_scheme to group_k_fold.",
         )
     return validation

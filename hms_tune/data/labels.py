@@ -117,7 +117,7 @@ def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) 
         raise DataError(
             f"no window has {min_votes} or more votes; the most is {int(train[votes].sum(axis=1).max())}",
             where="train.csv",
-            mend="Lower data.min_votes.",
+            hint="Lower data.min_votes.",
         )
     table = table.sort_values(["eeg_id", "eeg_label_offset_seconds", "eeg_sub_id"], kind="stable")
     keys = {"eeg": ["eeg_id"], "vote_vector": ["eeg_id", *votes], "row": ["eeg_id", "eeg_sub_id"]}[rows]

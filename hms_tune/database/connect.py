@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from hms_tune.database import schema
 from hms_tune.database.connection.connections import Connect, connector
-from hms_tune.database.connection.refusals import clause_of, mend_of
+from hms_tune.database.connection.refusals import clause_of, hint_of
 from hms_tune.database.connection.retry import Caller, Patience, passes, through_outages
 from hms_tune.database.connection.sqlstates import refuse_writing, renew_connections, state_of
 from hms_tune.database.connection.url import DRIVER, parse_address, redacted
@@ -220,14 +220,14 @@ def _ping_after_rest(engine: Engine) -> None:
 
 @contextmanager
 def errors_told(url: URL, connect: Connect, use: Use = "work") -> Iterator[None]:
-    """Turn what a database that cannot be used raises into what a person can mend, without its secrets."""
+    """Turn what a database that cannot be used raises into what a person can fix, without its secrets."""
     try:
         yield
     except (psycopg2.Error, DBAPIError, StorageInternalError) as error:
         raise _unusable(error, url, connect, use) from None
     except RuntimeError as error:  # another Optuna's schema; it knows whether an older or a newer one's
-        what, _, mend = str(error).partition(". ")
-        raise StorageError(what, where=redacted(url), mend=mend.rstrip(".")) from error
+        what, _, hint = str(error).partition(". ")
+        raise StorageError(what, where=redacted(url), hint=hint.rstrip(".")) from error
 
 
 def open_patiently(url: str, patience: Patience) -> Storage:
@@ -260,7 +260,7 @@ def _check_encoding(connection: Connection, where: str) -> None:
         raise StorageError(
             f"the database's encoding is {encoding}, which cannot hold every letter that a trial may tell",
             where=where,
-            mend="Make one that can: CREATE DATABASE hms_tune TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'",
+            hint="Make one that can: CREATE DATABASE hms_tune TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'",
         )
 
 
@@ -280,7 +280,7 @@ def _prepare(connect: Connect, url: URL) -> None:
             raise StorageError(
                 "the database user may not make hms-tune's tables",
                 where=redacted(url),
-                mend="; ".join(grants),
+                hint="; ".join(grants),
             )
         settle_schemas(connection, redacted(url))
         models.BaseModel.metadata.create_all(connection)
@@ -309,8 +309,8 @@ def missing_rights_told(url: URL, use: Use) -> Iterator[None]:
 
 def _unusable(error: BaseException, url: URL, connect: Connect, use: Use) -> StorageError:
     kind = StorageAwayError if passes(error) else StorageError
-    mend = mend_of(error)
+    hint = hint_of(error)
     if state_of(error) == INSUFFICIENT_PRIVILEGE:
         with alone(connect).connect() as connection:
-            mend = "; ".join(missing_grants(connection, use)) or mend
-    return kind(clause_of(error), where=redacted(url), mend=mend)
+            hint = "; ".join(missing_grants(connection, use)) or hint
+    return kind(clause_of(error), where=redacted(url), hint=hint)

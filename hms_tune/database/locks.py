@@ -52,7 +52,7 @@ def lock_setup(connection: Connection) -> None:
         raise StorageError(
             f"another session has held hms-tune's set-up lock for more than {SETUP_S} s",
             where=f"advisory lock {int(Lock.SETUP)}",
-            mend="See who in pg_locks and pg_stat_activity, end it with pg_terminate_backend(pid), and let "
+            hint="See who in pg_locks and pg_stat_activity, end it with pg_terminate_backend(pid), and let "
             "nobody connect whom you do not trust (REVOKE CONNECT ON DATABASE … FROM PUBLIC)",
         ) from None
     connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))

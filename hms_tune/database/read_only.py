@@ -50,7 +50,7 @@ def open_to_read(url: URL | str) -> Storage:
             grants = missing_grants(connection, "read")
             if grants:
                 raise StorageError(
-                    "the database user may not read the studies", where=where, mend="; ".join(grants)
+                    "the database user may not read the studies", where=where, hint="; ".join(grants)
                 )
             if not is_settled(connection):
                 _explain_unsettled(connection, where)
@@ -64,7 +64,7 @@ def empty_database(where: str) -> EmptyDatabaseError:
     return EmptyDatabaseError(
         "hms-tune has no studies in this database yet",
         where=where,
-        mend="The first worker makes its tables: hms-tune worker --study NAME",
+        hint="The first worker makes its tables: hms-tune worker --study NAME",
     )
 
 
@@ -75,15 +75,15 @@ def _explain_unsettled(connection: Connection, where: str) -> None:
     except InternalError as error:
         if not isinstance(error.orig, ReadOnlySqlTransaction):
             raise
-        raise _to_be_mended(where) from None
+        raise _needs_repair(where) from None
     raise empty_database(where)
 
 
-def _to_be_mended(where: str) -> StorageError:
+def _needs_repair(where: str) -> StorageError:
     return StorageError(
         "the tables are those of an earlier hms-tune, and who only looks changes none",
         where=where,
-        mend="Stop the workers of the earlier version and start one of this version: it brings the tables up "
+        hint="Stop the workers of the earlier version and start one of this version: it brings the tables up "
         "to date",
     )
 
@@ -126,13 +126,13 @@ def _is_empty(connect: Connect, url: URL) -> bool:
     engine = alone(connect)
     with engine.connect() as connection:
         if not is_settled(connection):
-            return True  # opened for writing, they are made, mended or explained
+            return True  # opened for writing, they are made, fixed or explained
         if schema.is_current(connection, where=redacted(url)):
             return False
     with engine.connect() as connection:
         found = connection.execute(text("SELECT to_regclass('hms_tune.studies')")).scalar()
     if found is not None:
-        raise _to_be_mended(redacted(url))
+        raise _needs_repair(redacted(url))
     return True
 
 

@@ -47,7 +47,7 @@ def is_current(connection: Connection, *, where: str) -> bool:
         raise StorageError(
             f"the tables are at revision {revision}, made by a newer hms-tune; this one knows {known[0]}",
             where=where,
-            mend="Install the version that the other workers have: pip install --upgrade hms-tune",
+            hint="Install the version that the other workers have: pip install --upgrade hms-tune",
         )
     return bool(revision == known[0])
 

@@ -39,7 +39,7 @@ def is_settled(connection: Connection) -> bool:
 
 
 def settle_schemas(connection: Connection, where: str) -> None:
-    """Before tables are made: see that Optuna's and ours keep apart, and mend what can be.
+    """Before tables are made: see that Optuna's and ours keep apart, and fix what can be.
 
     Raises
     ------
@@ -51,14 +51,14 @@ def settle_schemas(connection: Connection, where: str) -> None:
         raise StorageError(
             "no schema of the search path exists",
             where=where,
-            mend=f"Create one (CREATE SCHEMA {OPTUNAS_SCHEMA}), or name one that exists: "
+            hint=f"Create one (CREATE SCHEMA {OPTUNAS_SCHEMA}), or name one that exists: "
             "?options=-csearch_path=SCHEMA",
         )
     if SCHEMA in path:
         raise StorageError(
             f"the schema {SCHEMA} is on the search path, and it is hms-tune's own",
             where=where,
-            mend=f"Name another for Optuna's tables: ?options=-csearch_path={OPTUNAS_SCHEMA}",
+            hint=f"Name another for Optuna's tables: ?options=-csearch_path={OPTUNAS_SCHEMA}",
         )
     if _exists(connection, SCHEMA, _OPTUNAS):
         raise _mixed(connection, where)
@@ -74,7 +74,7 @@ def settle_schemas(connection: Connection, where: str) -> None:
         raise StorageError(
             f"the studies are in the schema {elsewhere}, not in {path[0]}",
             where=where,
-            mend=f"Say so in the URL: ?options=-csearch_path={elsewhere} "
+            hint=f"Say so in the URL: ?options=-csearch_path={elsewhere} "
             f"(or ?options=-csearch_path={path[0]} to begin with none)",
         )
 
@@ -93,7 +93,7 @@ def _refuse_beside_others(connection: Connection, schema: str, where: str) -> No
             f"another program keeps its tables in the schema {schema} ({', '.join(others)}), and Optuna's "
             "have the same names; nothing was changed",
             where=where,
-            mend="Give hms-tune a database of its own (CREATE DATABASE hms_tune), or a schema of its own in "
+            hint="Give hms-tune a database of its own (CREATE DATABASE hms_tune), or a schema of its own in "
             "this one: CREATE SCHEMA optuna, then ?options=-csearch_path=optuna",
         )
 
@@ -101,14 +101,14 @@ def _refuse_beside_others(connection: Connection, schema: str, where: str) -> No
 def _mixed(connection: Connection, where: str) -> StorageError:
     """Optuna's tables in our schema: a study could be written only before ours came along."""
     empty = connection.execute(text(f"SELECT NOT EXISTS (SELECT FROM {SCHEMA}.studies)")).scalar_one()
-    mend = (
+    hint = (
         f"It has no study; remove it, and start again: DROP SCHEMA {SCHEMA} CASCADE"
         if empty
         else f"Give it another name, and say so in the URL: ALTER SCHEMA {SCHEMA} RENAME TO optuna, "
         "then ?options=-csearch_path=optuna"
     )
     return StorageError(
-        f"Optuna's tables are in the schema {SCHEMA}, which is hms-tune's own", where=where, mend=mend
+        f"Optuna's tables are in the schema {SCHEMA}, which is hms-tune's own", where=where, hint=hint
     )
 
 

@@ -187,8 +187,8 @@ def load_bundle(
     which = weights or ("folds" if config.weights("folds") else "full")
     names = config.weights(which)
     if not names:
-        mend = "Export with --refit full" if which == "full" else "Export the trial again"
-        raise BundleError(f"the bundle has no {which} weights", where=folder, mend=mend)
+        hint = "Export with --refit full" if which == "full" else "Export the trial again"
+        raise BundleError(f"the bundle has no {which} weights", where=folder, hint=hint)
     target = resolve_device(device)
     networks = [load_network(config.config, folder / name).to(target) for name in names]
     return Bundle(folder, config, target, networks, ImageTransform(config.config.input).to(target))
@@ -209,7 +209,7 @@ def load_network(config: TrialConfig, path: Path) -> nn.Module:
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BundleError(
-            f"the weights do not fit the model: {reason}", where=path, mend="Export the trial again"
+            f"the weights do not fit the model: {reason}", where=path, hint="Export the trial again"
         ) from error
     return network.eval()
 
@@ -218,7 +218,7 @@ def read_bundle_config(folder: Path) -> BundleConfig:
     """Read and validate ``config.json``."""
     if not folder.is_dir():
         raise BundleError(
-            "there is no such folder", where=folder, mend="Make a bundle with hms-tune export-best"
+            "there is no such folder", where=folder, hint="Make a bundle with hms-tune export-best"
         )
     path = folder / _CONFIG
     try:
@@ -230,7 +230,7 @@ def read_bundle_config(folder: Path) -> BundleConfig:
         raise BundleError(
             "is not a bundle: config.json cannot be read",
             where=folder,
-            mend="Name the folder that hms-tune export-best wrote",
+            hint="Name the folder that hms-tune export-best wrote",
         ) from error
     try:
         return BundleConfig.model_validate_json(content)
@@ -240,7 +240,7 @@ def read_bundle_config(folder: Path) -> BundleConfig:
         raise BundleError(
             f"{key or 'config.json'}: {first['msg']}",
             where=path,
-            mend=f"The bundle is damaged or written by another version than {__version__}; export it again",
+            hint=f"The bundle is damaged or written by another version than {__version__}; export it again",
         ) from error
 
 
@@ -272,8 +272,8 @@ def _check_digests(folder: Path, config: BundleConfig) -> None:
     for name, digest in config.files.items():
         path = folder / name
         if not path.is_file():
-            raise BundleError("is missing from the bundle", where=path, mend="Copy the whole folder again")
+            raise BundleError("is missing from the bundle", where=path, hint="Copy the whole folder again")
         if path.stat().st_size != config.sizes.get(name) or file_digest(path) != digest:
             raise BundleError(
-                "differs from what was exported", where=path, mend="Copy the bundle again, or export it again"
+                "differs from what was exported", where=path, hint="Copy the bundle again, or export it again"
             )

@@ -106,19 +106,19 @@ def _make_private(folder: Path) -> None:
         private_folder(folder, links=False)
     except OSError as error:
         raise UsageError(
-            f"cannot be made: {error.strerror}", where=folder, mend="Remove it, or choose another --out"
+            f"cannot be made: {error.strerror}", where=folder, hint="Remove it, or choose another --out"
         ) from error
 
 
 def check_vacant(out: Path) -> None:
     """Refuse, before any training, a place where a bundle cannot be written."""
     if os.path.lexists(out):
-        raise UsageError("already exists", where=out, mend="Choose another --out, or remove it")
+        raise UsageError("already exists", where=out, hint="Choose another --out, or remove it")
     parent = out.parent
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError("cannot be written to", where=parent, mend="Choose another --out")
+        raise UsageError("cannot be written to", where=parent, hint="Choose another --out")
 
 
 def _train(

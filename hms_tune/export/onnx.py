@@ -77,7 +77,7 @@ def export_onnx(networks: Sequence[nn.Module], loss: LossName, images: Tensor, p
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OnnxUnavailableError(
-            f"no model.onnx: {', '.join(missing)} not installed", mend="Run pip install 'hms-tune[onnx]'"
+            f"no model.onnx: {', '.join(missing)} not installed", hint="Run pip install 'hms-tune[onnx]'"
         )
     ensemble = Ensemble(networks, loss).eval()
     try:

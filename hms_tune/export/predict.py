@@ -63,7 +63,7 @@ def predict(
         raise BundleError(
             "this model reads spectrograms, and the folder has none",
             where=competition.folder(split, "spectrogram"),
-            mend="Use a bundle of a study with input.kaggle: null",
+            hint="Use a bundle of a study with input.kaggle: null",
         )
     half = Half.open(competition, split, kinds)
     probabilities = _predict_rows(bundle, half, batch_size, progress)

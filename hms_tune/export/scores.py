@@ -63,7 +63,7 @@ def read_scores(bundle: Path) -> Scores:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = {field.name: content[field.name] for field in fields(Scores)}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BundleError("the scores cannot be read", where=path, mend="Export the trial again") from error
+        raise BundleError("the scores cannot be read", where=path, hint="Export the trial again") from error
     values |= {name: tuple(values[name]) for name in ("fold_kl", "best_epochs")}
     if values["held_out_interval"] is not None:
         values["held_out_interval"] = tuple(values["held_out_interval"])

@@ -39,19 +39,19 @@ def eeg_windows(eeg: NDArray[np.floating] | None, config: InputConfig) -> Tensor
     """
     if eeg is None:
         raise SignalError(
-            "this model reads EEG", mend="Pass an array of shape (n_windows, n_times, 20) in µV"
+            "this model reads EEG", hint="Pass an array of shape (n_windows, n_times, 20) in µV"
         )
     values = np.asarray(eeg, dtype=np.float32)
     if values.ndim != 3 or values.shape[2] != N_CHANNELS:
         raise SignalError(
             f"EEG has shape {values.shape}, expected (n_windows, n_times, {N_CHANNELS})",
-            mend="Order the axes as windows, samples, channels",
+            hint="Order the axes as windows, samples, channels",
         )
     least = round(config.window_seconds * SFREQ)
     if values.shape[1] < least:
         raise SignalError(
             f"EEG windows have {values.shape[1]} samples; this model reads {least}",
-            mend=f"Cut windows of 50 s at {SFREQ:g} Hz",
+            hint=f"Cut windows of 50 s at {SFREQ:g} Hz",
         )
     start = max(0, (values.shape[1] - WINDOW_SAMPLES) // 2)
     values = values[:, start : start + WINDOW_SAMPLES]
@@ -76,7 +76,7 @@ def spectrogram_windows(spectrogram: NDArray[np.floating] | None) -> Tensor:
     if spectrogram is None:
         raise SignalError(
             "this model reads the 10-minute spectrogram",
-            mend=f"Pass an array of shape (n_windows, {WINDOW_FRAMES}, {N_BINS}) in µV²/Hz",
+            hint=f"Pass an array of shape (n_windows, {WINDOW_FRAMES}, {N_BINS}) in µV²/Hz",
         )
     values = np.asarray(spectrogram, dtype=np.float32)
     if values.ndim != 3 or values.shape[1:] != (WINDOW_FRAMES, N_BINS):

@@ -39,7 +39,7 @@ def submission_table(eeg_id: NDArray[np.int64], probabilities: NDArray[np.floati
             f"predictions have shape {values.shape}, expected ({len(eeg_id)}, {len(VOTE_COLUMNS)})"
         )
     if len(np.unique(eeg_id)) != len(eeg_id):
-        raise BundleError("an eeg_id comes twice in the rows to predict", mend="Remove the second row")
+        raise BundleError("an eeg_id comes twice in the rows to predict", hint="Remove the second row")
     sums = values.sum(axis=1, keepdims=True)
     wrong = ~np.isfinite(values).all(axis=1) | (values < 0).any(axis=1)
     wrong |= ~(np.abs(sums[:, 0] - 1.0) <= _FLOAT32_TOLERANCE)
@@ -47,7 +47,7 @@ def submission_table(eeg_id: NDArray[np.int64], probabilities: NDArray[np.floati
         raise BundleError(
             f"{int(wrong.sum())} of {len(values)} predictions are not probabilities",
             where=f"eeg_id {int(eeg_id[int(np.argmax(wrong))])}",
-            mend="Run hms-tune data check on the folder",
+            hint="Run hms-tune data check on the folder",
         )
     table = pd.DataFrame(values / sums, columns=list(VOTE_COLUMNS))
     table.insert(0, "eeg_id", np.asarray(eeg_id, dtype=np.int64))
@@ -75,8 +75,8 @@ def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArr
         table.to_csv(partial, index=False, float_format=_DIGITS)  # compressed as its ending says
         partial.replace(target)
     except OSError as error:
-        mend = "Free some room, or choose another --out"
-        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, mend=mend) from error
+        hint = "Free some room, or choose another --out"
+        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, hint=hint) from error
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -87,19 +87,19 @@ def _write_into(path: Path, table: pd.DataFrame) -> None:
         with path.open("w", newline="") as stream:
             table.to_csv(stream, index=False, float_format=_DIGITS)
     except OSError as error:
-        mend = "Choose another --out"
-        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, mend=mend) from error
+        hint = "Choose another --out"
+        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, hint=hint) from error
 
 
 def check_writable(path: Path) -> None:
     """Refuse, before any work, a place where the file cannot be written."""
     if path.is_dir():
-        raise UsageError("is a folder", where=path, mend="Name a file, such as --out submission.csv")
+        raise UsageError("is a folder", where=path, hint="Name a file, such as --out submission.csv")
     if not path.parent.is_dir():
         raise UsageError(
-            "there is no such folder", where=path.parent, mend="Create it, or choose another --out"
+            "there is no such folder", where=path.parent, hint="Create it, or choose another --out"
         )
     # A regular file is replaced by a new one beside it; anything else is written into.
     written = path if path.exists() and not path.is_file() else path.resolve().parent
     if not os.access(written, os.W_OK):
-        raise UsageError("cannot be written to", where=written, mend="Choose another --out")
+        raise UsageError("cannot be written to", where=written, hint="Choose another --out")

@@ -24,18 +24,18 @@ def resolve_device(text: str = "auto") -> torch.device:
     try:
         device = torch.device(text)
     except RuntimeError as error:
-        raise UsageError(f"unknown device {text!r}", mend="Use auto, cpu or cuda:0") from error
+        raise UsageError(f"unknown device {text!r}", hint="Use auto, cpu or cuda:0") from error
     if device.type == "cuda":
         count = torch.cuda.device_count()
         index = device.index or 0
         if index >= count:
             raise UsageError(
                 f"device {text} is not there; this machine has {count} CUDA devices",
-                mend="Use --device cpu, or run hms-tune doctor",
+                hint="Use --device cpu, or run hms-tune doctor",
             )
         return torch.device("cuda", index)
     if device.type != "cpu":
-        raise UsageError(f"device {text!r} is not supported", mend="Use auto, cpu or cuda:0")
+        raise UsageError(f"device {text!r} is not supported", hint="Use auto, cpu or cuda:0")
     return device
 
 

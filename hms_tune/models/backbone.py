@@ -44,7 +44,7 @@ def check_backbone(backbone: str) -> None:
         raise ModelError(
             f"timm has no backbone {backbone!r}",
             where="model.backbone",
-            mend=f"Did you mean {', '.join(near)}?" if near else "timm.list_models() names all of them.",
+            hint=f"Did you mean {', '.join(near)}?" if near else "timm.list_models() names all of them.",
         )
     published = map(split_model_name_tag, timm.list_pretrained(f"{name}*"))
     tags = [known_tag for known, known_tag in published if known == name and known_tag]
@@ -52,7 +52,7 @@ def check_backbone(backbone: str) -> None:
         raise ModelError(
             f"backbone {name} has no pretrained weights tagged {tag!r}",
             where="model.backbone",
-            mend=f"Leave the tag out, or use one of {', '.join(tags)}." if tags else "Leave the tag out.",
+            hint=f"Leave the tag out, or use one of {', '.join(tags)}." if tags else "Leave the tag out.",
         )
 
 
@@ -117,6 +117,6 @@ def make_backbone(backbone: str, *, weights: Path | None = None, **arguments: An
         raise ModelError(
             f"backbone {backbone} cannot be built like this ({str(error) or 'an assertion failed'})",
             where="model.backbone",
-            mend="Choose one that returns a feature map, as the resnet and efficientnet families do.",
+            hint="Choose one that returns a feature map, as the resnet and efficientnet families do.",
         ) from error
     return network

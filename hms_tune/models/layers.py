@@ -126,7 +126,7 @@ def check_depth(config: ModelConfig) -> None:
                 raise ModelError(
                     f"{config.backbone} has {depth} layer groups, not {wanted}",
                     where=f"model.{key}",
-                    mend=f"Choose 0 to {depth}; 'hms-tune model layers {config.backbone}' lists them.",
+                    hint=f"Choose 0 to {depth}; 'hms-tune model layers {config.backbone}' lists them.",
                 )
 
 

@@ -166,7 +166,7 @@ def check_single(config: ModelConfig, *, channels: int, image: tuple[int, int]) 
                 f"a batch of one image of {image[0]} x {image[1]} leaves {config.backbone} one value to "
                 f"normalize: {error}",
                 where="training.batch_size",
-                mend="Use 2 or more, or a larger image",
+                hint="Use 2 or more, or a larger image",
             ) from error
         except (NotImplementedError, RuntimeError):
             return  # it cannot be asked without computing; the first trial shows it
@@ -186,5 +186,5 @@ def check_model(config: ModelConfig) -> None:
         raise ModelError(
             f"{config.backbone} has no stochastic depth",
             where="model.drop_path",
-            mend="Set model.drop_path to 0 for this backbone.",
+            hint="Set model.drop_path to 0 for this backbone.",
         )

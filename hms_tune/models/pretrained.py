@@ -45,7 +45,7 @@ def published_weights(backbone: str) -> Path:
         raise PretrainedError(
             f"no pretrained weights of {backbone} are published as safetensors",
             where="model.pretrained",
-            mend=f"Set model.pretrained to false, or choose one of timm.list_pretrained('{backbone[:4]}*').",
+            hint=f"Set model.pretrained to false, or choose one of timm.list_pretrained('{backbone[:4]}*').",
         )
     repository, _, revision = config.hf_hub_id.partition("@")
     return _cached(repository, revision or None) or _downloaded(backbone, repository, revision or None)
@@ -69,7 +69,7 @@ def _downloaded(backbone: str, repository: str, revision: str | None) -> Path:
             raise PretrainedError(
                 f"the hub's repository {repository} has no {WEIGHTS_NAME}",
                 where=where,
-                mend="Choose another tag of the backbone, or set model.pretrained to false.",
+                hint="Choose another tag of the backbone, or set model.pretrained to false.",
             ) from error
         raise _unreachable(repository, where, error) from error
     except _HUB_ERRORS as error:
@@ -81,7 +81,7 @@ def _unreachable(repository: str, where: str, error: BaseException) -> Pretraine
     return PretrainedError(
         f"the model hub could not be reached for {repository} ({reason})",
         where=where,
-        mend=f"Download {WEIGHTS_NAME} of {repository} on a machine that reaches the hub and set"
+        hint=f"Download {WEIGHTS_NAME} of {repository} on a machine that reaches the hub and set"
         " model.pretrained to its path; or point HF_HOME at a cache that holds it; or set"
         " model.pretrained to false.",
     )
@@ -107,7 +107,7 @@ def with_published_weights(backbone: str, **arguments: Any) -> nn.Module:
         raise PretrainedError(
             f"the published weights of {backbone} do not fit it ({str(error).partition(chr(10))[0]})",
             where=path,
-            mend="Delete the file if it may be damaged, or set model.pretrained to false.",
+            hint="Delete the file if it may be damaged, or set model.pretrained to false.",
         ) from error
 
 
@@ -140,7 +140,7 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
         raise PretrainedError(
             f"the weights do not fit the backbone: {'; '.join(described)}",
             where=path,
-            mend="Use the file that belongs to model.backbone.",
+            hint="Use the file that belongs to model.backbone.",
         )
     backbone.load_state_dict(weights, strict=True)
 
@@ -150,17 +150,17 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise PretrainedError(
             f"weights are read from .safetensors files only, not {path.suffix or 'files without a suffix'}",
             where=path,
-            mend="A pickle can run code; convert one that you trust with safetensors.torch.save_file.",
+            hint="A pickle can run code; convert one that you trust with safetensors.torch.save_file.",
         )
     if not path.is_file():
         raise PretrainedError(
-            "no such file", where=path, mend="Set model.pretrained to a file, true or false."
+            "no such file", where=path, hint="Set model.pretrained to a file, true or false."
         )
     try:
         weights: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise PretrainedError(
-            f"not a readable safetensors file ({error})", where=path, mend="Download the file again."
+            f"not a readable safetensors file ({error})", where=path, hint="Download the file again."
         ) from error
     return weights
 

@@ -145,7 +145,7 @@ def _quality(found: Survey) -> list[str]:
     if by_kind:
         rows = "".join(
             f'<tr><td class="n">{len(defects):,}</td><td>{text(kind.replace("_", " "))}<br>'
-            f'<span class="faint">{text(defects[0].mend)}</span></td>'
+            f'<span class="faint">{text(defects[0].hint)}</span></td>'
             f'<td class="path">{"<br>".join(map(_place, defects[:_SHOWN_PLACES]))}</td></tr>'
             for kind, defects in sorted(by_kind.items(), key=lambda item: -len(item[1]))
         )

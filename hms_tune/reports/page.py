@@ -81,7 +81,7 @@ def write(path: Path, content: bytes) -> None:
         path.write_bytes(content)
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
-        raise DataError(what, where=path, mend="Name a writable place.") from error
+        raise DataError(what, where=path, hint="Name a writable place.") from error
 
 
 def text(value: object) -> str:

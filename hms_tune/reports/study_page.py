@@ -61,7 +61,7 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     scores = None if shown is None else read_scores(shown)
     if scores is not None and (best is None or scores.search_kl != best.value):
         raise BundleError(
-            f"is not of the best trial of {name}", where=shown, mend="Export the best trial: export-best"
+            f"is not of the best trial of {name}", where=shown, hint="Export the best trial: export-best"
         )
     return Material(study, predictions, importances(storage, name), scores)
 

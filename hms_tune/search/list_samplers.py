@@ -78,7 +78,7 @@ class GridSampler(_ListedSampler):
         if turn >= len(self._cells):
             raise UsageError(
                 f"all {len(self._cells)} cells of the grid have been tried",
-                mend="Search a larger grid in a new study, or use another sampler",
+                hint="Search a larger grid in a new study, or use another sampler",
             )
         return self._cells[turn]
 

@@ -55,7 +55,7 @@ def check_memory(study_file: StudyFile, plan: Callable[[TrialConfig], MemoryPlan
         f"no batch size of the study fits: the least that it may draw, {nearest.batch_size}, needs "
         f"{readable(nearest.required)} on {nearest.device}, and {readable(nearest.available)} are there",
         where=study_file.source,
-        mend=f"Let training.batch_size go down to {nearest.largest_batch_size}"
+        hint=f"Let training.batch_size go down to {nearest.largest_batch_size}"
         if nearest.largest_batch_size
         else "Search smaller backbones or images, lower training.test_batch_size, or use a larger device",
         excess=nearest.required / max(1, nearest.available) - 1.0,

@@ -94,7 +94,7 @@ class Reporter:
             raise NonFiniteLossError(
                 f"the validation KL is {value} at {place} of fold {fold}",
                 where=f"trial {self._trial.number}",
-                mend="A smaller learning_rate, grad_clip: 1.0 or precision: float32 usually mends it",
+                hint="A smaller learning_rate, grad_clip: 1.0 or precision: float32 usually fixes it",
             )
 
 

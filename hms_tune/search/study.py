@@ -75,7 +75,7 @@ def _adopt(study: optuna.Study, study_file: StudyFile) -> None:
         raise StorageError(
             f'a study "{study_file.study}" exists that hms-tune did not make',
             where=study_file.source,
-            mend="Give the study file another name: study: …",
+            hint="Give the study file another name: study: …",
         )
     study.set_metric_names([METRIC])
 
@@ -99,7 +99,7 @@ def stored_study_file(study: optuna.Study) -> StudyFile:
         raise ConfigError(
             f'this version of hms-tune refuses the file of the study "{study.study_name}": {error.what}',
             where=error.where,
-            mend="Use the version of hms-tune that the study was started with",
+            hint="Use the version of hms-tune that the study was started with",
         ) from error
 
 
@@ -107,7 +107,7 @@ def foreign_study(name: str) -> StorageError:
     """The error of whoever asks for more than a look at a study that another program made."""
     return StorageError(
         f'the study "{name}" was not made by hms-tune',
-        mend="It is left alone; hms-tune dashboard shows it, Optuna's own commands change it (optuna --help)",
+        hint="It is left alone; hms-tune dashboard shows it, Optuna's own commands change it (optuna --help)",
     )
 
 
@@ -141,5 +141,5 @@ def _check_same_search(study_file: StudyFile, running: StudyFile) -> None:
     raise SpaceChangedError(
         f'the study "{study_file.study}" was started with another search: {shown}',
         where=study_file.source,
-        mend=f"Undo the change, or give the file a new name for a new study: study: {study_file.study}-2",
+        hint=f"Undo the change, or give the file a new name for a new study: study: {study_file.study}-2",
     )

@@ -62,12 +62,12 @@ def _check_models(study_file: StudyFile) -> None:
             check_depth(config)
         except ModelError as error:
             where = study_file.source if error.where is None else f"{study_file.source}: {error.where}"
-            raise ConfigError(error.what, where=where, mend=error.mend) from error
+            raise ConfigError(error.what, where=where, hint=error.hint) from error
         if isinstance(config.pretrained, str) and not Path(config.pretrained).expanduser().is_file():
             raise ConfigError(
                 f"model.pretrained names no file: {config.pretrained}",
                 where=study_file.source,
-                mend="Give the path of a .safetensors file, or true for the model hub",
+                hint="Give the path of a .safetensors file, or true for the model hub",
             )
 
 
@@ -87,7 +87,7 @@ def _check_single_images(study_file: StudyFile) -> None:
                 check_single(config, channels=channels, image=image)
             except ModelError as error:
                 raise ConfigError(
-                    error.what, where=f"{study_file.source}: {error.where}", mend=error.mend
+                    error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
                 ) from error
 
 
@@ -115,7 +115,7 @@ def _cells(study_file: StudyFile) -> int | None:
     except ConfigError as error:
         if study_file.search.sampler != "grid":
             return None
-        raise ConfigError(f"sampler grid: {error.what}", where=study_file.source, mend=error.mend) from error
+        raise ConfigError(f"sampler grid: {error.what}", where=study_file.source, hint=error.hint) from error
 
 
 def _notes(study_file: StudyFile, searched: tuple[Parameter, ...], cells: int | None) -> Iterator[str]:

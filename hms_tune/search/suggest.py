@@ -113,7 +113,7 @@ def grid_size(space: Group) -> int:
     if cells > LARGEST_GRID:
         raise ConfigError(
             f"the grid has {cells:,} cells, more than {LARGEST_GRID:,}",
-            mend="Give ranges a larger step, fix some values, or use sampler: random",
+            hint="Give ranges a larger step, fix some values, or use sampler: random",
         )
     return cells
 
@@ -136,7 +136,7 @@ def _grid_values(name: str, node: Range) -> Sequence[float]:
     except ValueError:
         raise ConfigError(
             f"{name} is a continuous range, of which a grid has no cells",
-            mend=f"Give it a step or choices: {name.rpartition('.')[2]}: {{choices: […]}}",
+            hint=f"Give it a step or choices: {name.rpartition('.')[2]}: {{choices: […]}}",
         ) from None
 
 
@@ -189,12 +189,12 @@ def start_params(study_file: StudyFile) -> list[dict[str, Any]]:
             raise ConfigError(
                 f'"{text}" is not KEY=VALUE KEY=VALUE',
                 where=where,
-                mend="For example training.learning_rate=1e-3 model.dropout=0.2",
+                hint="For example training.learning_rate=1e-3 model.dropout=0.2",
             )
         try:
             found.append(params_from_config(study_file.space, {name: value for name, _, value in pairs}))
         except ConfigError as error:
-            raise ConfigError(error.what, where=where, mend=error.mend) from error
+            raise ConfigError(error.what, where=where, hint=error.hint) from error
     return found
 
 
@@ -212,7 +212,7 @@ def _typed(parameter: Parameter, text: str) -> Label:
                 return branch.label
     elif isinstance(value, int | float) and not isinstance(value, bool) and _contains(node, value):
         return float(value) if isinstance(node, FloatRange) else int(value)
-    raise ConfigError(f"{name} cannot be {text}", mend=f"It takes {describe(node)}")
+    raise ConfigError(f"{name} cannot be {text}", hint=f"It takes {describe(node)}")
 
 
 def _contains(node: Range, value: float) -> bool:

@@ -60,7 +60,7 @@ class BipolarWindow(nn.Module):
             raise SignalError(
                 f"the EEG has {eeg.shape[-1]} samples; a window of {self.n_times / SFREQ:g} s at {SFREQ:g} Hz"
                 f" needs {self.n_times}",
-                mend="Shorten window_seconds of the input's views, or leave the recording out.",
+                hint="Shorten window_seconds of the input's views, or leave the recording out.",
             )
         window = central(eeg, self.n_times)
         pairs = window.index_select(1, self.anodes)

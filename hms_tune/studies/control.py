@@ -59,8 +59,8 @@ def stop_trial(storage: Storage, name: str, number: int) -> Literal["stopping", 
     where = f"study {name}"
     match answer.kind:
         case "unknown":
-            mend = "hms-tune status names those that run"
-            raise UsageError(f"no worker ran a trial {number}", where=where, mend=mend)
+            hint = "hms-tune status names those that run"
+            raise UsageError(f"no worker ran a trial {number}", where=where, hint=hint)
         case "ended":
             raise UsageError(f"trial {number} has ended ({answer.state})", where=where)
         case "stopping" | "stopped":
@@ -111,7 +111,7 @@ def delete_study(storage: Storage, name: str) -> None:
     busy = sum(1 for worker in current.workers if worker.state == "working")
     if busy:
         raise UsageError(
-            f"{busy} workers are at it", where=f"study {name}", mend=f"Run hms-tune study stop {name} first"
+            f"{busy} workers are at it", where=f"study {name}", hint=f"Run hms-tune study stop {name} first"
         )
     with storage.transaction() as connection:
         delete_study_rows(connection, study_id)

@@ -53,7 +53,7 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
         raise UsageError(
             f"trial {trial.number} cannot be trained again: {error.what}",
             where=f"study {study}",
-            mend=f"Choose another with --trial; hms-tune study show {study} names them",
+            hint=f"Choose another with --trial; hms-tune study show {study} names them",
         ) from error
     winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
     return Choice(winner, study_file, trial.number)
@@ -64,14 +64,14 @@ def _chosen(trials: Sequence[FrozenTrial], study: str, number: int | None) -> Fr
     complete = [trial for trial in trials if trial.state == OptunaState.COMPLETE and trial.value is not None]
     if number is None:
         if not complete:
-            raise UsageError("no trial is complete yet", where=where, mend="Wait, or run more workers")
+            raise UsageError("no trial is complete yet", where=where, hint="Wait, or run more workers")
         return min(complete, key=lambda trial: (trial.value, trial.number))
     for trial in complete:
         if number in (trial_number(trial), trial.number):
             return trial
     if any(trial.number == number for trial in trials):
-        raise UsageError(f"trial {number} did not complete", where=where, mend="Choose a complete one")
-    raise UsageError(f"no trial {number}", where=where, mend=f"hms-tune study show {study} names them")
+        raise UsageError(f"trial {number} did not complete", where=where, hint="Choose a complete one")
+    raise UsageError(f"no trial {number}", where=where, hint=f"hms-tune study show {study} names them")
 
 
 def export_watched(

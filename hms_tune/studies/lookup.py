@@ -57,5 +57,5 @@ def load_study(storage: Storage, name: str) -> optuna.Study:
 
 def _unknown(name: str) -> UnknownStudyError:
     return UnknownStudyError(
-        f'no study "{name}" in the storage', mend="hms-tune study list names those there are"
+        f'no study "{name}" in the storage', hint="hms-tune study list names those there are"
     )

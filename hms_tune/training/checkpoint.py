@@ -90,7 +90,7 @@ def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Pat
         raise CheckpointError(
             f"the checkpoint cannot be written ({error.strerror or error})",
             where=path,
-            mend="Make room or set HMS_TUNE_ARTIFACTS to another place; the one before stays",
+            hint="Make room or set HMS_TUNE_ARTIFACTS to another place; the one before stays",
         ) from error
     for old in _numbered(directory)[:-_KEPT]:
         old.unlink(missing_ok=True)

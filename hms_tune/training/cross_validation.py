@@ -218,7 +218,7 @@ class CrossValidation:
             raise NonFiniteLossError(
                 f"the validation KL became {agreed.kl}",
                 where=f"fold {fold.number}, epoch {epoch}",
-                mend="Lower training.learning_rate or set training.grad_clip",
+                hint="Lower training.learning_rate or set training.grad_clip",
             )
         return agreed
 
@@ -281,7 +281,7 @@ class CrossValidation:
             raise CheckpointError(
                 "the checkpoint belongs to another trial or another data set",
                 where=directory,
-                mend="Use another directory, or remove the checkpoints in this one",
+                hint="Use another directory, or remove the checkpoints in this one",
             )
         story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
         predictions = {fold: rows.numpy() for fold, rows in state["predictions"].items()}

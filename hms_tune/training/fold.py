@@ -211,7 +211,7 @@ class FoldTraining:
             raise NonFiniteLossError(
                 f"the loss became {loss} (learning rate {self.config.training.learning_rate:g})",
                 where=f"fold {self.fold}, epoch {epoch}",
-                mend="Lower training.learning_rate or set training.grad_clip",
+                hint="Lower training.learning_rate or set training.grad_clip",
             )
 
 

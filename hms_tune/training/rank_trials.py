@@ -144,4 +144,4 @@ def _with_reasons(error: RankLostError, group: RankGroup) -> RankLostError:
     said: list[str] = []
     with suppress(RankLostError):  # a supervisor may have said so too
         said = group.last_words()
-    return RankLostError("; ".join([error.what, *said]), mend=error.mend)
+    return RankLostError("; ".join([error.what, *said]), hint=error.hint)

@@ -81,12 +81,12 @@ def _stage(
 ) -> Stage:
     if len(rows) < 2:
         of_stage = " of many votes for its second stage" if number else ""
-        mend = (
+        hint = (
             "Lower training.second_stage.min_votes, or add patients"
             if number
             else "Add patients, or lower data.folds, data.holdout, data.min_votes or training.few_votes"
         )
-        raise DataError(f"there are {len(rows)} rows{of_stage} to learn from", where=where, mend=mend)
+        raise DataError(f"there are {len(rows)} rows{of_stage} to learn from", where=where, hint=hint)
     batch_size = min(config.batch_size, len(rows))
     return Stage(number, first_epoch, epochs, torch.from_numpy(rows), batch_size, ratio)
 

@@ -65,7 +65,7 @@ class TrialData:
             raise DataError(
                 f"no validation row has {HIGH_VOTES} votes or more",
                 where="data.judged_on: high_votes",
-                mend="Judge on all_rows, lower data.folds, or add patients",
+                hint="Judge on all_rows, lower data.folds, or add patients",
             )
         return Judged(high_vote, all_rows, high_vote)
 

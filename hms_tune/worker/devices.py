@@ -21,7 +21,7 @@ def device_names(device: str) -> tuple[str, ...]:
     names = [part.strip() for part in device.split(",") if part.strip()]
     devices = _visible() if names in ([], ["auto"]) else [str(resolve_device(name)) for name in names]
     if len(set(devices)) < len(devices):
-        raise UsageError("a device is named twice", where="--device", mend="Use --slots-per-device")
+        raise UsageError("a device is named twice", where="--device", hint="Use --slots-per-device")
     return tuple(devices)
 
 
@@ -96,7 +96,7 @@ def slot_groups(
         raise UsageError(
             f"{len(names)} devices cannot be divided into groups of {ranks_per_trial}",
             where="--ranks-per-trial",
-            mend="Name devices with --device, or choose a divisor of their number",
+            hint="Name devices with --device, or choose a divisor of their number",
         )
     groups = [
         tuple(names[start : start + ranks_per_trial]) for start in range(0, len(names), ranks_per_trial)
@@ -119,7 +119,7 @@ def _one_of_many(device: str, slots_per_device: int, ranks_per_trial: int, place
         raise UsageError(
             f"torchrun has started {place.size} ranks for one slot",
             where="--slots-per-device and --ranks-per-trial",
-            mend="Leave both options out under torchrun",
+            hint="Leave both options out under torchrun",
         )
     names = [name for _, name in slot_devices(device, 1)]
     local = os.environ.get("LOCAL_RANK", "0")
@@ -129,7 +129,7 @@ def _one_of_many(device: str, slots_per_device: int, ranks_per_trial: int, place
         raise UsageError(
             f"there is no device for local rank {local}; this machine has {len(names)}",
             where="LOCAL_RANK",
-            mend="Start at most one rank for each device: torchrun --nproc-per-node",
+            hint="Start at most one rank for each device: torchrun --nproc-per-node",
         )
     name = names[int(local)]
     return f"{name.replace(':', '')}+rank{place.rank}of{place.size}", (name,)

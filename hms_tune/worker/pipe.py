@@ -52,7 +52,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class SlotFailed:
-    """The slot ends with an error that a restart would not mend."""
+    """The slot ends with an error that a restart would not fix."""
 
     error: HmsTuneError
 

@@ -43,7 +43,7 @@ class RankProcesses:
 
     Attributes
     ----------
-    error : what a rank could not mend, if anything
+    error : what a rank could not fix, if anything
     failed : whether a rank ended otherwise than dismissed
     """
 

@@ -220,7 +220,7 @@ class ConsecutiveFailures:
             raise TrainingError(
                 f"{MOST_FAILURES} trials in a row failed; the last: {self._failures[-1]}",
                 where=f"study {self._study}",
-                mend="hms-tune study show NAME --trial N prints the traceback",
+                hint="hms-tune study show NAME --trial N prints the traceback",
             )
 
     def _count_infeasible(self, result: Result) -> None:
@@ -231,5 +231,5 @@ class ConsecutiveFailures:
             raise MemoryPlanError(
                 f"{MOST_INFEASIBLE} draws in a row did not fit; the last: {result.reason}",
                 where=f"study {self._study}",
-                mend="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
+                hint="Search smaller batch sizes, images or backbones in a new study, or use a larger device",
             )

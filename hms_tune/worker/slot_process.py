@@ -44,7 +44,7 @@ def slot_main(plan: SlotPlan, pipe: Connection) -> None:
     status = 0
     try:
         _run(plan, stop, supervisor)
-    except (RankLostError, RewoundError) as error:  # a new start mends it
+    except (RankLostError, RewoundError) as error:  # a new start fixes it
         logging.getLogger(__name__).warning("Slot %s: %s", plan.slot, error)
         status = 1
     except HmsTuneError as error:

@@ -151,7 +151,7 @@ class Supervisor:
         if slot.plan.place is not None:
             self.errors.append(
                 RankLostError(
-                    f"{died}, and its ranks with it", mend="torchrun --max-restarts starts all anew"
+                    f"{died}, and its ranks with it", hint="torchrun --max-restarts starts all anew"
                 )
             )
             return
@@ -159,7 +159,7 @@ class Supervisor:
             self.errors.append(
                 TrainingError(
                     f"{died}, {deaths} times in a row",
-                    mend="Read what it said above, or the system's log; run hms-tune doctor",
+                    hint="Read what it said above, or the system's log; run hms-tune doctor",
                 )
             )
             self.ask_to_stop()

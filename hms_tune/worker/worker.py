@@ -127,7 +127,7 @@ class Worker:
         if self._own_rank.failed and not self._signals:
             raise RankLostError(
                 f"rank {place.rank} ended before its trial did",
-                mend="Read this log and the first rank's; torchrun --max-restarts starts all anew",
+                hint="Read this log and the first rank's; torchrun --max-restarts starts all anew",
             )
 
     def _work(self, devices: Sequence[SlotDevices]) -> None:

@@ -232,7 +232,7 @@ def test_an_unreachable_database_is_one_line_without_its_password(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_names_every_finding_and_its_mend(
+def test_doctor_names_every_finding_and_its_hint(
     home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     root = competition_writer(tmp_path / "hms", patients=2)
@@ -252,7 +252,7 @@ def test_doctor_names_every_finding_and_its_mend(
     }
     assert set(states) == expected | {"disk"}
     assert (states["database"], states["data"], states["torch"]) == ("ok", "ok", "ok")
-    assert all(check["mend"] for check in found if check["state"] != "ok")
+    assert all(check["hint"] for check in found if check["state"] != "ok")
 
     broken = run(home, "doctor", "--data", str(tmp_path / "absent"), "--json", code=1)
     assert [check["name"] for check in json.loads(broken.stdout) if check["state"] == "fail"] == ["data"]

@@ -17,7 +17,7 @@ from studies import ONE_TRIAL
 
 
 @pytest.mark.slow
-def test_a_slot_without_a_connection_says_at_once_why_how_long_and_what_mends_it(
+def test_a_slot_without_a_connection_says_at_once_why_how_long_and_what_fixes_it(
     home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     root = competition_writer(tmp_path / "hms", patients=8, test_recordings=1)

@@ -21,7 +21,7 @@ SUBMISSION_COLUMNS = ("eeg_id", *VOTE_COLUMNS)
 
 _MORE_PATIENTS = "Add patients: one trains, another validates, and a patient is never on both sides."
 _SUM_TOLERANCE = 1e-6
-_MEND = "It is an example and is not read; `hms-tune predict` writes a submission from test.csv."
+_HINT = "It is an example and is not read; `hms-tune predict` writes a submission from test.csv."
 _AS_SUBMISSION = {
     DefectKind.TABLE_UNREADABLE: DefectKind.SUBMISSION_UNREADABLE,
     DefectKind.TABLE_EMPTY: DefectKind.SUBMISSION_UNREADABLE,
@@ -40,8 +40,8 @@ def split_defects(train: pd.DataFrame, test: pd.DataFrame, test_path: Path) -> l
             first, count = int(shared.argmax()), test[column][shared].nunique()
             what = f"line {first + 2}: {column} {test[column].iloc[first]} stands in train.csv too"
             what += f" ({count} such {name}s)" if count > 1 else ""
-            mend = f"Take the {name} out of one half; a score on test would be too good."
-            defects.append(Defect(kind, str(test_path), column, what, mend, first + 2))
+            hint = f"Take the {name} out of one half; a score on test would be too good."
+            defects.append(Defect(kind, str(test_path), column, what, hint, first + 2))
     return defects
 
 
@@ -63,7 +63,7 @@ def submission_defects(path: Path, test: pd.DataFrame) -> list[Defect]:
             defect.file,
             defect.column,
             defect.what,
-            _MEND,
+            _HINT,
         )
         for defect in header
     ]
@@ -92,7 +92,7 @@ def _id_defects(path: Path, given: pd.Series, wanted: pd.Series) -> list[Defect]
 
 def _of_ids(path: Path, what: str, count: int, of: str, row: int | None) -> Defect:
     what += f" ({count} such {of})" if count > 1 else ""
-    return Defect(DefectKind.SUBMISSION_IDS, str(path), "eeg_id", what, _MEND, row)
+    return Defect(DefectKind.SUBMISSION_IDS, str(path), "eeg_id", what, _HINT, row)
 
 
 def _value_defects(path: Path, votes: pd.DataFrame) -> list[Defect]:
@@ -104,4 +104,4 @@ def _value_defects(path: Path, votes: pd.DataFrame) -> list[Defect]:
     line, count = int(wrong.argmax()) + 2, int(wrong.sum())
     what = f"line {line}: the six values are not probabilities that sum to 1"
     what += f" ({count} such lines)" if count > 1 else ""
-    return [Defect(DefectKind.SUBMISSION_VALUES, str(path), None, what, _MEND, line)]
+    return [Defect(DefectKind.SUBMISSION_VALUES, str(path), None, what, _HINT, line)]

@@ -56,16 +56,16 @@ def _channel_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defe
     found = []
     if (gone := np.flatnonzero(share >= NAN_SHARE)).size:
         what = f"{share[gone[0]]:.0%} of the channel is NaN"
-        mend = "NaN is read as 0; a channel without signal teaches nothing."
-        found.append(_of_channels(file, DefectKind.CHANNEL_NAN, gone, what, mend))
+        hint = "NaN is read as 0; a channel without signal teaches nothing."
+        found.append(_of_channels(file, DefectKind.CHANNEL_NAN, gone, what, hint))
     if (flat := np.flatnonzero(span < FLAT_MICROVOLTS)).size:
         what = f"the channel is flat: it spans {span[flat[0]]:.2g} µV"
-        mend = "An electrode was off, or the file is in volts; it must be in µV."
-        found.append(_of_channels(file, DefectKind.CHANNEL_FLAT, flat, what, mend))
+        hint = "An electrode was off, or the file is in volts; it must be in µV."
+        found.append(_of_channels(file, DefectKind.CHANNEL_FLAT, flat, what, hint))
     if (huge := np.flatnonzero(span > MILLIVOLT_MICROVOLTS)).size:
         what = f"the channel spans {span[huge[0]] / 1000:.1f} mV"
-        mend = "An electrode was loose, or the file is not in µV; recipes clip it."
-        found.append(_of_channels(file, DefectKind.CHANNEL_MILLIVOLT, huge, what, mend))
+        hint = "An electrode was loose, or the file is not in µV; recipes clip it."
+        found.append(_of_channels(file, DefectKind.CHANNEL_MILLIVOLT, huge, what, hint))
     return found
 
 
@@ -79,22 +79,22 @@ def _span(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _of_channels(
-    file: SignalFile, kind: DefectKind, channels: NDArray[np.int64], what: str, mend: str
+    file: SignalFile, kind: DefectKind, channels: NDArray[np.int64], what: str, hint: str
 ) -> Defect:
     names = [EEG_COLUMNS[channel] for channel in channels]
     if len(names) > 1:
         what += f" (and {len(names) - 1} more: {', '.join(names[1:])})"
-    return file.defect(kind, what, mend, names[0])
+    return file.defect(kind, what, hint, names[0])
 
 
 def _time_defects(file: SignalFile) -> list[Defect]:
     """Frames are addressed by number, so their times must be 1, 3, 5, … s."""
     with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         column = pq.read_table(stream, columns=[TIME_COLUMN], use_threads=False)[TIME_COLUMN]
-    mend = f"Frame n must stand at {FRAME_SECONDS}·n + 1 s; restore the file, or the labels point elsewhere."
+    hint = f"Frame n must stand at {FRAME_SECONDS}·n + 1 s; restore the file, or the labels point elsewhere."
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         what = f"the type is {column.type}, not a number of seconds"
-        return [file.defect(DefectKind.TIME_STEP, what, mend, TIME_COLUMN)]
+        return [file.defect(DefectKind.TIME_STEP, what, hint, TIME_COLUMN)]
     times = column.to_numpy().astype(np.float64)
     wanted = FRAME_SECONDS * np.arange(len(times)) + FRAME_SECONDS / 2
     wrong = ~(times == wanted)
@@ -103,4 +103,4 @@ def _time_defects(file: SignalFile) -> list[Defect]:
     row, count = int(wrong.argmax()), int(wrong.sum())
     what = f"row {row} is at {times[row]:g} s, not {wanted[row]:g} s"
     what += f" ({count} such rows)" if count > 1 else ""
-    return [file.defect(DefectKind.TIME_STEP, what, mend, TIME_COLUMN, row)]
+    return [file.defect(DefectKind.TIME_STEP, what, hint, TIME_COLUMN, row)]

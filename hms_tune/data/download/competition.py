@@ -82,7 +82,7 @@ def download(
     root, watch = Path(root).resolve(), watch or Watch()
     _refuse_occupied(root, force)
     if from_zip is not None and not from_zip.is_file():
-        raise DownloadError("there is no such archive", where=from_zip, mend="Check the path")
+        raise DownloadError("there is no such archive", where=from_zip, hint="Check the path")
     partial = root.with_name(root.name + ".partial")
     with _locked(root, partial):
         _refuse_occupied(root, force)  # another download may just have finished
@@ -98,19 +98,19 @@ def _refuse_occupied(root: Path, force: bool) -> None:
     if not root.exists():
         return
     if not root.is_dir():
-        raise DownloadError("a file is there", where=root, mend="Name a folder")
+        raise DownloadError("a file is there", where=root, hint="Name a folder")
     if os.path.ismount(root):
         what = "this is the top of a disk or volume, which cannot be put in place at once"
-        raise DownloadError(what, where=root, mend="Name a folder inside it")
+        raise DownloadError(what, where=root, hint="Name a folder inside it")
     names = sorted(entry.name for entry in root.iterdir())
     if not names:
         return
     if not force:
-        mend = "Check it with `hms-tune data check`, name another folder, or replace it with --force"
-        raise DownloadError("the folder is there already and is not empty", where=root, mend=mend)
+        hint = "Check it with `hms-tune data check`, name another folder, or replace it with --force"
+        raise DownloadError("the folder is there already and is not empty", where=root, hint=hint)
     if strange := [name for name in names if name not in _REPLACEABLE]:
         what = f"the folder holds {strange[0]}, which is no part of a competition"
-        raise DownloadError(what, where=root, mend="Move it elsewhere; --force would remove it")
+        raise DownloadError(what, where=root, hint="Move it elsewhere; --force would remove it")
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def _locked(root: Path, partial: Path) -> Iterator[None]:
             yield
     except OSError as error:
         what = f"cannot be written: {error.strerror or error}"
-        raise DownloadError(what, where=root, mend="Name a writable place with enough room") from error
+        raise DownloadError(what, where=root, hint="Name a writable place with enough room") from error
     finally:
         for folder in [partial, *made]:
             with suppress(OSError):

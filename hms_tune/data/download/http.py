@@ -103,8 +103,8 @@ def fetch(
             _logger.info("the connection broke at %s; trying again in %.0f s", size(_length(path)), pause)
             sleep(pause)
         except OSError as error:
-            mend = "Free some room or mend the disk, and run the same command again"
-            raise DownloadError(error.strerror or str(error), where=path, mend=mend) from error
+            hint = "Free some room or fix the disk, and run the same command again"
+            raise DownloadError(error.strerror or str(error), where=path, hint=hint) from error
 
 
 def _go_on(
@@ -145,7 +145,7 @@ def _whole_of(response: Response) -> _Whole:
     if not length.isdecimal():
         raise DownloadError(
             "the server does not say how long the archive is",
-            mend="Download it in the browser, and give it with --from-zip",
+            hint="Download it in the browser, and give it with --from-zip",
         )
     return _Whole(response.headers.get("ETag") or response.headers.get("Last-Modified"), int(length))
 
@@ -184,7 +184,7 @@ def _lost(path: Path, error: Exception) -> DownloadError:
     arrived = f" after {size(_length(path))} of {size(whole.size)}" if whole else ""
     return DownloadError(
         f"the connection to Kaggle is lost{arrived} ({type(error).__name__}: {reason})",
-        mend="Check the network and run the same command again; it goes on from there",
+        hint="Check the network and run the same command again; it goes on from there",
     )
 
 

@@ -70,7 +70,7 @@ def find_credentials() -> Credentials:
         return found
     raise DownloadError(
         "no Kaggle credentials are found",
-        mend=f'Click "Generate New Token" on {SETTINGS_PAGE}, and set KAGGLE_API_TOKEN to it or save it as '
+        hint=f'Click "Generate New Token" on {SETTINGS_PAGE}, and set KAGGLE_API_TOKEN to it or save it as '
         "~/.kaggle/access_token; or run `kaggle auth login`",
     )
 
@@ -116,7 +116,7 @@ def _sdk() -> Any:
     except ImportError as error:
         raise DownloadError(
             "Kaggle's client is not installed",
-            mend=f'pip install "hms-tune[kaggle]", or download the archive from {DATA_PAGE} '
+            hint=f'pip install "hms-tune[kaggle]", or download the archive from {DATA_PAGE} '
             "and give it with --from-zip",
         ) from error
     return kagglesdk
@@ -140,8 +140,8 @@ def _api_key() -> Credentials | None:
 
 
 def _unusable(path: Path) -> DownloadError:
-    mend = f"Save a new kaggle.json from {SETTINGS_PAGE} there, or set KAGGLE_API_TOKEN to a token instead"
-    return DownloadError('not {"username": …, "key": …}', where=path, mend=mend)
+    hint = f"Save a new kaggle.json from {SETTINGS_PAGE} there, or set KAGGLE_API_TOKEN to a token instead"
+    return DownloadError('not {"username": …, "key": …}', where=path, hint=hint)
 
 
 def _config_folder() -> Path:
@@ -167,7 +167,7 @@ def _signed_in(sdk: Any) -> Credentials | None:
             return None
         except requests.RequestException as error:
             what = f"Kaggle cannot be reached to renew the sign-in ({type(error).__name__})"
-            raise DownloadError(what, mend="Check the network and run the same command again") from error
+            raise DownloadError(what, hint="Check the network and run the same command again") from error
     return Credentials("the sign-in of `kaggle auth login`", token=token) if token else None
 
 
@@ -175,15 +175,15 @@ def _refusal(error: Any, credentials: Credentials) -> Exception:
     """What a refusal means to the person who asked; the error itself where trying again may help."""
     status, said = error.response.status_code, " ".join(str(error).split())[:200]
     if status == HTTPStatus.UNAUTHORIZED:
-        mend = f'Click "Generate New Token" on {SETTINGS_PAGE} and put it in their place'
-        return DownloadError("Kaggle does not accept the credentials", where=credentials.source, mend=mend)
+        hint = f'Click "Generate New Token" on {SETTINGS_PAGE} and put it in their place'
+        return DownloadError("Kaggle does not accept the credentials", where=credentials.source, hint=hint)
     if status == HTTPStatus.FORBIDDEN:
         return DownloadError(
             f"Kaggle does not let this account download the competition ({said})",
-            mend=f'Sign in, accept the rules on {RULES_PAGE} ("I Understand and Accept"), and run this again',
+            hint=f'Sign in, accept the rules on {RULES_PAGE} ("I Understand and Accept"), and run this again',
         )
     if status == HTTPStatus.NOT_FOUND:
-        mend = f"See {DATA_PAGE}; the archive from there can be given with --from-zip"
-        return DownloadError(f"Kaggle does not have the competition's archive ({said})", mend=mend)
+        hint = f"See {DATA_PAGE}; the archive from there can be given with --from-zip"
+        return DownloadError(f"Kaggle does not have the competition's archive ({said})", hint=hint)
     passing = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
-    return error if passing else DownloadError(f"Kaggle refuses: {said}", mend=f"See {DATA_PAGE}")
+    return error if passing else DownloadError(f"Kaggle refuses: {said}", hint=f"See {DATA_PAGE}")

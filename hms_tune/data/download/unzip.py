@@ -101,9 +101,9 @@ def unpack(
     except _DAMAGE as error:
         raise _damaged(archive, str(error)) from error
     except OSError as error:
-        mend = "Check that the archive can be read, and that the disk is writable and has room"
+        hint = "Check that the archive can be read, and that the disk is writable and has room"
         raise DownloadError(
-            error.strerror or str(error), where=error.filename or folder, mend=mend
+            error.strerror or str(error), where=error.filename or folder, hint=hint
         ) from error
 
 
@@ -181,7 +181,7 @@ def _refuse_other_content(archive: Path, entries: Sequence[_Entry]) -> None:
         raise ArchiveError(
             "it is another archive: it holds neither train.csv nor test.csv",
             where=archive,
-            mend="Name the archive of the whole competition, from its data page",
+            hint="Name the archive of the whole competition, from its data page",
         )
 
 
@@ -201,7 +201,7 @@ def refuse_full_disk(folder: Path, needed: int, why: str) -> None:
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < needed:
         what = f"{why}, and the disk has {size(free_bytes)} free"
-        raise DownloadError(what, where=folder, mend="Free some room, or name a folder on another disk")
+        raise DownloadError(what, where=folder, hint="Free some room, or name a folder on another disk")
 
 
 def size(count: float) -> str:
@@ -268,10 +268,10 @@ def _printable(name: str) -> str:
 
 
 def _refused(archive: Path, why: str) -> ArchiveError:
-    mend = "This is not the competition's archive as Kaggle has it; download it again"
-    return ArchiveError(f"the archive is not safe to unpack: {why}", where=archive, mend=mend)
+    hint = "This is not the competition's archive as Kaggle has it; download it again"
+    return ArchiveError(f"the archive is not safe to unpack: {why}", where=archive, hint=hint)
 
 
 def _damaged(archive: Path, why: str) -> ArchiveError:
-    mend = "Remove it and download it again"
-    return ArchiveError(f"not a whole zip archive: {' '.join(why.split())}", where=archive, mend=mend)
+    hint = "Remove it and download it again"
+    return ArchiveError(f"not a whole zip archive: {' '.join(why.split())}", where=archive, hint=hint)

@@ -86,8 +86,8 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
             _absent(DefectKind.FOLDER_MISSING, root, "the folder does not exist", f"Check the path. {_GET}")
         ]
     if not root.is_dir():
-        mend = "Name the folder that holds train.csv or test.csv."
-        return [_absent(DefectKind.FOLDER_MISSING, root, "not a folder", mend)]
+        hint = "Name the folder that holds train.csv or test.csv."
+        return [_absent(DefectKind.FOLDER_MISSING, root, "not a folder", hint)]
     if closed := _closed([root]):
         return closed
     present = [split for split in splits if _table(root, split).is_file() or _eegs(root, split).is_dir()]
@@ -110,9 +110,9 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
 
 def _closed(folders: Sequence[Path]) -> list[Defect]:
     """Folders that are there and cannot be listed or entered."""
-    mend = "Check its permissions; the user who runs this must be allowed to read it."
+    hint = "Check its permissions; the user who runs this must be allowed to read it."
     return [
-        _absent(DefectKind.FOLDER_UNREADABLE, folder, "the folder cannot be read", mend)
+        _absent(DefectKind.FOLDER_UNREADABLE, folder, "the folder cannot be read", hint)
         for folder in folders
         if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
     ]
@@ -125,12 +125,12 @@ def _one_sided_spectrograms(root: Path, present: Sequence[Split]) -> list[Defect
     if not without or len(without) == len(folders):
         return []
     what = "the folder is missing, though the other half has its spectrograms"
-    mend = f"{_GET} Without it, only recipes that read EEG alone can use both halves."
-    return [_absent(DefectKind.SPECTROGRAMS_MISSING, folders[without[0]], what, mend)]
+    hint = f"{_GET} Without it, only recipes that read EEG alone can use both halves."
+    return [_absent(DefectKind.SPECTROGRAMS_MISSING, folders[without[0]], what, hint)]
 
 
-def _absent(kind: DefectKind, path: Path, what: str, mend: str) -> Defect:
-    return Defect(kind, str(path), None, what, mend)
+def _absent(kind: DefectKind, path: Path, what: str, hint: str) -> Defect:
+    return Defect(kind, str(path), None, what, hint)
 
 
 def _table(root: Path, split: Split) -> Path:

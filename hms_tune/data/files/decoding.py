@@ -230,5 +230,5 @@ def _unreadable(file: SignalFile, error: Exception) -> Defect:
     if file.path.is_file() and file.path.stat().st_size == 0:
         return file.defect(DefectKind.FILE_EMPTY, "the file is empty, 0 bytes", f"{RESTORE}.")
     reason = "it is a folder" if file.path.is_dir() else " ".join(str(error).split())[:160]
-    what, mend = f"not a readable parquet file: {reason}", f"{RESTORE}; it may be cut short."
-    return file.defect(DefectKind.FILE_UNREADABLE, what, mend)
+    what, hint = f"not a readable parquet file: {reason}", f"{RESTORE}; it may be cut short."
+    return file.defect(DefectKind.FILE_UNREADABLE, what, hint)

@@ -113,7 +113,7 @@ class Defect:
     file : path of the file or folder, as the user can open it
     column : column of that file, when it is about one
     what : what is wrong, one clause with figures
-    mend : what to do about it
+    hint : what to do about it
     row : the first row it is about: in a table its line, the header being line 1; in a signal file its row,
         the first being row 0
     """
@@ -122,7 +122,7 @@ class Defect:
     file: str
     column: str | None
     what: str
-    mend: str
+    hint: str
     row: int | None = None
 
     @property
@@ -136,7 +136,7 @@ class Defect:
         return self.file if self.column is None else f"{self.file}, column {self.column}"
 
     def __str__(self) -> str:
-        return str(DataError(self.what, where=self.where, mend=self.mend))
+        return str(DataError(self.what, where=self.where, hint=self.hint))
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""
@@ -147,7 +147,7 @@ class Defect:
             "row": self.row,
             "column": self.column,
             "what": self.what,
-            "mend": self.mend,
+            "hint": self.hint,
         }
 
 
@@ -168,7 +168,7 @@ def refuse(defects: Sequence[Defect]) -> None:
     if not found:
         return
     first, more = found[0], len(found) - 1
-    mend = first.mend
+    hint = first.hint
     if more:
-        mend += f" ({more} more: `hms-tune data check` lists every defect)"
-    raise DataError(first.what, where=first.where, mend=mend)
+        hint += f" ({more} more: `hms-tune data check` lists every defect)"
+    raise DataError(first.what, where=first.where, hint=hint)

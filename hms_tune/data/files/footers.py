@@ -26,7 +26,7 @@ LONGEST_SECONDS = 24 * 3600
 """The longest recording that is read: it takes a few GB of memory."""
 
 RESTORE = "Restore the file from its source"
-"""How most mends begin."""
+"""How most hints begin."""
 
 
 def _signals(names: tuple[str, ...]) -> list[pa.Field]:
@@ -89,12 +89,12 @@ def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
     names, known = list(schema.names), set(schema.names)
     missing = [name for name in wanted if name not in known]
     if missing == [DISPENSABLE]:
-        mend = "It is read as NaN; recipes use the scalp's electrodes."
-        defects.append(file.defect(DefectKind.CHANNEL_ABSENT, "the column is missing", mend, DISPENSABLE))
+        hint = "It is read as NaN; recipes use the scalp's electrodes."
+        defects.append(file.defect(DefectKind.CHANNEL_ABSENT, "the column is missing", hint, DISPENSABLE))
     elif missing:
         what = "the column is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-        mend = f"{RESTORE}; it must hold {wanted[0]} … {wanted[-1]}."
-        defects.append(file.defect(DefectKind.COLUMN_MISSING, what, mend, missing[0]))
+        hint = f"{RESTORE}; it must hold {wanted[0]} … {wanted[-1]}."
+        defects.append(file.defect(DefectKind.COLUMN_MISSING, what, hint, missing[0]))
     if len(known) < len(names):
         again = next(name for name in names if names.count(name) > 1)
         defects.append(
@@ -107,15 +107,15 @@ def _column_defects(file: SignalFile, schema: pa.Schema) -> list[Defect]:
         what = "the column is not one of the competition's" + (
             f", nor are {len(extra) - 1} more" if len(extra) > 1 else ""
         )
-        mend = "It is ignored; remove it, unless it stands for one that is missing."
-        defects.append(file.defect(DefectKind.COLUMN_EXTRA, what, mend, extra[0]))
+        hint = "It is ignored; remove it, unless it stands for one that is missing."
+        defects.append(file.defect(DefectKind.COLUMN_EXTRA, what, hint, extra[0]))
     there = [name for name in wanted if name in known]
     displaced = [name for name in names if name in wanted]
     if there != displaced:
         name, instead = next(pair for pair in zip(displaced, there, strict=True) if pair[0] != pair[1])
         what = f"the column stands where {instead} should"
-        mend = "Columns are found by name; make sure that each holds what its name says."
-        defects.append(file.defect(DefectKind.COLUMN_ORDER, what, mend, name))
+        hint = "Columns are found by name; make sure that each holds what its name says."
+        defects.append(file.defect(DefectKind.COLUMN_ORDER, what, hint, name))
     return defects
 
 
@@ -125,8 +125,8 @@ def _synonym_defects(file: SignalFile, meant: dict[str, str]) -> list[Defect]:
     pairs = ", ".join(f"{name} for {known}" for name, known in list(meant.items())[:4])
     what = f"columns are taken for the competition's: {pairs}"
     what += f" and {len(meant) - 4} more" if len(meant) > 4 else ""
-    mend = "Make sure that they are these; rename them if you like."
-    return [file.defect(DefectKind.COLUMN_SYNONYM, what, mend, next(iter(meant)))]
+    hint = "Make sure that they are these; rename them if you like."
+    return [file.defect(DefectKind.COLUMN_SYNONYM, what, hint, next(iter(meant)))]
 
 
 def _type_defects(file: SignalFile, schema: pa.Schema, known: set[str]) -> list[Defect]:
@@ -149,18 +149,18 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         what = (
             f"the EEG has {rows} rows ({rows / SFREQ:g} s), fewer than {WINDOW_SAMPLES} ({WINDOW_SECONDS} s)"
         )
-        mend = f"{RESTORE}, or remove the rows of eeg_id {file.identifier}."
-        return [file.defect(DefectKind.EEG_TOO_SHORT, what, mend)]
+        hint = f"{RESTORE}, or remove the rows of eeg_id {file.identifier}."
+        return [file.defect(DefectKind.EEG_TOO_SHORT, what, hint)]
     if file.split == "test" and rows > WINDOW_SAMPLES:
         what = f"the test EEG has {rows} rows, not {WINDOW_SAMPLES}"
-        mend = f"Its first {WINDOW_SECONDS} s are predicted; it must be sampled at {SFREQ} Hz."
-        return [file.defect(DefectKind.TEST_LENGTH, what, mend)]
+        hint = f"Its first {WINDOW_SECONDS} s are predicted; it must be sampled at {SFREQ} Hz."
+        return [file.defect(DefectKind.TEST_LENGTH, what, hint)]
     rate = _other_rate(file, rows)
     if rate is not None:
         labelled = file.offsets[-1] + WINDOW_SECONDS
         what = f"the EEG has {rows} rows, and its labels end at {labelled:g} s: is it sampled at {rate} Hz?"
-        mend = f"It is read as {SFREQ} Hz; resample it to that (scipy.signal.resample_poly) if it is not."
-        return [file.defect(DefectKind.SAMPLING_RATE, what, mend)]
+        hint = f"It is read as {SFREQ} Hz; resample it to that (scipy.signal.resample_poly) if it is not."
+        return [file.defect(DefectKind.SAMPLING_RATE, what, hint)]
     beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
     if not beyond:
         return []
@@ -168,8 +168,8 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         f"a labelled window ends at {beyond[-1] + WINDOW_SECONDS:g} s, but the EEG ends at {rows / SFREQ:g} s"
     )
     what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
-    mend = f"{RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
-    return [file.defect(DefectKind.WINDOW_BEYOND_EEG, what, mend)]
+    hint = f"{RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
+    return [file.defect(DefectKind.WINDOW_BEYOND_EEG, what, hint)]
 
 
 _RATES = (250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
@@ -188,17 +188,17 @@ def _spectrogram_length_defects(file: SignalFile, rows: int) -> list[Defect]:
     last = file.offsets[-1]
     if last // FRAME_SECONDS >= rows:
         what = f"a label starts at {last:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
-        mend = f"{RESTORE}, or correct the offset."
-        return [file.defect(DefectKind.WINDOW_BEYOND_SPECTROGRAM, what, mend, TIME_COLUMN)]
+        hint = f"{RESTORE}, or correct the offset."
+        return [file.defect(DefectKind.WINDOW_BEYOND_SPECTROGRAM, what, hint, TIME_COLUMN)]
     if file.split == "test" and rows != WINDOW_FRAMES:
         what = f"the test spectrogram has {rows} frames, not {WINDOW_FRAMES}"
-        mend = f"Its first {WINDOW_FRAMES} frames are used, with NaN where it has none."
-        return [file.defect(DefectKind.TEST_LENGTH, what, mend)]
+        hint = f"Its first {WINDOW_FRAMES} frames are used, with NaN where it has none."
+        return [file.defect(DefectKind.TEST_LENGTH, what, hint)]
     cut = [offset for offset in file.offsets if offset // FRAME_SECONDS + WINDOW_FRAMES > rows]
     if not cut:
         return []
     ends = (cut[-1] // FRAME_SECONDS + WINDOW_FRAMES) * FRAME_SECONDS
     what = f"a labelled window ends at {ends:g} s, but the spectrogram ends at {rows * FRAME_SECONDS} s"
     what += f" ({len(cut)} such windows)" if len(cut) > 1 else ""
-    mend = "What is missing is filled with NaN; restore the file, or correct the offset."
-    return [file.defect(DefectKind.WINDOW_CUT, what, mend, TIME_COLUMN)]
+    hint = "What is missing is filled with NaN; restore the file, or correct the offset."
+    return [file.defect(DefectKind.WINDOW_CUT, what, hint, TIME_COLUMN)]

@@ -95,7 +95,7 @@ class Half:
                 raise DataError(
                     "the window has no value, all NaN",
                     where=self.files[kind][row].path,
-                    mend="Restore the file from its source, or remove its row.",
+                    hint="Restore the file from its source, or remove its row.",
                 )
             return window
         start = int(self.labels.spectrogram_offset_seconds[row] // FRAME_SECONDS)

@@ -34,7 +34,7 @@ class SignalFile:
         return EEG_COLUMNS if self.kind == "eeg" else SPECTROGRAM_COLUMNS
 
     def defect(
-        self, kind: DefectKind, what: str, mend: str, column: str | None = None, row: int | None = None
+        self, kind: DefectKind, what: str, hint: str, column: str | None = None, row: int | None = None
     ) -> Defect:
         """A defect of this file."""
-        return Defect(kind, str(self.path), column, what, mend, row)
+        return Defect(kind, str(self.path), column, what, hint, row)

@@ -63,6 +63,6 @@ def unexpected_files(competition: Competition, split: Split, files: list[SignalF
         for entry in sorted(folder.iterdir()):
             if entry not in named:
                 what = f"{table} names no such {kind}_id"
-                mend = "It is ignored; remove it, or restore the table if rows are missing there."
-                defects.append(Defect(DefectKind.FILE_UNEXPECTED, str(entry), None, what, mend))
+                hint = "It is ignored; remove it, or restore the table if rows are missing there."
+                defects.append(Defect(DefectKind.FILE_UNEXPECTED, str(entry), None, what, hint))
     return defects

@@ -35,11 +35,11 @@ def windows_of_nan(file: SignalFile, values: NDArray[np.float32]) -> list[Defect
     learnt = file.kind == "eeg" and file.split == "train"
     what = f"the window labelled at {file.offsets[silent[0]]:g} s holds nothing but NaN"
     what += f" ({len(silent)} such windows)" if len(silent) > 1 else ""
-    mend = (
+    hint = (
         f"Remove the rows of {file.kind}_id {file.identifier} whose window has no signal; it teaches nothing."
     )
     kind = DefectKind.LABELLED_WINDOW_OF_NAN if learnt else DefectKind.WINDOW_OF_NAN
-    return [file.defect(kind, what, mend, row=starts[silent[0]])]
+    return [file.defect(kind, what, hint, row=starts[silent[0]])]
 
 
 def _is_silent(window: NDArray[np.float32]) -> bool:

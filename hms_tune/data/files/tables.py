@@ -98,8 +98,8 @@ def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]
         what = f"not a CSV table: {' '.join(str(error).split())}"
         return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
     except OSError as error:
-        what, mend = f"cannot be read: {error.strerror}", "Check the path and its permissions."
-        return pd.DataFrame(), [Defect(DefectKind.TABLE_UNREADABLE, str(path), None, what, mend)]
+        what, hint = f"cannot be read: {error.strerror}", "Check the path and its permissions."
+        return pd.DataFrame(), [Defect(DefectKind.TABLE_UNREADABLE, str(path), None, what, hint)]
     defects = _header_defects(path, header, wanted)
     unreadable = any(defect.kind == DefectKind.TABLE_UNREADABLE for defect in defects)
     return (pd.DataFrame() if unreadable else cells), defects
@@ -115,15 +115,15 @@ def _header_defects(path: Path, header: list[str], wanted: list[str]) -> list[De
     for name in header:
         if name not in wanted:
             what = "the column is not one of the competition's" if name else "a column has no name"
-            mend = "It is ignored; remove it, unless it stands for one that is missing."
-            defects.append(Defect(DefectKind.COLUMN_EXTRA, str(path), name or None, what, mend))
+            hint = "It is ignored; remove it, unless it stands for one that is missing."
+            defects.append(Defect(DefectKind.COLUMN_EXTRA, str(path), name or None, what, hint))
     there = [name for name in wanted if name in header]
     displaced = [name for name in header if name in wanted]
     if there != displaced:
         name, instead = next(pair for pair in zip(displaced, there, strict=True) if pair[0] != pair[1])
         what = f"the column stands where {instead} should"
-        mend = "Columns are found by name; make sure that each holds what its name says."
-        defects.append(Defect(DefectKind.COLUMN_ORDER, str(path), name, what, mend))
+        hint = "Columns are found by name; make sure that each holds what its name says."
+        defects.append(Defect(DefectKind.COLUMN_ORDER, str(path), name, what, hint))
     return defects
 
 
@@ -151,8 +151,8 @@ def _wrong_cells(path: Path, column: Column, cells: pd.Series, wrong: NDArray[np
     cell = cells.iloc[int(wrong.argmax())]
     wanted = _WANTED[column.kind]
     found = "the cell is empty" if pd.isna(cell) else f"{_short(cell)!r} is not {wanted}"
-    mend = f"Every cell must be {wanted}. {_DOWNLOAD}"
-    return [_in_lines(path, DefectKind.CELL_INVALID, column.name, found, wrong, mend)]
+    hint = f"Every cell must be {wanted}. {_DOWNLOAD}"
+    return [_in_lines(path, DefectKind.CELL_INVALID, column.name, found, wrong, hint)]
 
 
 def _short(cell: object) -> str:
@@ -167,8 +167,8 @@ def _duplicates(path: Path, table: pd.DataFrame, split: Split) -> list[Defect]:
         if again.any():
             line = int(again.argmax())
             value = ", ".join(f"{name} {table[name].iloc[line]}" for name in key)
-            what, mend = f"{value} stands in an earlier line too", "Remove the repeated lines."
-            defects.append(_in_lines(path, DefectKind.KEY_REPEATED, " + ".join(key), what, again, mend))
+            what, hint = f"{value} stands in an earlier line too", "Remove the repeated lines."
+            defects.append(_in_lines(path, DefectKind.KEY_REPEATED, " + ".join(key), what, again, hint))
     return defects
 
 
@@ -184,9 +184,9 @@ def _patients(path: Path, table: pd.DataFrame) -> list[Defect]:
         if not shared.empty:
             what = f"{key} {shared.index[0]} belongs to {shared.iloc[0]} patients"
             what += f" ({len(shared)} such {name}s)" if len(shared) > 1 else ""
-            mend = f"Each {name} has one patient; otherwise folds would share patients."
+            hint = f"Each {name} has one patient; otherwise folds would share patients."
             row = int((table[key] == shared.index[0]).to_numpy().argmax()) + 2
-            defects.append(Defect(kind, str(path), "patient_id", what, mend, row))
+            defects.append(Defect(kind, str(path), "patient_id", what, hint, row))
     return defects
 
 
@@ -208,8 +208,8 @@ def _silent(path: Path, table: pd.DataFrame) -> list[Defect]:
         return []
     line = table.iloc[int(silent.argmax())]
     what = f"eeg_id {line['eeg_id']}, eeg_sub_id {line['eeg_sub_id']} has zero votes"
-    column, mend = ", ".join(VOTE_COLUMNS), "Remove rows nobody voted on."
-    return [_in_lines(path, DefectKind.VOTES_ZERO, column, what, silent, mend)]
+    column, hint = ", ".join(VOTE_COLUMNS), "Remove rows nobody voted on."
+    return [_in_lines(path, DefectKind.VOTES_ZERO, column, what, silent, hint)]
 
 
 def _consensus(path: Path, table: pd.DataFrame) -> list[Defect]:
@@ -221,17 +221,17 @@ def _consensus(path: Path, table: pd.DataFrame) -> list[Defect]:
     line = int(wrong.argmax())
     said, most = int(named[line]), int(votes[line].argmax())
     what = f"{CLASSES[said]} has {votes[line, said]} votes, {CLASSES[most]} has {votes[line, most]}"
-    mend = "Correct one of the two; training reads the votes alone."
-    return [_in_lines(path, DefectKind.CONSENSUS_DISAGREES, "expert_consensus", what, wrong, mend)]
+    hint = "Correct one of the two; training reads the votes alone."
+    return [_in_lines(path, DefectKind.CONSENSUS_DISAGREES, "expert_consensus", what, wrong, hint)]
 
 
 def _in_lines(
-    path: Path, kind: DefectKind, column: str, found: str, wrong: NDArray[np.bool_], mend: str
+    path: Path, kind: DefectKind, column: str, found: str, wrong: NDArray[np.bool_], hint: str
 ) -> Defect:
     """A defect of some lines, told of the first of them."""
     line, count = int(wrong.argmax()) + 2, int(wrong.sum())
     what = f"line {line}: {found}" + (f" ({count} such lines)" if count > 1 else "")
-    return Defect(kind, str(path), column, what, mend, line)
+    return Defect(kind, str(path), column, what, hint, line)
 
 
 def _defect(path: Path, kind: DefectKind, column: str | None, what: str) -> Defect:

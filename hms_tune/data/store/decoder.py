@@ -122,8 +122,8 @@ class DecoderProcess:
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
             status = self._process.wait()
             what = f"the process that decoded this or one of the next files ended with status {status}"
-            mend = "Run it again; if memory was short, with fewer --jobs."
-            raise DataError(what, where=places[0].source.file.path, mend=mend) from None
+            hint = "Run it again; if memory was short, with fewer --jobs."
+            raise DataError(what, where=places[0].source.file.path, hint=hint) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -185,8 +185,8 @@ def _decoded(place: Place) -> tuple[memoryview, Written]:
     rows = len(signal.values)
     if rows != place.rows:
         what = f"the file has {rows} rows, and had {place.rows} when its place was reserved"
-        mend = "Run it again when nothing writes to the folder any more."
-        raise DataError(what, where=source.file.path, mend=mend)
+        hint = "Run it again when nothing writes to the folder any more."
+        raise DataError(what, where=source.file.path, hint=hint)
     return signal.buffer, Written(
         kind=source.file.kind,
         split=source.file.split,

@@ -140,8 +140,8 @@ def _refuse_unwritable_name(target: Path) -> None:
         str(target).encode()
     except UnicodeEncodeError:
         shown = str(target).encode("utf-8", "backslashreplace").decode()
-        mend = "Rename the folder, or name another --store."
-        raise StoreError("the name of the folder is not UTF-8", where=shown, mend=mend) from None
+        hint = "Rename the folder, or name another --store."
+        raise StoreError("the name of the folder is not UTF-8", where=shown, hint=hint) from None
 
 
 def _refuse_foreign(target: Path) -> None:
@@ -152,7 +152,7 @@ def _refuse_foreign(target: Path) -> None:
         and (not target.is_dir() or any(target.iterdir()))
     ):
         raise StoreError(
-            "this is there already and is not a store", where=target, mend="Name another --store."
+            "this is there already and is not a store", where=target, hint="Name another --store."
         )
 
 
@@ -165,8 +165,8 @@ def _locked(target: Path) -> Iterator[None]:
         with exclusive(target.with_name(target.name + ".lock")):
             yield
     except OSError as error:
-        mend = "Name a writable place with --store, with enough room."
-        raise StoreError(f"cannot be written: {error.strerror or error}", where=target, mend=mend) from error
+        hint = "Name a writable place with --store, with enough room."
+        raise StoreError(f"cannot be written: {error.strerror or error}", where=target, hint=hint) from error
     finally:
         for folder in made:
             with suppress(OSError):
@@ -238,8 +238,8 @@ def _refuse_full_disk(target: Path, partial: Path, places: Sequence[Place]) -> N
     free = shutil.disk_usage(target.parent).free
     what, there = f"the store takes {needed / 2**30:.2f} GiB", f"the disk has {free / 2**30:.2f} GiB free"
     if free + taken < needed + _SPARE_BYTES:
-        mend = "Free some room, or name another disk with --store."
-        raise StoreError(f"{what}, {there}", where=target, mend=mend)
+        hint = "Free some room, or name another disk with --store."
+        raise StoreError(f"{what}, {there}", where=target, hint=hint)
     _logger.info("%s: %s, %s", target, what, there)
 
 

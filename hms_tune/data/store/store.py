@@ -89,11 +89,11 @@ class Manifest:
             if version == FORMAT_VERSION:
                 return cls(**(fields | {"eeg_columns": tuple(fields["eeg_columns"])}))
         except FileNotFoundError as error:
-            raise StoreError("not a store", where=folder, mend=_PREPARE) from error
+            raise StoreError("not a store", where=folder, hint=_PREPARE) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"the manifest is damaged: {error}", where=path, mend=_PREPARE) from error
+            raise StoreError(f"the manifest is damaged: {error}", where=path, hint=_PREPARE) from error
         what = f"the store has format {version}, this version reads format {FORMAT_VERSION}"
-        raise StoreError(what, where=path, mend=_PREPARE)
+        raise StoreError(what, where=path, hint=_PREPARE)
 
 
 _PREPARE = "Run `hms-tune data prepare ROOT` on the competition folder."
@@ -155,7 +155,7 @@ class Store:
             )
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             what = f"the store is damaged: {' '.join(str(error).split())}"
-            raise StoreError(what, where=folder, mend=f"Delete it. {_PREPARE}") from error
+            raise StoreError(what, where=folder, hint=f"Delete it. {_PREPARE}") from error
 
 
 def store_path(root: Path) -> Path:

@@ -65,7 +65,7 @@ class WindowSource:
             raise DataError(
                 f"{_ids('eeg_id', absent)} not in the store",
                 where=store.path,
-                mend=f"Run `hms-tune data prepare {store.root}`.",
+                hint=f"Run `hms-tune data prepare {store.root}`.",
             )
         offset = np.rint(labels.eeg_offset_seconds * SFREQ).astype(np.int64)
         first, last = torch.from_numpy(start), torch.from_numpy(start + length - WINDOW_SAMPLES)
@@ -163,7 +163,7 @@ class WindowSource:
             raise DataError(
                 f"{_ids('spectrogram_id', self.without_spectrogram)} without a spectrogram file",
                 where=self._store.root / f"{self.labels.split}_spectrograms",
-                mend="Add the files and prepare again, or set input.kaggle: null.",
+                hint="Add the files and prepare again, or set input.kaggle: null.",
             )
 
     def _eeg_start(self, index: Tensor, shift: Tensor | None, device: torch.device) -> Tensor:

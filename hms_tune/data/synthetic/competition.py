@@ -118,10 +118,10 @@ def _check_room(root: Path) -> None:
         return
     if not root.is_dir():
         raise DataError(
-            "a file stands where the folder is to be made", where=root, mend="Choose another path."
+            "a file stands where the folder is to be made", where=root, hint="Choose another path."
         )
     if any(root.iterdir()):
-        raise DataError("the folder is not empty", where=root, mend="Choose a new path, or remove it first.")
+        raise DataError("the folder is not empty", where=root, hint="Choose a new path, or remove it first.")
 
 
 def _put_in_place(unfinished: Path, root: Path) -> None:
@@ -129,7 +129,7 @@ def _put_in_place(unfinished: Path, root: Path) -> None:
         unfinished.rename(root)  # replaces an empty folder, refuses any other
     except OSError as error:
         raise DataError(
-            f"the folder could not be put in place: {error.strerror}", where=root, mend="Choose a new path."
+            f"the folder could not be put in place: {error.strerror}", where=root, hint="Choose a new path."
         ) from error
 
 

@@ -12,7 +12,7 @@ _FEWER = "or run fewer slots: allow four connections for each (docs/fleet.md)"
 _WAIT = "Nothing, unless it lasts: then read the server's log"
 _OTHERWISE = "Check that the server runs, and the URL in --storage or HMS_TUNE_STORAGE"
 _ASKED = "Read the server's log"
-_MENDS = {
+_HINTS = {
     "too many connections for role": f"Raise the role's CONNECTION LIMIT (ALTER ROLE), {_FEWER}",
     "too many connections for database": f"Raise the database's CONNECTION LIMIT (ALTER DATABASE), {_FEWER}",
     "too many clients": f"Raise max_connections in postgresql.conf, {_FEWER}",
@@ -51,13 +51,13 @@ def clause_of(error: BaseException) -> str:
     )
 
 
-def mend_of(error: BaseException) -> str:
+def hint_of(error: BaseException) -> str:
     """What a person does about it."""
     if isinstance(error, HmsTuneError):
-        return error.mend or _OTHERWISE
-    known = entry_of(error).mend
+        return error.hint or _OTHERWISE
+    known = entry_of(error).hint
     if known is not None:
         return known
     reason = reason_of(error)
     otherwise = _OTHERWISE if state_of(error) is None else _ASKED
-    return next((mend for fragment, mend in _MENDS.items() if fragment in reason), otherwise)
+    return next((hint for fragment, hint in _HINTS.items() if fragment in reason), otherwise)

@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from hms_tune.database.connection.refusals import clause_of, mend_of, reason_of
+from hms_tune.database.connection.refusals import clause_of, hint_of, reason_of
 from hms_tune.database.connection.sqlstates import Fate, entry_of
 from hms_tune.errors import StorageAwayError, StorageError
 
@@ -82,7 +82,7 @@ class Patience:
             self._said.add(clause)
         _logger.warning(
             "%s: %s. It is asked again for up to %s. %s",
-            *(self.who, clause, _span(self._limit_s), mend_of(error)),
+            *(self.who, clause, _span(self._limit_s), hint_of(error)),
         )
 
     def wait_ends(self, *, answered: bool) -> None:
@@ -180,14 +180,14 @@ def storage_away(seconds: float, error: BaseException) -> StorageAwayError:
     """The error a worker ends with when it has waited for long enough."""
     return StorageAwayError(
         f"the database was away for {_span(seconds)}: {reason_of(error)}",
-        mend="Start the worker again when it is back; its trial goes on from the last checkpoint",
+        hint="Start the worker again when it is back; its trial goes on from the last checkpoint",
     )
 
 
 def as_storage_error(error: Exception) -> StorageError | None:
     """What a person is told of a database that failed; None if the error is of another kind."""
     if passes(error):
-        return StorageAwayError(f"the database went away: {reason_of(error)}", mend=mend_of(error))
+        return StorageAwayError(f"the database went away: {reason_of(error)}", hint=hint_of(error))
     if entry_of(error).fate is Fate.TOLD:
-        return StorageError(clause_of(error), mend=mend_of(error))
+        return StorageError(clause_of(error), hint=hint_of(error))
     return None

@@ -25,7 +25,7 @@ class Fate(Enum):
     AGAIN = "the transaction is tried again, and nobody is told"
     WAIT = "the transaction is tried again until the database takes it, and a person is told"
     RECONNECT = "as WAIT, on new connections: the old ones lead to a server that does not serve"
-    TOLD = "a person can mend it: one sentence, and the worker ends"
+    TOLD = "a person can fix it: one sentence, and the worker ends"
     FAULT = "this program is wrong: a traceback"
 
 
@@ -34,7 +34,7 @@ class Entry:
     """What becomes of a SQLSTATE, and what a person does about it, where that is known."""
 
     fate: Fate
-    mend: str | None = None
+    hint: str | None = None
 
 
 _LATER = "Nothing, unless it lasts: then read the server's log"

@@ -49,14 +49,14 @@ def parse_address(text: str) -> URL:
         raise UsageError(
             f"{named} not a PostgreSQL URL",
             where="--storage",
-            mend=f"{_EXAMPLE}, or leave it out on one machine",
+            hint=f"{_EXAMPLE}, or leave it out on one machine",
         )
     # The last @ ends the credentials, so a password may hold one; make_url would stop at the first.
     credentials, at, location = rest.rpartition("@")
     try:
         url = _location(location)
     except (ArgumentError, ValueError):
-        raise UsageError("the database URL cannot be read", where="--storage", mend=_EXAMPLE) from None
+        raise UsageError("the database URL cannot be read", where="--storage", hint=_EXAMPLE) from None
     if at:
         user, colon, password = credentials.partition(":")
         url = url.set(username=unquote(user), password=unquote(password) if colon else None)

@@ -179,15 +179,15 @@ class Cluster:
             if any(kind in line for kind in ("FATAL:", "ERROR:", "error:", f"{program}:"))
         ]
         fatal = [line for line in told if "FATAL:" in line] or told or [f"{program} failed"]
-        mend = f"Read {self.log}" if log and self.log.exists() else "Mend what it says"
+        hint = f"Read {self.log}" if log and self.log.exists() else "Fix what it says"
         if "shared memory" in said + log and "No space left on device" in said + log:
-            mend = "Give it a larger /dev/shm: docker run --shm-size=256m, or shm_size: 256m in compose"
+            hint = "Give it a larger /dev/shm: docker run --shm-size=256m, or shm_size: 256m in compose"
         if "could not look up effective user ID" in said:
-            mend = "Give this user a line in /etc/passwd"
+            hint = "Give this user a line in /etc/passwd"
         return StorageError(
             f"{program} of the embedded PostgreSQL failed: {fatal[-1]}",
             where=self.folder,
-            mend=f"{mend}, or name a server with --storage",
+            hint=f"{hint}, or name a server with --storage",
         )
 
 

@@ -54,7 +54,7 @@ def programs(version: int) -> Path:
     if folder is None:
         raise StorageError(
             f"the data is of PostgreSQL {version}, which is not in {_PACKAGE} {metadata.version(_PACKAGE)}",
-            mend=f"Install a {_PACKAGE} that has it, or name a server with --storage",
+            hint=f"Install a {_PACKAGE} that has it, or name a server with --storage",
         )
     return folder if os.geteuid() != 0 or _runs_in(folder, own_account()) else _copied(folder)
 
@@ -71,7 +71,7 @@ def own_account() -> Account:
         except (OSError, KeyError):
             raise StorageError(
                 f"PostgreSQL does not run as root, and no user {_ACCOUNT} could be made for it",
-                mend=f"Make one with useradd --system {_ACCOUNT}, or do not run hms-tune as root",
+                hint=f"Make one with useradd --system {_ACCOUNT}, or do not run hms-tune as root",
             ) from None
     return Account(entry.pw_uid, entry.pw_gid)
 

@@ -71,7 +71,7 @@ def start_embedded(folder: Path) -> str:
         raise StorageError(
             f"the embedded PostgreSQL did not start: {error}",
             where=folder,
-            mend="Set HMS_TUNE_HOME to a folder of your own, or name a server with --storage",
+            hint="Set HMS_TUNE_HOME to a folder of your own, or name a server with --storage",
         ) from error
     url = URL.create(
         "postgresql",
@@ -162,7 +162,7 @@ def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
             raise StorageError(
                 "the password of the embedded PostgreSQL is gone",
                 where=file,
-                mend="End all processes of hms-tune on this machine; the next one sets another",
+                hint="End all processes of hms-tune on this machine; the next one sets another",
             )
         _refuse_beside_older(folder)
         cluster.stop()
@@ -185,7 +185,7 @@ def _refuse_beside_older(folder: Path) -> None:
         raise StorageError(
             f"an older hms-tune uses this server, which lets others in (processes {pids})",
             where=folder,
-            mend=f"End them, or remove {file} if they are something else; then start again",
+            hint=f"End them, or remove {file} if they are something else; then start again",
         )
 
 

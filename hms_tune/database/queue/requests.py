@@ -109,7 +109,7 @@ def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) ->
             raise UsageError(
                 f"all {study.budget_trials} trials of the budget are taken",
                 where=f"study {storage.optuna.get_study_name_from_id(study_id)}",
-                mend="Raise budget.trials in the study file, and start a worker with it",
+                hint="Raise budget.trials in the study file, and start a worker with it",
             )
         before = connection.execute(
             select(func.count())

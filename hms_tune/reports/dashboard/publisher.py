@@ -161,7 +161,7 @@ class Publisher:
         self._said = away.what
         print(  # noqa: T201 - the worker reads it
             f"The dashboard's notes and figures wait: {away.what}. It is asked again every {LOOK_S:.0f} s. "
-            f"{away.mend or ''}".strip(),
+            f"{away.hint or ''}".strip(),
             flush=True,
         )
 

@@ -97,7 +97,7 @@ def dashboard_server(application: Gatekeeper, *, host: str, port: int) -> Any:
         raise UsageError(
             f"{host}, port {port}, cannot be used: {error.strerror}",
             where="--port",
-            mend="Choose another --port",
+            hint="Choose another --port",
         ) from error
     server.channel_class = _Channel
     return server
@@ -132,12 +132,12 @@ def check_exposure(host: str, password: str | None) -> None:
         raise UsageError(
             f"the password has fewer than {LEAST_PASSWORD} characters",
             where="HMS_TUNE_DASHBOARD_PASSWORD",
-            mend="Choose a longer one: openssl rand -base64 18",
+            hint="Choose a longer one: openssl rand -base64 18",
         )
     if password is None and not is_loopback(host):
         raise UsageError(
             f"{host} is open to others, and there is no password",
             where="--host",
-            mend="Set HMS_TUNE_DASHBOARD_PASSWORD, or keep 127.0.0.1 and open a tunnel: "
+            hint="Set HMS_TUNE_DASHBOARD_PASSWORD, or keep 127.0.0.1 and open a tunnel: "
             "ssh -L 8080:127.0.0.1:8080 THIS_MACHINE",
         )

@@ -90,7 +90,7 @@ def load_example(root: Path, eeg_id: int, *, offset: float | None = None) -> Exa
     raise DataError(
         f"no table names eeg_id {eeg_id}",
         where=competition.root,
-        mend=f"{competition.splits[0]}.csv begins with {', '.join(map(str, there.unique()[:3]))}.",
+        hint=f"{competition.splits[0]}.csv begins with {', '.join(map(str, there.unique()[:3]))}.",
     )
 
 
@@ -107,7 +107,7 @@ def load_rows(
         raise DataError(
             f"the {WINDOW_SECONDS} s from {start:g} s do not lie in the recording of {seconds:g} s",
             where=file.path,
-            mend=f"Name an --offset from 0 to {seconds - WINDOW_SECONDS:g}.",
+            hint=f"Name an --offset from 0 to {seconds - WINDOW_SECONDS:g}.",
         )
     labelled = "eeg_label_offset_seconds" in rows
     votes = row[list(VOTE_COLUMNS)].to_numpy(np.int64) if labelled and row is not None else None

@@ -145,7 +145,7 @@ def _post(address: str, body: bytes, timeout_s: float) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         kind = _PassingError if error.code == 429 or error.code >= 500 else NotificationError
-        raise kind(f"the webhook answered {error.code}", where=where, mend="Check its address") from None
+        raise kind(f"the webhook answered {error.code}", where=where, hint="Check its address") from None
     except urllib.error.URLError as error:
         raise _PassingError(f"the webhook cannot be reached: {_said(error.reason)}", where=where) from None
     except (OSError, HTTPException) as error:  # the answer broke off, or did not come in time

@@ -46,14 +46,14 @@ class Account:
     ----------
     mode : whether runs are sent, kept on disk, or not written at all
     host : the server's address
-    reason, mend : why runs are not sent, and what to do about it; None when they are
+    reason, hint : why runs are not sent, and what to do about it; None when they are
     faulty : whether that is because the credentials cannot be used
     """
 
     mode: Literal["online", "offline", "off"]
     host: str
     reason: str | None = None
-    mend: str | None = None
+    hint: str | None = None
     faulty: bool = False
 
 

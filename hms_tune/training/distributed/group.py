@@ -62,7 +62,7 @@ def place_from_environment(environment: Mapping[str, str] = os.environ) -> RankP
     rank, size = environment["RANK"], environment["WORLD_SIZE"]
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
         raise UsageError(
-            f"there is no rank {rank} of {size}", where="RANK and WORLD_SIZE", mend="Use torchrun"
+            f"there is no rank {rank} of {size}", where="RANK and WORLD_SIZE", hint="Use torchrun"
         )
     return RankPlace(int(rank), int(size)) if int(size) > 1 else None
 
@@ -118,7 +118,7 @@ def join(place: RankPlace, device: torch.device, *, timeout_s: float = RANK_TIME
         lines = str(error).splitlines()
         raise RankLostError(
             f"rank {place.rank} of {place.size} could not meet the others ({lines[0] if lines else error})",
-            mend="Start all ranks together; between machines, open the ports and set GLOO_SOCKET_IFNAME",
+            hint="Start all ranks together; between machines, open the ports and set GLOO_SOCKET_IFNAME",
         ) from error
     return RankGroup(ProcessRanks(device, timeout_s=timeout_s), PrefixStore(_WORDS, store))
 

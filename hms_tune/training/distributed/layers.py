@@ -148,5 +148,5 @@ def share_layers(network: nn.Module, ranks: ProcessRanks) -> None:
             raise ModelError(
                 f"the statistics of {type(module).__name__} cannot be shared by several ranks",
                 where=name,
-                mend="Use --ranks-per-trial 1 for this backbone",
+                hint="Use --ranks-per-trial 1 for this backbone",
             )

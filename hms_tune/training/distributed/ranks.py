@@ -82,7 +82,7 @@ class Ranks:
             raise TrainingError(
                 f"a batch of {size} cannot be shared by {self.size} ranks",
                 where="training.batch_size",
-                mend="Choose larger batches, or fewer --ranks-per-trial",
+                hint="Choose larger batches, or fewer --ranks-per-trial",
             )
         self.batch = self.share(size)
         return self.batch.rows
@@ -251,7 +251,7 @@ class ProcessRanks(Ranks):
             how = f"did not answer in {self.timeout.total_seconds():.0f} s" if silent else "is gone"
             raise RankLostError(
                 f"rank {self.rank} of {self.size} waits in vain: another one {how}",
-                mend="Look at that rank's log; the trial goes on from its last checkpoint",
+                hint="Look at that rank's log; the trial goes on from its last checkpoint",
             ) from error
 
 

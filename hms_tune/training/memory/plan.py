@@ -116,7 +116,7 @@ class MemoryPlan:
             f"are there: {readable(self.network)} for the network, {readable(self.step)} for a step, "
             f"{readable(self.reserve)} in reserve",
             where=self.device,
-            mend=f"The largest batch size that fits is {largest}"
+            hint=f"The largest batch size that fits is {largest}"
             if largest
             else "No batch size fits; use a smaller backbone, image or test_batch_size, or a larger device",
             excess=self.required / max(1, self.available) - 1.0,

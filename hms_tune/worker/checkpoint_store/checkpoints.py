@@ -161,7 +161,7 @@ def _make(directory: Path) -> None:
         raise ArtifactError(
             f"cannot be made ({error.strerror or error})",
             where=directory,
-            mend="Make room there, or set HMS_TUNE_HOME to another place",
+            hint="Make room there, or set HMS_TUNE_HOME to another place",
         ) from error
 
 

@@ -150,7 +150,7 @@ def open_store(location: str | Path) -> ObjectStore:
         raise UsageError(
             f"{text.partition('://')[0]}:// cannot hold artifacts",
             where="HMS_TUNE_ARTIFACTS",
-            mend="Name a folder that all machines share, or s3://BUCKET/PREFIX",
+            hint="Name a folder that all machines share, or s3://BUCKET/PREFIX",
         )
     return DirectoryStore(Path(text).expanduser())
 
@@ -209,4 +209,4 @@ def _remove(name: str, folder: int) -> None:
 
 def _failed(what: str, path: Path, error: OSError | None) -> ArtifactError:
     reason = "" if error is None else f" ({error.strerror or error})"
-    return ArtifactError(f"{what}{reason}", where=path, mend="Check HMS_TUNE_ARTIFACTS and the room there")
+    return ArtifactError(f"{what}{reason}", where=path, hint="Check HMS_TUNE_ARTIFACTS and the room there")

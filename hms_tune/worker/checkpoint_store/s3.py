@@ -41,7 +41,7 @@ class S3Store:
         parts = urlsplit(address)
         if not parts.netloc:
             raise UsageError(
-                "no bucket is named", where="HMS_TUNE_ARTIFACTS", mend="Write s3://BUCKET/PREFIX"
+                "no bucket is named", where="HMS_TUNE_ARTIFACTS", hint="Write s3://BUCKET/PREFIX"
             )
         try:
             import boto3
@@ -49,7 +49,7 @@ class S3Store:
             from botocore.exceptions import BotoCoreError
         except ImportError:
             raise UsageError(
-                "s3:// needs boto3", where="HMS_TUNE_ARTIFACTS", mend='Run pip install "hms-tune[s3]"'
+                "s3:// needs boto3", where="HMS_TUNE_ARTIFACTS", hint='Run pip install "hms-tune[s3]"'
             ) from None
         config = Config(
             connect_timeout=5, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3}
@@ -60,7 +60,7 @@ class S3Store:
             raise UsageError(
                 f"S3: {error}",
                 where="HMS_TUNE_ARTIFACTS",
-                mend="Check AWS_PROFILE, AWS_ENDPOINT_URL and AWS's configuration files",
+                hint="Check AWS_PROFILE, AWS_ENDPOINT_URL and AWS's configuration files",
             ) from error
         prefix = parts.path.strip("/")
         return cls(client, parts.netloc, f"{prefix}/" if prefix else "")
@@ -107,5 +107,5 @@ class S3Store:
             raise ArtifactError(
                 f"S3: {(str(error).splitlines() or [type(error).__name__])[0]}",
                 where=f"s3://{self._bucket}/{self._prefix}{key}",
-                mend="Check the bucket, AWS_ENDPOINT_URL and the AWS credentials",
+                hint="Check the bucket, AWS_ENDPOINT_URL and the AWS credentials",
             ) from error

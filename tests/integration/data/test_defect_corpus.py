@@ -709,7 +709,7 @@ def test_corrupt_short_empty_renamed_or_wrong_typed_parquet_or_csv_is_named_by_c
     first = report.defects[0]
     assert (first.kind, first.file, first.column) == (spoilt.kind, str(root / spoilt.file), spoilt.column)
     assert first.what.startswith(spoilt.what)
-    assert first.mend.endswith(".")
+    assert first.hint.endswith(".")
     assert spoilt.row is None or first.row == spoilt.row
     assert {defect.kind for defect in report.defects[1:]} == set(spoilt.also)
     assert "\n" not in str(first)

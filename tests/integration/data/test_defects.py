@@ -170,7 +170,7 @@ def test_check_command_as_json_carries_the_summary_and_the_defects(
         "row": 2,
         "column": "gpd_vote",
         "what": "line 2: -3 is negative",
-        "mend": "Restore the file from the competition's download.",
+        "hint": "Restore the file from the competition's download.",
     }
 
 

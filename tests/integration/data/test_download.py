@@ -262,7 +262,7 @@ def test_rules_that_are_not_accepted_are_linked(kaggle: Kaggle, root: Path) -> N
     kaggle.refusals = [(403, message, {})]
     error = refused(root)
     assert message in error.what
-    assert f"https://www.kaggle.com/competitions/{COMPETITION}/rules" in str(error.mend)
+    assert f"https://www.kaggle.com/competitions/{COMPETITION}/rules" in str(error.hint)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_a_search_path_that_a_person_names_is_kept(
     assert tables_in(role, "public") == set()
 
 
-def test_a_database_that_was_left_broken_is_mended(role: Role) -> None:
+def test_a_database_that_was_left_broken_is_repaired(role: Role) -> None:
     """Optuna had made its tables in public, then our schema came first on the path, and took one of them."""
     open_storage(role.url()).close()
     role.ask("ALTER TABLE public.alembic_version SET SCHEMA hms_tune")
@@ -133,7 +133,7 @@ def refused(url: str) -> str:
     return one
 
 
-def test_empty_tables_of_optunas_in_our_schema_are_explained_and_the_mend_works(role: Role) -> None:
+def test_empty_tables_of_optunas_in_our_schema_are_explained_and_the_hint_works(role: Role) -> None:
     made_by_optuna_in(role, "hms_tune")
     said = refused(role.url())
     assert "Optuna's tables are in the schema hms_tune, which is hms-tune's own" in said
@@ -141,21 +141,21 @@ def test_empty_tables_of_optunas_in_our_schema_are_explained_and_the_mend_works(
     a_study(role.url())
 
 
-def test_studies_of_optunas_in_our_schema_are_explained_and_the_mend_keeps_them(role: Role) -> None:
+def test_studies_of_optunas_in_our_schema_are_explained_and_the_hint_keeps_them(role: Role) -> None:
     url = made_by_optuna_in(role, "hms_tune")
     kept = RDBStorage(parse_address(url).render_as_string(hide_password=False))
     optuna.create_study(study_name="kept", storage=kept)
     kept.remove_session()
     said = refused(role.url())
-    mend, _, option = said.partition("say so in the URL: ")[2].partition(", then ?")
-    role.ask(mend)
+    hint, _, option = said.partition("say so in the URL: ")[2].partition(", then ?")
+    role.ask(hint)
     a_study(role.url(f"&{option}"))
     storage = open_storage(role.url(f"&{option}"))
     assert [each.study for each in list_studies(storage)] == ["kept", "mine"]
     storage.close()
 
 
-def test_studies_where_only_the_roles_path_leads_are_explained_and_the_mend_finds_them(role: Role) -> None:
+def test_studies_where_only_the_roles_path_leads_are_explained_and_the_hint_finds_them(role: Role) -> None:
     made_by_optuna_in(role, "theirs")
     role.ask("ALTER ROLE hms_tune SET search_path = theirs")
     said = refused(role.url())
@@ -177,7 +177,7 @@ def test_a_search_path_that_cannot_serve_is_explained(role: Role, path: str, sai
     assert said in refused(role.url(f"&options=-csearch_path={path}"))
 
 
-def test_a_user_who_may_make_no_tables_is_told_the_grants_and_they_mend_it(
+def test_a_user_who_may_make_no_tables_is_told_the_grants_and_they_fix_it(
     role: Role, database_url: str
 ) -> None:
     name = f"poor_{os.getpid()}"
@@ -194,7 +194,7 @@ def test_a_user_who_may_make_no_tables_is_told_the_grants_and_they_mend_it(
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_that_cannot_hold_our_text_is_refused_and_the_mend_makes_one(
+def test_a_database_that_cannot_hold_our_text_is_refused_and_the_hint_makes_one(
     role: Role, encoding: str
 ) -> None:
     server = create_engine(role.server, isolation_level="AUTOCOMMIT")
@@ -216,7 +216,7 @@ def test_a_database_that_cannot_hold_our_text_is_refused_and_the_mend_makes_one(
 
 
 @pytest.mark.parametrize("table", ["alembic_version", "studies"])
-def test_tables_of_another_program_are_left_alone_and_a_schema_of_its_own_mends_it(
+def test_tables_of_another_program_are_left_alone_and_a_schema_of_its_own_fixes_it(
     role: Role, table: str
 ) -> None:
     """MLflow keeps the revision of its tables in alembic_version."""

@@ -461,4 +461,4 @@ def test_a_machine_with_too_little_shared_memory_is_told_how_to_get_more(place: 
     )
     told = Cluster(place())._failed("initdb", said)
     assert "could not resize shared memory segment" in told.what
-    assert str(told.mend).startswith("Give it a larger /dev/shm: docker run --shm-size=256m")
+    assert str(told.hint).startswith("Give it a larger /dev/shm: docker run --shm-size=256m")

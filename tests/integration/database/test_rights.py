@@ -52,11 +52,11 @@ def granted(role: Role, statements: str) -> None:
         role.ask(statement)
 
 
-def the_mend(url: str, opening: Callable[[str], object] = open_to_read) -> str:
+def the_hint(url: str, opening: Callable[[str], object] = open_to_read) -> str:
     with pytest.raises(StorageError) as caught:
         opening(url)
-    assert caught.value.mend is not None
-    return caught.value.mend
+    assert caught.value.hint is not None
+    return caught.value.hint
 
 
 @pytest.mark.parametrize("command", READING)
@@ -64,7 +64,7 @@ def test_a_user_who_may_only_read_uses_every_command_that_reads(
     role: Role, command: str, tmp_path: Path
 ) -> None:
     url = role.url(name=LOOKER)
-    granted(role, the_mend(url))
+    granted(role, the_hint(url))
     READING[command](url, tmp_path)
 
 
@@ -76,21 +76,21 @@ def test_commands_that_read_work_on_a_standby(role: Role, command: str, tmp_path
 
 
 def test_the_right_to_read_is_named_by_its_grants(role: Role) -> None:
-    assert the_mend(role.url(name=LOOKER)) == (
+    assert the_hint(role.url(name=LOOKER)) == (
         f"GRANT USAGE ON SCHEMA hms_tune TO {LOOKER}; GRANT USAGE ON SCHEMA public TO {LOOKER}; "
         f"GRANT SELECT ON ALL TABLES IN SCHEMA hms_tune TO {LOOKER}; "
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {LOOKER}"
     )
 
 
-def test_a_right_to_change_that_a_command_lacks_is_named_by_its_grant_which_mends_it(role: Role) -> None:
+def test_a_right_to_change_that_a_command_lacks_is_named_by_its_grant_which_fixes_it(role: Role) -> None:
     url = role.url(name=LOOKER)
-    granted(role, the_mend(url))
+    granted(role, the_hint(url))
     with pytest.raises(StorageError, match="permission denied for table studies") as caught:
         study_commands.pause("mine", storage=url)
-    mend = str(caught.value.mend)
-    assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hms_tune TO {LOOKER}" in mend
-    granted(role, mend)
+    hint = str(caught.value.hint)
+    assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hms_tune TO {LOOKER}" in hint
+    granted(role, hint)
     study_commands.pause("mine", storage=url)
     study_commands.resume("mine", storage=url)
 
@@ -103,7 +103,7 @@ def test_a_command_that_changes_is_told_what_a_standby_is(role: Role) -> None:
 
     told = as_storage_error(caught.value) if not isinstance(caught.value, StorageError) else caught.value  # type: ignore[arg-type]
     assert isinstance(told, StorageAwayError)
-    assert "leads to a standby" in str(told.mend)
+    assert "leads to a standby" in str(told.hint)
 
 
 def test_reading_an_empty_database_makes_nothing(role: Role, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,10 +126,10 @@ def test_reading_an_empty_database_makes_nothing(role: Role, capsys: pytest.Capt
 
 def test_doctor_names_what_a_reader_lacks_to_search(role: Role) -> None:
     url = role.url(name=LOOKER)
-    granted(role, the_mend(url))
+    granted(role, the_hint(url))
     (found,) = [each for each in examine(Settings.from_environment(), storage=url) if each.name == "database"]
     assert found.state == "warn"
     assert "may run no search there" in found.detail
     assert f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {LOOKER}" in str(
-        found.mend
+        found.hint
     )

@@ -143,7 +143,7 @@ def test_the_hubs_own_variables_say_where_its_cache_is_and_that_it_is_not_asked(
     assert len(hub.asked) == asked
 
 
-def test_a_closed_door_is_reported_at_once_with_the_mend(
+def test_a_closed_door_is_reported_at_once_with_the_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
@@ -155,8 +155,8 @@ def test_a_closed_door_is_reported_at_once_with_the_mend(
     assert time.monotonic() - began < 5
     assert "model.pretrained of test_resnet" in str(refused.value)
     assert REPOSITORY in str(refused.value)
-    for mend in ("HF_HOME", "set model.pretrained to its path", "set model.pretrained to false"):
-        assert mend in str(refused.value)
+    for hint in ("HF_HOME", "set model.pretrained to its path", "set model.pretrained to false"):
+        assert hint in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 1
 

@@ -522,7 +522,7 @@ def test_a_login_to_one_server_is_none_to_another(server: Server, monkeypatch: p
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8443")
     found = ask_account()
     assert (found.mode, found.reason) == ("offline", "no credentials for https://wandb.example.org:8443")
-    assert found.mend == "Run wandb login, or wandb sync later"
+    assert found.hint == "Run wandb login, or wandb sync later"
 
 
 @pytest.mark.parametrize(("command", "mode"), [("offline", "offline"), ("disabled", "off")])
@@ -597,9 +597,9 @@ def test_doctor_says_where_runs_go(
     if written == "nothing":
         assert row["state"] == "warn"
         assert row["detail"] == f"{wandb.__version__}, no credentials for {server.address}: runs stay on disk"
-        assert row["mend"] == "Run wandb login, or wandb sync later"
+        assert row["hint"] == "Run wandb login, or wandb sync later"
     else:
-        assert (row["state"], row["mend"]) == ("ok", None)
+        assert (row["state"], row["hint"]) == ("ok", None)
         assert row["detail"] == f"{wandb.__version__}, runs are sent to {server.address}"
 
 

@@ -188,7 +188,7 @@ def test_disk_full_while_checkpointing_or_at_any_other_write_of_a_trial_costs_no
         for error in ended:  # a worker may end, and says so; its trial is requeued
             assert isinstance(error, ArtifactError), call
             assert FULL in str(error), call
-            assert error.mend, call
+            assert error.hint, call
         states = {trial.state for trial in show_trials(storage, name)}
         assert "complete" in states or ended, (call, states)
         if "complete" not in states:

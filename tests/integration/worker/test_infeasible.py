@@ -153,7 +153,7 @@ def test_a_study_of_which_nothing_fits_is_refused_before_it_starts(store: Store)
     assert check_memory(file, tiny(store).plan).batch_size == 8
     with pytest.raises(MemoryPlanError, match="no batch size of the study fits") as error:
         check_memory(file, tiny(store, 10 * MIB).plan)
-    assert "use a larger device" in (error.value.mend or "")
+    assert "use a larger device" in (error.value.hint or "")
     large = study_file("any", "{choices: [512, 1024]}")
     with pytest.raises(MemoryPlanError, match=r"Let training\.batch_size go down to"):
         check_memory(large, tiny(store).plan)

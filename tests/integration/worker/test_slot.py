@@ -280,7 +280,7 @@ def test_three_failures_in_a_row_end_the_worker_and_each_has_its_traceback(
 ) -> None:
     def broken(config: TrialConfig, directory: Path) -> Iterator[Event]:
         yield a_fold_start()
-        raise DataError("a file is missing", where="train_eegs/1.parquet", mend="Run hms-tune data check")
+        raise DataError("a file is missing", where="train_eegs/1.parquet", hint="Run hms-tune data check")
 
     with pytest.raises(TrainingError, match="3 trials in a row failed; the last: train_eegs"):
         slot(storage, study_file(study_name, trials=9), tmp_path, train=broken).run()
@@ -421,7 +421,7 @@ def test_non_finite_loss_ends_its_trial_and_is_no_failure_of_the_worker(
 ) -> None:
     def diverging(config: TrialConfig, directory: Path) -> Iterator[Event]:
         yield epoch(0, 0, 1.0)
-        raise NonFiniteLossError("the loss became nan", where="fold 0, epoch 1", mend="Lower it")
+        raise NonFiniteLossError("the loss became nan", where="fold 0, epoch 1", hint="Lower it")
 
     assert slot(storage, study_file(study_name, trials=5), tmp_path, train=diverging).run() == 5
     trials = show_trials(storage, study_name)

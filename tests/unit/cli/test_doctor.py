@@ -19,7 +19,7 @@ from hms_tune.cli.doctor import database_check, package_check
 )
 def test_doctor_warns_of_a_database_elsewhere_without_tls(host: str, encrypted: bool, state: str) -> None:
     check = database_check("PostgreSQL", host=host, encrypted=encrypted)
-    assert (check.state, "sslmode" in (check.mend or "")) == (state, state == "warn")
+    assert (check.state, "sslmode" in (check.hint or "")) == (state, state == "warn")
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_doctor_checks_packages_against_what_this_one_needs(
 ) -> None:
     check = package_check(Requirement(requirement))
     assert (check.state, detail in check.detail) == (state, True)
-    assert check.mend == (None if state == "ok" else f"Run pip install '{requirement}'")
+    assert check.hint == (None if state == "ok" else f"Run pip install '{requirement}'")

@@ -112,7 +112,7 @@ def test_a_spoilt_table_names_file_column_and_line(
     read, defects = read_table(path, "train")
     assert read.empty
     assert [(defect.file, defect.column, defect.what) for defect in defects] == [(str(path), column, what)]
-    assert defects[0].mend
+    assert defects[0].hint
 
 
 def test_several_defects_of_one_table_are_listed_together(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is said of a database that refuses: at once, once, with the reason, the patience and the mend."""
+"""What is said of a database that refuses: at once, once, with the reason, the patience and a hint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import IntegrityError, OperationalError
 from stories import a_trial
 
-from hms_tune.database.connection.refusals import mend_of
+from hms_tune.database.connection.refusals import hint_of
 from hms_tune.database.connection.retry import Caller, Patience, as_storage_error, passes, through_outages
 from hms_tune.database.queue.lease import Lease, LeaseKeeper
 from hms_tune.errors import StorageAwayError, StorageError
@@ -28,7 +28,7 @@ def refusal(message: str, pgcode: str | None = None) -> OperationalError:
     return OperationalError("SELECT 1", None, coded(message))
 
 
-def test_the_first_refusal_is_said_at_once_with_its_reason_the_patience_and_the_mend(
+def test_the_first_refusal_is_said_at_once_with_its_reason_the_patience_and_the_hint(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -49,7 +49,7 @@ def test_the_first_refusal_is_said_at_once_with_its_reason_the_patience_and_the_
 
 
 @pytest.mark.parametrize(
-    ("message", "mend"),
+    ("message", "hint"),
     [
         ("FATAL:  sorry, too many clients already", "Raise max_connections"),
         (
@@ -63,8 +63,8 @@ def test_the_first_refusal_is_said_at_once_with_its_reason_the_patience_and_the_
         ("Connection refused", "Check that the server runs"),
     ],
 )
-def test_each_refusal_has_its_mend(message: str, mend: str) -> None:
-    assert mend_of(refusal(message)).startswith(mend)
+def test_each_refusal_has_its_hint(message: str, hint: str) -> None:
+    assert hint_of(refusal(message)).startswith(hint)
 
 
 def test_what_is_only_to_be_tried_again_is_not_said(caplog: pytest.LogCaptureFixture) -> None:

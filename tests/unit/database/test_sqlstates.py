@@ -65,7 +65,7 @@ def test_each_sqlstate_has_its_fate(state: str) -> None:
         assert passes(error) is (expected is not Fate.TOLD)
         assert isinstance(told, StorageError)
         assert isinstance(told, StorageAwayError) is passes(error)
-        assert told.mend
+        assert told.hint
 
 
 def test_no_sqlstate_is_expected_that_psycopg2_does_not_know() -> None:

@@ -60,7 +60,7 @@ def test_anything_else_is_refused_without_repeating_it(text: str, said: str) -> 
         parse_address(text)
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
-    assert caught.value.mend is not None
+    assert caught.value.hint is not None
 
 
 def test_what_is_printed_holds_no_password_and_no_options() -> None:

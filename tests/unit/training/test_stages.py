@@ -50,7 +50,7 @@ def test_rows_of_weight_zero_are_not_even_read(labels: Labels) -> None:
     assert stage.rows.tolist() == [1, 3]
 
 
-def test_a_stage_without_rows_is_an_error_with_its_fold_and_mend(labels: Labels) -> None:
+def test_a_stage_without_rows_is_an_error_with_its_fold_and_hint(labels: Labels) -> None:
     second = {"min_votes": 50}
     with pytest.raises(DataError, match=r"fold 3: there are 0 rows .* Lower training.second_stage.min_votes"):
         make_stages(config(second_stage=second), labels, ROWS, where="fold 3")

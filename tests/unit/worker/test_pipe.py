@@ -14,9 +14,9 @@ def test_a_slot_tells_its_supervisor_and_outlives_it() -> None:
     observer = PipeObserver(theirs)
     handler = PipeLogHandler(observer)
     handler.emit(logging.LogRecord("hms_tune.x", logging.WARNING, "file", 1, "lost %d", (3,), None))
-    observer.send(SlotFailed(DataError("broken", where="train.csv", mend="Mend it")))
+    observer.send(SlotFailed(DataError("broken", where="train.csv", hint="Fix it")))
     assert ours.recv() == LogLine("hms_tune.x", logging.WARNING, "lost 3")
     failed = ours.recv()
-    assert str(failed.error) == "train.csv: broken. Mend it"
+    assert str(failed.error) == "train.csv: broken. Fix it"
     ours.close()
     observer.send(LogLine("hms_tune.x", logging.INFO, "nobody listens"))
