@@ -116,16 +116,15 @@ def predict(
 
     Reads that half alone, prepared or not. Interrupted, it leaves nothing behind.
     """
+    from hms_tune.export.bundle import load_bundle
     from hms_tune.export.predict import predict as predict_folder
 
     with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:
         written = predict_folder(
-            bundle,
+            load_bundle(bundle, device=device, weights=weights),
             root,
             split=split,
             out=out,
-            device=device,
-            weights=weights,
             batch_size=batch_size,
             progress=progress,
         )

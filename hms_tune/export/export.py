@@ -32,7 +32,6 @@ from hms_tune.training.refit import Refit, refit_epochs
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
-from hms_tune.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +189,6 @@ def _assemble(
         data_digest=workspace.store.manifest.digest,
         full=refit == "full",
         onnx=onnx,
-        version=__version__,
     )
     (bundle / "README.md").write_text(card, encoding="utf-8")
     seal_bundle(bundle, study=winner.study, trial=winner.number, config=winner.config)

@@ -17,7 +17,7 @@ from hms_tune.data.files.half import Half
 from hms_tune.data.schema import Kind, Split
 from hms_tune.data.store.windows import eeg_as_read, spectrogram_as_read
 from hms_tune.errors import BundleError
-from hms_tune.export.bundle import Bundle, Weights, load_bundle
+from hms_tune.export.bundle import Bundle
 from hms_tune.export.submission import check_writable, write_submission
 from hms_tune.training.images.images import needed_kinds
 from hms_tune.training.step.inference import predict_probabilities
@@ -26,13 +26,11 @@ Progress = Callable[[int, int], None]
 
 
 def predict(
-    bundle_path: Path,
+    bundle: Bundle,
     root: Path,
     *,
     split: Split = "test",
     out: Path = Path("submission.csv"),
-    device: str = "auto",
-    weights: Weights | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -43,7 +41,7 @@ def predict(
 
     Parameters
     ----------
-    bundle_path : a bundle
+    bundle : of :func:`~hms_tune.export.bundle.load_bundle`
     root : a competition folder; one without spectrograms serves models that read EEG alone
     split : ``test``, or ``train`` for one row per labelled EEG
     out : where the rows go
@@ -56,7 +54,6 @@ def predict(
         Before anything is written; at a defect of a signal file, when its turn comes.
     """
     check_writable(out)
-    bundle = load_bundle(bundle_path, device=device, weights=weights)
     competition = Competition.open(root, splits=(split,))
     kinds = needed_kinds(bundle.transform)
     if "spectrogram" in kinds and not competition.has_spectrograms(split):

@@ -64,7 +64,7 @@ BY_NAME = {"make": "takes minutes", "python": "a benchmark, or minutes", "pytest
 PATIENTS = 20
 """Of the competition that lines work on: as few as the demo takes."""
 
-SMALL = {"max_recordings": 1, "max_seconds": 60, "test_patients": 2}
+SMALL = synthetic.Extent(max_recordings=1, max_seconds=60, test_patients=2)
 """Of any competition that is synthesized here."""
 
 INSTEAD = {
@@ -213,7 +213,7 @@ def scratch(home: Path, hms_tune: Callable[..., tuple[int, str]], monkeypatch: p
 def small_competition(scratch: Path) -> Path:
     """A synthetic competition, and ``hms.zip`` with it."""
     root = scratch / "source"
-    synthetic.synthesize(root, patients=PATIENTS, **SMALL)
+    synthetic.synthesize(root, patients=PATIENTS, extent=SMALL)
     with zipfile.ZipFile(scratch / "hms.zip", "w") as archive:
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
             archive.write(file, file.relative_to(root))
@@ -227,7 +227,7 @@ def make_everything_small(patch: pytest.MonkeyPatch, competition: Path) -> None:
     def synthesize(root: Path, *, patients: int, **options: Any) -> Any:
         if patients == PATIENTS:
             return shutil.copytree(competition, root)
-        return whole(root, patients=2, **(options | SMALL))
+        return whole(root, patients=2, **(options | {"extent": SMALL}))
 
     patch.setattr(synthetic, "synthesize", synthesize)
     patch.setattr(demo, "_EPOCHS", 1)

@@ -159,7 +159,7 @@ def test_the_onnx_graph_gives_the_ensembles_probabilities(
 
 
 def test_python_and_command_predict_the_same(exported: Exported, root: Path, tmp_path: Path) -> None:
-    out = predict(exported.path, root, out=tmp_path / "submission.csv", device="cpu")
+    out = predict(load_bundle(exported.path, device="cpu"), root, out=tmp_path / "submission.csv")
     table = pd.read_csv(out)
     assert list(table.columns) == ["eeg_id", *VOTE_COLUMNS]
     assert table["eeg_id"].tolist() == [3000, 3001, 3002]
@@ -183,7 +183,9 @@ def test_predicting_leaves_nothing_but_the_submission(
 ) -> None:
     folder = competition_writer(tmp_path / "new", splits=("test",), spectrograms=False, test_recordings=4)
     before = sorted(folder.rglob("*"))
-    table = pd.read_csv(predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu"))
+    table = pd.read_csv(
+        predict(load_bundle(eeg_only.path, device="cpu"), folder, out=tmp_path / "submission.csv")
+    )
     assert len(table) == 4
     assert sorted(folder.rglob("*")) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "submission.csv"]
@@ -191,7 +193,9 @@ def test_predicting_leaves_nothing_but_the_submission(
 
 @pytest.mark.skipif(not REAL_EEG.is_dir(), reason="the real recordings are not on this machine")
 def test_real_recordings_without_spectrograms_give_valid_rows(eeg_only: Exported, tmp_path: Path) -> None:
-    table = pd.read_csv(predict(eeg_only.path, REAL_EEG, out=tmp_path / "submission.csv", device="cpu"))
+    table = pd.read_csv(
+        predict(load_bundle(eeg_only.path, device="cpu"), REAL_EEG, out=tmp_path / "submission.csv")
+    )
     assert len(table) == 24
     values = table[list(VOTE_COLUMNS)].to_numpy()
     assert np.abs(values.sum(axis=1) - 1).max() < 1e-6
@@ -203,12 +207,12 @@ def test_a_model_of_spectrograms_refuses_a_folder_without(
 ) -> None:
     folder = competition_writer(tmp_path / "new", splits=("test",), spectrograms=False)
     with pytest.raises(BundleError, match="reads spectrograms"):
-        predict(exported.path, folder, out=tmp_path / "submission.csv", device="cpu")
+        predict(load_bundle(exported.path, device="cpu"), folder, out=tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
 
 
 def test_train_rows_are_predicted_once_per_eeg(eeg_only: Exported, root: Path, tmp_path: Path) -> None:
-    out = predict(eeg_only.path, root, split="train", out=tmp_path / "train.csv", device="cpu")
+    out = predict(load_bundle(eeg_only.path, device="cpu"), root, split="train", out=tmp_path / "train.csv")
     assert pd.read_csv(out)["eeg_id"].tolist() == list(range(1000, 1016))
 
 
@@ -350,15 +354,19 @@ def test_a_recording_without_a_value_is_refused_by_the_command_as_it_is_in_pytho
     nan = pa.array(np.full(table.num_rows, np.nan, np.float32))
     pq.write_table(pa.table(dict.fromkeys(table.column_names, nan)), silent)
     with pytest.raises(DataError, match=r"3001\.parquet: the window has no value, all NaN"):
-        predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu")
+        predict(load_bundle(eeg_only.path, device="cpu"), folder, out=tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
 
 
 def test_a_missing_folder_is_named_before_anything_is_written(eeg_only: Exported, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        predict(eeg_only.path, tmp_path / "absent", out=tmp_path / "submission.csv", device="cpu")
+        predict(
+            load_bundle(eeg_only.path, device="cpu"), tmp_path / "absent", out=tmp_path / "submission.csv"
+        )
     with pytest.raises(UsageError, match="no such folder"):
-        predict(eeg_only.path, tmp_path, out=tmp_path / "absent" / "submission.csv", device="cpu")
+        predict(
+            load_bundle(eeg_only.path, device="cpu"), tmp_path, out=tmp_path / "absent" / "submission.csv"
+        )
     assert list(tmp_path.iterdir()) == []
 
 
