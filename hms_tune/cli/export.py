@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,6 +12,7 @@ import typer
 
 from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
+from hms_tune.config.augmentation import TestTime
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
@@ -18,6 +20,7 @@ from hms_tune.machine.stop_signals import ended_as_by_ctrl_c
 from hms_tune.machine.terminal import Terminal
 
 if TYPE_CHECKING:
+    from hms_tune.export.adjustment import Adjustment
     from hms_tune.export.export import Exported
 
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")]
@@ -52,8 +55,7 @@ def export_best(
 ) -> None:
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card."""
     from hms_tune.data.store.prepare import prepare
-    from hms_tune.export.export import check_vacant
-    from hms_tune.export.place import bundle_path, point_to_newest
+    from hms_tune.export.place import bundle_path, check_vacant, point_to_newest
     from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.tracking.console import ConsoleObserver
@@ -97,6 +99,7 @@ def export_best(
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export-best wrote.")],
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder.")],
+    *,
     split: Annotated[
         Literal["test", "train"], typer.Option("--split", help="Which half to predict.")
     ] = "test",
@@ -111,24 +114,98 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", min=1, help="Windows at once; the trial's by default.")
     ] = None,
+    test_time: Annotated[
+        list[TestTime] | None,
+        typer.Option(
+            "--test-time", help="Average over hemispheres swapped, the window shifted, or both (twice)."
+        ),
+    ] = None,
+    temperature: Annotated[
+        str,
+        typer.Option(
+            "--temperature", metavar="NUMBER|fit", help="Above 1: less certain; fit: what suits out of fold."
+        ),
+    ] = "1",
 ) -> None:
     """Predict every EEG of one half of a competition folder and write a submission.
 
-    Reads that half alone, prepared or not. Interrupted, it leaves nothing behind.
+    Reads that half alone, prepared or not. Interrupted, it leaves nothing behind. With --test-time or
+    --temperature it first says what they do to the KL out of fold.
     """
-    from hms_tune.export.bundle import load_bundle
+    from hms_tune.export.blend import load
     from hms_tune.export.predict import predict as predict_folder
+    from hms_tune.export.submission import check_writable
+
+    check_writable(out)
+    model = load(bundle, device=device, weights=weights)
+    change = _adjustment(bundle, tuple(dict.fromkeys(test_time or ())), temperature)
 
     with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:
         written = predict_folder(
-            load_bundle(bundle, device=device, weights=weights),
+            model,
             root,
             split=split,
             out=out,
             batch_size=batch_size,
+            change=change,
             progress=progress,
         )
     typer.echo(str(written))
+
+
+def _adjustment(bundle: Path, test_time: tuple[TestTime, ...], temperature: str) -> Adjustment:
+    """What was asked for; its effect is said first, on stderr."""
+    from hms_tune.export.adjustment import AS_TRAINED, Adjustment, effect
+
+    given = _temperature(temperature)
+    if not test_time and given == 1.0:
+        return AS_TRAINED
+    found = effect(bundle, test_time, given)
+    asked = [*test_time, *([] if given == 1.0 else [f"temperature {given or found.fitted:.3g}"])]
+    Terminal(stderr=True).print(f"{', '.join(asked)}: {found}", highlight=False, soft_wrap=True)
+    return Adjustment(test_time, given or found.fitted)
+
+
+def _temperature(text: str) -> float | None:
+    """A positive number; None: the one that fits best."""
+    if text == "fit":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < math.inf:
+        raise UsageError(
+            f"--temperature {json.dumps(text)} is no positive number", hint="Give a number, or fit"
+        )
+    return value
+
+
+def blend(
+    bundles: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE...", help="Folders that export-best wrote.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The blend, a new folder.")],
+    most: Annotated[
+        int | None, typer.Option("--most", min=1, help="Most bundles in it; as many as help by default.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Blend bundles of one competition folder: weights by their out-of-fold predictions, judged fairly.
+
+    hms-tune predict and hms_tune.load_bundle take the blend as they take a bundle.
+    """
+    from hms_tune.export.blend import read_blend_config, write_blend
+
+    found = write_blend(bundles, out, most=most)
+    members = read_blend_config(out).members
+    if as_json:
+        listed = [member.model_dump(mode="json") for member in members]
+        typer.echo(json.dumps({"path": str(out), "members": listed} | asdict(found), indent=2))
+        return
+    lines = [str(out)]
+    lines += [f"{member.weight:6.1%}  {member.study}, trial {member.trial}" for member in members]
+    typer.echo("\n".join([*lines, str(found)]))
 
 
 def describe(exported: Exported, link: Path | None) -> str:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
+    "blend": ("export", "blend", "Blend bundles, with a score of patients that had no part in it."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),
 }
 

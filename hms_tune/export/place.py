@@ -8,6 +8,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from hms_tune.errors import UsageError
+
 logger = logging.getLogger(__name__)
 
 BUNDLES = Path("bundles")
@@ -48,6 +50,17 @@ def point_to_newest(bundle: Path, study: str) -> Path | None:
         logger.warning("no link %s: %s; the bundle is %s", link, error.strerror or error, bundle)
         return None
     return link
+
+
+def check_vacant(out: Path) -> None:
+    """Refuse, before any training, a place where a bundle cannot be written."""
+    if os.path.lexists(out):
+        raise UsageError("already exists", where=out, hint="Choose another --out, or remove it")
+    parent = out.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError("cannot be written to", where=parent, hint="Choose another --out")
 
 
 def _is_ours(link: Path, study: str) -> bool:
