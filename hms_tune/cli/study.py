@@ -264,6 +264,7 @@ def delete(
     """Delete a study with its trials and checkpoints."""
     from hms_tune.studies import control
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+    from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
     study = study_name(name)
     if not yes:
@@ -277,5 +278,7 @@ def delete(
         control.delete_study(database, study)
     # Whoever may write into the database may have given it a name that leads out of the folder.
     if STUDY_NAME.fullmatch(study):
-        Artifacts.at(artifacts_location(settings), settings.home / "scratch", study).remove_all()
+        artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", study)
+        artifacts.remove_all()
+        KeptPredictions(artifacts.store, study).remove_all()
     typer.echo(f"{study}: deleted")

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -29,10 +29,11 @@ from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.blend_weights import Blending, choose_blend
 from hms_tune.export.bundle import Bundle, Weights, in_batches, load_bundle, read_bundle_config
-from hms_tune.export.out_of_fold import OutOfFoldTable, read_out_of_fold
+from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.private_folder import private_folder
+from hms_tune.training.events import OutOfFold
 from hms_tune.version import __version__
 
 BLEND = "blend.json"
@@ -233,6 +234,36 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return found
+
+
+def choose_trials(kept: Mapping[int, OutOfFold], *, most: int) -> list[int]:
+    """The trials of a study whose blend is best, by the predictions that were kept of them.
+
+    Parameters
+    ----------
+    kept : by the trials' numbers, from the best trial on; those of other rows than the first's are left out
+    most : most trials
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two patients.
+    """
+    numbers: list[int] = []
+    tables: list[OutOfFoldTable] = []
+    for number, predictions in kept.items():
+        table = averaged(predictions)
+        if not tables or np.array_equal(tables[0].eeg_id, table.eeg_id):
+            numbers.append(number)
+            tables.append(table)
+    weights = choose_blend(
+        np.stack([table.probabilities for table in tables]),
+        tables[0].targets,
+        tables[0].patient_id,
+        most=most,
+    ).weights
+    chosen = [place for place in np.argsort(weights, kind="stable")[::-1] if weights[place] > 0.0]
+    return [numbers[place] for place in chosen]
 
 
 def _check_same_rows(one: Path, first: OutOfFoldTable, other: Path, second: OutOfFoldTable) -> None:

@@ -72,6 +72,15 @@ def read_out_of_fold(bundle: Path, test_time: Collection[TestTime] = ()) -> OutO
         raise BundleError(
             f"it lacks {', '.join(missing)}: an earlier version wrote it", where=bundle / name, hint=hint
         )
+    return _one_for_each_row(table)
+
+
+def averaged(out_of_fold: OutOfFold) -> OutOfFoldTable:
+    """A trial's predictions, one for each row."""
+    return _one_for_each_row(out_of_fold_table(out_of_fold))
+
+
+def _one_for_each_row(table: pd.DataFrame) -> OutOfFoldTable:
     by_row = table.groupby("row", sort=True)
     first, mean = by_row.first(), by_row.mean(numeric_only=True)
     return OutOfFoldTable(

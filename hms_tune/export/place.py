@@ -7,6 +7,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from hms_tune.errors import UsageError
 
@@ -16,8 +17,8 @@ BUNDLES = Path("bundles")
 """The folder of bundles, in the working directory."""
 
 
-def bundle_path(study: str, trial: int, folder: Path = BUNDLES) -> Path:
-    """Where the bundle of a trial goes unless the user says otherwise."""
+def bundle_path(study: str, trial: int | Literal["blend"], folder: Path = BUNDLES) -> Path:
+    """Where the bundle of a trial, or a study's blend, goes unless the user says otherwise."""
     return folder / f"{study}-{trial}"
 
 

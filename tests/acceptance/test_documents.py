@@ -94,6 +94,7 @@ STAND_INS_OF = {
     "data synth": {"ROOT": "data/made"},
     "data prepare": {"DIR": "elsewhere"},
     "study report": {"DIR": "bundles/effnet"},
+    "blend": {"DIR": "bundles/blended", "BUNDLE...": "bundles/effnet"},
     "study check": {"DIR": "data/hms"},
 }
 """The same, of one command."""

@@ -26,10 +26,13 @@ from hms_tune.errors import BundleError, DataError, SignalError, UsageError
 from hms_tune.export.bundle import file_digest, load_bundle, load_network
 from hms_tune.export.export import Exported, Winner, export_best
 from hms_tune.export.onnx import OnnxUnavailableError, export_onnx
+from hms_tune.export.out_of_fold import OutOfFoldTable, read_out_of_fold
 from hms_tune.export.predict import predict
 from hms_tune.export.scores import read_scores
+from hms_tune.export.test_time import swapped
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.scores import kl_divergence
+from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,6 +95,7 @@ def test_a_bundle_holds_what_it_promises_and_nothing_else(exported: Exported) ->
         "metrics.json",
         "model.onnx",
         "oof.parquet",
+        "oof_swap.parquet",
     }
     assert [path.name for path in exported.path.parent.iterdir()] == ["tiny-5"]
     config = json.loads((exported.path / "config.json").read_text())
@@ -101,7 +105,7 @@ def test_a_bundle_holds_what_it_promises_and_nothing_else(exported: Exported) ->
 
 def test_scores_are_those_of_the_out_of_fold_rows(exported: Exported, store: Store) -> None:
     table = pd.read_parquet(exported.path / "oof.parquet")
-    assert list(table.columns[:2]) == ["eeg_id", "seizure_probability"]
+    assert list(table.columns[:4]) == ["row", "eeg_id", "patient_id", "seizure_probability"]
     assert list(table.columns[-2:]) == ["other_target", "fold"]
     probabilities = table.filter(like="_probability").to_numpy()
     targets = table.filter(like="_target").to_numpy()
@@ -136,6 +140,26 @@ def test_out_of_fold_predictions_are_those_of_the_written_weights(exported: Expo
             expected = network(data.images.clean(torch.from_numpy(rows))).softmax(dim=1).numpy()
         of_fold = table[table["fold"] == fold].filter(like="_probability").to_numpy()
         assert np.abs(of_fold - expected).max() < 1e-6
+
+
+def test_out_of_fold_predictions_with_hemispheres_swapped_lie_beside_them(
+    exported: Exported, store: Store
+) -> None:
+    bundle = load_bundle(exported.path, device="cpu")
+    data = Workspace(store, torch.device("cpu")).trial_data(bundle.config.config)
+    plain, swap = (read_out_of_fold(exported.path, which) for which in ((), ("swap",)))
+    assert np.array_equal(plain.patient_id, swap.patient_id)
+    _, rows = data.fold_rows(0)
+    with torch.no_grad():
+        mirrored = bundle.networks[0](data.images.changed(torch.from_numpy(rows), swapped)).softmax(dim=1)
+    expected = (mirrored.numpy() + plain.probabilities[_places(data, plain, rows)]) / 2
+    assert np.abs(swap.probabilities[_places(data, plain, rows)] - expected).max() < 1e-6
+
+
+def _places(data: TrialData, table: OutOfFoldTable, rows: np.ndarray) -> list[int]:
+    """Where rows of a trial's labels stand in a table of its out-of-fold predictions."""
+    at = {eeg: place for place, eeg in enumerate(table.eeg_id)}
+    return [at[eeg] for eeg in data.labels.eeg_id[rows]]
 
 
 @pytest.mark.parametrize("name", ["exported", "eeg_only"])
