@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened
+from hms_tune.cli.options import JsonOption, StorageOption, data_root, opened, study_name
+from hms_tune.cli.study_argument import StudyArgument
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.errors import UsageError
@@ -24,7 +25,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else t
 
 
 def export_best(
-    study: Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")],
+    study: StudyArgument,
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="Export this trial instead of the best.")
     ] = None,
@@ -59,6 +60,7 @@ def export_best(
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
+    study = study_name(study)
     if not STUDY_NAME.fullmatch(study):
         raise UsageError(
             f"{json.dumps(study)} is no study name", hint="hms-tune study list names those there are"

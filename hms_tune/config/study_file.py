@@ -217,8 +217,8 @@ def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
 def load_study_file(name_or_path: str | Path, settings: Settings | None = None) -> StudyFile:
     """Read a study file by the study's name, or by path.
 
-    A name finds ``NAME.yaml`` in ``./studies``, then in ``HMS_TUNE_STUDIES``, then among the studies that
-    come with hms-tune. Whatever ends in ``.yaml`` or ``.yml`` is a path.
+    A name finds ``NAME.yaml`` here, then in ``./studies``, then in ``HMS_TUNE_STUDIES``, then among the
+    studies that come with hms-tune. Whatever ends in ``.yaml`` or ``.yml`` is a path.
 
     Raises
     ------
@@ -238,7 +238,7 @@ def load_study_file(name_or_path: str | Path, settings: Settings | None = None) 
             f"{json.dumps(name)} is no study name",
             hint="Use 1 to 63 lower-case letters, digits and hyphens, or a path that ends in .yaml",
         )
-    found = available_studies(settings).get(name)
+    found = _here(name) or available_studies(settings).get(name)
     if found is None:
         raise UnknownStudyError(f'no study file "{name}"', hint=_known(name, settings))
     study_file = StudyFile.parse(_read_text(found), _shown(found))
@@ -249,6 +249,12 @@ def load_study_file(name_or_path: str | Path, settings: Settings | None = None) 
             hint="Give the file and its study the same name, or pass the path",
         )
     return study_file
+
+
+def _here(name: str) -> Path | None:
+    """The file of this name in the working folder, whose other YAML files may be no studies."""
+    paths = (Path(f"{name}{suffix}") for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def available_studies(settings: Settings | None = None) -> dict[str, Path]:
