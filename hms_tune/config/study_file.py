@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
-from hms_tune.config.range_reader import ConfigReader
+from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
 from hms_tune.config.secrets import public_text
 from hms_tune.config.settings import Settings
@@ -119,7 +120,7 @@ class StudyFile:
         ConfigError
             With the line, and for a misspelt key the nearest valid one.
         """
-        origin = Source(source)
+        origin = Source(source, _every_key())
         located = parse_yaml(text, origin)
         entries = origin.check_keys(
             located, ["study", *TrialConfig.model_fields, *SECTIONS], "the study file"
@@ -142,6 +143,12 @@ class StudyFile:
         _check_pruner(study_file, reader)
         check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
+
+
+@cache
+def _every_key() -> tuple[str, ...]:
+    models: dict[str, type[BaseModel]] = {"": TrialConfig, **SECTIONS}
+    return tuple(dict.fromkeys(key for name, model in models.items() for key in dotted_keys(model, name)))
 
 
 def _without_root(located: Located, source: Source) -> tuple[Path | None, Located]:
