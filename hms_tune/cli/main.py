@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
     "status": ("status", "status", "Show how a study stands."),
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
+    "database": ("database", "app", "Print the database's address; keep this machine's own server up."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),

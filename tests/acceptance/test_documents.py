@@ -21,7 +21,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, Line, is_complete, lines_of, stray_lines_of, variants
 from kaggle_server import Kaggle, serve
 
-from hms_tune.cli import demo, status
+from hms_tune.cli import database, demo, status
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data import synthetic
 from hms_tune.database.connect import Storage
@@ -236,7 +236,7 @@ def make_everything_small(patch: pytest.MonkeyPatch, competition: Path) -> None:
 
 
 def interrupt_what_never_ends(patch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C for ``--watch`` once it has shown something, and for the dashboard once it can be opened."""
+    """Ctrl-C for ``--watch`` once it has shown something, and for a server once it can be used."""
 
     def ctrl_c(*_: object) -> None:
         raise KeyboardInterrupt
@@ -250,6 +250,7 @@ def interrupt_what_never_ends(patch: pytest.MonkeyPatch) -> None:
 
         serve_it(application, host=host, port=0, started=opened)
 
+    patch.setattr(database, "keep_up", ctrl_c)
     patch.setattr(status, "time", SimpleNamespace(sleep=ctrl_c))
     patch.setattr(dashboard, "serve_dashboard", serve_dashboard)
 

@@ -20,7 +20,7 @@ def shown_commands() -> list[str]:
     commands = []
     for row in re.findall(r"^\| `hms-tune (.+?) \|", README, flags=re.MULTILINE):
         words = [re.findall(r"[a-z-]+", part) for part in row.split("`,")]
-        group = words[0][0] if row.split()[0] in ("data", "study", "model") else None
+        group = words[0][0] if row.split()[0] in ("data", "study", "model", "database") else None
         for part in words:
             names = [word for word in part if not word.startswith("--") and word != group]
             commands.append(" ".join([group, names[0]] if group else [part[0]]))
