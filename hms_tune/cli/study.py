@@ -65,6 +65,17 @@ def show(
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="All about the trial of this number.")
     ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="COLUMN",
+            help="trial, state, KL, time or a parameter; -COLUMN has the largest first.",
+        ),
+    ] = "trial",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print every parameter of every trial as CSV.")
+    ] = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -72,14 +83,18 @@ def show(
     if trial is not None:
         _show_trial(study_name(study), trial, storage, as_json)
         return
+    from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
     from hms_tune.studies.status import show_trials
 
     with opened(storage, to="read") as database:
-        trials = show_trials(database, study_name(study))
+        trials = sorted_trials(show_trials(database, study_name(study)), sort)
     if as_json:
         typer.echo(render.as_json(trials))
+    elif as_csv:
+        typer.echo(trials_csv(trials), nl=False)
     else:
-        render.out().print(render.trial_table(trials))
+        console = render.out()
+        console.print(trial_view(trials, width=console.width))
 
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
