@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, data_root, opened
+from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, data_root, opened, study_name
+from hms_tune.cli.study_argument import StudyArgument
 from hms_tune.config.augmentation import TestTime
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
@@ -32,8 +33,8 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else t
 
 
 def export_best(
+    study: StudyArgument,
     *,
-    study: Annotated[str, typer.Option("--study", metavar="NAME", help="Name of the study.")],
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="Export this trial instead of the best.")
     ] = None,
@@ -76,6 +77,7 @@ def export_best(
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
+    study = study_name(study)
     if not STUDY_NAME.fullmatch(study):
         raise UsageError(
             f"{json.dumps(study)} is no study name", hint="hms-tune study list names those there are"
