@@ -21,6 +21,7 @@ Scalar = None | bool | int | float | str
 LARGEST_TEXT = 1_000_000
 MOST_VALUES = 20_000
 DEEPEST = 40
+_LONGEST_INTEGER = 19
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -223,6 +224,12 @@ class _Composer:
             entries[key] = self.convert(value_node, line, depth + 1)
         return entries
 
+    def _whole(self, text: str, line: int) -> int:
+        """An integer of 64 bits; others are no number for most of what follows, such as a division."""
+        if len(text) > _LONGEST_INTEGER:
+            self._source.fail(f'"{text[:40]}" has too many digits', line)
+        return int(text)
+
     def _scalar(self, node: yaml.ScalarNode, line: int) -> Scalar:
         text: str = node.value
         try:
@@ -232,7 +239,7 @@ class _Composer:
                 case "bool":
                     return text.lower() == "true"
                 case "int":
-                    return int(text)
+                    return self._whole(text, line)
                 case "float":
                     return float(text)
                 case "str":
