@@ -141,11 +141,13 @@ def stop(name: Name, storage: StorageOption = None) -> None:
 
 def _set_state(name: str, storage: str | None, state: RequestedState) -> None:
     from hms_tune.studies import control
+    from hms_tune.studies.status import study_state
 
     study = study_name(name)
     with opened(storage) as database:
         control.set_state(database, study, state)
-    typer.echo(f"{study}: {state}")
+        current = study_state(database, study)
+    typer.echo(f"{study}: {current}")
 
 
 @app.command("stop-trial")

@@ -103,7 +103,7 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     run(home, "study", "pause", "smoke")
     (listed,) = json.loads(run(home, "study", "list", "--json").stdout)
     assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
-    assert run(home, "study", "resume", "smoke").stdout == "smoke: running\n"
+    assert run(home, "study", "resume", "smoke").stdout == "smoke: idle\n"
     trial = json.loads(run(home, "study", "show", "smoke", "--trial", "1", "--json").stdout)
     assert (trial["trial"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
@@ -180,7 +180,7 @@ def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
     stock.tell(stock.ask(), [0.3, 0.4])
     try:
         listed = {each["study"]: each for each in json.loads(run(home, "study", "list", "--json").stdout)}
-        assert (listed["smoke"]["state"], listed["smoke"]["best_value"]) == ("running", 0.5)
+        assert (listed["smoke"]["state"], listed["smoke"]["best_value"]) == ("idle", 0.5)
         assert (listed["pareto"]["state"], listed["pareto"]["best_value"]) == ("not made by hms-tune", None)
         assert "pareto  not made by hms-tune" in run(home, "status", "--study", "pareto").stdout
         for refused in (("show", "pareto"), ("pause", "pareto"), ("delete", "pareto", "--yes")):
