@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("data", "app", "Download, check, synthesize and prepare a competition folder."),
     "study": ("study", "app", "Check, list, show, steer and delete studies."),
     "model": ("model", "app", "Backbones and their layers."),
+    "database": ("database", "app", "This machine's own PostgreSQL, kept up or served to a fleet."),
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
     "status": ("status", "status", "Show how a study stands."),
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),

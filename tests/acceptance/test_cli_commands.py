@@ -258,6 +258,20 @@ def test_doctor_names_every_finding_and_its_hint(
     assert [check["name"] for check in json.loads(broken.stdout) if check["state"] == "fail"] == ["data"]
 
 
+def test_a_study_is_saved_deleted_and_loaded_again(home: Path, storage: Storage, tmp_path: Path) -> None:
+    before = json.loads(run(home, "study", "show", "smoke", "--json").stdout)
+    file = tmp_path / "smoke.zip"
+    said = run(home, "study", "save", "smoke", str(file)).stdout
+    assert said.startswith(f"{file}: study smoke, {len(before)} trials in {len(before)} attempts, ")
+    assert "already. Delete that one first" in error_of(run(home, "study", "load", str(file), code=2))
+    run(home, "study", "delete", "smoke", "--yes")
+    assert run(home, "study", "load", str(file)).stdout == said.removeprefix(f"{file}: ")
+    after = json.loads(run(home, "study", "show", "smoke", "--json").stdout)
+    for each in (*before, *after):
+        each["attributes"].pop("lease", None)
+    assert after == before
+
+
 def test_the_dashboard_serves_the_study_and_ends_at_a_signal(home: Path, storage: Storage) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "hms_tune", "dashboard", "--port", "0"],
