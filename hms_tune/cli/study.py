@@ -18,6 +18,7 @@ from hms_tune.errors import EmptyDatabaseError, UsageError
 
 if TYPE_CHECKING:
     from hms_tune.database.queries.studies import RequestedState
+    from hms_tune.worker.archive import Archived
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 
@@ -154,11 +155,13 @@ def stop(study: StudyArgument, storage: StorageOption = None) -> None:
 
 def _set_state(study: str, storage: str | None, state: RequestedState) -> None:
     from hms_tune.studies import control
+    from hms_tune.studies.status import study_state
 
     study = study_name(study)
     with opened(storage) as database:
         control.set_state(database, study, state)
-    typer.echo(f"{study}: {state}")
+        current = study_state(database, study)
+    typer.echo(f"{study}: {current}")
 
 
 @app.command("stop-trial", cls=StudyCommand)
@@ -293,3 +296,44 @@ def delete(
         artifacts.remove_all()
         KeptPredictions(artifacts.store, study).remove_all()
     typer.echo(f"{study}: deleted")
+
+
+@app.command()
+def save(
+    study: StudyArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    storage: StorageOption = None,
+) -> None:
+    """Write a study with its trials, records and checkpoints to a file.
+
+    Workers may be at it: where the file is loaded, their trials go on from their last checkpoints.
+    """
+    from hms_tune.worker.archive import save_study
+    from hms_tune.worker.checkpoint_store.files import open_store
+
+    store = open_store(artifacts_location(Settings.from_environment()))
+    with opened(storage) as database:
+        saved = save_study(database, store, study_name(study), file)
+    typer.echo(f"{file}: {_described(saved)}")
+
+
+@app.command()
+def load(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `hms-tune study save` wrote.")],
+    storage: StorageOption = None,
+) -> None:
+    """Write the study of a file into a database that has none of its name; a worker goes on with it."""
+    from hms_tune.worker.archive import load_study
+    from hms_tune.worker.checkpoint_store.files import open_store
+
+    store = open_store(artifacts_location(Settings.from_environment()))
+    with opened(storage) as database:
+        loaded = load_study(database, store, file)
+    typer.echo(_described(loaded))
+
+
+def _described(archived: Archived) -> str:
+    return (
+        f"study {archived.study}, {archived.trials} trials in {archived.attempts} attempts, "
+        f"{archived.checkpoints} checkpoints"
+    )

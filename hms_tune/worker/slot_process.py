@@ -92,6 +92,7 @@ def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
 
 def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     """Open the device, the database and the trackers, run trials, close all."""
+    logging.getLogger(__name__).info("Slot %s: loading PyTorch, and opening %s", plan.slot, plan.device)
     from hms_tune.worker.trainer import Trainer  # brings timm along, which the supervisor does without
 
     warnings.filterwarnings("ignore", category=ExperimentalWarning)

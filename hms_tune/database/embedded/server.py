@@ -23,7 +23,15 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from hms_tune.data.files.lock import exclusive
-from hms_tune.database.embedded.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
+from hms_tune.database.embedded.cluster import (
+    DATABASE,
+    PORT,
+    SOCKET,
+    SUPERUSER,
+    Cluster,
+    Listening,
+    write_private,
+)
 from hms_tune.errors import HmsTuneError, StorageError
 from hms_tune.machine.private_folder import private_folder
 
@@ -277,3 +285,30 @@ def _remove_link(folder: Path) -> None:
     if noted.exists():
         shutil.rmtree(Path(noted.read_text()).parent, ignore_errors=True)
         noted.unlink()
+
+
+def listen(folder: Path, listening: Listening) -> None:
+    """Start the server that this process has joined anew, so that it listens on an address, too.
+
+    Raises
+    ------
+    StorageError
+        If other processes use it, or it cannot listen there.
+    """
+    folder = folder.resolve()
+    with exclusive(folder / "lock"):
+        if not _alone(_users[folder]):
+            raise StorageError(
+                "other processes use the embedded PostgreSQL, which has to start anew to listen",
+                where=folder,
+                hint="End them first, or set HMS_TUNE_HOME to another folder",
+            )
+        cluster = _cluster(folder)
+        cluster.stop()
+        cluster.admit_fleet()
+        cluster.start(_host(folder, cluster), listening)
+
+
+def runs(folder: Path) -> bool:
+    """Whether the server of a folder runs."""
+    return _cluster(folder.resolve()).runs

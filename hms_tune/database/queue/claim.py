@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select, text, update
+from sqlalchemy import Connection, Row, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.hours import seconds_at_work
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
 from hms_tune.database.tables import attempts, now, studies, trials, workers
@@ -50,8 +51,8 @@ FINISHING_FROM = 0.85
 class Budget:
     """What a study may use, over all its workers; None: no limit.
 
-    ``trials``: trials that begin; ``hours``: time from the first claim of all; ``gpu_hours``: time of all
-    attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
+    ``trials``: trials that begin; ``hours``: time in which at least one attempt ran; ``gpu_hours``: time of
+    all attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
     attempt begins; those that run go on to their ends.
     """
 
@@ -151,15 +152,7 @@ def claim(
     """
     with storage.engine.begin() as connection:
         study = connection.execute(
-            select(
-                studies.c.state,
-                studies.c.budget_trials,
-                studies.c.budget_gpu_hours,
-                _hours_passed(1.0).label("over"),
-                _hours_passed(FINISHING_FROM).label("finishing"),
-            )
-            .where(studies.c.study_id == study_id)
-            .with_for_update()
+            select(studies).where(studies.c.study_id == study_id).with_for_update()
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
@@ -180,13 +173,10 @@ def claim(
         return grant(connection, study_id, taken, holder, lease_s=lease_s, token=token)
 
 
-def _hours_passed(share: float) -> ColumnElement[bool]:
-    """Whether a share of the study's hours is over."""
-    seconds = studies.c.budget_hours * 3600.0 * share
-    return and_(
-        studies.c.budget_hours.is_not(None),
-        studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, seconds) < now(),
-    )
+def _hours_end(connection: Connection, study_id: int, study: Row[Any], share: float) -> bool:
+    """Whether a share of the study's hours is used up."""
+    budget = study.budget_hours
+    return budget is not None and seconds_at_work(connection, study_id) >= 3600.0 * share * budget
 
 
 def _next_trial(
@@ -198,7 +188,11 @@ def _next_trial(
         return waiting
     spent = study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials
     if promotion is not None:
-        ending = spent or study.finishing or _gpu_hours_end(connection, study_id, study)
+        ending = (
+            spent
+            or _hours_end(connection, study_id, study, FINISHING_FROM)
+            or _gpu_hours_end(connection, study_id, study)
+        )
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
         if chosen is not None:
             return chosen
@@ -225,7 +219,7 @@ def _refusal(
         return Refusal.WORKER_LEAVES
     if study.state != "running":
         return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
-    if study.over:
+    if _hours_end(connection, study_id, study, 1.0):
         return Refusal.OUT_OF_HOURS
     if study.budget_gpu_hours is not None and gpu_hours_used(connection, study_id) >= study.budget_gpu_hours:
         return Refusal.OUT_OF_GPU_HOURS
