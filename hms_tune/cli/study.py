@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
-from hms_tune.cli.study_argument import StudyArgument, StudyCommand
+from hms_tune.cli.options import (
+    JsonOption,
+    StorageOption,
+    StudyArgument,
+    StudyCommand,
+    artifacts_location,
+    opened,
+    study_name,
+)
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, load_study_file
