@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,12 @@ class MemoryQueue:
         self._call("recover")
         recovered, self.recovered = self.recovered, []
         return tuple(recovered)
+
+    def renewing(self, attempt: Attempt, keeper: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end_orphans(self) -> None:
+        """There are none."""
 
     def claim(self, token: str) -> Lease | Refusal:
         self._call("claim", token)
