@@ -13,7 +13,7 @@ import optuna
 from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
-from hms_tune.database.queue.lease import Holder, Lease, Requested, lease_lost
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.machine.processes import ProcessIdentity
 
@@ -67,7 +67,7 @@ class MemoryQueue:
         recovered, self.recovered = self.recovered, []
         return tuple(recovered)
 
-    def renewing(self, attempt: Attempt, keeper: Any) -> AbstractContextManager[None]:
+    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
         return nullcontext()
 
     def end_orphans(self) -> None:
@@ -78,11 +78,11 @@ class MemoryQueue:
         if self.refusals:
             return self.refusals.pop(0)
         if self._waiting:
-            return Lease(next(self._ids), 0, self._waiting.pop(0))
+            return Lease(next(self._ids), 0, self._waiting.pop(0), None)
         if self._claimed >= self.budget:
             return Refusal.BUDGET_SPENT
         self._claimed += 1
-        return Lease(next(self._ids), 0, trial_id=next(self._ids))
+        return Lease(next(self._ids), 0, trial_id=next(self._ids), token=None)
 
     @contextmanager
     def keep(self, lease: Lease, *, granted_at: float) -> Iterator[MemoryLease]:

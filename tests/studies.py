@@ -132,9 +132,10 @@ def write_study(
                     "pid": 1,
                     "optuna_trial_id": ids[i],
                     "number": i,
-                    "claimed_at": ended[i] - timedelta(seconds=60),
-                    "expires_at": ended[i],
-                    "ended_at": ended[i],
+                    # They follow one another: somebody was at work for all these hours.
+                    "claimed_at": ended[i] - timedelta(hours=hours) / trials / 2,
+                    "expires_at": ended[i] + timedelta(hours=hours) / trials / 2,
+                    "ended_at": ended[i] + timedelta(hours=hours) / trials / 2,
                     "state": ENDS[STATES[i % 4]],
                 }
                 for i in numbers

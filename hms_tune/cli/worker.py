@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import StorageOption, artifacts_location, data_root
+from hms_tune.cli.study_argument import StudyArgument
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
@@ -16,9 +18,7 @@ from hms_tune.errors import UsageError
 
 
 def worker(
-    study: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of a study file, or the path of one.")
-    ],
+    study: StudyArgument,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -58,19 +58,24 @@ def worker(
     max_trials: Annotated[
         int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
     ] = None,
-) -> None:
+) -> int:
     """Run a study's trials until its budget is spent or this worker is stopped.
 
     Any number of workers may run one study. At SIGTERM or Ctrl-C trials are requeued and continue
     elsewhere; a second one ends at once.
+
+    Exit status: 0 if the study is over (its budget is spent, or a person stopped it); 75 if this worker was
+    stopped or has done its part, and there is more to do: start one again. 1 after an error, 2 for wrong use.
     """
+    settings = Settings.from_environment()
+    study_file = load_study_file(study, settings)
+    typer.echo(f"{study_file.study}: a worker starts; it loads its libraries first", err=True)
+
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.stderr import error_console
     from hms_tune.worker.options import WorkerOptions
     from hms_tune.worker.worker import Worker
 
-    settings = Settings.from_environment()
-    study_file = load_study_file(study, settings)
     root = data_root(data, study_file, settings)
     console = error_console()
     log_to(console)
@@ -89,12 +94,14 @@ def worker(
         checkpoint_s=settings.checkpoint_seconds,
     )
     observer = ConsoleObserver(console, every_epoch=verbose)
-    Worker(
+    has_more = Worker(
         options,
         observer,
         progress=lambda: progress_bar("preparing", "files", console),
         show_study=observer.show_study,
     ).run()
+    console.print(f"{study_file.study}: " + ("there is more to do" if has_more else "the study is over"))
+    return os.EX_TEMPFAIL if has_more else os.EX_OK
 
 
 def parse_slots(text: str) -> int | Literal["auto"]:

@@ -187,7 +187,9 @@ class BudgetConfig(Section):
     trials: int = Field(
         100, ge=1, le=1_000_000, description="Trials of the study: complete, pruned or failed."
     )
-    hours: float | None = Field(None, gt=0.0, description="Hours since the study began; null: no limit.")
+    hours: float | None = Field(
+        None, gt=0.0, description="Hours in which a slot was at a trial; null: no limit."
+    )
     gpu_hours: float | None = Field(
         None,
         gt=0.0,

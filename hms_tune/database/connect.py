@@ -97,6 +97,12 @@ class Storage:
             return Server.of(connection)
 
     @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the whole block, whose transactions are the caller's."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def statements(self) -> Iterator[Connection]:
         """A connection on which each statement is a transaction: nothing stays locked between two of them."""
         with self.optuna.statements() as connection:

@@ -34,12 +34,16 @@ _VALUE = """report AS (
             IS DISTINCT FROM (excluded.intermediate_value, excluded.intermediate_value_type)
     )"""
 _REPORT = text(_LIVE + _VALUE + _WRITTEN)
+_HELD = "lease_id = :lease AND token IS NOT DISTINCT FROM :token AND ended_at IS NULL"
 # A lease that is locked is just being told its result, or ended.
-_REPORT_OF_LEASE = text(f"""{_LIVE} {_VALUE}, renewed AS (
+_REPORT_OF_LEASE = text(f"""
+    WITH live AS (
+        SELECT trial_id FROM trials WHERE trial_id = :trial AND state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')
+        AND EXISTS (SELECT FROM {SCHEMA}.attempts WHERE {_HELD}) FOR UPDATE
+    ), {_VALUE}, renewed AS (
         UPDATE {SCHEMA}.attempts SET expires_at = clock_timestamp() + make_interval(secs => :lease_s)
         WHERE lease_id = (
-            SELECT lease_id FROM {SCHEMA}.attempts
-            WHERE lease_id = :lease AND ended_at IS NULL
+            SELECT lease_id FROM {SCHEMA}.attempts WHERE {_HELD}
               AND expires_at < clock_timestamp() + make_interval(secs => :lease_s - :every_s)
             FOR UPDATE SKIP LOCKED
         ) RETURNING lease_id
@@ -51,7 +55,7 @@ _REPORT_OF_LEASE = text(f"""{_LIVE} {_VALUE}, renewed AS (
     JOIN {SCHEMA}.studies USING (study_id)
     JOIN {SCHEMA}.trials ON trials.trial_id = attempts.trial_id
     LEFT JOIN {SCHEMA}.workers ON workers.worker_id = attempts.worker_id
-    WHERE attempts.lease_id = :lease
+    WHERE attempts.lease_id = :lease AND attempts.token IS NOT DISTINCT FROM :token
 """)
 _PARAMS = """params AS (
         INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
@@ -87,14 +91,16 @@ _END = text(f"""{_LIVE} told AS (
 class Renewal:
     """A lease that is renewed with the reports of its trial, at most every ``every_s`` seconds.
 
-    ``heard`` is told what the database said of the lease, and when, by ``clock``, it was asked.
+    ``heard`` is told what the database said of the lease (None: it is gone, with its study or by a backup
+    that was restored), and when, by ``clock``, it was asked.
     """
 
     lease_id: int
+    token: str | None
     lease_s: float
     every_s: float
     clock: Callable[[], float]
-    heard: Callable[[Row[Any], float], None]
+    heard: Callable[[Row[Any] | None, float], None]
 
 
 def report(
@@ -105,13 +111,12 @@ def report(
     given = {"trial": trial_id, "step": step, "stored": stored, "kind": kind.name}
     if renewal is None:
         return _wrote(connection, _REPORT, given)
-    given |= {"lease": renewal.lease_id, "lease_s": renewal.lease_s, "every_s": renewal.every_s}
+    given |= {"lease": renewal.lease_id, "token": renewal.token}
+    given |= {"lease_s": renewal.lease_s, "every_s": renewal.every_s}
     asked_at = renewal.clock()
     row = connection.execute(_REPORT_OF_LEASE, given).one_or_none()
-    if row is None:  # the study was deleted, with its leases
-        return False
     renewal.heard(row, asked_at)
-    return bool(row.live)
+    return row is not None and bool(row.live)
 
 
 def write_user_attributes(

@@ -68,7 +68,7 @@ def stop_trial(storage: Storage, name: str, number: int) -> Literal["stopping", 
 
 
 def drain(storage: Storage, name: str, worker: str, *, at_once: bool = False) -> tuple[WorkerStatus, ...]:
-    """Let a worker leave: it claims no more trials, and exits 0 when its slots are empty.
+    """Let a worker leave: it claims no more trials, and ends when its slots are empty.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
-from hms_tune.database.queries.studies import is_ours, study_names, study_row
+from hms_tune.database.queries.studies import is_ours, study_names
 from hms_tune.database.queries.workers import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
 from hms_tune.database.queue.promote import GIVEN_UP
@@ -27,10 +27,11 @@ from hms_tune.studies.status_types import (
     StudyStatus,
     StudySummary,
     TrialSummary,
+    is_working,
     trial_summary,
     worker_status,
 )
-from hms_tune.studies.totals import study_totals
+from hms_tune.studies.totals import StudyState, StudyTotals, study_totals
 from hms_tune.trial_state import TrialState
 
 
@@ -41,17 +42,42 @@ def list_studies(storage: Storage) -> list[StudySummary]:
 
 
 def _summary(connection: Transaction, study_id: int, name: str) -> StudySummary:
-    row = study_row(connection, study_id)
+    used = study_totals(connection, study_id)
     best = totals.leader(connection, study_id)
-    counted = totals.trials_by_state if row else totals.attempts_by_state
-    not_joined = "not started" if is_ours(connection, study_id) else FOREIGN
+    ours = is_ours(connection, study_id)
     return StudySummary(
         study=name,
-        state=row.state if row else not_joined,
-        trials=counted(connection, study_id),
+        state=_state(connection, used) if ours else FOREIGN,
+        trials=_trials(connection, used) if ours else totals.attempts_by_state(connection, study_id),
         best_value=best.value if best else None,
-        budget_trials=row.budget_trials if row else None,
+        budget_trials=used.row.budget_trials,
     )
+
+
+def _state(connection: Transaction, used: StudyTotals) -> StudyState:
+    rows = workers_of_study(connection, used.row.study_id)
+    return used.state(at_work=any(is_working(row) for row in rows))
+
+
+def _trials(connection: Transaction, used: StudyTotals) -> dict[TrialState, int]:
+    """Trials by state, with those that scripts added."""
+    of_scripts = totals.scripts_trials_by_state(connection, used.row.study_id)
+    return {state: number + of_scripts.get(state, 0) for state, number in used.trials.items()}
+
+
+def study_state(storage: Storage, name: str) -> StudyState:
+    """How a study that hms-tune made stands.
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    StorageError
+        If another program made it.
+    """
+    study_id = find_study(storage, name)
+    with storage.transaction() as connection:
+        return _state(connection, study_totals(connection, study_id))
 
 
 def status(storage: Storage, name: str) -> StudyStatus:
@@ -73,18 +99,19 @@ def status(storage: Storage, name: str) -> StudyStatus:
         failed = totals.failure_reasons(connection, study_id)
         pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials[TrialState.PRUNED] else {}
         enqueued = enqueued_values(connection, study_id)
-        of_scripts = totals.scripts_trials_by_state(connection, study_id)
+        trials = _trials(connection, used)
     leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
+    state = used.state(at_work=any(is_working(each) for each in workers))
     return StudyStatus(
         study=name,
-        state=row.state if ours else FOREIGN,
-        trials={state: number + of_scripts.get(state, 0) for state, number in used.trials.items()},
+        state=state if ours else FOREIGN,
+        trials=trials,
         attempts=attempts,
         budget_trials=row.budget_trials,
         budget_hours=row.budget_hours,
         budget_gpu_hours=row.budget_gpu_hours,
-        hours=None if row.age_s is None else row.age_s / 3600.0,
+        hours=used.seconds / 3600.0,
         gpu_hours=used.gpu_hours,
         best=leaders[0] if leaders else None,
         leaders=leaders,
@@ -97,7 +124,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         per_hour=used.trials_per_hour,
         images_per_second=used.images_per_second,
         left_s=used.seconds_left,
-        ends_at=used.ends_at,
+        ends_at=used.ends_at if state == "running" else None,
     )
 
 

@@ -17,10 +17,12 @@ from hms_tune.database.optuna_trial import (
     trial_number,
 )
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
+from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
+from hms_tune.studies.totals import StudyState
 from hms_tune.trial_state import AttemptState, TrialState
 
-FOREIGN = "not made by hms-tune"
+FOREIGN: Literal["not made by hms-tune"] = "not made by hms-tune"
 """The state of a study that another program made."""
 
 ABSENT_S = 45.0
@@ -79,22 +81,23 @@ class WorkerStatus:
 class StudyStatus:
     """A study at one moment.
 
-    ``state`` is the state that people asked for, or that the study was not made by hms-tune.
+    ``state`` is how it stands, or that the study was not made by hms-tune.
     ``trials`` and ``attempts`` are counted by state; a trial may have several. ``failed_because`` counts
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
-    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far.
-    ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
-    until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
+    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far:
+    ``hours`` are those in which a slot was at work. ``per_hour`` (trials ended) and ``images_per_second`` are
+    those of the last hour; ``left_s`` is the work until the first part of the budget is spent at that speed,
+    and ``ends_at`` the moment, while workers are at work.
     """
 
     study: str
-    state: str
+    state: StudyState | Literal["not made by hms-tune"]
     trials: dict[TrialState, int]
     attempts: dict[AttemptState, int]
     budget_trials: int | None
     budget_hours: float | None
     budget_gpu_hours: float | None
-    hours: float | None
+    hours: float
     gpu_hours: float
     best: BestTrial | None
     leaders: tuple[BestTrial, ...]
@@ -119,7 +122,7 @@ class StudySummary:
     """
 
     study: str
-    state: str
+    state: StudyState | Literal["not made by hms-tune"]
     trials: dict[TrialState, int] | dict[AttemptState, int]
     best_value: float | None
     budget_trials: int | None
@@ -140,6 +143,11 @@ class TrialSummary:
     reported: dict[int, float]
 
 
+def is_working(row: WorkerRow) -> bool:
+    """Whether a worker was seen a moment ago, and its process is not known to be gone."""
+    return row.silent_s <= ABSENT_S and not row.process.is_known_dead(this_process())
+
+
 def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStatus:
     """From a worker's row and the trials that slots are at."""
     return WorkerStatus(
@@ -151,7 +159,7 @@ def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStat
         version=row.version,
         started_at=row.started_at,
         seen_s_ago=round(row.silent_s, 1),
-        state="silent" if row.silent_s > ABSENT_S else "working",
+        state="working" if is_working(row) else "silent",
         requested=row.requested,
         usage=None if row.usage is None else Usage.from_json(row.usage),
         trials=tuple(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.workers import Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
-from hms_tune.machine.processes import this_process
+from hms_tune.machine.processes import leave_mark, remove_mark, this_process
 from hms_tune.machine.usage import UsageMeter
 from hms_tune.training.events import EpochEnded, Event
 
@@ -50,6 +50,7 @@ def announce(storage: Storage, presence: Presence, images: ImageCount | None = N
     ----------
     images : what the slots train, written beside the worker's usage minute by minute
     """
+    leave_mark(presence.worker_id)
     add_worker(storage, presence, this_process())
     meter, count = UsageMeter(presence.devices), images or ImageCount()
 
@@ -61,3 +62,4 @@ def announce(storage: Storage, presence: Presence, images: ImageCount | None = N
     with Every(SEEN_EVERY_S, refresh, name="presence"):
         yield
     refresh(stopped=True)
+    remove_mark(presence.worker_id)

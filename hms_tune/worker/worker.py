@@ -1,7 +1,7 @@
 """A worker: joins a study with this machine's devices.
 
 It checks data and study, then runs one process per slot (:mod:`~hms_tune.worker.supervisor`). At the first
-signal slots hand their trials back and the worker exits 0; at the second it ends at once.
+signal slots hand their trials back and the worker ends; at the second it ends at once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from types import FrameType
 from hms_tune.config.settings import dashboard_folder
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
-from hms_tune.database.connect import open_storage, resolve_address
+from hms_tune.database.connect import Storage, open_storage, resolve_address
+from hms_tune.database.connection.retry import as_storage_error
 from hms_tune.database.connection.url import parse_address
 from hms_tune.errors import RankLostError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
+from hms_tune.studies.totals import has_work
 from hms_tune.tracking.notify.watch import StudyWatch
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.distributed.group import RankPlace, place_from_environment
@@ -76,9 +78,14 @@ class Worker:
         self._supervisor = Supervisor(observer, self._images, stopping=lambda: self._signals > 0)
         self._place = place_from_environment()
         self._own_rank: RankProcesses | None = None
+        self._has_more = False
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Run until the study is done or this worker is stopped.
+
+        Returns
+        -------
+        Whether there is more to do, so that a worker should be started again
 
         Raises
         ------
@@ -99,11 +106,12 @@ class Worker:
         devices = self._groups(slots)  # wrong ones are refused first
         try:
             with self._answering_signals():
+                _logger.info("Preparing the data in %s", options.data_root)
                 with self.progress() as progress:
                     store = prepare(options.data_root, progress=progress)
                 if self._place is not None and self._place.rank > 0:
                     self._be_a_further_rank(self._place, devices)
-                    return
+                    return self._signals > 0
                 check_data(options.study_file, store)
                 if options.slots_per_device == "auto" and options.ranks_per_trial == 1 and not self._place:
                     devices = self._groups(_slots_that_pay(options, store))
@@ -112,6 +120,7 @@ class Worker:
             self.observer.close()
         if self._supervisor.errors:
             raise self._supervisor.errors[0]
+        return self._has_more
 
     def _groups(self, slots_per_device: int | Mapping[str, int]) -> tuple[SlotDevices, ...]:
         options = self.options
@@ -132,6 +141,7 @@ class Worker:
 
     def _work(self, devices: Sequence[SlotDevices]) -> None:
         """Join the study and run its trials. Nothing is written to the database before the data is good."""
+        _logger.info("Connecting to the %s", "database" if self.options.storage else "embedded PostgreSQL")
         address = resolve_address(self.options.storage, home=self.options.home)
         self._storage_url = address.render_as_string(hide_password=False)
         storage = open_storage(address)
@@ -155,8 +165,20 @@ class Worker:
             with announce(storage, presence, self._images), watch.running(), publisher:
                 _logger.info("%s: starting slots %s", search.study.study_name, ", ".join(dict(devices)))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
+            self._has_more = self._asks_for_more(storage, search.study_id)
         finally:
             storage.close()
+
+    def _asks_for_more(self, storage: Storage, study_id: int) -> bool:
+        """Whether the study has more to do; a database that is away is asked by the next worker."""
+        try:
+            return has_work(storage, study_id)
+        except Exception as error:
+            told = as_storage_error(error)
+            if told is None:
+                raise
+            _logger.warning("Nobody knows whether there is more to do: %s", told)
+            return True
 
     def _publisher_plan(self) -> PublisherPlan:
         options = self.options
@@ -190,6 +212,7 @@ class Worker:
         try:
             yield
         except _Stopped:
+            self._has_more = True
             return
         finally:
             for number, handler in before.items():

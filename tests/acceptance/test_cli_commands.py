@@ -103,7 +103,7 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     run(home, "study", "pause", "smoke")
     (listed,) = json.loads(run(home, "study", "list", "--json").stdout)
     assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
-    assert run(home, "study", "resume", "smoke").stdout == "smoke: running\n"
+    assert run(home, "study", "resume", "smoke").stdout == "smoke: idle\n"
     trial = json.loads(run(home, "study", "show", "smoke", "--trial", "1", "--json").stdout)
     assert (trial["trial"], trial["value"], list(trial["params"])) == (1, 0.5, ["model.dropout"])
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
@@ -180,7 +180,7 @@ def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
     stock.tell(stock.ask(), [0.3, 0.4])
     try:
         listed = {each["study"]: each for each in json.loads(run(home, "study", "list", "--json").stdout)}
-        assert (listed["smoke"]["state"], listed["smoke"]["best_value"]) == ("running", 0.5)
+        assert (listed["smoke"]["state"], listed["smoke"]["best_value"]) == ("idle", 0.5)
         assert (listed["pareto"]["state"], listed["pareto"]["best_value"]) == ("not made by hms-tune", None)
         assert "pareto  not made by hms-tune" in run(home, "status", "--study", "pareto").stdout
         for refused in (("show", "pareto"), ("pause", "pareto"), ("delete", "pareto", "--yes")):
@@ -256,6 +256,20 @@ def test_doctor_names_every_finding_and_its_hint(
 
     broken = run(home, "doctor", "--data", str(tmp_path / "absent"), "--json", code=1)
     assert [check["name"] for check in json.loads(broken.stdout) if check["state"] == "fail"] == ["data"]
+
+
+def test_a_study_is_saved_deleted_and_loaded_again(home: Path, storage: Storage, tmp_path: Path) -> None:
+    before = json.loads(run(home, "study", "show", "smoke", "--json").stdout)
+    file = tmp_path / "smoke.zip"
+    said = run(home, "study", "save", "smoke", str(file)).stdout
+    assert said.startswith(f"{file}: study smoke, {len(before)} trials in {len(before)} attempts, ")
+    assert "already. Delete that one first" in error_of(run(home, "study", "load", str(file), code=2))
+    run(home, "study", "delete", "smoke", "--yes")
+    assert run(home, "study", "load", str(file)).stdout == said.removeprefix(f"{file}: ")
+    after = json.loads(run(home, "study", "show", "smoke", "--json").stdout)
+    for each in (*before, *after):
+        each["attributes"].pop("lease", None)
+    assert after == before
 
 
 def test_the_dashboard_serves_the_study_and_ends_at_a_signal(home: Path, storage: Storage) -> None:

@@ -138,7 +138,7 @@ def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_on
 
 
 @pytest.mark.slow
-def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_0(
+def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_75(
     home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
 ) -> None:
     file = tmp_path / "stopped.yaml"
@@ -148,7 +148,7 @@ def test_a_worker_asked_to_stop_requeues_its_trial_and_exits_0(
     wait_for(first, "fold 1/2  epoch 2/4")
     first.terminate()
     _, errors = first.communicate(timeout=60)
-    assert first.returncode == 0, errors
+    assert first.returncode == 75, errors
     assert "requeued" in errors
 
     second = start(home, *arguments)

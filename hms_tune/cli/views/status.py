@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hms_tune.database.queries.workers import RunningTrial
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
-_STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red"}
+_STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red", "finished": "cyan"}
 _LEAVING = {"work": "", "finish": "finishing", "leave": "leaving"}
 _GIB = 2**30
 
@@ -44,7 +44,7 @@ def budget_text(status: StudyStatus) -> str:
     taken = sum(number for state, number in status.trials.items() if state.counts)
     parts = [
         (f"{taken}", status.budget_trials, "trials"),
-        (f"{status.hours or 0.0:.1f}", status.budget_hours, "h"),
+        (f"{status.hours:.1f}", status.budget_hours, "h"),
         (f"{status.gpu_hours:.2f}", status.budget_gpu_hours, "GPU-hours"),
     ]
     shown = [f"{used} of {limit:g} {unit}" for used, limit, unit in parts if limit is not None]
@@ -64,9 +64,13 @@ def _facts(status: StudyStatus) -> Table:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
     facts.add_row("budget", budget_text(status))
-    if status.left_s is not None and status.ends_at is not None:
-        when = status.ends_at.strftime("%Y-%m-%d %H:%M UTC")
-        facts.add_row("end", f"in {duration(status.left_s)}, at {when}" if status.left_s else "reached")
+    if status.left_s:
+        when = "" if status.ends_at is None else f", at {status.ends_at.strftime('%Y-%m-%d %H:%M UTC')}"
+        facts.add_row("end", f"in {duration(status.left_s)}{when or ' of work'}")
+    elif status.left_s is not None:
+        facts.add_row("end", "reached")
+    elif status.hours is not None and status.budget_trials is not None:
+        facts.add_row("end", f"nobody can tell before a trial has ended{_latest(status)}")
     facts.add_row("trials", _trials(status))
     for reason, number in status.failed_because.items():
         facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))
@@ -79,6 +83,13 @@ def _facts(status: StudyStatus) -> Table:
     for number, params in enumerate(status.enqueued):
         facts.add_row("enqueued" if number == 0 else "", Text(params_text(params)))
     return facts
+
+
+def _latest(status: StudyStatus) -> str:
+    """When the hours of the budget are over, where it has some."""
+    if status.budget_hours is None or status.hours is None:
+        return ""
+    return f"; in {duration(3600.0 * max(0.0, status.budget_hours - status.hours))} at the latest"
 
 
 def _trials(status: StudyStatus) -> Text:

@@ -1,8 +1,9 @@
 """One PostgreSQL data directory, and the programs of the package that work on it.
 
 A server started here listens on one Unix socket, in its data directory, which is closed to everyone else, and
-asks for a password. PostgreSQL does not run as root; for root it runs as the owner of the data directory, who
-need not reach that by its path: programs start inside and call it ``/proc/self/cwd``.
+asks for a password; one that serves a fleet listens on an address, too. PostgreSQL does not run as root; for
+root it runs as the owner of the data directory, who need not reach that by its path: programs start inside
+and call it ``/proc/self/cwd``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from hms_tune.errors import StorageError
 SUPERUSER = "postgres"
 DATABASE = "postgres"
 PORT = 5432
-"""Part of the socket's name; nothing listens on TCP."""
+"""Part of the socket's name."""
 
 SOCKET = f".s.PGSQL.{PORT}"
 """The socket, as libpq looks for it in the folder that a URL names as its host."""
@@ -28,9 +29,21 @@ SOCKET = f".s.PGSQL.{PORT}"
 CONNECTIONS = 400
 """Most connections to the embedded server; PostgreSQL's own default, 100, is used up by 30 slots."""
 
+FLEET = "hms_tune"
+"""The user, and the database, of those who come over the network."""
+
 _RULE = "local all all scram-sha-256"
+_FLEETS_RULE = f"host {FLEET} {FLEET} all scram-sha-256"
 _START_SECONDS = 120
 """A server that was killed reads its log again before it answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """An address that a server listens on. ``host`` is a name or number of this machine."""
+
+    host: str = ""
+    port: int = PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +97,13 @@ class Cluster:
         self._run("postgres", "--single", DATABASE, text=statement)
         write_private(self._rules, f"{_RULE}\n")
 
-    def start(self, host: Path) -> None:
+    def start(self, host: Path, listening: Listening = Listening()) -> None:
         """Start the server unless it runs, and wait until it accepts connections.
 
         Parameters
         ----------
         host : a path of the data directory that is short enough for a socket
+        listening : where a server that is started listens beside its socket; by default nowhere
         """
         deadline = time.monotonic() + _START_SECONDS
         while not self._accepts(host):
@@ -98,7 +112,11 @@ class Cluster:
             if self.runs:
                 time.sleep(0.1)  # it starts, or stops
             else:
-                self._launch()
+                self._launch(listening)
+
+    def admit_fleet(self) -> None:
+        """Let the fleet's user in from the network, by a password. The server must not run."""
+        write_private(self._rules, f"{_RULE}\n{_FLEETS_RULE}\n")
 
     def stop(self) -> None:
         """End the server and the connections to it, if it runs."""
@@ -109,17 +127,20 @@ class Cluster:
     def _rules(self) -> Path:
         return self.folder / "pg_hba.conf"
 
-    def _launch(self) -> None:
+    def _launch(self, listening: Listening) -> None:
         self._forget_dead_server()
         options = {
-            "listen_addresses": "",
-            "port": PORT,
+            "listen_addresses": listening.host,
+            "port": listening.port,
             "unix_socket_directories": ".",
             "unix_socket_permissions": "0700",
             "max_connections": CONNECTIONS,
         }
         given = " ".join(f"-c {name}='{value}'" for name, value in options.items())
         self._run("pg_ctl", "start", "-w", "-t", str(_START_SECONDS), "-l", self.log.name, "-o", given)
+        if listening.port != PORT:  # this machine's processes know the socket by its usual name
+            (self.folder / SOCKET).unlink(missing_ok=True)
+            (self.folder / SOCKET).symlink_to(f".s.PGSQL.{listening.port}")
 
     def _accepts(self, host: Path) -> bool:
         command = (str(self._program("pg_isready")), "-h", str(host), "-p", str(PORT), "-U", SUPERUSER)
@@ -149,7 +170,7 @@ class Cluster:
         """
         if self.runs:
             return
-        for file in (self.folder / "postmaster.pid", self.folder / f"{SOCKET}.lock"):
+        for file in (self.folder / "postmaster.pid", *self.folder.glob(".s.PGSQL.*.lock")):
             if file.exists():
                 _, *rest = file.read_text().split("\n")
                 with file.open("r+") as opened:

@@ -17,12 +17,21 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
 from hms_tune.data.files.lock import exclusive
-from hms_tune.database.embedded.cluster import DATABASE, PORT, SOCKET, SUPERUSER, Cluster, write_private
+from hms_tune.database.embedded.cluster import (
+    DATABASE,
+    PORT,
+    SOCKET,
+    SUPERUSER,
+    Cluster,
+    Listening,
+    write_private,
+)
 from hms_tune.errors import HmsTuneError, StorageError
 from hms_tune.machine.private_folder import private_folder
 
@@ -36,6 +45,12 @@ _OLDER = ".handle_pids.json"
 
 _OLDER_ACCOUNT = "pgserver"
 """Who ran that server for root."""
+
+_ANYWHERE = "*:*:*:*:"
+"""What stands before the password in its file, which libpq reads too: any host, port, database and user."""
+
+_LOOK_EVERY_S = 5.0
+"""How often :func:`keep_up` looks whether the server runs."""
 
 _users: dict[Path, int] = {}
 """The ``users`` lock of each folder whose server this process uses."""
@@ -81,6 +96,35 @@ def start_embedded(folder: Path) -> str:
         query={"host": str(host), "port": str(PORT)},
     )
     return url.render_as_string(hide_password=False).replace("+", "%20")  # a space, as libpq reads it too
+
+
+def signed_in_by_file(url: URL, folder: Path) -> URL:
+    """The address of the server in ``folder`` with the file of its password in place of the password.
+
+    It is no secret, and serves whoever may read the file.
+    """
+    query = {**url.query, "passfile": str(folder.resolve() / "password")}
+    return URL.create(url.drivername, username=url.username, database=url.database, query=query)
+
+
+def keep_up(folder: Path) -> None:
+    """Keep the server up until this process is stopped; one that died is started again.
+
+    Raises
+    ------
+    StorageError
+        If it does not start, or its folder is gone.
+    """
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        if not folder.exists():
+            raise StorageError("the folder of the embedded PostgreSQL was removed", where=folder)
+        start_embedded(folder)
+
+
+def stops_with_us(folder: Path) -> bool:
+    """Whether no other process uses the server, so that it ends with this one."""
+    return _alone(_users[folder.resolve()])
 
 
 def _enter(folder: Path) -> None:
@@ -154,8 +198,11 @@ def _leave(folder: Path, process: int) -> None:
 def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
     """The server's password; where there is none yet, one is set, and the server asks for it from then on."""
     file = folder / "password"
-    password = file.read_text() if file.exists() else ""
+    written = file.read_text().strip() if file.exists() else ""
+    password = written.removeprefix(_ANYWHERE)
     if password and cluster.asks_for_password:
+        if password == written:  # as an older version wrote it
+            write_private(file, f"{_ANYWHERE}{password}\n")
         return password
     if cluster.runs:
         if not alone:
@@ -168,7 +215,7 @@ def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
         cluster.stop()
     (folder / _OLDER).unlink(missing_ok=True)
     password = secrets.token_hex(32)
-    write_private(file, password)
+    write_private(file, f"{_ANYWHERE}{password}\n")
     cluster.set_password(password)
     return password
 
@@ -238,3 +285,30 @@ def _remove_link(folder: Path) -> None:
     if noted.exists():
         shutil.rmtree(Path(noted.read_text()).parent, ignore_errors=True)
         noted.unlink()
+
+
+def listen(folder: Path, listening: Listening) -> None:
+    """Start the server that this process has joined anew, so that it listens on an address, too.
+
+    Raises
+    ------
+    StorageError
+        If other processes use it, or it cannot listen there.
+    """
+    folder = folder.resolve()
+    with exclusive(folder / "lock"):
+        if not _alone(_users[folder]):
+            raise StorageError(
+                "other processes use the embedded PostgreSQL, which has to start anew to listen",
+                where=folder,
+                hint="End them first, or set HMS_TUNE_HOME to another folder",
+            )
+        cluster = _cluster(folder)
+        cluster.stop()
+        cluster.admit_fleet()
+        cluster.start(_host(folder, cluster), listening)
+
+
+def runs(folder: Path) -> bool:
+    """Whether the server of a folder runs."""
+    return _cluster(folder.resolve()).runs

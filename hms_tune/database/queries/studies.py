@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, delete, exists, func, or_, select
+from sqlalchemy import Connection, Row, Select, delete, exists, or_, select
 
 from hms_tune.database.tables import now, studies
 from hms_tune.search.optuna_private import models
@@ -23,8 +23,8 @@ RequestedState = Literal["running", "paused", "stopped"]
 class StudyRow:
     """A study as the fleet knows it; with the defaults, one that no worker has joined.
 
-    ``state`` is what people request of it; a budget of None has no limit. ``age_s`` is the time from its
-    first claim until ``read_at``, s; None before.
+    ``state`` is what people request of it; a budget of None has no limit. ``started_at`` is
+    the time of its first claim.
     """
 
     study_id: int
@@ -34,7 +34,6 @@ class StudyRow:
     budget_gpu_hours: float | None = None
     started_at: datetime | None = None
     read_at: datetime | None = None
-    age_s: float | None = None
 
     @property
     def is_joined(self) -> bool:
@@ -67,8 +66,7 @@ def delete_study_rows(connection: Connection, study_id: int) -> None:
 
 
 def _rows() -> Select[tuple[object, ...]]:
-    age_s = func.extract("epoch", now() - studies.c.started_at)
-    return select(studies, now().label("read_at"), age_s.label("age_s"))
+    return select(studies, now().label("read_at"))
 
 
 def _read(row: Row[tuple[object, ...]]) -> StudyRow:
@@ -80,5 +78,4 @@ def _read(row: Row[tuple[object, ...]]) -> StudyRow:
         budget_gpu_hours=row.budget_gpu_hours,
         started_at=row.started_at,
         read_at=row.read_at,
-        age_s=None if row.age_s is None else float(row.age_s),
     )

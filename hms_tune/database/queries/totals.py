@@ -11,6 +11,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import Connection, Row, func, select
 
 from hms_tune.database.optuna_trial import state_by_both
+from hms_tune.database.queries.hours import seconds_at_work
 from hms_tune.database.tables import attempts, now, trials, worker_minutes
 from hms_tune.search.optuna_private import models
 from hms_tune.trial_state import ENDED, AttemptState, TrialState
@@ -32,8 +33,12 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class RecentWork:
-    """What a study did lately, and holds now. ``images`` is None if no worker counted any."""
+    """What a study did lately, and holds now. ``seconds`` is how long it was at work lately.
 
+    ``images`` is None if no worker counted any.
+    """
+
+    seconds: float
     trials_ended: int
     images: int | None
     running: int
@@ -173,6 +178,7 @@ def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> Re
         ).where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
     ).one()
     return RecentWork(
+        seconds=seconds_at_work(connection, study_id, lately_s=recent_s),
         trials_ended=row.trials_ended,
         images=None if row.images is None else int(row.images),
         running=row.running,

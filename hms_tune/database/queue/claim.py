@@ -13,21 +13,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Row,
-    and_,
-    exists,
-    func,
-    null,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Row, exists, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.hours import at_work
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
 from hms_tune.database.queue.usage import claimed, gpu_hours, taken_by
@@ -62,8 +52,8 @@ FINISHING_FROM = 0.85
 class Budget:
     """What a study may use, over all its workers; None: no limit.
 
-    ``trials``: trials that begin; ``hours``: time from the first claim of all; ``gpu_hours``: time of all
-    attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
+    ``trials``: trials that begin; ``hours``: time in which at least one attempt ran; ``gpu_hours``: time of
+    all attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
     attempt begins; those that run go on to their ends.
     """
 
@@ -171,16 +161,7 @@ def claim(
     """
     with storage.engine.begin() as connection:
         study = connection.execute(
-            select(
-                studies.c.state,
-                studies.c.budget_trials,
-                studies.c.budget_gpu_hours,
-                studies.c.started_at,
-                _hours_passed(1.0).label("over"),
-                _hours_passed(FINISHING_FROM).label("finishing"),
-            )
-            .where(studies.c.study_id == study_id)
-            .with_for_update(key_share=True)
+            select(studies).where(studies.c.study_id == study_id).with_for_update(key_share=True)
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
@@ -212,28 +193,33 @@ def _facts(
     earlier = exists().where(attempts.c.token == token, attempts.c.ended_at.is_(None))
     requested = select(workers.c.requested).where(workers.c.worker_id == holder.worker_id).scalar_subquery()
     waiting = exists().where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
-    limited = study.budget_trials is not None
-    measured = study.budget_gpu_hours is not None
+    asked = {
+        "claimed": None if study.budget_trials is None else claimed(study_id),
+        "seconds": None if study.budget_hours is None else at_work(study_id),
+        "gpu_hours": None if study.budget_gpu_hours is None else gpu_hours(study_id),
+        "taken": None if worker_most is None else taken_by(study_id, holder.worker_id),
+    }
     return connection.execute(
         select(
             earlier.label("granted"),
             requested.label("requested"),
             waiting.label("waiting"),
             live.label("any_live"),
-            (claimed(study_id) if limited else null()).label("claimed"),
-            (gpu_hours(study_id) if measured else null()).label("gpu_hours"),
-            (null() if worker_most is None else taken_by(study_id, holder.worker_id)).label("taken"),
+            *((null() if each is None else each).label(name) for name, each in asked.items()),
         )
     ).one()
 
 
-def _hours_passed(share: float) -> ColumnElement[bool]:
-    """Whether a share of the study's hours is over."""
-    seconds = studies.c.budget_hours * 3600.0 * share
-    return and_(
-        studies.c.budget_hours.is_not(None),
-        studies.c.started_at + func.make_interval(0, 0, 0, 0, 0, 0, seconds) < now(),
-    )
+def _hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
+    """Whether a share of the study's hours is used up."""
+    budget = study.budget_hours
+    return budget is not None and facts.seconds >= 3600.0 * share * budget
+
+
+def _gpu_hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
+    """Whether a share of the study's GPU-hours is used up."""
+    budget = study.budget_gpu_hours
+    return budget is not None and facts.gpu_hours >= share * budget
 
 
 def _next_trial(
@@ -245,10 +231,9 @@ def _next_trial(
         return waiting
     spent = study.budget_trials is not None and facts.claimed >= study.budget_trials
     if promotion is not None:
-        gpu_hours_end = (
-            study.budget_gpu_hours is not None and facts.gpu_hours >= FINISHING_FROM * study.budget_gpu_hours
+        ending = (
+            spent or _hours_end(study, facts, FINISHING_FROM) or _gpu_hours_end(study, facts, FINISHING_FROM)
         )
-        ending = spent or study.finishing or gpu_hours_end
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
         if chosen is not None:
             return chosen
@@ -266,9 +251,9 @@ def _refusal(study: Row[Any], facts: Row[Any], worker_most: int | None) -> Refus
         return Refusal.WORKER_LEAVES
     if study.state != "running":
         return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
-    if study.over:
+    if _hours_end(study, facts, 1.0):
         return Refusal.OUT_OF_HOURS
-    if study.budget_gpu_hours is not None and facts.gpu_hours >= study.budget_gpu_hours:
+    if _gpu_hours_end(study, facts, 1.0):
         return Refusal.OUT_OF_GPU_HOURS
     if worker_most is not None and facts.taken >= worker_most:
         return Refusal.WORKER_DONE

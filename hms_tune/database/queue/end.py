@@ -30,7 +30,7 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     optuna_state,
 )
-from hms_tune.database.queue.lease import Lease, hold, lease_lost
+from hms_tune.database.queue.lease import Lease, hold, is_lease, lease_lost
 from hms_tune.database.tables import SCHEMA, attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
@@ -133,7 +133,7 @@ def tell(
 def _told(connection: Connection, lease: Lease) -> bool:
     """Whether a lease ended with a result before; one that is held stays locked."""
     state = connection.execute(
-        select(attempts.c.state).where(attempts.c.lease_id == lease.lease_id).with_for_update()
+        select(attempts.c.state).where(is_lease(lease)).with_for_update()
     ).scalar_one_or_none()
     if state in (None, AttemptState.LOST):
         raise lease_lost(lease)
@@ -194,11 +194,7 @@ def settle(
     losses : how many workers the trial has lost now without getting further; None: one more than before
     rungs : the steps at which trials of the study pause
     """
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.lease_id == lease.lease_id)
-        .values(ended_at=now(), state=result.state)
-    )
+    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=result.state))
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final

@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import psycopg2
-from sqlalchemy import Connection, Row, case, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
@@ -58,11 +59,21 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger."""
+    """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger.
+
+    ``token`` is random. A database that was set back to a backup gives its numbers again, and by this a
+    worker sees that the lease which has its number now is another's.
+    """
 
     lease_id: int
     study_id: int
     trial_id: int
+    token: str | None
+
+
+def is_lease(lease: Lease) -> ColumnElement[bool]:
+    """Whether a row of ``attempts`` is this lease. (Version 0.1.0 wrote rows without a token.)"""
+    return and_(attempts.c.lease_id == lease.lease_id, attempts.c.token.is_not_distinct_from(lease.token))
 
 
 def grant(
@@ -78,9 +89,10 @@ def grant(
 
     Parameters
     ----------
-    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost
+    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost;
+        one is drawn if None
     """
-    process = holder.process
+    process, token = holder.process, token or uuid.uuid4().hex
     lease_id = connection.execute(
         attempts.insert()
         .values(
@@ -98,7 +110,7 @@ def grant(
         )
         .returning(attempts.c.lease_id)
     ).scalar_one()
-    return Lease(lease_id=lease_id, study_id=study_id, trial_id=trial_id)
+    return Lease(lease_id, study_id, trial_id, token)
 
 
 def granted(connection: Connection, token: str) -> Lease | None:
@@ -108,7 +120,7 @@ def granted(connection: Connection, token: str) -> Lease | None:
             attempts.c.token == token, attempts.c.ended_at.is_(None)
         )
     ).one_or_none()
-    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id)
+    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id, token)
 
 
 def hold(connection: Connection, lease: Lease) -> None:
@@ -120,7 +132,7 @@ def hold(connection: Connection, lease: Lease) -> None:
         If it has ended.
     """
     ended = connection.execute(
-        select(attempts.c.ended_at).where(attempts.c.lease_id == lease.lease_id).with_for_update()
+        select(attempts.c.ended_at).where(is_lease(lease)).with_for_update()
     ).one_or_none()
     if ended is None or ended.ended_at is not None:
         raise lease_lost(lease)
@@ -197,11 +209,16 @@ class LeaseKeeper:
     def renewal(self) -> Renewal:
         """What lets each report renew the lease, and bring what people request back with it."""
         return Renewal(
-            self._lease.lease_id, self._lease_s, self._every_s, seconds_awake_or_asleep, self._hear
+            lease_id=self._lease.lease_id,
+            token=self._lease.token,
+            lease_s=self._lease_s,
+            every_s=self._every_s,
+            clock=seconds_awake_or_asleep,
+            heard=self._hear,
         )
 
-    def _hear(self, row: Row[Any], asked_at: float) -> None:
-        if not row.held:
+    def _hear(self, row: Row[Any] | None, asked_at: float) -> None:
+        if row is None or not row.held:
             self._lost.set()
             return
         if row.renewed:
@@ -230,7 +247,7 @@ class LeaseKeeper:
                     .join_from(attempts, studies, attempts.c.study_id == studies.c.study_id)
                     .join(trials, attempts.c.trial_id == trials.c.trial_id)
                     .outerjoin(workers, attempts.c.worker_id == workers.c.worker_id)
-                    .where(attempts.c.lease_id == self._lease.lease_id)
+                    .where(is_lease(self._lease))
                 ).one_or_none()
         except (SQLAlchemyError, psycopg2.Error) as error:
             if not passes(error):
@@ -282,7 +299,7 @@ class LeaseKeeper:
         It waits for no lock. The slot may be writing the attempt's result in a transaction that holds the
         lease and needs the connection which would wait here.
         """
-        lease = attempts.c.lease_id == self._lease.lease_id
+        lease = is_lease(self._lease)
         free = select(attempts.c.lease_id).where(lease, attempts.c.ended_at.is_(None))
         # A process that is stopped in a transaction would keep the lease locked, and nobody could take it.
         with self._storage.statements() as connection:

@@ -110,7 +110,9 @@ def _gone(
         row
         for row in connection.execute(live)
         if row.expired
-        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine).is_known_dead(observer)
+        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id).is_known_dead(
+            observer
+        )
     ]
 
 
@@ -142,7 +144,7 @@ _ORPHANS = text(f"""
 def _recover_one(
     storage: Storage, connection: Connection, row: Row[Any], most_losses: int, rungs: Sequence[int] = ()
 ) -> Recovered:
-    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, trial_id=row.trial_id)
+    lease = Lease(row.lease_id, row.study_id, row.trial_id, row.token)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
     losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
     set_aside = losses >= most_losses

@@ -38,7 +38,7 @@ def study_finished(outlook: StudyOutlook, totals: StudyTotals) -> Iterator[Entry
         return
     row = totals.row
     text = f"{outlook.study}: finished after {outlook.ended} trials"
-    text += f" in {duration(row.age_s)}" if row.age_s is not None else ""
+    text += f" in {duration(totals.seconds)}"
     if outlook.best is not None:
         text += f"; best KL {outlook.best:.4f} in trial {outlook.best_trial}"
     limits = f"{row.budget_trials} trials, {row.budget_hours} h, {row.budget_gpu_hours} GPU-hours"

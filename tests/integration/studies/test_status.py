@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import optuna
@@ -14,17 +14,20 @@ from sqlalchemy import select
 from stories import an_epoch
 
 from hms_tune.cli.views.status import status_view
+from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.hours import seconds_at_work
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.lease import Holder
-from hms_tune.database.tables import workers
+from hms_tune.database.tables import attempts, workers
 from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.status import status
 from hms_tune.trial_state import AttemptState, TrialState
+from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import ImageCount, Presence, announce
-from studies import write_study
+from studies import STUDY, write_study
 
 GIB = 2**30
 
@@ -61,8 +64,36 @@ def test_the_status_of_a_thousand_trials_takes_less_than_a_second_and_agrees_wit
     assert current.per_hour == pytest.approx(100, rel=0.02)
     # 1,000 of 2,000 trials are left, at 100 an hour
     assert current.left_s == pytest.approx(36_000, rel=0.02)
+    assert (current.state, current.ends_at) == ("idle", None)  # nobody is at work
+    with announce(storage, Presence("worker-of-a-thousand", written.study_id, "1.0", ("cpu",))):
+        current = status(storage, study_name)
+    assert (current.state, current.best is None or current.best.trial) == ("running", written.best)
     assert current.ends_at is not None
     assert (current.ends_at - datetime.now(UTC)).total_seconds() == pytest.approx(36_000, rel=0.02)
+
+
+def test_hours_are_those_in_which_a_slot_was_at_work(storage: Storage, study_name: str) -> None:
+    written = write_study(storage, study_name, trials=4, hours=2.0)
+    begun = datetime.now(UTC) - timedelta(hours=1000)
+
+    def attempt(start_h: float, end_h: float | None, expires_h: float) -> dict[str, object]:
+        return {
+            "claimed_at": begun + timedelta(hours=start_h),
+            "ended_at": None if end_h is None else begun + timedelta(hours=end_h),
+            "expires_at": begun + timedelta(hours=expires_h),
+            "state": AttemptState.RUNNING if end_h is None else AttemptState.REQUEUED,
+        }
+
+    # one within another, one that overlaps, a wait, and one that was killed and is not found yet
+    spans = [attempt(0, 4, 5), attempt(1, 2, 5), attempt(3, 5, 6), attempt(500, None, 501)]
+    with storage.engine.begin() as connection:
+        mine = attempts.c.study_id == written.study_id
+        ids = connection.execute(select(attempts.c.lease_id).where(mine)).scalars().all()
+        for lease_id, values in zip(ids, spans, strict=True):
+            connection.execute(attempts.update().where(attempts.c.lease_id == lease_id).values(**values))
+        assert seconds_at_work(connection, written.study_id) == pytest.approx(6 * 3600.0)
+        assert seconds_at_work(connection, written.study_id, lately_s=3600.0) == 0.0
+    assert status(storage, study_name).hours == pytest.approx(6.0)
 
 
 def _refused(*arguments: Any, **keywords: Any) -> None:
@@ -113,3 +144,13 @@ def test_the_status_fits_its_terminal(storage: Storage, study_name: str, width: 
     assert "25 % 12/126 GiB" in " ".join(text.split())
     assert "38, 39" in text
     assert "worker" in text.splitlines()[-3]
+
+
+def test_before_a_trial_has_ended_no_end_is_told(storage: Storage, study_name: str) -> None:
+    text = STUDY.format(name=study_name, trials=20)
+    study = open_search(storage, StudyFile.parse(text, "mine.yaml")).study
+    claim(storage, study._study_id, Holder("worker-1", "cpu-0", this_process()), lease_s=60.0)
+    current = status(storage, study_name)
+    assert (current.left_s, current.ends_at) == (None, None)
+    (line,) = [line for line in shown(status_view(current), 120) if line.split()[:1] == ["end"]]
+    assert "nobody can tell before a trial has ended; in 41d 15:" in line or "41d 16:00 at the latest" in line

@@ -112,7 +112,7 @@ class FullDatabase:
 
     def __init__(self) -> None:
         self.patience = Patience(who="Slot cpu")
-        self.engine = self.optuna = self
+        self.engine = self.optuna = self.shared = self
         self.asked_twice = threading.Event()
         self._asked = 0
 
@@ -120,6 +120,9 @@ class FullDatabase:
         self.begin()
 
     def statements(self) -> None:
+        self.begin()
+
+    def get_trial_id_from_study_id_trial_number(self, *_which: int) -> None:
         self.begin()
 
     def begin(self) -> None:
@@ -131,7 +134,7 @@ class FullDatabase:
 
 def test_the_renewal_of_a_lease_says_that_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     storage: Any = FullDatabase()
-    with LeaseKeeper(storage, Lease(1, 1, 1), lease_s=60.0, every_s=0.01):
+    with LeaseKeeper(storage, Lease(1, 1, 1, None), lease_s=60.0, every_s=0.01):
         assert storage.asked_twice.wait(20.0)
     assert [message.partition(". ")[0] for message in caplog.messages] == [
         'Slot cpu: the database cannot be used: FATAL: too many connections for role "fleet"'

@@ -1,0 +1,177 @@
+"""All rows of a study, Optuna's and ours, as PostgreSQL writes them in JSON; and back under new ids.
+
+A study has other ids in another database. Names of columns are the same wherever the revision of the tables
+is, so a row is read and written whole, and only its ids are changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, text, update
+
+from hms_tune.database.connect import Storage
+from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
+from hms_tune.database.schema import VERSION_TABLE
+from hms_tune.database.tables import SCHEMA, attempts, now
+from hms_tune.search.optuna_private import models
+
+Row = dict[str, Any]
+
+_AT_ONCE = 1000
+"""Rows in one statement."""
+
+_DASHBOARDS_FILES = "artifacts:"
+"""Begin of Optuna's attributes that name files of the dashboard, which are drawn again elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table with rows of a study.
+
+    Attributes
+    ----------
+    name : as the file calls it
+    table : as the database does
+    own : the column that numbers its rows in the whole database; None: it has none
+    refers : columns that name rows of other tables: the column, and which table's number is in it
+    """
+
+    name: str
+    table: str
+    own: str | None
+    refers: Mapping[str, str]
+
+
+_STUDY = {"study_id": "optuna_studies"}
+_TRIAL = {"trial_id": "optuna_trials"}
+_OURS = {"trial_id": "trials"}
+
+TABLES = (
+    _Table("optuna_studies", "studies", "study_id", {}),
+    _Table("optuna_directions", "study_directions", "study_direction_id", _STUDY),
+    _Table("optuna_study_user_attributes", "study_user_attributes", "study_user_attribute_id", _STUDY),
+    _Table("optuna_study_system_attributes", "study_system_attributes", "study_system_attribute_id", _STUDY),
+    _Table("optuna_trials", "trials", "trial_id", _STUDY),
+    _Table("optuna_params", "trial_params", "param_id", _TRIAL),
+    _Table("optuna_values", "trial_values", "trial_value_id", _TRIAL),
+    _Table("optuna_reports", "trial_intermediate_values", "trial_intermediate_value_id", _TRIAL),
+    _Table("optuna_system_attributes", "trial_system_attributes", "trial_system_attribute_id", _TRIAL),
+    _Table("studies", f"{SCHEMA}.studies", None, _STUDY),
+    _Table("trials", f"{SCHEMA}.trials", "trial_id", _STUDY | {"last_optuna_trial_id": "optuna_trials"}),
+    _Table(
+        "attempts",
+        f"{SCHEMA}.attempts",
+        "lease_id",
+        _STUDY | _OURS | {"optuna_trial_id": "optuna_trials"},
+    ),
+    # After the attempts: one of these attributes has the attempt's lease.
+    _Table("optuna_user_attributes", "trial_user_attributes", "trial_user_attribute_id", _TRIAL),
+    _Table("attempt_records", f"{SCHEMA}.attempt_records", None, _STUDY),
+    _Table("rungs", f"{SCHEMA}.rungs", None, _STUDY | _OURS),
+    _Table("out_of_fold", f"{SCHEMA}.out_of_fold", None, _STUDY),
+)
+"""Tables of a study, each after those that it refers to. Who was at work, and messages to people, stay."""
+
+
+def revision(connection: Connection) -> str:
+    """Of which revision a database's tables are: ours and Optuna's."""
+    ours = connection.execute(text(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")).scalar_one()
+    return f"{ours}, Optuna {models.SCHEMA_VERSION}"
+
+
+@contextmanager
+def one_moment(storage: Storage) -> Iterator[Connection]:
+    """A transaction whose queries all see the database as it is now."""
+    with storage.connection() as connection:
+        alone = connection.execution_options(isolation_level="REPEATABLE READ")
+        with alone.begin():
+            yield alone
+
+
+def has_study(connection: Connection, name: str) -> bool:
+    """Whether the database has a study of a name, whoever made it."""
+    found = text("SELECT EXISTS (SELECT FROM studies WHERE study_name = :name)")
+    return bool(connection.execute(found, {"name": name}).scalar_one())
+
+
+def study_rows(connection: Connection, study_id: int) -> Iterator[tuple[str, Iterator[Row]]]:
+    """Every row of a study, table by table. The caller's transaction sees one moment."""
+    for table in TABLES:
+        yield table.name, _rows(connection, table, study_id)
+
+
+def _rows(connection: Connection, table: _Table, study_id: int) -> Iterator[Row]:
+    owner = "" if "study_id" in table.refers or table.own == "study_id" else "trial_id"
+    trials = f"{SCHEMA}.trials" if table.refers.get("trial_id") == "trials" else "trials"
+    of_trials = f"trial_id IN (SELECT trial_id FROM {trials} WHERE study_id = :study)"
+    where = of_trials if owner else "study_id = :study"
+    order = "1" if table.own is None else f"r.{table.own}"  # which their new numbers keep
+    found = connection.execution_options(stream_results=True).execute(
+        text(f"SELECT CAST(to_jsonb(r) AS text) FROM {table.table} r WHERE r.{where} ORDER BY {order}"),
+        {"study": study_id},
+    )
+    for content in found.scalars():
+        yield json.loads(content)
+
+
+def insert_rows(connection: Connection, tables: Mapping[str, Sequence[Row]]) -> int:
+    """Write a study's rows under new ids; returns Optuna's id of the study.
+
+    The lease of an attempt that ran when the rows were read is over: the next worker finds it lost, and its
+    trial goes on.
+    """
+    numbers: dict[str, dict[int, int]] = {}
+    for table in TABLES:
+        rows = [_moved(table, row, numbers) for row in tables[table.name] if _goes_along(table, row)]
+        if table.own is not None:
+            fresh = _new_numbers(connection, table, len(rows))
+            numbers[table.name] = {row[table.own]: number for row, number in zip(rows, fresh, strict=True)}
+            rows = [row | {table.own: number} for row, number in zip(rows, fresh, strict=True)]
+        for first in range(0, len(rows), _AT_ONCE):
+            connection.execute(
+                text(
+                    f"INSERT INTO {table.table} SELECT * FROM"
+                    f" jsonb_populate_recordset(CAST(NULL AS {table.table}), CAST(:rows AS jsonb))"
+                ),
+                {"rows": json.dumps(rows[first : first + _AT_ONCE])},
+            )
+    (study_id,) = numbers["optuna_studies"].values()
+    connection.execute(
+        update(attempts)
+        .where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
+        .values(expires_at=func.least(attempts.c.expires_at, now()))
+    )
+    return study_id
+
+
+def _goes_along(table: _Table, row: Row) -> bool:
+    return not (table.name.endswith("system_attributes") and str(row["key"]).startswith(_DASHBOARDS_FILES))
+
+
+def _moved(table: _Table, row: Row, numbers: Mapping[str, Mapping[int, int]]) -> Row:
+    """A row that refers to the rows of this database."""
+    moved = row | {
+        column: None if row[column] is None else numbers[other][row[column]]
+        for column, other in table.refers.items()
+    }
+    if table.name == "optuna_user_attributes" and row["key"] == LEASE_ATTRIBUTE:
+        # Of a lease that ended before its attempt was made, nothing is left to refer to.
+        moved["value_json"] = json.dumps(numbers["attempts"].get(int(row["value_json"]), 0))
+    if table.name == "attempts":
+        moved["token"] = None  # of a claim that nobody repeats here
+    if table.name == "out_of_fold":
+        moved["published_at"] = None
+    return moved
+
+
+def _new_numbers(connection: Connection, table: _Table, count: int) -> list[int]:
+    statement = text(
+        "SELECT nextval(pg_get_serial_sequence(:table, :column)) FROM generate_series(1, :count)"
+    )
+    given = {"table": table.table, "column": table.own, "count": count}
+    return sorted(connection.execute(statement, given).scalars())
