@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import optuna
 from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
-from hms_tune.database.queue.lease import Holder, Lease, Requested, lease_lost
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.machine.processes import ProcessIdentity
 
@@ -66,6 +66,12 @@ class MemoryQueue:
         self._call("recover")
         recovered, self.recovered = self.recovered, []
         return tuple(recovered)
+
+    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end_orphans(self) -> None:
+        """There are none."""
 
     def claim(self, token: str) -> Lease | Refusal:
         self._call("claim", token)

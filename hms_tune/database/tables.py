@@ -11,10 +11,12 @@ outbox           what people are told by webhook or command: one row per event, 
 attempt_records  what each attempt told; closed when it ended. Dashboards send Optuna's attributes with every
                  page, so these rows are ours
 rungs            the estimate of each trial at each rung that it has reached
+duties           what one process at a time does for a study: who has it, and until when
 out_of_fold      predictions of each trial that was the best when it ended
 
-A trial's ``number`` is that of its first attempt. States and the steps between them are in
-:mod:`hms_tune.trial_state`; the database refuses any other.
+A trial's ``number`` is that of its first attempt, ``rung`` the last step at which it paused or ended, and
+``estimate`` its estimate there, which of a complete trial is its value. States and the steps between them are
+in :mod:`hms_tune.trial_state`; the database refuses any other.
 Every time is the database's. What changes here needs a revision in ``migrations/versions``, which makes it so
 in a database.
 """
@@ -140,9 +142,7 @@ trials = Table(
     "trials",
     metadata,
     Column("trial_id", BigInteger, primary_key=True),
-    Column(
-        "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
-    ),
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False),
     Column("state", _State(TrialState), nullable=False),
     Column("requested", Text, nullable=False, server_default="run"),
     Column("given", JSONB(none_as_null=True)),
@@ -152,6 +152,8 @@ trials = Table(
     Column("reason", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("ended_at", DateTime(timezone=True)),
+    Column("rung", Integer),
+    Column("estimate", Double),
     CheckConstraint(_is_one_of("state", TrialState), name="trial_state"),
     CheckConstraint(
         f"(ended_at IS NOT NULL) = ({_is_one_of('state', [each for each in TrialState if each.is_final])})",
@@ -159,6 +161,16 @@ trials = Table(
     ),
     CheckConstraint("requested IN ('run', 'stop')", name="trial_requested"),
 )
+# What each claim, pause and end asks stays cheap in a study of many trials.
+Index(
+    "trials_by_state",
+    trials.c.study_id,
+    trials.c.state,
+    trials.c.estimate,
+    trials.c.trial_id,
+    postgresql_include=["rung"],
+)
+Index("trials_by_number", trials.c.study_id, trials.c.number)
 
 attempts = Table(
     "attempts",
@@ -191,7 +203,8 @@ attempts = Table(
 # Optuna trial two leases.
 Index("one_live_attempt", attempts.c.trial_id, unique=True, postgresql_where=attempts.c.ended_at.is_(None))
 Index("one_attempt_per_optuna_trial", attempts.c.optuna_trial_id, unique=True)
-Index("attempts_of_study", attempts.c.study_id)
+Index("attempts_of_worker", attempts.c.study_id, attempts.c.worker_id)
+Index("attempts_at_trial", attempts.c.trial_id)
 Index("live_attempts", attempts.c.study_id, postgresql_where=attempts.c.ended_at.is_(None))
 
 attempt_records = Table(
@@ -221,6 +234,17 @@ rungs = Table(
     Column("trial_id", BigInteger, ForeignKey(trials.c.trial_id, ondelete="CASCADE"), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("estimate", Double, nullable=False),
+    Column("study_id", Integer, nullable=False),
+)
+Index("ranking_at_rung", rungs.c.study_id, rungs.c.step, rungs.c.estimate, rungs.c.trial_id)
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
+    Column("duty", Text, primary_key=True),
+    Column("holder", Text),
+    Column("until", DateTime(timezone=True)),
 )
 
 out_of_fold = Table(

@@ -11,7 +11,7 @@ from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.hours import seconds_at_work
 from hms_tune.database.queries.studies import StudyRow, study_row
-from hms_tune.database.queue.claim import gpu_hours_used
+from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.trial_state import ENDED, TrialState
 
 RECENT_S = 3600.0

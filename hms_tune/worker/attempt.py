@@ -176,7 +176,11 @@ class AttemptRun:
         self._events.trial = trial
         for observer in setup.observers:
             observer.trial_started(trial)
-        with self._files() as files, ReportQueue(setup.queue.patience) as reports:
+        with (
+            setup.queue.renewing(self._attempt, self._lease),
+            self._files() as files,
+            ReportQueue(setup.queue.patience) as reports,
+        ):
             try:
                 result = self._train(trial, files, reports)
             except LeaseLostError:

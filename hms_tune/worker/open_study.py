@@ -10,7 +10,7 @@ import optuna
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
+from hms_tune.database.queue.claim import Budget, is_registered, next_ordinal, register_study
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
@@ -29,16 +29,12 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     SpaceChangedError
         If the study was started with another search space.
     """
-    # Of workers that start at once, one makes the study and the others find it whole.
-    with storage.setup_lock():
-        study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
-        budget = study_file.budget
-        study_id = register_study(
-            storage,
-            study_file.study,
-            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
-            start=start_params(study_file),
-        )
+    if is_registered(storage, study_file.study):
+        study, study_id = _made_or_joined(storage, study_file, ordinal)
+    else:
+        # Of workers that start at once, one makes the study and the others find it whole.
+        with storage.setup_lock():
+            study, study_id = _made_or_joined(storage, study_file, ordinal)
 
     def reporter(trial: optuna.Trial) -> Reporter:
         return Reporter(trial, study_file)
@@ -53,6 +49,18 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
     )
+
+
+def _made_or_joined(storage: Storage, study_file: StudyFile, ordinal: int) -> tuple[optuna.Study, int]:
+    study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
+    budget = study_file.budget
+    study_id = register_study(
+        storage,
+        study_file.study,
+        Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
+        start=start_params(study_file),
+    )
+    return study, study_id
 
 
 def join_search(storage: Storage, study_file: StudyFile) -> Search:

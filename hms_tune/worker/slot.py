@@ -30,6 +30,7 @@ class Slot:
         self._setup = setup
         self._failures = ConsecutiveFailures(setup.search.study.study_name, setup.queue.holder.slot)
         self._refusal: Refusal | None = None
+        self._orphans_ended = False
         setup.queue.patience.hurried = lambda: setup.stop.requested
 
     def run(self) -> int:
@@ -66,6 +67,9 @@ class Slot:
         return ended
 
     def _recover(self) -> None:
+        if not self._orphans_ended:
+            self._setup.through_outages(self._setup.queue.end_orphans)
+            self._orphans_ended = True
         for recovered in self._setup.through_outages(self._setup.queue.recover):
             _logger.warning(
                 "Attempt %s lost its worker; %s",

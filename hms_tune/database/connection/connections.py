@@ -39,8 +39,9 @@ _SETTINGS = {
 _APPLY = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)
     WHERE current_setting(name, true) IS NOT NULL  -- an older server lacks some
-      AND (name <> 'search_path'
-       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client'))
+      AND (name NOT IN ('search_path', 'idle_in_transaction_session_timeout') OR NOT EXISTS (
+          SELECT FROM pg_settings WHERE pg_settings.name = setting.name AND source = 'client'
+      ))  -- what a person names in the URL or in PGOPTIONS stays
 """
 
 

@@ -14,15 +14,16 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import psycopg2
-from sqlalchemy import ColumnElement, Connection, and_, case, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Caller, passes
+from hms_tune.database.live_trials import Renewal
 from hms_tune.database.tables import attempts, seconds_from_now, studies, trials, workers
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity
@@ -204,12 +205,39 @@ class LeaseKeeper:
         if self.lost:
             raise lease_lost(self._lease)
 
+    @property
+    def renewal(self) -> Renewal:
+        """What lets each report renew the lease, and bring what people request back with it."""
+        return Renewal(
+            lease_id=self._lease.lease_id,
+            token=self._lease.token,
+            lease_s=self._lease_s,
+            every_s=self._every_s,
+            clock=seconds_awake_or_asleep,
+            heard=self._hear,
+        )
+
+    def _hear(self, row: Row[Any] | None, asked_at: float) -> None:
+        if row is None or not row.held:
+            self._lost.set()
+            return
+        if row.renewed:
+            self._renewed_at = asked_at
+        requested: Requested = row.study
+        if row.of_trial == "stop":
+            requested = "trial stopped"
+        elif row.of_worker == "leave":
+            requested = "worker leaves"
+        self._seen = (time.monotonic(), requested)
+
     def requested(self, *, fresh_s: float = 2.0) -> Requested:
         """What people request of the attempt now; asked of the database at most every ``fresh_s`` seconds.
 
         During an outage it is what was last known.
         """
         asked, state = self._seen
+        if self.lost:
+            return "stopped"
         if time.monotonic() - asked < fresh_s:
             return state
         try:
@@ -240,6 +268,10 @@ class LeaseKeeper:
         delay = self._every_s
         while not self._closing.wait(delay):
             asked_at = seconds_awake_or_asleep()
+            since = asked_at - self._renewed_at
+            if since < self._every_s:  # a report has renewed it
+                delay = self._every_s - since
+                continue
             try:
                 renewed = self._renew()
                 caller.answered()

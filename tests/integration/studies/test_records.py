@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -16,15 +17,15 @@ import pytest
 from fake_study import run_study
 from optuna_dashboard import get_note, save_note
 from rich.console import Console
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
 from hms_tune.cli.views.trial import trial_view
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.locks import is_elected_publisher
+from hms_tune.database.locks import dismiss_publisher, elect_publisher
 from hms_tune.database.optuna_storage import PatientStorage
-from hms_tune.database.tables import attempts, out_of_fold, seconds_from_now
+from hms_tune.database.tables import attempts, duties, out_of_fold, seconds_from_now
 from hms_tune.reports.dashboard import trial_notes as noted
 from hms_tune.reports.dashboard.access import Gatekeeper
 from hms_tune.reports.dashboard.publish import publish_study
@@ -126,7 +127,7 @@ def test_a_recorder_that_fails_is_said_once_and_harms_no_trial(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(self: TrialRecorder, number: int, values: dict[str, Any]) -> None:
+    def broken(self: TrialRecorder, number: int, values: dict[str, Any], **how: object) -> None:
         raise RuntimeError("no room")
 
     monkeypatch.setattr(TrialRecorder, "_store", broken)
@@ -269,13 +270,15 @@ def test_publishing_again_changes_nothing(storage: Storage, study: StudyRecord, 
 
 
 def test_one_publisher_is_elected_and_another_takes_over(storage: Storage, study: StudyRecord) -> None:
-    with storage.engine.connect() as one, storage.engine.connect() as two:
-        assert is_elected_publisher(one, study.study_id)
-        assert not is_elected_publisher(two, study.study_id)
-        assert is_elected_publisher(one, study.study_id)
-        one.execute(text("SELECT pg_advisory_unlock_all()"))
-        assert is_elected_publisher(two, study.study_id)
-        two.execute(text("SELECT pg_advisory_unlock_all()"))
+    with storage.statements() as connection:
+        elect = partial(elect_publisher, connection, study.study_id)
+        assert [elect("one"), elect("two"), elect("one")] == [True, False, True]
+        dismiss_publisher(connection, study.study_id, "one")
+        assert [elect("two"), elect("one")] == [True, False]
+        late = update(duties).values(until=func.now()).where(duties.c.study_id == study.study_id)
+        connection.execute(late)  # two is gone, and said nothing
+        assert [elect("one"), elect("two")] == [True, False]
+        dismiss_publisher(connection, study.study_id, "one")
 
 
 def test_a_publisher_publishes_once_more_when_it_is_told_to_finish(
