@@ -13,8 +13,9 @@ from waitress.channel import HTTPChannel
 
 from hms_tune.database.connect import Storage
 from hms_tune.errors import UsageError
-from hms_tune.reports.dashboard.access import Gatekeeper, is_loopback
+from hms_tune.reports.dashboard.access import Application, Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.files import dashboard_store, writable_store
+from hms_tune.reports.dashboard.read_only_page import ReadOnlyPage
 from hms_tune.reports.dashboard.trial_notes import TrialNotes
 
 THREADS = 8
@@ -47,7 +48,9 @@ def dashboard_app(
     # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
     # what a page costs the server.
     cached = get_storage(storage.optuna)
-    application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
+    application: Application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
+    if not writable:
+        application = ReadOnlyPage(application)
     return Gatekeeper(application, password=password, writable=writable)
 
 

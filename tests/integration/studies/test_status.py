@@ -117,9 +117,7 @@ def test_the_status_fits_its_terminal(storage: Storage, study_name: str, width: 
     assert "worker" in text.splitlines()[-3]
 
 
-def test_before_a_trial_has_ended_no_end_is_told(
-    storage: Storage, study_name: str
-) -> None:
+def test_before_a_trial_has_ended_no_end_is_told(storage: Storage, study_name: str) -> None:
     text = STUDY.format(name=study_name, trials=20)
     study = open_search(storage, StudyFile.parse(text, "mine.yaml")).study
     claim(storage, study._study_id, Holder("worker-1", "cpu-0", this_process()), lease_s=60.0)
