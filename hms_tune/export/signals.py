@@ -115,7 +115,7 @@ def spectrogram_windows(spectrogram: Windows | None) -> Tensor:
 def _as_array(given: Windows, kind: Kind) -> NDArray[np.float32]:
     """Windows as float32 ``(n_windows, n_rows, n_columns)``; of an array of another shape, as it is."""
     if isinstance(given, str | os.PathLike):
-        file = SignalFile(kind, "test", 0, Path(given), ())
+        file = SignalFile(kind, "test", 0, Path(given), offsets=(0.0,))
         refuse(check_footer(file)[1])
         values, defects = decode(file)
         refuse(defects)
