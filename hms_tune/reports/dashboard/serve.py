@@ -16,6 +16,7 @@ from hms_tune.errors import UsageError
 from hms_tune.reports.dashboard.access import Application, Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.files import dashboard_store, writable_store
 from hms_tune.reports.dashboard.prefix import Prefixed
+from hms_tune.reports.dashboard.read_only_page import ReadOnlyPage
 from hms_tune.reports.dashboard.trial_notes import TrialNotes
 
 THREADS = 8
@@ -59,7 +60,9 @@ def dashboard_app(
     # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
     # what a page costs the server.
     cached = get_storage(storage.optuna)
-    application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
+    application: Application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
+    if not writable:
+        application = ReadOnlyPage(application)
     gate = Gatekeeper(application, password=password, writable=writable)
     return gate if prefix is None else Prefixed(gate, prefix)
 
