@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
+    "kaggle": ("export", "kaggle", "Write a data set and notebooks that predict and train on Kaggle."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),
 }
 
