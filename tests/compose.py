@@ -20,7 +20,19 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-_KNOWN = {"FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
+_KNOWN = {
+    "FROM",
+    "ARG",
+    "ENV",
+    "HEALTHCHECK",
+    "RUN",
+    "WORKDIR",
+    "COPY",
+    "USER",
+    "STOPSIGNAL",
+    "ENTRYPOINT",
+    "CMD",
+}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 
 
@@ -33,6 +45,7 @@ class Dockerfile:
     installed: str
     entrypoint: list[str]
     workdir: str
+    healthcheck: str
 
     @classmethod
     def read(cls) -> Dockerfile:
@@ -52,6 +65,7 @@ class Dockerfile:
             installed,
             json.loads(entrypoint),
             said["WORKDIR"][-1],
+            said["HEALTHCHECK"][0].partition("CMD ")[2],
         )
 
 
@@ -133,11 +147,20 @@ def services(variables: Mapping[str, str]) -> dict[str, Service]:
     return {
         name: Service(
             list(service.get("command", ())),
-            dict(service.get("environment", {})),
+            {
+                variable: value if value is not None else variables[variable]
+                for variable, value in service.get("environment", {}).items()
+                if value is not None or variable in variables
+            },
             {target: source for source, target, *_ in (each.split(":") for each in service["volumes"])},
         )
         for name, service in read["services"].items()
     }
+
+
+def passed_variables(service: str) -> set[str]:
+    """Names of the variables that a service's process may find."""
+    return set(yaml.safe_load(_compose_text())["services"][service]["environment"])
 
 
 def shown_commands() -> list[list[str]]:

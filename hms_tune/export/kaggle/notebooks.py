@@ -20,7 +20,7 @@ def found(pattern):
     return paths[-1]
 
 
-COMPETITION = found("sample_submission.csv").parent
+COMPETITION = found("test.csv").parent
 WHEEL = found("hms_tune-*.whl")
 '''
 
@@ -48,7 +48,7 @@ predict(BUNDLE, COMPETITION, out=WORKING / "submission.csv")
 import pandas as pd
 
 submission = pd.read_csv(WORKING / "submission.csv")
-assert list(submission["eeg_id"]) == list(pd.read_csv(COMPETITION / "sample_submission.csv")["eeg_id"])
+assert set(submission["eeg_id"]) == set(pd.read_csv(COMPETITION / "test.csv")["eeg_id"])
 submission.head()
 """,
 )
