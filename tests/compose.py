@@ -163,6 +163,19 @@ def passed_variables(service: str) -> set[str]:
     return set(yaml.safe_load(_compose_text())["services"][service]["environment"])
 
 
+def variables_read() -> set[str]:
+    """Names of the variables by which people set the program up, from its source."""
+    read: set[str] = set()
+    for file in (ROOT / "hms_tune").rglob("*.py"):
+        text = file.read_text()
+        read |= set(re.findall(r'["\'](HMS_TUNE_[A-Z_]+)["\']', text))
+        if file.name == "settings.py":
+            read |= {f"HMS_TUNE_{name}" for name in re.findall(r'\b(?:text|path)\("([A-Z_]+)"\)', text)}
+        read |= set(re.findall(r'environ\.get\("((?:KAGGLE|WANDB|AWS|HF)_[A-Z_]+)"', text))
+    assert {"HMS_TUNE_STORAGE", "HMS_TUNE_HOME", "HMS_TUNE_WEBHOOK", "HMS_TUNE_ACCELERATION"} <= read
+    return read
+
+
 def shown_commands() -> list[list[str]]:
     """What the comment of ``docker-compose.yml`` says to run in a worker's container: its arguments."""
     found = re.findall(r"^# +docker compose run --rm worker (.+)$", _compose_text(), re.MULTILINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 import socket
@@ -15,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from compose import ROOT, Image, Service, passed_variables, services, shown_commands
+from compose import ROOT, Image, Service, passed_variables, services, shown_commands, variables_read
 from packaging.requirements import Requirement
 from postgres_front import front
 from roles import a_role
@@ -64,14 +63,7 @@ def test_the_image_has_the_program_its_studies_and_what_its_extras_need(image: I
 
 
 def test_every_variable_that_the_program_reads_reaches_its_containers() -> None:
-    read: set[str] = set()
-    for file in (ROOT / "hms_tune").rglob("*.py"):
-        text = file.read_text()
-        read |= set(re.findall(r'["\'](HMS_TUNE_[A-Z_]+)["\']', text))
-        if file.name == "settings.py":
-            read |= {f"HMS_TUNE_{name}" for name in re.findall(r'\b(?:text|path)\("([A-Z_]+)"\)', text)}
-        read |= set(re.findall(r'environ\.get\("((?:KAGGLE|WANDB|AWS|HF)_[A-Z_]+)"', text))
-    assert {"HMS_TUNE_STORAGE", "HMS_TUNE_HOME", "HMS_TUNE_WEBHOOK", "HMS_TUNE_ACCELERATION"} <= read
+    read = variables_read()
     of_files = {"KAGGLE_CONFIG_DIR"}  # names a folder of the host
     wandb = {"WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY"}
     s3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
