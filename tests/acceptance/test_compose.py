@@ -93,7 +93,7 @@ class Project:
         home = self.folders[self.image.dockerfile.workdir]
         environment = self.image.variables(home, given)
         for name in ("HMS_TUNE_HOME", "HF_HOME"):
-            environment[name] = str(self.folders[environment[name]])
+            environment[name] = str(self.folders.get(environment[name], environment[name]))
         self.write(f"--- {service}: hms-tune {' '.join(command or said.command)}")
         return subprocess.Popen(
             [*self.image.dockerfile.entrypoint, *here.command],
