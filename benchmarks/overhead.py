@@ -86,7 +86,7 @@ class Bench:
 
         from hms_tune.config.study_file import StudyFile
         from hms_tune.data.store.prepare import prepare
-        from hms_tune.data.synthetic import synthesize
+        from hms_tune.data.synthetic import Extent, synthesize
         from hms_tune.database.connect import open_storage
         from hms_tune.database.embedded.server import start_embedded
         from hms_tune.machine.cores import cpu_threads
@@ -98,7 +98,7 @@ class Bench:
             torch.set_num_threads(cpu_threads(1))
         root = folder / "competition"
         show(f"writing a synthetic competition of {asked.patients} patients")
-        synthesize(root, patients=asked.patients, test_patients=1, max_seconds=60)
+        synthesize(root, patients=asked.patients, extent=Extent(test_patients=1, max_seconds=60))
         self.asked = asked
         self.store = prepare(root)
         self.workspace = Workspace(self.store, device)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,6 @@ from synthetic_measures import (
 from hms_tune.data.schema import CLASSES, VOTE_COLUMNS
 from hms_tune.data.synthetic import FULL_SIZE, synthesize
 from hms_tune.data.synthetic.competition import train_table
-from hms_tune.data.synthetic.outline import Extent
 from hms_tune.data.synthetic.plan import make_plan
 
 RESULTS = Path(__file__).parent / "results" / "synthetic.md"
@@ -267,7 +266,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="a folder of that many patients that is there already")
     options = parser.parse_args()
 
-    plan = make_plan(Extent(1950, 1, **FULL_SIZE), options.seed)
+    plan = make_plan(1950, replace(FULL_SIZE, test_patients=1), options.seed)
     trained = [stretch for stretch in plan.stretches if stretch.split == "train"]
     lengths = np.array([record.length for stretch in trained for record in stretch.recordings])
     full = Votes.of(train_table(plan))

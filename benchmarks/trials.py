@@ -216,13 +216,13 @@ def main() -> None:
     options = ["--full"] * arguments.full + [f"--{key} {value}" for key, value in asked.items()]
 
     from hms_tune.data.store.prepare import prepare
-    from hms_tune.data.synthetic import synthesize
+    from hms_tune.data.synthetic import Extent, synthesize
 
     with tempfile.TemporaryDirectory(prefix="hms-tune-trials-") as folder:
         root = arguments.at or Path(folder) / "competition"
         if not (root / "train.csv").exists():
             show(f"writing a synthetic competition of {size.patients} patients")
-            synthesize(root, patients=size.patients, test_patients=1, max_seconds=60)
+            synthesize(root, patients=size.patients, extent=Extent(test_patients=1, max_seconds=60))
         windows = prepare(root).train["eeg_id"].nunique()
         arms, done = run(size, root, Path(folder))
         lines = report(size, arms, done, " ".join(["python benchmarks/trials.py", *options]), windows)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 from hms_tune.version import __version__
 
 if TYPE_CHECKING:
-    from hms_tune.export.bundle import Bundle, load_bundle
+    from hms_tune.export.blend import Blend
+    from hms_tune.export.blend import load as load_bundle
+    from hms_tune.export.bundle import Bundle
 
-__all__ = ["Bundle", "__version__", "load_bundle"]
+__all__ = ["Blend", "Bundle", "__version__", "load_bundle"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what predicts when it is first asked for: torch takes seconds."""
     if name in __all__:
-        from hms_tune.export import bundle
+        from hms_tune.export import blend
 
-        return getattr(bundle, name)
+        return blend.load if name == "load_bundle" else getattr(blend, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 
@@ -16,7 +18,15 @@ from hms_tune.export.bundle import seal_bundle
 from hms_tune.models.network import build_network
 
 
-def write_bundle(path: Path, *, eeg: bool = True, kaggle: bool = False, networks: int = 2) -> Path:
+def write_bundle(
+    path: Path,
+    *,
+    eeg: bool = True,
+    kaggle: bool = False,
+    networks: int = 2,
+    oof: Mapping[str, pd.DataFrame] | None = None,
+    trial: int = 5,
+) -> Path:
     """Write a bundle of networks with random weights that reads EEG, the 10-minute spectrogram, or both."""
     config = TrialConfig.model_validate(
         {
@@ -30,12 +40,14 @@ def write_bundle(path: Path, *, eeg: bool = True, kaggle: bool = False, networks
     )
     path.mkdir(parents=True)
     for number in range(networks):
-        torch.manual_seed(number)
+        torch.manual_seed(100 * (trial - 5) + number)
         network = build_network(
             config.model, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
         )
         save_file(network.state_dict(), path / f"fold_{number}.safetensors")
-    seal_bundle(path, study="tiny", trial=5, config=config)
+    for name, table in (oof or {}).items():
+        table.to_parquet(path / name, index=False)
+    seal_bundle(path, study="tiny", trial=trial, config=config)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import typer
+from typer.main import get_command
 
-from hms_tune.cli.main import COMMANDS
+from hms_tune.cli.main import COMMANDS, app, load
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [
@@ -112,14 +111,12 @@ def is_complete(arguments: list[str]) -> bool:
     AssertionError
         If there is no such command or option, or a value is refused.
     """
+    if arguments[0].startswith("--"):
+        options = [option for each in get_command(app).params for option in each.opts]
+        assert arguments[0] in options, f"there is no option {arguments[0]}"
+        return True
     assert arguments[0] in COMMANDS, f"there is no command {arguments[0]}"
-    module, attribute, _ = COMMANDS[arguments[0]]
-    target = getattr(importlib.import_module(f"hms_tune.cli.{module}"), attribute)
-    if not isinstance(target, typer.Typer):
-        single = typer.Typer()
-        single.command()(target)
-        target = single
-    command: Any = typer.main.get_command(target)
+    command: Any = load(arguments[0])
     rest = arguments[1:]
     while hasattr(command, "commands"):
         if not rest:

@@ -72,11 +72,11 @@ class MemoryQueue:
         if self.refusals:
             return self.refusals.pop(0)
         if self._waiting:
-            return Lease(next(self._ids), 0, self._waiting.pop(0))
+            return Lease(next(self._ids), 0, self._waiting.pop(0), None)
         if self._claimed >= self.budget:
             return Refusal.BUDGET_SPENT
         self._claimed += 1
-        return Lease(next(self._ids), 0, trial_id=next(self._ids))
+        return Lease(next(self._ids), 0, trial_id=next(self._ids), token=None)
 
     @contextmanager
     def keep(self, lease: Lease, *, granted_at: float) -> Iterator[MemoryLease]:

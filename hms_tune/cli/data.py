@@ -140,12 +140,17 @@ def synth(
     jobs: Jobs = None,
 ) -> None:
     """Write a synthetic competition into ROOT, with six classes that differ in their signal."""
-    from hms_tune.data.synthetic import FULL_SIZE, synthesize
+    from hms_tune.data.synthetic import FULL_SIZE, Extent, synthesize
 
-    size = FULL_SIZE if full else {}
     with progress_bar("synthesizing", "files") as progress:
         competition = synthesize(
-            root, patients=patients, seed=seed, signal=signal, jobs=jobs, progress=progress, **size
+            root,
+            patients=patients,
+            seed=seed,
+            signal=signal,
+            extent=FULL_SIZE if full else Extent(),
+            jobs=jobs,
+            progress=progress,
         )
     typer.echo(str(competition.root))
 

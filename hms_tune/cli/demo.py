@@ -181,10 +181,11 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
 
 
 def _predict(plan: Demo, bundle: Path, console: Console) -> None:
+    from hms_tune.export.bundle import load_bundle
     from hms_tune.export.predict import predict
 
     with _step(console, "The test half, predicted"):
-        predict(bundle, plan.data, out=plan.submission)
+        predict(load_bundle(bundle), plan.data, out=plan.submission)
 
 
 def _trials(plan: Demo) -> dict[TrialState, int]:

@@ -26,6 +26,7 @@ from hms_tune.data.files.competition import Competition
 from hms_tune.database.connect import Server, alone, errors_told, resolve_address
 from hms_tune.database.connection.connections import connector
 from hms_tune.database.connection.url import redacted
+from hms_tune.database.other_programs import address_for_others
 from hms_tune.database.read_only import open_to_read
 from hms_tune.database.rights import missing_grants
 from hms_tune.errors import EmptyDatabaseError, HmsTuneError
@@ -90,7 +91,7 @@ def examine(settings: Settings, *, storage: str | None = None, data: Path | None
     yield Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
     yield from _packages()
     yield _device()
-    yield _database(settings, storage or settings.storage)
+    yield from _database(settings, storage or settings.storage)
     yield _data(data or settings.data)
     yield _wandb()
     yield _onnx()
@@ -151,7 +152,7 @@ def _device() -> Check:
     return Check("gpu", "ok", ", ".join(names))
 
 
-def _database(settings: Settings, address: str | None) -> Check:
+def _database(settings: Settings, address: str | None) -> Iterator[Check]:
     try:
         url = resolve_address(address, home=settings.home)
         connect = connector(url)
@@ -160,14 +161,18 @@ def _database(settings: Settings, address: str | None) -> Check:
         with errors_told(url, connect), alone(connect).connect() as connection:
             server = Server.of(connection)
             grants = missing_grants(connection, "work")
+        others = address_for_others(address, home=settings.home, secrets=False)
     except HmsTuneError as error:
-        return _failed("database", error)
+        yield _failed("database", error)
+        return
     kind = "" if address else " (embedded)"
     kind += ", TLS" if server.encrypted else ""
     detail = f"{redacted(url)}, PostgreSQL {server.version}{kind}"
     if grants:
-        return Check("database", "warn", f"{detail}; the user may run no search there", "; ".join(grants))
-    return database_check(detail, host=server.host, encrypted=server.encrypted)
+        yield Check("database", "warn", f"{detail}; the user may run no search there", "; ".join(grants))
+    else:
+        yield database_check(detail, host=server.host, encrypted=server.encrypted)
+    yield Check("for optuna's tools", "ok", others)
 
 
 def database_check(detail: str, *, host: str, encrypted: bool) -> Check:

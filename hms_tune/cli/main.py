@@ -8,22 +8,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from hms_tune.cli.study_argument import StudyCommand
 from hms_tune.errors import HmsTuneError
 from hms_tune.machine.terminal import guard_streams
 from hms_tune.version import __version__
-
-app = typer.Typer(
-    name="hms-tune",
-    help="Find the best hyperparameters for models that classify harmful brain activity in EEG.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
 # name: (module, attribute, help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -31,15 +24,34 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("data", "app", "Download, check, synthesize and prepare a competition folder."),
     "study": ("study", "app", "Check, list, show, steer and delete studies."),
     "model": ("model", "app", "Backbones and their layers."),
-    "database": ("database", "app", "This machine's own PostgreSQL, kept up or served to a fleet."),
     "worker": ("worker", "worker", "Run a study's trials until its budget is spent or it is stopped."),
     "status": ("status", "status", "Show how a study stands."),
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
+    "database": ("database", "app", "Print the database's address; keep this machine's own server up."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
     "kaggle": ("export", "kaggle", "Write a data set and notebooks that predict and train on Kaggle."),
+    "blend": ("export", "blend", "Blend bundles, with a score of patients that had no part in it."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),
 }
+
+
+class _Commands(TyperGroup):
+    """Shows the commands without loading any, and loads the one that is run, or completed by a shell."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that the first word names, whole."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
+
+app = typer.Typer(
+    name="hms-tune",
+    cls=_Commands,
+    help="Find the best hyperparameters for models that classify harmful brain activity in EEG.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
 
 
 def _print_version(asked: bool) -> None:
@@ -57,33 +69,24 @@ def hms_tune_command(
     """Find the best hyperparameters for models that classify harmful brain activity in EEG."""
 
 
-def _delegate(name: str, module: str, attribute: str, help_text: str) -> None:
-    """Add a command that passes all its arguments, also ``--help``, to the command in its module."""
-
-    @app.command(
-        name,
-        help=help_text,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    )
-    def run(context: typer.Context) -> None:
-        target: Any = getattr(importlib.import_module(f"hms_tune.cli.{module}"), attribute)
-        loaded = target if isinstance(target, typer.Typer) else _single(target)
-        code = typer.main.get_command(loaded).main(
-            args=list(context.args), prog_name=f"hms-tune {name}", standalone_mode=False
-        )
-        if isinstance(code, int) and code:
-            raise typer.Exit(code)
+def load(name: str) -> Any:
+    """A command, or a group of commands, from its module."""
+    module, attribute, _ = COMMANDS[name]
+    target: Any = getattr(importlib.import_module(f"hms_tune.cli.{module}"), attribute)
+    if isinstance(target, typer.Typer):
+        return typer.main.get_group(target)  # get_command would give it a shell completion of its own
+    single = typer.Typer(add_completion=False)
+    single.command(name, cls=StudyCommand)(target)
+    return typer.main.get_command(single)
 
 
-def _single(function: Callable[..., Any]) -> typer.Typer:
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    single.command()(function)
-    return single
+def _show(name: str, help_text: str) -> None:
+    @app.command(name, help=help_text)
+    def shown() -> None: ...
 
 
 for _name, (_module, _attribute, _help) in COMMANDS.items():
-    _delegate(_name, _module, _attribute, _help)
+    _show(_name, _help)
 
 
 def main() -> None:

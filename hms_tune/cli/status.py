@@ -10,14 +10,13 @@ import typer
 from rich.live import Live
 
 from hms_tune.cli.options import JsonOption, StorageOption, opened, study_name
+from hms_tune.cli.study_argument import StudyArgument
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.status import status_view
 
 
 def status(
-    study: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of a study, or its study file.")
-    ],
+    study: StudyArgument,
     storage: StorageOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 2.0,
@@ -26,23 +25,23 @@ def status(
     """Show how a study stands: trials by state with reasons, the best, workers, speed, time left."""
     from hms_tune.studies import status as studies
 
-    name = study_name(study)
+    study = study_name(study)
     with opened(storage, to="read") as database, suppress(KeyboardInterrupt):
-        first = studies.status(database, name)
+        first = studies.status(database, study)
         if as_json:
             typer.echo(render.as_json(first))
             while watch:
                 time.sleep(every)
-                typer.echo(render.as_json(studies.status(database, name)))
+                typer.echo(render.as_json(studies.status(database, study)))
             return
         console = render.out()
         if not watch or not console.is_terminal:
             console.print(status_view(first))
             while watch:
                 time.sleep(every)
-                console.print("", status_view(studies.status(database, name)), sep="\n")
+                console.print("", status_view(studies.status(database, study)), sep="\n")
             return
         with Live(status_view(first), console=console, auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(every)
-                live.update(status_view(studies.status(database, name)), refresh=True)
+                live.update(status_view(studies.status(database, study)), refresh=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
+from hms_tune.cli.study_argument import StudyArgument, StudyCommand
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, load_study_file
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from hms_tune.worker.archive import Archived
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a study, or the path of its study file.")]
 
 
-@app.command("check")
+@app.command("check", cls=StudyCommand)
 def check_command(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A study file's path, or its study's name.")],
+    study: StudyArgument,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -41,7 +41,7 @@ def check_command(
 
     from hms_tune.cli.study_check import check
 
-    check(file, as_json, data=data, device=device)
+    check(study, as_json, data=data, device=device)
 
 
 @app.command("list")
@@ -60,27 +60,42 @@ def list_command(storage: StorageOption = None, as_json: JsonOption = False) -> 
         typer.echo("no studies yet")
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def show(
-    name: Name,
+    study: StudyArgument,
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="All about the trial of this number.")
     ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="COLUMN",
+            help="trial, state, KL, time or a parameter; -COLUMN has the largest first.",
+        ),
+    ] = "trial",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print every parameter of every trial as CSV.")
+    ] = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the trials of a study, or show one of them."""
     if trial is not None:
-        _show_trial(study_name(name), trial, storage, as_json)
+        _show_trial(study_name(study), trial, storage, as_json)
         return
+    from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
     from hms_tune.studies.status import show_trials
 
     with opened(storage, to="read") as database:
-        trials = show_trials(database, study_name(name))
+        trials = sorted_trials(show_trials(database, study_name(study)), sort)
     if as_json:
         typer.echo(render.as_json(trials))
+    elif as_csv:
+        typer.echo(trials_csv(trials), nl=False)
     else:
-        render.out().print(render.trial_table(trials))
+        console = render.out()
+        console.print(trial_view(trials, width=console.width))
 
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
@@ -98,11 +113,9 @@ def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> N
     console.print(trial_view(trial, study, width=width))
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def report(
-    study: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of a study, or its study file.")
-    ],
+    study: StudyArgument,
     out: Annotated[Path, typer.Option("--out", help="The page to write (HTML, needs nothing beside it).")],
     bundle: Annotated[
         Path | None,
@@ -122,53 +135,53 @@ def report(
     typer.echo(str(out))
 
 
-@app.command()
-def pause(name: Name, storage: StorageOption = None) -> None:
+@app.command(cls=StudyCommand)
+def pause(study: StudyArgument, storage: StorageOption = None) -> None:
     """Hand running trials back and start no more, until resumed. Workers wait."""
-    _set_state(name, storage, "paused")
+    _set_state(study, storage, "paused")
 
 
-@app.command()
-def resume(name: Name, storage: StorageOption = None) -> None:
+@app.command(cls=StudyCommand)
+def resume(study: StudyArgument, storage: StorageOption = None) -> None:
     """Let a paused or stopped study go on."""
-    _set_state(name, storage, "running")
+    _set_state(study, storage, "running")
 
 
-@app.command()
-def stop(name: Name, storage: StorageOption = None) -> None:
+@app.command(cls=StudyCommand)
+def stop(study: StudyArgument, storage: StorageOption = None) -> None:
     """Hand running trials back and let every worker end."""
-    _set_state(name, storage, "stopped")
+    _set_state(study, storage, "stopped")
 
 
-def _set_state(name: str, storage: str | None, state: RequestedState) -> None:
+def _set_state(study: str, storage: str | None, state: RequestedState) -> None:
     from hms_tune.studies import control
     from hms_tune.studies.status import study_state
 
-    study = study_name(name)
+    study = study_name(study)
     with opened(storage) as database:
         control.set_state(database, study, state)
         current = study_state(database, study)
     typer.echo(f"{study}: {current}")
 
 
-@app.command("stop-trial")
+@app.command("stop-trial", cls=StudyCommand)
 def stop_trial(
-    name: Name,
+    study: StudyArgument,
     number: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of the trial.")],
     storage: StorageOption = None,
 ) -> None:
     """End one trial for good, within an epoch. It counts as failed; the sampler learns nothing from it."""
     from hms_tune.studies import control
 
-    study = study_name(name)
+    study = study_name(study)
     with opened(storage) as database:
         state = control.stop_trial(database, study, number)
     typer.echo(f"{study}: trial {number} " + ("has ended" if state == "stopped" else "ends within an epoch"))
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def drain(
-    name: Name,
+    study: StudyArgument,
     worker: Annotated[
         str,
         typer.Option("--worker", metavar="ID|HOST", help="A worker's id, or a host: all its workers."),
@@ -181,7 +194,7 @@ def drain(
     """Let a worker finish the trials it runs, and leave."""
     from hms_tune.studies import control
 
-    study = study_name(name)
+    study = study_name(study)
     with opened(storage) as database:
         told = control.drain(database, study, worker, at_once=at_once)
     how = "requeues its trials and leaves" if at_once else "finishes its trials and leaves"
@@ -189,11 +202,9 @@ def drain(
         typer.echo(f"{study}: worker {each.worker_id} on {each.host} {how}")
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def notify(
-    study: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of a study file, or the path of one.")
-    ],
+    study: StudyArgument,
     test: Annotated[bool, typer.Option("--test", help="Send a message, to see that it arrives.")] = False,
 ) -> None:
     """Say who is told of what happens in a study, or send a test message."""
@@ -203,9 +214,9 @@ def notify(
     typer.echo(send_test(study_file) if test else described(study_file))
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def enqueue(
-    name: Name,
+    study: StudyArgument,
     values: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE…", help="More values.", show_default=False)
     ] = None,
@@ -227,7 +238,7 @@ def enqueue(
         given |= parse_params(text)
     if not given:
         raise UsageError("nothing to try", where="--params", hint="For example --params model.dropout=0.1")
-    study = study_name(name)
+    study = study_name(study)
     with opened(storage) as database:
         taken, before = enqueue(database, study, given)
     place = "next" if before == 0 else f"after {before} that wait"
@@ -258,17 +269,18 @@ def parse_params(text: str) -> dict[str, str]:
     return {key.strip(): value}
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def delete(
-    name: Name,
+    study: StudyArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do it: it cannot be undone.")] = False,
     storage: StorageOption = None,
 ) -> None:
     """Delete a study with its trials and checkpoints."""
     from hms_tune.studies import control
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+    from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
-    study = study_name(name)
+    study = study_name(study)
     if not yes:
         raise UsageError(
             "deleting cannot be undone",
@@ -280,13 +292,15 @@ def delete(
         control.delete_study(database, study)
     # Whoever may write into the database may have given it a name that leads out of the folder.
     if STUDY_NAME.fullmatch(study):
-        Artifacts.at(artifacts_location(settings), settings.home / "scratch", study).remove_all()
+        artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", study)
+        artifacts.remove_all()
+        KeptPredictions(artifacts.store, study).remove_all()
     typer.echo(f"{study}: deleted")
 
 
 @app.command()
 def save(
-    name: Name,
+    study: StudyArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
     storage: StorageOption = None,
 ) -> None:
@@ -299,7 +313,7 @@ def save(
 
     store = open_store(artifacts_location(Settings.from_environment()))
     with opened(storage) as database:
-        saved = save_study(database, store, study_name(name), file)
+        saved = save_study(database, store, study_name(study), file)
     typer.echo(f"{file}: {_described(saved)}")
 
 

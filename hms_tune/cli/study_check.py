@@ -17,10 +17,10 @@ from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.machine.terminal import Terminal
 from hms_tune.search.reports import rule_text
 from hms_tune.search.study import trial_limit
-from hms_tune.search.study_check import StudyCheck, check_study
 from hms_tune.search.suggest import describe_label
 
 if TYPE_CHECKING:
+    from hms_tune.search.study_check import StudyCheck
     from hms_tune.training.memory.plan import MemoryPlan
 
 PAGE_WIDTH = 120
@@ -45,6 +45,9 @@ def check(file: str, json: bool = False, *, data: Path | None = None, device: st
         If the data cannot serve it, or no batch size fits on the device.
     """
     study_file = load_study_file(file)
+    # Imported with timm only now: what is wrong with the file itself is said at once.
+    from hms_tune.search.study_check import check_study
+
     result = check_study(study_file)
     plan = None if data is None else _plan(study_file, data, device)
     if json:

@@ -10,6 +10,7 @@ import typer
 
 from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import StorageOption, artifacts_location, data_root
+from hms_tune.cli.study_argument import StudyArgument
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
@@ -17,9 +18,7 @@ from hms_tune.errors import UsageError
 
 
 def worker(
-    study: Annotated[
-        str, typer.Option("--study", metavar="NAME", help="Name of a study file, or the path of one.")
-    ],
+    study: StudyArgument,
     data: Annotated[
         Path | None,
         typer.Option(

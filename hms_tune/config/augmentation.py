@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from hms_tune.config.section import Section
+
+TestTime = Literal["swap", "shift"]
+"""What predictions may be averaged over: hemispheres exchanged, the window moved to both sides."""
 
 
 class AugmentationConfig(Section):

@@ -7,6 +7,7 @@ ranges in place of values, the line of every mistake, and the nearest valid key.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -67,6 +68,14 @@ def field_of(model: type[BaseModel], key: str) -> Field:
         number=number,
         adapter=_adapter(info, sections=bool(sections)),
     )
+
+
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a section and of those in it, such as ``training.optimizer.momentum``."""
+    for key in model.model_fields:
+        yield join(prefix, key)
+        for section in field_of(model, key).sections:
+            yield from dotted_keys(section, join(prefix, key))
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

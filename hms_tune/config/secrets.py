@@ -53,5 +53,5 @@ def _replaced(text: str, key: str, value: object) -> str:
         node = next(child for each, child in node.value if each.value == name)
     written = text[node.start_mark.index : node.end_mark.index]
     after = written[len(written.rstrip()) :] + text[node.end_mark.index :]
-    # JSON is YAML.
-    return f"{text[: node.start_mark.index].rstrip()} {json.dumps(value)}{after}"
+    # JSON is YAML. Escapes would not: a webhook is looked for as it is written.
+    return f"{text[: node.start_mark.index].rstrip()} {json.dumps(value, ensure_ascii=False)}{after}"

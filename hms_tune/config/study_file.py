@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
-from hms_tune.config.range_reader import ConfigReader
+from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
 from hms_tune.config.secrets import public_text
 from hms_tune.config.settings import Settings
@@ -119,7 +120,7 @@ class StudyFile:
         ConfigError
             With the line, and for a misspelt key the nearest valid one.
         """
-        origin = Source(source)
+        origin = Source(source, _every_key())
         located = parse_yaml(text, origin)
         entries = origin.check_keys(
             located, ["study", *TrialConfig.model_fields, *SECTIONS], "the study file"
@@ -142,6 +143,12 @@ class StudyFile:
         _check_pruner(study_file, reader)
         check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
+
+
+@cache
+def _every_key() -> tuple[str, ...]:
+    models: dict[str, type[BaseModel]] = {"": TrialConfig, **SECTIONS}
+    return tuple(dict.fromkeys(key for name, model in models.items() for key in dotted_keys(model, name)))
 
 
 def _without_root(located: Located, source: Source) -> tuple[Path | None, Located]:
@@ -217,8 +224,8 @@ def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
 def load_study_file(name_or_path: str | Path, settings: Settings | None = None) -> StudyFile:
     """Read a study file by the study's name, or by path.
 
-    A name finds ``NAME.yaml`` in ``./studies``, then in ``HMS_TUNE_STUDIES``, then among the studies that
-    come with hms-tune. Whatever ends in ``.yaml`` or ``.yml`` is a path.
+    A name finds ``NAME.yaml`` here, then in ``./studies``, then in ``HMS_TUNE_STUDIES``, then among the
+    studies that come with hms-tune. Whatever ends in ``.yaml`` or ``.yml`` is a path.
 
     Raises
     ------
@@ -238,7 +245,7 @@ def load_study_file(name_or_path: str | Path, settings: Settings | None = None) 
             f"{json.dumps(name)} is no study name",
             hint="Use 1 to 63 lower-case letters, digits and hyphens, or a path that ends in .yaml",
         )
-    found = available_studies(settings).get(name)
+    found = _here(name) or available_studies(settings).get(name)
     if found is None:
         raise UnknownStudyError(f'no study file "{name}"', hint=_known(name, settings))
     study_file = StudyFile.parse(_read_text(found), _shown(found))
@@ -249,6 +256,12 @@ def load_study_file(name_or_path: str | Path, settings: Settings | None = None) 
             hint="Give the file and its study the same name, or pass the path",
         )
     return study_file
+
+
+def _here(name: str) -> Path | None:
+    """The file of this name in the working folder, whose other YAML files may be no studies."""
+    paths = (Path(f"{name}{suffix}") for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def available_studies(settings: Settings | None = None) -> dict[str, Path]:

@@ -17,7 +17,10 @@ def is_webhook(address: str) -> bool:
     try:
         parts = urlsplit(address)
         return (
-            parts.scheme in ("http", "https") and bool(parts.hostname) and not set(address) & set(" \t\r\n")
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and address.isprintable()
+            and not set(address) & set(' "\\')
         )
     except ValueError:
         return False

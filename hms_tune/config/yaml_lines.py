@@ -7,9 +7,9 @@ resolver, made for YAML 1.1, reads them as a string and as ``False``). No tag bu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, NoReturn
 
 import yaml
@@ -21,6 +21,7 @@ Scalar = None | bool | int | float | str
 LARGEST_TEXT = 1_000_000
 MOST_VALUES = 20_000
 DEEPEST = 40
+_LONGEST_INTEGER = 19
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -48,9 +49,13 @@ class Located:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a text came from; makes the errors that point into it."""
+    """Where a text came from; makes the errors that point into it.
+
+    ``keys`` are the dotted keys that such a text may hold, for who wrote one into the wrong place.
+    """
 
     name: str
+    keys: Sequence[str] = field(default=(), repr=False)
 
     def fail(self, what: str, line: int | None = None, hint: str | None = None) -> NoReturn:
         """Raise the :class:`~hms_tune.errors.ConfigError` of this line."""
@@ -76,14 +81,72 @@ class Source:
             self.fail(f"{place} must be a mapping with the keys {', '.join(valid)}", located.line)
         for key, child in entries.items():
             if key not in valid:
-                self.fail(f'unknown key "{key}" in {place}; {nearest(key, valid)}', child.line)
+                self.fail(f'unknown key "{key}" in {place}; {nearest(key, valid, self.keys)}', child.line)
         return entries
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """``nearest: x``, or ``known: x, y, z`` when nothing is near."""
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"nearest: {close[0]}" if close else f"known: {', '.join(known)}"
+_SYNONYMS = {
+    "backbone": ("arch", "architecture", "encoder", "model_name", "network"),
+    "batch_size": ("bs", "batch", "batchsize", "train_batch_size"),
+    "drop_path": ("drop_path_rate", "stochastic_depth", "dpr"),
+    "dropout": ("drop_rate", "dropout_rate", "p_drop"),
+    "early_stopping": ("early_stop", "es"),
+    "ema_decay": ("ema", "model_ema"),
+    "epochs": ("num_epochs", "n_epochs", "max_epochs"),
+    "folds": ("n_folds", "num_folds", "n_splits", "kfold"),
+    "frozen_layers": ("freeze", "frozen", "freeze_layers"),
+    "grad_clip": ("clip", "clip_grad", "max_norm", "gradient_clip_val", "max_grad_norm"),
+    "hours": ("timeout", "max_hours"),
+    "image": ("size", "img_size", "image_size", "resolution"),
+    "label_smoothing": ("smoothing", "ls"),
+    "learning_rate": ("lr", "base_lr", "init_lr", "max_lr"),
+    "loss": ("criterion", "loss_fn"),
+    "mixup_alpha": ("mixup",),
+    "cutmix_alpha": ("cutmix",),
+    "optimizer": ("opt", "optim", "optimiser"),
+    "precision": ("amp", "fp16", "bf16", "dtype", "mixed_precision"),
+    "pretrained": ("weights", "imagenet"),
+    "sampler": ("algorithm", "search_algorithm"),
+    "scheduler": ("sched", "lr_scheduler", "schedule"),
+    "seed": ("random_state", "random_seed"),
+    "trials": ("n_trials", "num_trials", "max_trials"),
+    "warmup": ("warmup_ratio", "warmup_steps", "warmup_proportion"),
+    "weight_decay": ("wd", "l2", "weightdecay"),
+}
+_MEANT = {word: key for key, words in _SYNONYMS.items() for word in words}
+
+
+def nearest(word: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """``nearest: x``, or ``known: x, y, z`` when nothing is near.
+
+    The last parts of dotted names are compared: ``training.lr`` is near to ``training.learning_rate``, not to
+    ``training.scheduler``.
+
+    Parameters
+    ----------
+    known : what could stand in its place
+    elsewhere : what could stand in other places, to be named where nothing is near in this one
+    """
+    found = _near(word, known, cutoff=0.6) or _near(word, elsewhere, cutoff=0.8)
+    return f"nearest: {found}" if found else f"known: {', '.join(known)}"
+
+
+def _near(word: str, names: Sequence[str], *, cutoff: float) -> str | None:
+    last = _last(word).lower().replace("-", "_")
+    meant = _MEANT.get(last, last)
+    by_last: dict[str, list[str]] = {}
+    for name in names:
+        by_last.setdefault(_last(name), []).append(name)
+    if meant not in by_last:
+        close = get_close_matches(meant, by_last, n=1, cutoff=cutoff)
+        if not close:
+            return None
+        meant = close[0]
+    return max(by_last[meant], key=lambda name: SequenceMatcher(None, word, name).ratio())
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -161,6 +224,12 @@ class _Composer:
             entries[key] = self.convert(value_node, line, depth + 1)
         return entries
 
+    def _whole(self, text: str, line: int) -> int:
+        """An integer of 64 bits; others are no number for most of what follows, such as a division."""
+        if len(text) > _LONGEST_INTEGER:
+            self._source.fail(f'"{text[:40]}" has too many digits', line)
+        return int(text)
+
     def _scalar(self, node: yaml.ScalarNode, line: int) -> Scalar:
         text: str = node.value
         try:
@@ -170,7 +239,7 @@ class _Composer:
                 case "bool":
                     return text.lower() == "true"
                 case "int":
-                    return int(text)
+                    return self._whole(text, line)
                 case "float":
                     return float(text)
                 case "str":

@@ -111,11 +111,12 @@ def make_labels(train: pd.DataFrame, *, rows: Rows = "eeg", min_votes: int = 1) 
         If no window has that many votes.
     """
     votes = list(VOTE_COLUMNS)
-    table = train.assign(raters=train[votes].sum(axis=1))
+    # of votes that were shares a row's sum is whole but for rounding
+    table = train.assign(raters=train[votes].sum(axis=1).round().astype(np.int64))
     table = table[table["raters"] >= min_votes]
     if table.empty:
         raise DataError(
-            f"no window has {min_votes} or more votes; the most is {int(train[votes].sum(axis=1).max())}",
+            f"no window has {min_votes} or more votes; the most is {train[votes].sum(axis=1).max():.0f}",
             where="train.csv",
             hint="Lower data.min_votes.",
         )

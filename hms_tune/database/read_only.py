@@ -64,7 +64,7 @@ def empty_database(where: str) -> EmptyDatabaseError:
     return EmptyDatabaseError(
         "hms-tune has no studies in this database yet",
         where=where,
-        hint="The first worker makes its tables: hms-tune worker --study NAME",
+        hint="The first worker makes its tables: hms-tune worker NAME",
     )
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hms_tune.config.input import InputConfig
 from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.signals import eeg_windows, spectrogram_windows
+from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.device import resolve_device
 from hms_tune.models.network import build_network
 from hms_tune.signals.image import ImageTransform
@@ -109,6 +111,16 @@ class Bundle:
         """Class names, in the order of the columns of :meth:`predict`."""
         return self.config.classes
 
+    @property
+    def inputs(self) -> tuple[InputConfig, ...]:
+        """What it reads."""
+        return (self.config.config.input,)
+
+    @property
+    def batch_size(self) -> int:
+        """Windows that the trial predicted at once."""
+        return self.config.config.training.test_batch_size
+
     def predict(
         self,
         eeg: NDArray[np.floating] | None,
@@ -138,30 +150,72 @@ class Bundle:
         SignalError
             If a shape is wrong, a value infinite, or a window has no value at all.
         """
-        inputs: list[Tensor | None] = [None, None]
-        if self.transform.needs_eeg:
-            inputs[0] = eeg_windows(eeg, self.config.config.input)
-        if self.transform.needs_spectrogram:
-            inputs[1] = spectrogram_windows(spectrogram)
-        counts = {len(each) for each in inputs if each is not None}
-        if len(counts) > 1:
-            raise BundleError(f"EEG and spectrogram differ in their number of windows: {sorted(counts)}")
-        if counts == {0}:
-            return np.empty((0, len(self.classes)), np.float32)
+        return in_batches(self, eeg, spectrogram, batch_size)
 
-        def images_of(rows: Tensor) -> Tensor:
-            parts = [None if each is None else each[rows].to(self.device) for each in inputs]
-            images: Tensor = self.transform(*parts)
+    def probabilities(
+        self, eeg: Tensor | None, spectrogram: Tensor | None, change: SignalChange = unchanged
+    ) -> NDArray[np.float32]:
+        """Class probabilities of one batch of signals, as the store would deliver them.
+
+        Parameters
+        ----------
+        eeg : float32 tensor, shape (batch, 20, n_times), on the bundle's device; None where it is not needed
+        spectrogram : float32 tensor, shape (batch, 400, 300), natural log of power; None likewise
+        change : of :mod:`~hms_tune.export.test_time`
+        """
+        given = next(each for each in (eeg, spectrogram) if each is not None)
+
+        def images_of(_rows: Tensor) -> Tensor:
+            images: Tensor = self.transform(*change(eeg, spectrogram))
             return images
 
         return predict_probabilities(
             self.networks,
             images_of,
-            torch.arange(counts.pop()),
+            torch.arange(len(given)),
             training=self.config.config.training,
             device=self.device,
-            batch_size=batch_size,
+            batch_size=len(given),
         )
+
+
+class Predictor(Protocol):
+    """What :func:`in_batches` asks of a bundle or a blend."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it predicts."""
+
+    @property
+    def inputs(self) -> Sequence[InputConfig]:
+        """What each of its models reads."""
+
+    def probabilities(self, eeg: Tensor | None, spectrogram: Tensor | None) -> NDArray[np.float32]:
+        """Class probabilities of one batch."""
+
+
+def in_batches(
+    predictor: Predictor,
+    eeg: NDArray[np.floating] | None,
+    spectrogram: NDArray[np.floating] | None,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """Check arrays, and predict them a batch at a time; see :meth:`Bundle.predict`."""
+    given: list[Tensor | None] = [None, None]
+    reading_eeg = [each for each in predictor.inputs if each.needs_eeg]
+    if reading_eeg:
+        given[0] = eeg_windows(eeg, max(reading_eeg, key=lambda each: each.window_seconds))
+    if any(each.needs_spectrogram for each in predictor.inputs):
+        given[1] = spectrogram_windows(spectrogram)
+    counts = {len(each) for each in given if each is not None}
+    if len(counts) > 1:
+        raise BundleError(f"EEG and spectrogram differ in their number of windows: {sorted(counts)}")
+    parts = []
+    for start in range(0, counts.pop(), batch_size):
+        batch = slice(start, start + batch_size)
+        on_device = (None if each is None else each[batch].to(predictor.device) for each in given)
+        parts.append(predictor.probabilities(*on_device))
+    return np.concatenate(parts) if parts else np.empty((0, len(CLASSES)), np.float32)
 
 
 def load_bundle(

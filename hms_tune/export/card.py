@@ -7,6 +7,7 @@ from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
 from hms_tune.export.onnx import OnnxCheck
 from hms_tune.export.scores import Scores
+from hms_tune.version import __version__
 
 
 def model_card(
@@ -18,11 +19,10 @@ def model_card(
     data_digest: str,
     full: bool,
     onnx: OnnxCheck | None,
-    version: str,
 ) -> str:
     """The card as Markdown."""
     sections = [
-        _summary(study, trial, config, scores, version),
+        _summary(study, trial, config, scores),
         _score_table(scores),
         _data(config, scores, data_digest),
         _files(scores, full, onnx),
@@ -33,7 +33,7 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _summary(study: str, trial: int, config: TrialConfig, scores: Scores, version: str) -> str:
+def _summary(study: str, trial: int, config: TrialConfig, scores: Scores) -> str:
     height, width = config.input.image
     reads = [
         f"{view.window_seconds:g} s of EEG as {view.name}"
@@ -46,7 +46,7 @@ def _summary(study: str, trial: int, config: TrialConfig, scores: Scores, versio
         f"# {study}, trial {trial}\n\n"
         f"{len(scores.fold_kl)} networks of `{config.model.backbone}`, one for each cross-validation fold, "
         f"that read {' beside '.join(reads)} as a {height} × {width} image and give the probabilities of "
-        f"{', '.join(CLASSES)}. Found and trained by hms_tune {version}."
+        f"{', '.join(CLASSES)}. Found and trained by hms_tune {__version__}."
     )
 
 

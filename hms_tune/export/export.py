@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
+import numpy as np
 import torch
 
+from hms_tune.config.augmentation import TestTime
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.schema import CLASSES
 from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, TrainingError, UsageError
 from hms_tune.export.bundle import load_network, seal_bundle
 from hms_tune.export.card import model_card
 from hms_tune.export.onnx import OnnxCheck, export_onnx
+from hms_tune.export.out_of_fold import out_of_fold_table, table_name
+from hms_tune.export.place import check_vacant
 from hms_tune.export.scores import METRICS, Scores, scores_of
+from hms_tune.export.test_time import changes, measurable
 from hms_tune.machine.device import resolve_device
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import fold_weights_path, full_weights_path
@@ -32,7 +35,6 @@ from hms_tune.training.refit import Refit, refit_epochs
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
-from hms_tune.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -110,17 +112,6 @@ def _make_private(folder: Path) -> None:
         ) from error
 
 
-def check_vacant(out: Path) -> None:
-    """Refuse, before any training, a place where a bundle cannot be written."""
-    if os.path.lexists(out):
-        raise UsageError("already exists", where=out, hint="Choose another --out, or remove it")
-    parent = out.parent
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError("cannot be written to", where=parent, hint="Choose another --out")
-
-
 def _train(
     config: TrialConfig,
     workspace: Workspace,
@@ -179,7 +170,9 @@ def _assemble(
     scores = _scores(winner, workspace, networks, data, ended)
     for path in [*weights, *([full_weights_path(partial)] if refit == "full" else [])]:
         shutil.copyfile(path, bundle / path.name)
-    out_of_fold_table(ended.out_of_fold).to_parquet(bundle / "oof.parquet", index=False)
+    for test_time in ((), *measurable(winner.config.input)):
+        predictions = _changed(networks, winner, data, ended, test_time) if test_time else ended.out_of_fold
+        out_of_fold_table(predictions).to_parquet(bundle / table_name(test_time), index=False)
     metrics = scores.as_json() | {"onnx": None if onnx is None else asdict(onnx)}
     (bundle / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     card = model_card(
@@ -190,7 +183,6 @@ def _assemble(
         data_digest=workspace.store.manifest.digest,
         full=refit == "full",
         onnx=onnx,
-        version=__version__,
     )
     (bundle / "README.md").write_text(card, encoding="utf-8")
     seal_bundle(bundle, study=winner.study, trial=winner.number, config=winner.config)
@@ -210,6 +202,32 @@ def _onnx(
         return None
 
 
+def _changed(
+    networks: list[torch.nn.Module],
+    winner: Winner,
+    data: TrialData,
+    ended: CrossValidationEnded,
+    test_time: tuple[TestTime, ...],
+) -> OutOfFold:
+    """The out-of-fold predictions once more, as means over changes of the signals."""
+    known = ended.out_of_fold
+    probabilities = np.empty_like(known.probabilities)
+    for fold, network in enumerate(networks):
+        rows = np.flatnonzero(known.fold == fold)
+        parts = [
+            predict_probabilities(
+                [network],
+                partial(data.images.changed, change=change),
+                torch.from_numpy(known.row[rows]),
+                training=winner.config.training,
+                device=data.images.device,
+            )
+            for change in changes(test_time, [winner.config.input])
+        ]
+        probabilities[rows] = np.mean(parts, axis=0)
+    return replace(known, probabilities=probabilities)
+
+
 def _scores(
     winner: Winner,
     workspace: Workspace,
@@ -225,13 +243,3 @@ def _scores(
         device=workspace.device,
     )
     return scores_of(ended, data, held_out_probabilities=held_out, search_kl=winner.value)
-
-
-def out_of_fold_table(out_of_fold: OutOfFold) -> pd.DataFrame:
-    """``eeg_id``, six probabilities, six targets and the fold, one row per out-of-fold prediction."""
-    names = [name.lower() for name in CLASSES]
-    columns: dict[str, object] = {"eeg_id": out_of_fold.eeg_id}
-    columns |= {f"{name}_probability": out_of_fold.probabilities[:, i] for i, name in enumerate(names)}
-    columns |= {f"{name}_target": out_of_fold.targets[:, i] for i, name in enumerate(names)}
-    columns["fold"] = out_of_fold.fold
-    return pd.DataFrame(columns)

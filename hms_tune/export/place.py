@@ -7,6 +7,9 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
+
+from hms_tune.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -14,8 +17,8 @@ BUNDLES = Path("bundles")
 """The folder of bundles, in the working directory."""
 
 
-def bundle_path(study: str, trial: int, folder: Path = BUNDLES) -> Path:
-    """Where the bundle of a trial goes unless the user says otherwise."""
+def bundle_path(study: str, trial: int | Literal["blend"], folder: Path = BUNDLES) -> Path:
+    """Where the bundle of a trial, or a study's blend, goes unless the user says otherwise."""
     return folder / f"{study}-{trial}"
 
 
@@ -48,6 +51,17 @@ def point_to_newest(bundle: Path, study: str) -> Path | None:
         logger.warning("no link %s: %s; the bundle is %s", link, error.strerror or error, bundle)
         return None
     return link
+
+
+def check_vacant(out: Path) -> None:
+    """Refuse, before any training, a place where a bundle cannot be written."""
+    if os.path.lexists(out):
+        raise UsageError("already exists", where=out, hint="Choose another --out, or remove it")
+    parent = out.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError("cannot be written to", where=parent, hint="Choose another --out")
 
 
 def _is_ours(link: Path, study: str) -> bool:

@@ -13,27 +13,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hms_tune.data.files.competition import Competition
-from hms_tune.data.files.half import Half
-from hms_tune.data.schema import Kind, Split
+from hms_tune.data.files.half import Half, Windows
+from hms_tune.data.schema import CLASSES, Kind, Split
 from hms_tune.data.store.windows import eeg_as_read, spectrogram_as_read
 from hms_tune.errors import BundleError
-from hms_tune.export.bundle import Bundle, Weights, load_bundle
+from hms_tune.export.adjustment import AS_TRAINED, Adjustment
+from hms_tune.export.blend import Blend
+from hms_tune.export.bundle import Bundle
 from hms_tune.export.submission import check_writable, write_submission
-from hms_tune.training.images.images import needed_kinds
-from hms_tune.training.step.inference import predict_probabilities
 
 Progress = Callable[[int, int], None]
 
 
 def predict(
-    bundle_path: Path,
+    bundle: Bundle | Blend,
     root: Path,
     *,
     split: Split = "test",
     out: Path = Path("submission.csv"),
-    device: str = "auto",
-    weights: Weights | None = None,
     batch_size: int | None = None,
+    change: Adjustment = AS_TRAINED,
     progress: Progress | None = None,
 ) -> Path:
     """Predict every EEG of one half of a competition folder and write ``submission.csv``.
@@ -43,11 +42,12 @@ def predict(
 
     Parameters
     ----------
-    bundle_path : a bundle
+    bundle : of :func:`~hms_tune.export.bundle.load_bundle`
     root : a competition folder; one without spectrograms serves models that read EEG alone
     split : ``test``, or ``train`` for one row per labelled EEG
     out : where the rows go
     batch_size : windows at once; the trial's ``test_batch_size`` by default
+    change : test-time augmentation and temperature
     progress : called with windows done and windows in all
 
     Raises
@@ -56,9 +56,8 @@ def predict(
         Before anything is written; at a defect of a signal file, when its turn comes.
     """
     check_writable(out)
-    bundle = load_bundle(bundle_path, device=device, weights=weights)
     competition = Competition.open(root, splits=(split,))
-    kinds = needed_kinds(bundle.transform)
+    kinds = _needed_kinds(bundle)
     if "spectrogram" in kinds and not competition.has_spectrograms(split):
         raise BundleError(
             "this model reads spectrograms, and the folder has none",
@@ -66,37 +65,38 @@ def predict(
             hint="Use a bundle of a study with input.kaggle: null",
         )
     half = Half.open(competition, split, kinds)
-    probabilities = _predict_rows(bundle, half, batch_size, progress)
+    probabilities = _predict_rows(bundle, half, batch_size, change, progress)
     return write_submission(out, half.labels.eeg_id, probabilities)
 
 
+def _needed_kinds(bundle: Bundle | Blend) -> tuple[Kind, ...]:
+    """The signals that some model reads."""
+    kinds: list[Kind] = ["eeg"] if any(each.needs_eeg for each in bundle.inputs) else []
+    return (*kinds, "spectrogram") if any(each.needs_spectrogram for each in bundle.inputs) else tuple(kinds)
+
+
 def _predict_rows(
-    bundle: Bundle, half: Half, batch_size: int | None, progress: Progress | None
+    bundle: Bundle | Blend,
+    half: Half,
+    batch_size: int | None,
+    change: Adjustment,
+    progress: Progress | None,
 ) -> NDArray[np.float32]:
-    training = bundle.config.config.training
-    size = batch_size or training.test_batch_size
+    size = batch_size or bundle.batch_size
+    parts: list[NDArray[np.float32]] = []
+    done = 0
     if progress is not None:
         progress(0, len(half))
     with closing(half.windows(ahead=size)) as windows:  # a batch is decoded while one is predicted
+        while rows := list(itertools.islice(windows, size)):
 
-        def images_of(index: Tensor) -> Tensor:
-            rows = list(itertools.islice(windows, len(index)))
-
-            def batch(kind: Kind) -> Tensor:
+            def batch(kind: Kind, rows: list[Windows] = rows) -> Tensor:
                 return torch.from_numpy(np.stack([row[kind] for row in rows])).to(bundle.device)
 
-            images: Tensor = bundle.transform(
-                eeg_as_read(batch("eeg")) if "eeg" in half.files else None,
-                spectrogram_as_read(batch("spectrogram")) if "spectrogram" in half.files else None,
-            )
-            return images
-
-        return predict_probabilities(
-            bundle.networks,
-            images_of,
-            torch.arange(len(half)),
-            training=training,
-            device=bundle.device,
-            batch_size=size,
-            progress=progress,
-        )
+            eeg = eeg_as_read(batch("eeg")) if "eeg" in half.files else None
+            spectrogram = spectrogram_as_read(batch("spectrogram")) if "spectrogram" in half.files else None
+            parts.append(change.predict(bundle, eeg, spectrogram))
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(half))
+    return np.concatenate(parts) if parts else np.empty((0, len(CLASSES)), np.float32)

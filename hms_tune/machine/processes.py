@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
-import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_MADE_UP = 1 << 40
-"""Set in a number that was drawn where no network card was found (RFC 9562, section 6.10)."""
+MARKS = Path("/dev/shm")
+"""Memory of the machine: what lies here is seen by no other, and ends when the machine does."""
+
+_NAME = re.compile(r"[\w-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,21 +20,25 @@ class ProcessIdentity:
     """A process, told apart from any later one with the same number.
 
     ``started`` is the kernel's start time of the process in clock ticks since boot, and ``machine`` the boot
-    id with the process namespace and the address of a network card: two containers on one host see different
-    processes, and machines cloned from one that ran have its boot id. Either is empty where the system does
-    not tell, and then only a lease's expiry ends it.
+    id with the process namespace: two containers on one host see different processes. Either is empty where
+    the system does not tell, and then only a lease's expiry ends it. ``worker`` names the worker that the
+    process belongs to, whose mark (:func:`leave_mark`) says that it ran on this machine.
     """
 
     host: str
     pid: int
     started: int | None
     machine: str | None
+    worker: str | None = None
 
     def is_known_dead(self, observer: ProcessIdentity) -> bool:
         """Whether ``observer``, a process of this machine, can tell that this process is gone."""
         if self.machine is None or self.started is None:
             return False
         if (self.host, self.machine) != (observer.host, observer.machine):
+            return False
+        # Machines cloned from one that ran have its name and its boot id, and may have its network address.
+        if self.worker is None or not _mark(self.worker).exists():
             return False
         return _start_ticks(self.pid) != self.started
 
@@ -40,6 +47,23 @@ def this_process() -> ProcessIdentity:
     """The identity of the calling process."""
     pid = os.getpid()
     return ProcessIdentity(host=socket.gethostname(), pid=pid, started=_start_ticks(pid), machine=_machine())
+
+
+def leave_mark(worker: str) -> None:
+    """Say on this machine that a worker runs here. Where that is not possible, only time tells its death."""
+    with suppress(OSError):
+        os.close(os.open(_mark(worker), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def remove_mark(worker: str) -> None:
+    """Take the mark away: the worker has ended, and said so."""
+    with suppress(OSError):
+        _mark(worker).unlink()
+
+
+def _mark(worker: str) -> Path:
+    """Where the mark of a worker lies. Its name is random: no clone of the machine has it by chance."""
+    return MARKS / f"hms-tune-{worker if _NAME.fullmatch(worker) else ''}"
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -59,5 +83,4 @@ def _machine() -> str | None:
         namespace = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return None
-    card = uuid.getnode()
-    return None if card & _MADE_UP else f"{boot}:{namespace}:{card:x}"
+    return f"{boot}:{namespace}"

@@ -95,7 +95,7 @@ def survey(
     kinds, enough, choices = None, HIGH_VOTES, _of_test(tables["test"]) if train is None else []
     raters = np.empty(0, dtype=np.int64)
     if train is not None:
-        raters = train[list(VOTE_COLUMNS)].to_numpy(np.int64).sum(axis=1)
+        raters = train[list(VOTE_COLUMNS)].sum(axis=1).round().to_numpy(np.int64)
         enough = int(min(HIGH_VOTES, raters.max()))
         found = kinds_of(train[list(VOTE_COLUMNS)].to_numpy(np.float64))
         kinds = {kind: float(np.mean(found[raters >= enough] == kind)) for kind in (*SHOWN_KINDS, "between")}

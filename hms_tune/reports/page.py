@@ -95,12 +95,12 @@ def picture(content: bytes, *, alt: str) -> str:
     return f'<div class="wide"><img src="data:image/png;base64,{encoded}" alt="{text(alt)}"></div>'
 
 
-def vote_bars(votes: Sequence[int]) -> str:
+def vote_bars(votes: Sequence[float]) -> str:
     """Votes by class."""
     most = max(*votes, 1)
     rows = "".join(
         f'<span>{name}</span><i style="width:{100 * count / most:.1f}%;background:{CLASS_COLOURS[name]}"></i>'
-        f"<span>{count}</span>"
+        f"<span>{count:.3g}</span>"
         for name, count in zip(CLASSES, votes, strict=True)
     )
     return f'<div class="bars">{rows}</div>'

@@ -67,7 +67,7 @@ def score_section(material: Material) -> list[str]:
         lead = (
             f"<b>{best.name.capitalize()}, KL {best.value:.4f}</b> on its own validation folds. That is "
             f"optimistic: it is the smallest of {len(material.study.ranked)} scores on the same patients. "
-            f"<code>hms-tune export-best --study {text(material.study.name)}</code> scores it on held-out "
+            f"<code>hms-tune export-best {text(material.study.name)}</code> scores it on held-out "
             "patients; this report then says so."
         )
     listed = table(["score", "KL", "95 % interval"], rows, numbers=(1, 2))

@@ -126,8 +126,8 @@ def _reproduction(material: Material) -> list[str]:
     study = material.study
     versions = sorted({trial.version for trial in study.trials if trial.version})
     commands = [
-        f"hms-tune worker --study {study.name}.yaml --data COMPETITION_FOLDER",
-        f"hms-tune export-best --study {study.name}",
+        f"hms-tune worker {study.name}.yaml --data COMPETITION_FOLDER",
+        f"hms-tune export-best {study.name}",
         f"hms-tune predict {BUNDLES / study.name} COMPETITION_FOLDER",
     ]
     rows = [

@@ -67,7 +67,7 @@ def window_page(view: View) -> str:
     ]
     if example.votes is not None and example.consensus is not None:
         note = where_to_look(example.consensus)
-        votes = f"<h3>Votes of {int(example.votes.sum())}</h3>{vote_bars(example.votes.tolist())}"
+        votes = f"<h3>Votes of {example.votes.sum():.0f}</h3>{vote_bars(example.votes.tolist())}"
         parts.append(f'<div class="grid"><div class="card">{votes}</div><div class="card">{note}</div></div>')
     parts += [
         "<h2>The labelled 10 s</h2>",

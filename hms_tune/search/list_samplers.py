@@ -10,7 +10,6 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
-from scipy.stats import qmc
 
 from hms_tune.config.ranges import Group
 from hms_tune.errors import UsageError
@@ -97,6 +96,9 @@ class QmcSampler(_ListedSampler):
         """The point of a turn as parameter values."""
         if not self._distributions:
             return {}
+        # Imported here: it takes longer than all else that a command imports, and few studies want it.
+        from scipy.stats import qmc
+
         engine = qmc.Sobol(len(self._distributions), scramble=True, seed=self._seed)
         if turn:
             engine.fast_forward(turn)

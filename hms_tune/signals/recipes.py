@@ -16,6 +16,7 @@ from hms_tune.signals.spectrogram import (
     PowerSpectrogram,
     decibel,
     dpss_tapers,
+    frequency_bins,
     hann_taper,
     hop_length,
     mel_filterbank,
@@ -108,11 +109,8 @@ def short_time_power(view: STFT | Mel, n_times: int, width: int) -> PowerSpectro
     return PowerSpectrogram(
         n_times,
         hann_taper(min(view.n_fft, n_times), sfreq=SFREQ),
-        sfreq=SFREQ,
-        n_fft=view.n_fft,
+        frequency_bins(view.n_fft, sfreq=SFREQ, low_hz=view.low_hz, high_hz=view.high_hz),
         hop=hop_length(n_times, width, view.n_fft),
-        low_hz=view.low_hz,
-        high_hz=view.high_hz,
         one_sided=True,
     )
 
@@ -121,16 +119,9 @@ def multitaper_power(view: Multitaper, n_times: int) -> PowerSpectrogram:
     """The host's method: zero-padded to a power of two, one spectrum in the middle of every step."""
     length = round(view.taper_seconds * SFREQ)
     tapers = dpss_tapers(length, sfreq=SFREQ, half_bandwidth=view.half_bandwidth, count=view.tapers)
-    return PowerSpectrogram(
-        n_times,
-        tapers,
-        sfreq=SFREQ,
-        n_fft=2 ** (length - 1).bit_length(),
-        hop=round(view.step_seconds * SFREQ),
-        low_hz=view.low_hz,
-        high_hz=view.high_hz,
-        one_sided=False,
-    )
+    n_fft = 2 ** (length - 1).bit_length()
+    kept = frequency_bins(n_fft, sfreq=SFREQ, low_hz=view.low_hz, high_hz=view.high_hz)
+    return PowerSpectrogram(n_times, tapers, kept, hop=round(view.step_seconds * SFREQ), one_sided=False)
 
 
 def panel_heights(height: int, panels: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from scipy.signal.windows import dpss
@@ -33,14 +34,24 @@ def part_size(values_of_one: int, device: torch.device) -> int:
     return max(1, most // max(1, values_of_one))
 
 
-def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> tuple[int, int]:
-    """First and one past the last FFT bin whose frequency lies in [low_hz, high_hz]; never empty."""
+@dataclass(frozen=True, slots=True)
+class FrequencyBins:
+    """The bins ``first`` to ``stop`` (excluded) of a transform of ``n_fft`` points, ``width`` Hz apart."""
+
+    n_fft: int
+    width: float
+    first: int
+    stop: int
+
+
+def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> FrequencyBins:
+    """The FFT bins whose frequency lies in [low_hz, high_hz]; never none."""
     width = sfreq / n_fft
     first = math.ceil(low_hz / width - 1e-9)
     last = min(math.floor(high_hz / width + 1e-9), n_fft // 2)
     if last < first:
         first = last = min(round((low_hz + high_hz) / 2 / width), n_fft // 2)
-    return first, last + 1
+    return FrequencyBins(n_fft, width, first, last + 1)
 
 
 def hop_length(n_times: int, n_frames: int, n_fft: int) -> int:
@@ -98,7 +109,7 @@ def dpss_tapers(length: int, *, sfreq: float, half_bandwidth: float, count: int)
 
 
 class PowerSpectrogram(nn.Module):
-    """Power spectral density over time, between two frequencies, summed over tapers.
+    """Power spectral density over time, of some frequencies, summed over tapers.
 
     Frames lie centred on a regular grid that spans the signal; its edges are extended by their mirror
     image. On a CPU a transform of up to :data:`MATMUL_LIMIT` points is a matrix product with the tapered
@@ -110,10 +121,8 @@ class PowerSpectrogram(nn.Module):
     n_times : samples of every signal this transform will see
     tapers : float64 tensor, shape (n_tapers, length), length ≤ n_times; scaled so that the sum over tapers of
         the squared magnitudes of the transforms is the density wanted
-    sfreq : sampling rate, Hz
-    n_fft : length of the transform, samples; frames are zero-padded to it
+    kept : the frequencies; frames are zero-padded to its ``n_fft`` samples
     hop : samples between frames
-    low_hz, high_hz : frequencies kept, Hz
     one_sided : whether the tapers count both signs of frequency, which two bins do not have
     """
 
@@ -126,31 +135,28 @@ class PowerSpectrogram(nn.Module):
         self,
         n_times: int,
         tapers: Tensor,
+        kept: FrequencyBins,
         *,
-        sfreq: float,
-        n_fft: int,
         hop: int,
-        low_hz: float,
-        high_hz: float,
         one_sided: bool,
     ) -> None:
         super().__init__()
-        self.n_fft, self.hop = n_fft, hop
+        self.n_fft, self.hop = kept.n_fft, hop
         self.n_frames = n_times // hop
         self.length = tapers.shape[1]
-        self.first, self.stop = frequency_bins(n_fft, sfreq=sfreq, low_hz=low_hz, high_hz=high_hz)
+        self.first, self.stop = kept.first, kept.stop
         span = (self.n_frames - 1) * hop + self.length
         self.before = max(0, (span - n_times) // 2)
         self.after = max(0, span - n_times - self.before)
         bins = torch.arange(self.first, self.stop, dtype=torch.float64)
-        phase = torch.arange(self.length, dtype=torch.float64)[:, None] * bins * (2 * math.pi / n_fft)
+        phase = torch.arange(self.length, dtype=torch.float64)[:, None] * bins * (2 * math.pi / kept.n_fft)
         waves = torch.stack([phase.cos(), phase.sin()], dim=1)
         basis = tapers[:, :, None, None] * waves  # (n_tapers, length, 2, n_bins)
-        unpaired = (bins == 0) | (bins == n_fft / 2)
+        unpaired = (bins == 0) | (bins == kept.n_fft / 2)
         self.has_unpaired = one_sided and bool(unpaired.any())
         self.register_buffer("tapers", tapers.to(torch.float32), persistent=False)
         self.register_buffer("basis", basis.transpose(0, 1).flatten(1).to(torch.float32), persistent=False)
-        self.register_buffer("frequencies", (bins * (sfreq / n_fft)).to(torch.float32), persistent=False)
+        self.register_buffer("frequencies", (bins * kept.width).to(torch.float32), persistent=False)
         self.register_buffer("one_sided", 1.0 - 0.5 * unpaired.to(torch.float32), persistent=False)
 
     def forward(self, eeg: Tensor) -> Tensor:

@@ -59,6 +59,19 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     return Choice(winner, study_file, trial.number)
 
 
+def complete_trials(storage: Storage, study: str) -> list[int]:
+    """Numbers of the complete trials, the best first.
+
+    Raises
+    ------
+    UnknownStudyError
+        If the storage has no such study.
+    """
+    trials = load_study(storage, study).get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
+    ranked = [(trial.value, trial_number(trial)) for trial in trials if trial.value is not None]
+    return [number for _, number in sorted(ranked)]
+
+
 def _chosen(trials: Sequence[FrozenTrial], study: str, number: int | None) -> FrozenTrial:
     where = f"study {study}"
     complete = [trial for trial in trials if trial.state == OptunaState.COMPLETE and trial.value is not None]

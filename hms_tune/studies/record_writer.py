@@ -17,6 +17,7 @@ from typing import Any
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Caller, passes
 from hms_tune.database.queries.records import write_record
+from hms_tune.errors import ArtifactError
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
@@ -87,6 +88,7 @@ class TrialRecorder:
     study_id : Optuna's id of the study
     place : where the slot's trials run
     run_url : told a trial, the address of its tracking run, once that is known
+    keep : is given the out-of-fold predictions of each complete trial
     """
 
     def __init__(
@@ -96,11 +98,13 @@ class TrialRecorder:
         place: Place,
         *,
         run_url: Callable[[TrialInfo], str | None] = lambda trial: None,
+        keep: Callable[[TrialInfo, OutOfFold], None] = lambda trial, predictions: None,
     ) -> None:
         self._storage = storage
         self._study_id = study_id
         self._place = place
         self._run_url = run_url
+        self._keep = keep
         self._draft: _Draft | None = None
         self._warned = False
         self._caller = Caller(storage.patience)
@@ -183,6 +187,8 @@ class TrialRecorder:
         if not draft.ended:
             return
         study = draft.trial.study
+        if draft.predictions is not None:
+            self._keep_everywhere(draft.trial, draft.predictions)
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
         others = self._storage.optuna.shared.get_all_trials(self._study_id, deepcopy=False)
@@ -192,6 +198,13 @@ class TrialRecorder:
             if each.attempt < number:  # one that was lost could not say so itself
                 earlier = attempt_record(self._storage, study, each.attempt)
                 self._store(each.attempt, {"note": trial_note(earlier, others)})
+
+    def _keep_everywhere(self, trial: TrialInfo, predictions: OutOfFold) -> None:
+        """Blends can do without a trial whose predictions the store did not take."""
+        try:
+            self._keep(trial, predictions)
+        except (ArtifactError, OSError) as error:
+            _logger.warning("Predictions of trial %s are not kept for blends: %s", trial.trial, error)
 
     def _store(self, number: int, values: dict[str, Any], *, close: bool = False) -> None:
         with self._storage.transaction() as connection:

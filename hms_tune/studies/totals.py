@@ -60,8 +60,13 @@ class StudyTotals:
 
     @property
     def seconds_left(self) -> float | None:
-        """Work until the first part of the budget is spent at this speed, s; None if nobody can tell."""
+        """Work until the first part of the budget is spent at this speed, s; None if nobody can tell.
+
+        Before a trial has ended nobody knows how long one takes, and hours alone would promise too much.
+        """
         row, left = self.row, []
+        if row.budget_trials is not None and not self.ended:
+            return None
         if row.budget_trials is not None and self.trials_per_hour:
             left.append(3600.0 * max(0, row.budget_trials - self.ended) / self.trials_per_hour)
         if row.budget_hours is not None and row.started_at is not None:

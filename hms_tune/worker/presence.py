@@ -12,7 +12,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queries.workers import Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
 from hms_tune.machine.private_folder import private_folder
-from hms_tune.machine.processes import this_process
+from hms_tune.machine.processes import leave_mark, remove_mark, this_process
 from hms_tune.machine.usage import UsageMeter
 from hms_tune.training.events import EpochEnded, Event
 
@@ -72,6 +72,7 @@ def announce(storage: Storage, presence: Presence, images: ImageCount | None = N
     ----------
     images : what the slots train, written beside the worker's usage minute by minute
     """
+    leave_mark(presence.worker_id)
     add_worker(storage, presence, this_process())
     meter, count = UsageMeter(presence.devices), images or ImageCount()
 
@@ -83,3 +84,4 @@ def announce(storage: Storage, presence: Presence, images: ImageCount | None = N
     with Every(SEEN_EVERY_S, refresh, name="presence"):
         yield
     refresh(stopped=True)
+    remove_mark(presence.worker_id)

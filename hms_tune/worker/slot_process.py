@@ -27,6 +27,8 @@ from hms_tune.tracking.observers import trackers
 from hms_tune.training.observer import Observer, TrialInfo
 from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import PipeObserver, SlotFailed, log_to_pipe
@@ -103,11 +105,13 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         *trackers(study_file, options.home, best=best_of_study(storage, study_file.study)),
     )
     search = storage.through_outages(lambda: join_search(storage, study_file))
+    kept = KeptPredictions(open_store(options.artifacts), study_file.study)
     records = TrialRecorder(
         storage,
         search.study_id,
         Place(plan.device, plan.gpus, trainer.data_digest),
         run_url=lambda trial: run_url(watchers, trial),
+        keep=lambda trial, predictions: kept.keep(trial.trial, predictions),
     )
     setup = SlotSetup(
         queue=StudyQueue(

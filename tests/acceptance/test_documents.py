@@ -21,7 +21,7 @@ import pytest
 from documents import DOCUMENTS, ROOT, Line, is_complete, lines_of, stray_lines_of, variants
 from kaggle_server import Kaggle, serve
 
-from hms_tune.cli import demo, status
+from hms_tune.cli import database, demo, status
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data import synthetic
 from hms_tune.database.connect import Storage
@@ -98,10 +98,11 @@ NOT_RUN = {
         ),
         "asks Kaggle; tests/acceptance/test_kaggle_notebooks.py runs the notebooks",
     ),
-    "hms-tune worker --study large --ranks-per-trial 4": "four GPUs; "
+    "hms-tune worker large --ranks-per-trial 4": "four GPUs; "
     "tests/integration/training/test_ranks.py has processes",
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint host:29500 "
-    "-m hms_tune worker --study large": "two machines",
+    "-m hms_tune worker large": "two machines",
+    "hms-tune --install-completion": "changes the shell's start-up file; tests/acceptance/test_completion.py",
     "wandb sync HMS_TUNE_HOME/wandb/offline-run-…": "asks Weights & Biases",
     "wandb sync --include-online HMS_TUNE_HOME/wandb/run-…": "asks Weights & Biases",
     "tmux capture-pane -p -e | python docs/terminal_picture.py …": "a terminal to take a picture of",
@@ -114,11 +115,11 @@ BY_NAME = {"make": "takes minutes", "python": "a benchmark, or minutes", "pytest
 PATIENTS = 20
 """Of the competition that lines work on: as few as the demo takes."""
 
-SMALL = {"max_recordings": 1, "max_seconds": 60, "test_patients": 2}
+SMALL = synthetic.Extent(max_recordings=1, max_seconds=60, test_patients=2)
 """Of any competition that is synthesized here."""
 
 INSTEAD = {
-    "hms-tune worker --study effnet --data /local/hms": "hms-tune worker --study effnet",
+    "hms-tune worker effnet --data /local/hms": "hms-tune worker effnet",
     "hms-tune data download data/hms --from-zip FILE": "hms-tune data download data/new --from-zip hms.zip",
     "hms-tune data synth ROOT --patients 60": "hms-tune data synth data/sixty --patients 60",
     "hms-tune demo": f"hms-tune demo --patients {PATIENTS} --trials 1",
@@ -130,6 +131,7 @@ STAND_INS = {
     "FILE": "studies/effnet.yaml",
     "STUDY": "effnet",
     "NAME": "effnet",
+    "mine": "effnet",
     "BACKBONE": "test_resnet",
     "BUNDLE": "bundles/effnet",
     "N": "1",
@@ -144,6 +146,7 @@ STAND_INS_OF = {
     "data synth": {"ROOT": "data/made"},
     "data prepare": {"DIR": "elsewhere"},
     "study report": {"DIR": "bundles/effnet"},
+    "blend": {"DIR": "bundles/blended", "BUNDLE...": "bundles/effnet"},
     "study check": {"DIR": "data/hms"},
 }
 """The same, of one command."""
@@ -263,7 +266,7 @@ def scratch(home: Path, hms_tune: Callable[..., tuple[int, str]], monkeypatch: p
 def small_competition(scratch: Path) -> Path:
     """A synthetic competition, and ``hms.zip`` with it."""
     root = scratch / "source"
-    synthetic.synthesize(root, patients=PATIENTS, **SMALL)
+    synthetic.synthesize(root, patients=PATIENTS, extent=SMALL)
     with zipfile.ZipFile(scratch / "hms.zip", "w") as archive:
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
             archive.write(file, file.relative_to(root))
@@ -277,14 +280,14 @@ def make_everything_small(patch: pytest.MonkeyPatch, competition: Path) -> None:
     def synthesize(root: Path, *, patients: int, **options: Any) -> Any:
         if patients == PATIENTS:
             return shutil.copytree(competition, root)
-        return whole(root, patients=2, **(options | SMALL))
+        return whole(root, patients=2, **(options | {"extent": SMALL}))
 
     patch.setattr(synthetic, "synthesize", synthesize)
     patch.setattr(demo, "_EPOCHS", 1)
 
 
 def interrupt_what_never_ends(patch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C for ``--watch`` once it has shown something, and for the dashboard once it can be opened."""
+    """Ctrl-C for ``--watch`` once it has shown something, and for a server once it can be used."""
 
     def ctrl_c(*_: object) -> None:
         raise KeyboardInterrupt
@@ -298,6 +301,7 @@ def interrupt_what_never_ends(patch: pytest.MonkeyPatch) -> None:
 
         serve_it(application, host=host, port=0, started=opened)
 
+    patch.setattr(database, "keep_up", ctrl_c)
     patch.setattr(status, "time", SimpleNamespace(sleep=ctrl_c))
     patch.setattr(dashboard, "serve_dashboard", serve_dashboard)
 

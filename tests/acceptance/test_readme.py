@@ -20,7 +20,7 @@ def shown_commands() -> list[str]:
     commands = []
     for row in re.findall(r"^\| `hms-tune (.+?) \|", README, flags=re.MULTILINE):
         words = [re.findall(r"[a-z-]+", part) for part in row.split("`,")]
-        group = words[0][0] if row.split()[0] in ("data", "study", "model") else None
+        group = words[0][0] if row.split()[0] in ("data", "study", "model", "database") else None
         for part in words:
             names = [word for word in part if not word.startswith("--") and word != group]
             commands.append(" ".join([group, names[0]] if group else [part[0]]))
@@ -44,8 +44,16 @@ def test_the_study_file_shown_is_valid_and_searches_what_it_says() -> None:
     shown = re.search(r"```yaml\n(.+?)```", README, flags=re.DOTALL)
     assert shown is not None
     study_file = StudyFile.parse(shown.group(1), "README.md")
-    assert study_file.study == "effnet"
+    assert study_file.study == "mine"
     assert study_file.budget.trials == 200
+
+
+def test_a_study_file_that_is_shown_under_the_name_of_one_that_comes_along_is_that_file() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for shown in re.findall(r"```yaml\n(study: .+?)```", document.read_text(), flags=re.DOTALL):
+            study = StudyFile.parse(shown, document.name)
+            alike = ROOT / "studies" / f"{study.study}.yaml"
+            assert not alike.exists() or alike.read_text() == shown, f"{document.name}: another {alike.name}"
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -32,7 +32,8 @@ from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue import recovery
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
-from hms_tune.machine.processes import this_process
+from hms_tune.machine import processes
+from hms_tune.machine.processes import leave_mark, this_process
 from hms_tune.training import checkpoint
 from hms_tune.training.events import Event
 from hms_tune.training.observer import TrialInfo
@@ -220,6 +221,8 @@ def _damage_checkpoints(orders: Orders) -> None:
 
 
 def _log_to(orders: Orders) -> None:
+    processes.MARKS = orders.folder
+    leave_mark(orders.name)
     logging.basicConfig(
         filename=orders.folder / f"{orders.name}.log", level=logging.INFO, format="%(asctime)s %(message)s"
     )

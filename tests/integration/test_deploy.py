@@ -82,7 +82,7 @@ def test_whoever_runs_it_chooses_the_user_and_what_it_writes_stays() -> None:
 
 def test_a_worker_gets_the_study_the_data_and_the_gpus(services: dict[str, Any]) -> None:
     worker = services["worker"]
-    assert worker["command"] == ["worker", "--study", "resnet", "--data", "/data"]
+    assert worker["command"] == ["worker", "resnet", "--data", "/data"]
     assert any(str(volume).startswith("/srv/hms:/data") for volume in worker["volumes"])
     devices = worker["deploy"]["resources"]["reservations"]["devices"]
     assert devices[0]["capabilities"] == ["gpu"]

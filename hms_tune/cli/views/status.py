@@ -69,6 +69,8 @@ def _facts(status: StudyStatus) -> Table:
         facts.add_row("end", f"in {duration(status.left_s)}{when or ' of work'}")
     elif status.left_s is not None:
         facts.add_row("end", "reached")
+    elif status.hours is not None and status.budget_trials is not None:
+        facts.add_row("end", f"nobody can tell before a trial has ended{_latest(status)}")
     facts.add_row("trials", _trials(status))
     for reason, number in status.failed_because.items():
         facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))
@@ -81,6 +83,13 @@ def _facts(status: StudyStatus) -> Table:
     for number, params in enumerate(status.enqueued):
         facts.add_row("enqueued" if number == 0 else "", Text(params_text(params)))
     return facts
+
+
+def _latest(status: StudyStatus) -> str:
+    """When the hours of the budget are over, where it has some."""
+    if status.budget_hours is None or status.hours is None:
+        return ""
+    return f"; in {duration(3600.0 * max(0.0, status.budget_hours - status.hours))} at the latest"
 
 
 def _trials(status: StudyStatus) -> Text:

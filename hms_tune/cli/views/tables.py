@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.terminal import Terminal
-from hms_tune.studies.text import estimate_text, score_text
-from hms_tune.trial_state import AttemptState, TrialState, label
+from hms_tune.studies.text import score_text
+from hms_tune.trial_state import TrialState
 
 if TYPE_CHECKING:
-    from hms_tune.studies.status_types import StudySummary, TrialSummary
+    from hms_tune.studies.status_types import StudySummary
 
 
 _SHOWN = (
@@ -70,19 +69,6 @@ def study_table(summaries: Sequence[StudySummary]) -> Table:
     return table
 
 
-def trial_table(trials: Sequence[TrialSummary]) -> Table:
-    """Attempts at trials, a line each."""
-    short = ("trial", "state", "KL")
-    table = plain_table(*short, "parameters", "reason", no_wrap=short)
-    for each in trials:
-        complete = each.state is AttemptState.COMPLETE or each.value is None
-        value = score_text(each.value, "") if complete else estimate_text(each.value)
-        name = label(each.trial, each.attempt)
-        reason = each.reason if each.reason != each.state else None
-        table.add_row(name, each.state, value, Text(short_params(each.params)), Text(reason or ""))
-    return table
-
-
 def counts(trials: Mapping[str, int]) -> str:
     """``12 complete, 3 pruned``; states without trials are left out."""
     return ", ".join(f"{number} {state}" for state, number in trials.items() if number) or "none yet"
@@ -95,11 +81,12 @@ def params_text(params: dict[str, Any]) -> str:
 
 def short_params(params: dict[str, Any]) -> str:
     """Parameters on one line by the last part of their names, as long as that tells them apart."""
+    return "  ".join(f"{name}={value_text(value)}" for name, value in shortened(params))
+
+
+def shortened(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Parameters by the last part of their names, where that tells them apart."""
     last = Counter(name.rpartition(".")[2] for name in params)
-    return "  ".join(f"{name}={value_text(value)}" for name, value in _shortened(params, last))
-
-
-def _shortened(params: dict[str, Any], last: Counter[str]) -> Iterator[tuple[str, Any]]:
     for name, value in params.items():
         short = name.rpartition(".")[2]
         yield (short if last[short] == 1 and short != "name" else name), value

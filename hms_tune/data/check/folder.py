@@ -27,6 +27,8 @@ from hms_tune.machine.cores import available_cores
 Progress = Callable[[int, int], None]
 """Told how many of how many files have been read."""
 
+_NOTHING_CAN_BE_READ = (DefectKind.FOLDER_UNREADABLE, DefectKind.STATEMENT_INVALID)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -90,7 +92,7 @@ def check_folder(
     """
     root = Path(root)
     defects = structure_defects(root)
-    closed = any(defect.kind == DefectKind.FOLDER_UNREADABLE for defect in defects)
+    closed = any(defect.kind in _NOTHING_CAN_BE_READ for defect in defects)
     if closed or not root.is_dir():
         return Report(root, quick, {}, defects)
     competition = Competition(root, tuple(split for split in SPLITS if (root / f"{split}.csv").is_file()))
@@ -111,7 +113,9 @@ def _check_tables(competition: Competition) -> tuple[dict[Split, pd.DataFrame], 
     tables: dict[Split, pd.DataFrame] = {}
     defects: list[Defect] = []
     for split in competition.splits:
-        table, found = read_table(competition.table_path(split), split)
+        table, found = read_table(
+            competition.table_path(split), split, votes_per_row=competition.statement.votes_per_row
+        )
         defects += found
         if not errors(found):
             tables[split] = table

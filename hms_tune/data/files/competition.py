@@ -18,8 +18,10 @@ from pathlib import Path
 import pandas as pd
 
 from hms_tune.data.files.defects import Defect, DefectKind, refuse
+from hms_tune.data.files.statement import Statement
 from hms_tune.data.files.tables import read_table
 from hms_tune.data.schema import KINDS, SPLITS, Kind, Split
+from hms_tune.errors import HmsTuneError
 
 _GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
 
@@ -66,6 +68,11 @@ class Competition:
         """Whether this half comes with spectrograms at all."""
         return self.folder(split, "spectrogram").is_dir()
 
+    @property
+    def statement(self) -> Statement:
+        """What the folder says of itself."""
+        return Statement.of(self.root)
+
     def table(self, split: Split) -> pd.DataFrame:
         """A validated table: int64 ids and votes, float64 offsets in seconds.
 
@@ -74,7 +81,7 @@ class Competition:
         DataError
             At the first defect of the table; the message says how many more there are.
         """
-        table, defects = read_table(self.table_path(split), split)
+        table, defects = read_table(self.table_path(split), split, votes_per_row=self.statement.votes_per_row)
         refuse(defects)
         return table
 
@@ -105,7 +112,16 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
             what = f"the folder is missing, though {split}.csv is there"
             defects.append(_absent(DefectKind.FOLDER_MISSING, eegs, what, _GET))
     defects += _closed([root / f"{split}_{kind}s" for split in present for kind in KINDS])
-    return defects + _one_sided_spectrograms(root, present)
+    return defects + _one_sided_spectrograms(root, present) + _statement_defects(root)
+
+
+def _statement_defects(root: Path) -> list[Defect]:
+    try:
+        Statement.of(root)
+    except HmsTuneError as error:
+        hint = error.hint or "Correct the file, or remove it."
+        return [Defect(DefectKind.STATEMENT_INVALID, str(error.where), None, error.what, hint)]
+    return []
 
 
 def _closed(folders: Sequence[Path]) -> list[Defect]:

@@ -24,6 +24,8 @@ from hms_tune.data.files.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.silence import windows_of_nan
 from hms_tune.data.files.synonyms import LOSSLESS, meant_by
+from hms_tune.data.resample import resampled, resampled_rows
+from hms_tune.data.schema import SFREQ
 
 MOST_FOOTER_BYTES = 4 << 20
 """Those of the competition take less than 200 kB; one of a million columns takes minutes to read."""
@@ -35,11 +37,12 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
-    """Number of rows, and every defect that can be seen without decoding the signal."""
+    """Number of rows at 200 Hz, and every defect that can be seen without decoding the signal."""
     try:
         _refuse_costly(file.path)
         with pa.OSFile(os.fsencode(file.path)) as stream, _FlatParquetFile(stream) as parquet:
-            return parquet.metadata.num_rows, footer_defects(file, parquet)
+            rows = resampled_rows(parquet.metadata.num_rows, file.sfreq)
+            return rows, footer_defects(file, parquet)
     except _READ_ERRORS as error:
         return 0, [_unreadable(file, error)]
 
@@ -86,6 +89,9 @@ def _power(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect
 
 def _eeg(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:
     """Encoded from where pyarrow decoded it, channel by channel, without a copy of all of it."""
+    if file.sfreq != SFREQ:
+        values, defects = _resampled(file, _values(batch))
+        return (_nothing(file) if errors(defects) else encode_eeg(values)), defects
     channels = _channels(batch)
     means = second_means(channels)
     defects = [] if np.isfinite(means).all() else _value_defects(file, np.stack(list(channels)))
@@ -97,7 +103,8 @@ def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
 
     Returns
     -------
-    values : float32 (n_columns, n_rows), C order, µV or µV²/Hz, nulls as NaN; empty if the file is unreadable
+    values : float32 (n_columns, n_rows), C order, µV at 200 Hz or µV²/Hz, nulls as NaN; empty if the file is
+        unreadable
     defects : errors of the content; none when the values can be used
     """
     try:
@@ -105,6 +112,16 @@ def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
             values = _values(_batch(parquet, file))
     except _READ_ERRORS as error:
         return np.empty((len(file.columns), 0), np.float32), [_unreadable(file, error)]
+    if file.sfreq != SFREQ:
+        return _resampled(file, values)
+    return values, _value_defects(file, values)
+
+
+def _resampled(file: SignalFile, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[Defect]]:
+    """The values at 200 Hz, unless there are some that no filter can take; and every defect."""
+    if defects := _values_that_are(np.isinf(values), DefectKind.VALUE_INFINITE, file):
+        return values, defects
+    values = resampled(values, file.sfreq)
     return values, _value_defects(file, values)
 
 
@@ -116,6 +133,10 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
 
     def _build_nested_paths(self) -> dict[str, list[int]]:
         return {}
+
+    def map_columns(self) -> None:
+        """Build the map after all, so that columns can be named."""
+        self._nested_paths_by_prefix = super()._build_nested_paths()
 
 
 def _refuse_costly(path: Path) -> None:
@@ -137,7 +158,7 @@ def _refuse_costly(path: Path) -> None:
 
 
 @contextmanager
-def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
+def _opened(file: SignalFile) -> Iterator[_FlatParquetFile]:
     _refuse_costly(file.path)
     with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         content = stream.read_buffer()
@@ -145,26 +166,37 @@ def _opened(file: SignalFile) -> Iterator[pq.ParquetFile]:
         yield parquet
 
 
-def _batch(parquet: pq.ParquetFile, file: SignalFile) -> pa.RecordBatch:
+def _batch(parquet: _FlatParquetFile, file: SignalFile) -> pa.RecordBatch:
     """The signal columns, in order.
 
-    All columns are read: naming 400 of them takes longer than reading one that is not needed.
+    Of a file like the competition's all columns are read: naming 400 of them takes longer than reading one
+    that is not needed. Of another, those that are not needed may hold anything: text of many GB, for one.
 
     Raises
     ------
     ValueError
         If the columns are not as long as the footer says.
     """
-    n_rows = parquet.metadata.num_rows
-    batches = list(parquet.iter_batches(n_rows, use_threads=False))
+    n_rows, usual = parquet.metadata.num_rows, is_usual(file, parquet)
+    columns = None
+    if not usual:
+        parquet.map_columns()
+        columns = _needed(parquet.schema_arrow.names, file)
+    batches = list(parquet.iter_batches(n_rows, columns=columns, use_threads=False))
     if (found := sum(len(batch) for batch in batches)) != n_rows:
         raise ValueError(f"the footer tells of {n_rows} rows, the columns hold {found}")
     if len(batches) > 1:
         batches = pa.Table.from_batches(batches).combine_chunks().to_batches()
     batch = batches[0]
-    if not is_usual(file, parquet):
+    if not usual:
         return _as_known(batch, file)
     return batch.remove_column(0) if file.kind == "spectrogram" else batch  # the time
+
+
+def _needed(names: list[str], file: SignalFile) -> list[str]:
+    """The columns of a file whose names mean signal columns, in its order."""
+    meant = meant_by(file.kind, names)
+    return [name for name in names if meant.get(name, name) in file.columns]
 
 
 def _as_known(batch: pa.RecordBatch, file: SignalFile) -> pa.RecordBatch:

@@ -21,6 +21,7 @@ class DefectKind(StrEnum):
     TABLE_MISSING = "table-missing"
     FILE_MISSING = "file-missing"
     FILE_UNEXPECTED = "file-unexpected"
+    STATEMENT_INVALID = "statement-invalid"
     SPECTROGRAMS_MISSING = "spectrograms-missing"
     # any table
     TABLE_UNREADABLE = "table-unreadable"
@@ -31,6 +32,8 @@ class DefectKind(StrEnum):
     OFFSET_NEGATIVE = "offset-negative"
     VOTE_NEGATIVE = "vote-negative"
     VOTES_ZERO = "votes-zero"
+    VOTES_SHARES = "votes-shares"
+    VOTES_UNWEIGHTED = "votes-unweighted"
     EEG_OF_SEVERAL_PATIENTS = "eeg-of-several-patients"
     SPECTROGRAM_OF_SEVERAL_PATIENTS = "spectrogram-of-several-patients"
     CONSENSUS_DISAGREES = "consensus-disagrees"
@@ -79,6 +82,7 @@ WARNINGS = frozenset(
         DefectKind.SPECTROGRAMS_MISSING,
         DefectKind.SPECTROGRAM_OF_SEVERAL_PATIENTS,
         DefectKind.CONSENSUS_DISAGREES,
+        DefectKind.VOTES_SHARES,
         DefectKind.EEG_IN_BOTH_SPLITS,
         DefectKind.PATIENT_IN_BOTH_SPLITS,
         DefectKind.SUBMISSION_UNREADABLE,

@@ -12,13 +12,13 @@ logarithm, within 0.004 (0.4 % of the power) for powers from :data:`POWER_FLOOR`
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.files.scratch import scratch
 from hms_tune.data.schema import SFREQ
 
 POWER_FLOOR = 1e-6
@@ -212,3 +212,18 @@ def _clip(values: NDArray[np.float32]) -> int:
 def _unify_nan(values: NDArray[np.float32]) -> None:
     """Make every NaN NumPy's own; there are others, and rounding would carry their bits into the sign."""
     values[np.isnan(values)] = np.nan
+
+
+_thread = threading.local()
+
+
+def scratch(use: str, *shape: int) -> NDArray[np.float32]:
+    """A float32 array for one use, with whatever is left in it, until this thread asks for it again.
+
+    Taking fresh memory costs more than what is written into it.
+    """
+    kept: dict[str, NDArray[np.float32]] = _thread.__dict__
+    size = int(np.prod(shape))
+    if use not in kept or kept[use].size < size:
+        kept[use] = np.empty(size, dtype=np.float32)
+    return kept[use][:size].reshape(shape)

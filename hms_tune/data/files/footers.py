@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 
 from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.statement import STATEMENT
 from hms_tune.data.files.synonyms import DISPENSABLE, LOSSLESS, meant_by
+from hms_tune.data.resample import resampled_rows
 from hms_tune.data.schema import (
     EEG_COLUMNS,
     FRAME_SECONDS,
@@ -49,7 +51,7 @@ _USUAL: dict[tuple[Kind, Split], list[pa.Schema]] = {
 def footer_defects(file: SignalFile, parquet: pq.ParquetFile) -> list[Defect]:
     """Every defect of a readable file that can be seen without decoding its signal."""
     columns = [] if is_usual(file, parquet) else _column_defects(file, parquet.schema_arrow)
-    return columns + length_defects(file, parquet.metadata.num_rows)
+    return columns + length_defects(file, resampled_rows(parquet.metadata.num_rows, file.sfreq))
 
 
 _last_usual: dict[tuple[Kind, Split], pq.ParquetSchema] = {}
@@ -72,7 +74,7 @@ def is_usual(file: SignalFile, parquet: pq.ParquetFile) -> bool:
 
 
 def length_defects(file: SignalFile, rows: int) -> list[Defect]:
-    """Whether a file is as long as its labels ask for."""
+    """Whether a file that has so many rows at 200 Hz is as long as its labels ask for."""
     if rows == 0:
         return [file.defect(DefectKind.ROWS_MISSING, "the file has no rows", f"{RESTORE}.")]
     most = LONGEST_SECONDS * SFREQ if file.kind == "eeg" else LONGEST_SECONDS // FRAME_SECONDS
@@ -153,13 +155,13 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         return [file.defect(DefectKind.EEG_TOO_SHORT, what, hint)]
     if file.split == "test" and rows > WINDOW_SAMPLES:
         what = f"the test EEG has {rows} rows, not {WINDOW_SAMPLES}"
-        hint = f"Its first {WINDOW_SECONDS} s are predicted; it must be sampled at {SFREQ} Hz."
+        hint = f"Its first {WINDOW_SECONDS} s are predicted, at {SFREQ} Hz unless {STATEMENT} says otherwise."
         return [file.defect(DefectKind.TEST_LENGTH, what, hint)]
     rate = _other_rate(file, rows)
     if rate is not None:
         labelled = file.offsets[-1] + WINDOW_SECONDS
         what = f"the EEG has {rows} rows, and its labels end at {labelled:g} s: is it sampled at {rate} Hz?"
-        hint = f"It is read as {SFREQ} Hz; resample it to that (scipy.signal.resample_poly) if it is not."
+        hint = f"It is read as {SFREQ} Hz; if it is not, write sampling_rate: {rate} into {STATEMENT} there."
         return [file.defect(DefectKind.SAMPLING_RATE, what, hint)]
     beyond = [offset for offset in file.offsets if window_start(offset) + WINDOW_SAMPLES > rows]
     if not beyond:
@@ -178,7 +180,7 @@ _RATES = (250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
 
 def _other_rate(file: SignalFile, rows: int) -> int | None:
     """A rate at which a training EEG would end where its last label does, as the competition's do."""
-    if file.split != "train":
+    if file.split != "train" or file.sfreq != SFREQ:
         return None
     labelled = file.offsets[-1] + WINDOW_SECONDS
     return next((rate for rate in _RATES if rows == round(labelled * rate)), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hms_tune.data.files.defects import Defect, DefectKind
-from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, Kind, Split
+from hms_tune.data.schema import EEG_COLUMNS, SFREQ, SPECTROGRAM_COLUMNS, Kind, Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class SignalFile:
     identifier : ``eeg_id`` or ``spectrogram_id``
     path : where it lies
     offsets : starts of the labelled windows in it, seconds, ascending
+    sfreq : at which an EEG file is sampled, Hz
     """
 
     kind: Kind
@@ -27,6 +28,7 @@ class SignalFile:
     identifier: int
     path: Path
     offsets: tuple[float, ...]
+    sfreq: int = SFREQ
 
     @property
     def columns(self) -> tuple[str, ...]:

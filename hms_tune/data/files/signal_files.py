@@ -11,7 +11,7 @@ from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.files.footers import RESTORE
 from hms_tune.data.files.signal_file import SignalFile
-from hms_tune.data.schema import KINDS, Kind, Split
+from hms_tune.data.schema import KINDS, SFREQ, Kind, Split
 
 
 def list_signal_files(competition: Competition, split: Split, table: pd.DataFrame) -> list[SignalFile]:
@@ -24,10 +24,13 @@ def list_signal_files(competition: Competition, split: Split, table: pd.DataFram
         identifiers = table[f"{kind}_id"].to_numpy(np.int64)
         column = f"{kind}_label_offset_seconds"
         offsets = table[column].to_numpy(np.float64) if column in table else np.zeros(len(table))
+        sfreq = competition.statement.sampling_rate if kind == "eeg" else SFREQ
         unique, start = np.unique(identifiers[order := np.lexsort((offsets, identifiers))], return_index=True)
         groups = np.split(offsets[order], start[1:])
         files += [
-            SignalFile(kind, split, int(id_), competition.path(split, kind, int(id_)), tuple(group.tolist()))
+            SignalFile(
+                kind, split, int(id_), competition.path(split, kind, int(id_)), tuple(group.tolist()), sfreq
+            )
             for id_, group in zip(unique, groups, strict=True)
         ]
     return files

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import stat
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.files.defects import Defect, DefectKind, errors
+from hms_tune.data.files.vote_shares import as_numbers, weigh_shares
 from hms_tune.data.schema import CLASSES, TABLE_COLUMNS, VOTE_COLUMNS, Column, Split
+
+MOST_BYTES = 128 << 20
+"""``train.csv`` of the competition has 9 MB. A cell takes up to thirty times its bytes in memory."""
+
+MOST_ROWS = 1_000_000
+"""``train.csv`` of the competition has 106,800."""
 
 MOST_COLUMNS = 1000
 """The tables of the competition have 15."""
@@ -31,12 +40,19 @@ _WANTED = {
 }
 
 
-def read_table(path: Path, split: Split) -> tuple[pd.DataFrame, list[Defect]]:
+def read_table(
+    path: Path, split: Split, *, votes_per_row: int | None = None
+) -> tuple[pd.DataFrame, list[Defect]]:
     """Read and check ``train.csv`` or ``test.csv``.
+
+    Parameters
+    ----------
+    votes_per_row : experts behind each row, if its votes are shares and no column counts them
 
     Returns
     -------
-    table : the columns of the schema alone, int64, float64 and str; empty when there are errors
+    table : the columns of the schema alone, int64, float64 and str, votes float64 where they are not whole;
+        empty when there are errors
     defects : every defect of the table; without an error among them the table can be used
     """
     columns = TABLE_COLUMNS[split]
@@ -46,6 +62,14 @@ def read_table(path: Path, split: Split) -> tuple[pd.DataFrame, list[Defect]]:
     if raw.empty:
         defects.append(_defect(path, DefectKind.TABLE_EMPTY, None, "the table has no rows"))
         return pd.DataFrame(), defects
+    if split == "train":
+        weighed = weigh_shares(path, raw, votes_per_row)
+        raw = weighed.cells
+        defects = [each for each in defects if each.column is None or each.column != weighed.column]
+        defects += weighed.defects
+        if weighed.fractional:
+            votes = set(VOTE_COLUMNS)
+            columns = tuple(replace(each, kind="number") if each.name in votes else each for each in columns)
     checked: dict[str, pd.Series] = {}
     for column in columns:
         if column.name in raw.columns:
@@ -74,17 +98,12 @@ def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]
     defects : an unreadable file, and columns that are missing, repeated, extra or out of order
     """
     try:
+        if (what := _too_large(path)) is not None:
+            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
         with path.open(encoding="utf-8-sig", newline="") as stream:
             header = next(csv.reader(stream), [])
-        if not header:
-            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_EMPTY, None, "the file is empty")]
-        if len(header) > MOST_COLUMNS:
-            what = f"the header names {len(header):,} columns, more than {MOST_COLUMNS}"
-            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
-        repeated = sorted({name for name in header if header.count(name) > 1}, key=header.index)
-        if repeated:
-            what = "the column stands twice"
-            return pd.DataFrame(), [_defect(path, DefectKind.COLUMN_REPEATED, repeated[0], what)]
+        if (unusable := _unusable_header(path, header)) is not None:
+            return pd.DataFrame(), [unusable]
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # lines longer than the header
             cells = pd.read_csv(
@@ -93,7 +112,11 @@ def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]
                 keep_default_na=False,
                 na_values=["", "NaN", "nan", "NA"],
                 index_col=False,
+                nrows=MOST_ROWS + 1,
             )
+        if len(cells) > MOST_ROWS:
+            what = f"the table has more than {MOST_ROWS:,} rows"
+            return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError, csv.Error) as error:
         what = f"not a CSV table: {' '.join(str(error).split())}"
         return pd.DataFrame(), [_defect(path, DefectKind.TABLE_UNREADABLE, None, what)]
@@ -103,6 +126,28 @@ def read_csv(path: Path, wanted: list[str]) -> tuple[pd.DataFrame, list[Defect]]
     defects = _header_defects(path, header, wanted)
     unreadable = any(defect.kind == DefectKind.TABLE_UNREADABLE for defect in defects)
     return (pd.DataFrame() if unreadable else cells), defects
+
+
+def _unusable_header(path: Path, header: list[str]) -> Defect | None:
+    if not header:
+        return _defect(path, DefectKind.TABLE_EMPTY, None, "the file is empty")
+    if len(header) > MOST_COLUMNS:
+        what = f"the header names {len(header):,} columns, more than {MOST_COLUMNS}"
+        return _defect(path, DefectKind.TABLE_UNREADABLE, None, what)
+    repeated = sorted({name for name in header if header.count(name) > 1}, key=header.index)
+    if repeated:
+        return _defect(path, DefectKind.COLUMN_REPEATED, repeated[0], "the column stands twice")
+    return None
+
+
+def _too_large(path: Path) -> str | None:
+    """Why a table would cost too much to open."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return "it is no regular file"
+    if found.st_size > MOST_BYTES:
+        return f"the table has {found.st_size:,} bytes, more than {MOST_BYTES:,}"
+    return None
 
 
 def _header_defects(path: Path, header: list[str], wanted: list[str]) -> list[Defect]:
@@ -133,9 +178,7 @@ def _check_cells(cells: pd.Series, column: Column) -> tuple[pd.Series, NDArray[n
         return cells.astype(str), ~cells.isin(CLASSES).to_numpy()
     if pd.api.types.is_bool_dtype(cells):
         return cells, np.ones(len(cells), dtype=bool)
-    if cells.dtype == object:  # integers of any length, which become no float
-        cells = cells.map(lambda cell: np.nan if isinstance(cell, int) and abs(cell) >= 2**63 else cell)
-    numbers = pd.to_numeric(cells, errors="coerce")
+    numbers = as_numbers(cells)
     values = numbers.to_numpy(np.float64)
     wrong = ~np.isfinite(values)
     if column.kind == "number":
@@ -213,14 +256,14 @@ def _silent(path: Path, table: pd.DataFrame) -> list[Defect]:
 
 
 def _consensus(path: Path, table: pd.DataFrame) -> list[Defect]:
-    votes = table[list(VOTE_COLUMNS)].to_numpy(np.int64)
+    votes = table[list(VOTE_COLUMNS)].to_numpy()
     named = table["expert_consensus"].map({name: at for at, name in enumerate(CLASSES)}).to_numpy(np.int64)
     wrong = (votes[np.arange(len(votes)), named] < votes.max(axis=1)) & (votes >= 0).all(axis=1)
     if not wrong.any():
         return []
     line = int(wrong.argmax())
     said, most = int(named[line]), int(votes[line].argmax())
-    what = f"{CLASSES[said]} has {votes[line, said]} votes, {CLASSES[most]} has {votes[line, most]}"
+    what = f"{CLASSES[said]} has {votes[line, said]:g} votes, {CLASSES[most]} has {votes[line, most]:g}"
     hint = "Correct one of the two; training reads the votes alone."
     return [_in_lines(path, DefectKind.CONSENSUS_DISAGREES, "expert_consensus", what, wrong, hint)]
 

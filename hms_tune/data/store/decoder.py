@@ -198,6 +198,7 @@ def _decoded(place: Place) -> tuple[memoryview, Written]:
         checksum=zlib.crc32(signal.buffer),
         clipped=signal.clipped,
         centre=tuple(signal.centre.tolist()),
+        sfreq=source.file.sfreq,
     )
 
 

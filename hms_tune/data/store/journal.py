@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hms_tune.data.files.signal_file import SignalFile
-from hms_tune.data.schema import Kind, Split
+from hms_tune.data.schema import SFREQ, Kind, Split
 
 Key = tuple[Kind, Split, int]
 
@@ -56,6 +56,7 @@ class Written:
     checksum : CRC-32 of its slice
     clipped : EEG samples beyond the float16 range
     centre : taken off each EEG channel, µV, exact as float32; empty for a spectrogram
+    sfreq : at which the EEG file was taken to be sampled, Hz
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Written:
     checksum: int
     clipped: int
     centre: tuple[float, ...]
+    sfreq: int = SFREQ
 
     @property
     def key(self) -> Key:
@@ -76,7 +78,8 @@ class Written:
 
     def is_of(self, source: Source) -> bool:
         """Whether it was made from this file, as the file is now."""
-        return (self.key, self.size, self.mtime_ns) == (source.key, source.size, source.mtime_ns)
+        mine = self.key, self.size, self.mtime_ns, self.sfreq
+        return mine == (source.key, source.size, source.mtime_ns, source.file.sfreq)
 
 
 _FIELDS = tuple(field.name for field in fields(Written))

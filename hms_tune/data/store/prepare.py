@@ -25,6 +25,7 @@ from hms_tune.data.files.defects import refuse
 from hms_tune.data.files.lock import exclusive
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.signal_files import list_signal_files, missing_files
+from hms_tune.data.files.statement import Statement
 from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
 from hms_tune.data.store.decoder import row_bytes
 from hms_tune.data.store.journal import Source, Written, read_journal
@@ -131,6 +132,8 @@ def _tables_digest(competition: Competition) -> hashlib._Hash:
     digest = hashlib.sha256(f"store format {FORMAT_VERSION}\n".encode())
     for split in competition.splits:
         digest.update(hashlib.sha256(competition.table_path(split).read_bytes()).digest())
+    if (statement := competition.statement) != Statement():
+        digest.update(f"{statement}\n".encode())
     return digest
 
 
@@ -264,6 +267,7 @@ def _manifest(competition: Competition, written: Sequence[Written], target: Path
         recordings=count("eeg"),
         spectrograms=count("spectrogram"),
         clipped_samples=sum(entry.clipped for entry in written),
+        source_sfreq=competition.statement.sampling_rate,
     )
 
 

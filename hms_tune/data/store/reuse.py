@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hms_tune.data.schema import EEG_COLUMNS, Kind
+from hms_tune.data.schema import EEG_COLUMNS, SFREQ, Kind
 from hms_tune.data.store.journal import Key, Source, Written
 from hms_tune.data.store.store import Store
 
@@ -32,7 +32,10 @@ class OlderStore:
     @classmethod
     def of(cls, store: Store) -> OlderStore:
         """Every slice of an open store."""
-        entries = [*_entries("eeg", store.recordings), *_entries("spectrogram", store.spectrograms)]
+        entries = [
+            *_entries("eeg", store.recordings, store.manifest.source_sfreq),
+            *_entries("spectrogram", store.spectrograms, SFREQ),
+        ]
         return cls(store.path, {entry.key: entry for entry in entries})
 
     def has(self, source: Source) -> bool:
@@ -65,13 +68,15 @@ def index_of(kind: Kind, written: Sequence[Written]) -> pd.DataFrame:
     return index
 
 
-def _entries(kind: Kind, index: pd.DataFrame) -> list[Written]:
+def _entries(kind: Kind, index: pd.DataFrame, sfreq: int) -> list[Written]:
     centres = index[_CENTRES].to_numpy(np.float32).tolist() if kind == "eeg" else [()] * len(index)
     clipped = index["clipped"].tolist() if kind == "eeg" else [0] * len(index)
     columns = ["split", "file_size", "file_mtime_ns", "start", "length", "checksum"]
     values = zip(*(index[name].tolist() for name in columns), strict=True)
     return [
-        Written(kind, split, int(identifier), size, mtime_ns, start, rows, checksum, clips, tuple(centre))
+        Written(
+            kind, split, int(identifier), size, mtime_ns, start, rows, checksum, clips, tuple(centre), sfreq
+        )
         for identifier, (split, size, mtime_ns, start, rows, checksum), clips, centre in zip(
             index.index, values, clipped, centres, strict=True
         )

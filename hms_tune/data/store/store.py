@@ -52,6 +52,8 @@ class Manifest:
     n_samples, n_frames : rows of the two arrays
     recordings, spectrograms : files of each split
     clipped_samples : EEG samples beyond the float16 range, stored at its edge
+    sfreq : of the stored EEG, Hz
+    source_sfreq : of the EEG files, Hz
     """
 
     source: str
@@ -64,6 +66,7 @@ class Manifest:
     clipped_samples: int
     format_version: int = FORMAT_VERSION
     sfreq: int = SFREQ
+    source_sfreq: int = SFREQ
     clip_uv: float = FLOAT16_MAX
     power_floor: float = POWER_FLOOR
     eeg_columns: tuple[str, ...] = field(default=EEG_COLUMNS)

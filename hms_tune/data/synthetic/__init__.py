@@ -5,6 +5,6 @@ Jing et al., Neurology 2023;100(17):e1737 and e1750.
 """
 
 from hms_tune.data.synthetic.competition import ORACLE, synthesize
-from hms_tune.data.synthetic.outline import FULL_SIZE
+from hms_tune.data.synthetic.outline import FULL_SIZE, Extent
 
-__all__ = ["FULL_SIZE", "ORACLE", "synthesize"]
+__all__ = ["FULL_SIZE", "ORACLE", "Extent", "synthesize"]

@@ -25,7 +25,7 @@ from hms_tune.data.schema import (
     TIME_COLUMN,
     VOTE_COLUMNS,
 )
-from hms_tune.data.synthetic.outline import Extent, Plan, Stretch
+from hms_tune.data.synthetic.outline import SMALL, Extent, Plan, Stretch
 from hms_tune.data.synthetic.plan import make_plan
 from hms_tune.data.synthetic.stretch import recording_samples, render, spectrogram_frames
 from hms_tune.errors import DataError, UsageError
@@ -41,9 +41,7 @@ def synthesize(
     patients: int = 60,
     seed: int = 0,
     signal: float = 1.0,
-    test_patients: int = 6,
-    max_recordings: int = 12,
-    max_seconds: int = 180,
+    extent: Extent = SMALL,
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Competition:
@@ -55,9 +53,7 @@ def synthesize(
     patients : people in the training half
     seed : the same seed gives the same bytes, whatever ``jobs`` is
     signal : amplitude of the patterns; 1 as real recordings have them, 0 for the same competition without any
-    test_patients : people in the test half
-    max_recordings : most EEGs of one patient
-    max_seconds : longest EEG, seconds; both are small unless ``**FULL_SIZE`` is passed
+    extent : bounds of the rest; :data:`~hms_tune.data.synthetic.outline.FULL_SIZE` is that of the real one
     jobs : stretches rendered side by side; all available cores when None
     progress : called with stretches done and stretches in all
 
@@ -74,9 +70,9 @@ def synthesize(
         If ``root`` is there and is not an empty folder.
     """
     root = Path(root)
-    _check(patients, seed, signal, test_patients, max_recordings, max_seconds, jobs)
+    _check(patients, seed, signal, extent, jobs)
     _check_room(root)
-    plan = make_plan(Extent(patients, test_patients, max_recordings, max_seconds), seed)
+    plan = make_plan(patients, extent, seed)
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".unfinished", dir=root.parent))
     try:
@@ -88,29 +84,22 @@ def synthesize(
     return Competition.open(root)
 
 
-def _check(
-    patients: int,
-    seed: int,
-    signal: float,
-    test_patients: int,
-    max_recordings: int,
-    max_seconds: int,
-    jobs: int | None,
-) -> None:
+def _check(patients: int, seed: int, signal: float, extent: Extent, jobs: int | None) -> None:
     at_least = {
         "patients": (patients, 1),
         "seed": (seed, 0),
         "signal": (signal, 0),
-        "test_patients": (test_patients, 1),
-        "max_recordings": (max_recordings, 1),
-        "max_seconds": (max_seconds, 50),
+        "test_patients": (extent.test_patients, 1),
+        "max_recordings": (extent.max_recordings, 1),
+        "max_seconds": (extent.max_seconds, 50),
         "jobs": (1 if jobs is None else jobs, 1),
     }
     for name, (value, least) in at_least.items():
         if not np.isfinite(value) or value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
-    if patients + test_patients > 20_000:
-        raise UsageError(f"{patients + test_patients} patients are more than the 20000 there are ids for")
+    people = patients + extent.test_patients
+    if people > 20_000:
+        raise UsageError(f"{people} patients are more than the 20000 there are ids for")
 
 
 def _check_room(root: Path) -> None:

@@ -93,27 +93,29 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How large a competition is.
+    """How large a competition is, but for its patients.
 
     Attributes
     ----------
-    patients, test_patients : people in each half; nobody is in both
+    test_patients : people in the test half; nobody is in both halves
     max_recordings : most EEGs of one patient
     max_seconds : longest EEG
     max_stretch_recordings : most EEGs of one spectrogram
     surroundings : what a spectrogram window covers
     """
 
-    patients: int
-    test_patients: int
+    test_patients: int = 6
     max_recordings: int = 12
     max_seconds: int = 180
     max_stretch_recordings: int = 40
     surroundings: Surroundings = Surroundings()
 
 
-FULL_SIZE = {"max_recordings": 270, "max_seconds": 3422}
-"""Bounds of an :class:`Extent` as the real competition has them."""
+SMALL = Extent()
+"""A few EEGs of each patient."""
+
+FULL_SIZE = Extent(max_recordings=270, max_seconds=3422)
+"""As large as the real competition."""
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:

@@ -41,7 +41,7 @@ _STRETCH_TAIL = 2.5  # P(a stretch holds k EEGs) falls as k to this power: mean 
 _LABEL_DENSITY = (0.18, 0.31, 0.78, 1.0, 0.85, 0.13)
 
 
-def make_plan(extent: Extent, seed: int) -> Plan:
+def make_plan(patients: int, extent: Extent, seed: int) -> Plan:
     """Draw a competition.
 
     Parameters
@@ -56,8 +56,8 @@ def make_plan(extent: Extent, seed: int) -> Plan:
     ids = _Identifiers(stream(seed, IDS))
     raters = RaterPool.draw(stream(seed, RATERS))
     stretches: list[Stretch] = []
-    for patient in range(extent.patients + extent.test_patients):
-        split: Split = "train" if patient < extent.patients else "test"
+    for patient in range(patients + extent.test_patients):
+        split: Split = "train" if patient < patients else "test"
         rng = stream(seed, PATIENT, patient)
         stretches += _PatientPlan(extent, patient, split, raters, ids, rng).stretches()
     return Plan(seed, raters, tuple(stretches))

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from sqlalchemy.engine import URL
@@ -44,6 +45,12 @@ _OLDER = ".handle_pids.json"
 
 _OLDER_ACCOUNT = "pgserver"
 """Who ran that server for root."""
+
+_ANYWHERE = "*:*:*:*:"
+"""What stands before the password in its file, which libpq reads too: any host, port, database and user."""
+
+_LOOK_EVERY_S = 5.0
+"""How often :func:`keep_up` looks whether the server runs."""
 
 _users: dict[Path, int] = {}
 """The ``users`` lock of each folder whose server this process uses."""
@@ -89,6 +96,35 @@ def start_embedded(folder: Path) -> str:
         query={"host": str(host), "port": str(PORT)},
     )
     return url.render_as_string(hide_password=False).replace("+", "%20")  # a space, as libpq reads it too
+
+
+def signed_in_by_file(url: URL, folder: Path) -> URL:
+    """The address of the server in ``folder`` with the file of its password in place of the password.
+
+    It is no secret, and serves whoever may read the file.
+    """
+    query = {**url.query, "passfile": str(folder.resolve() / "password")}
+    return URL.create(url.drivername, username=url.username, database=url.database, query=query)
+
+
+def keep_up(folder: Path) -> None:
+    """Keep the server up until this process is stopped; one that died is started again.
+
+    Raises
+    ------
+    StorageError
+        If it does not start, or its folder is gone.
+    """
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        if not folder.exists():
+            raise StorageError("the folder of the embedded PostgreSQL was removed", where=folder)
+        start_embedded(folder)
+
+
+def stops_with_us(folder: Path) -> bool:
+    """Whether no other process uses the server, so that it ends with this one."""
+    return _alone(_users[folder.resolve()])
 
 
 def _enter(folder: Path) -> None:
@@ -162,8 +198,11 @@ def _leave(folder: Path, process: int) -> None:
 def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
     """The server's password; where there is none yet, one is set, and the server asks for it from then on."""
     file = folder / "password"
-    password = file.read_text() if file.exists() else ""
+    written = file.read_text().strip() if file.exists() else ""
+    password = written.removeprefix(_ANYWHERE)
     if password and cluster.asks_for_password:
+        if password == written:  # as an older version wrote it
+            write_private(file, f"{_ANYWHERE}{password}\n")
         return password
     if cluster.runs:
         if not alone:
@@ -176,7 +215,7 @@ def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
         cluster.stop()
     (folder / _OLDER).unlink(missing_ok=True)
     password = secrets.token_hex(32)
-    write_private(file, password)
+    write_private(file, f"{_ANYWHERE}{password}\n")
     cluster.set_password(password)
     return password
 

@@ -199,7 +199,7 @@ def workers_of_study(
     return tuple(
         WorkerRow(
             worker_id=row.worker_id,
-            process=ProcessIdentity(row.host, row.pid, row.process_started, row.machine),
+            process=ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id),
             slots=row.slots,
             devices=row.devices,
             version=row.version,

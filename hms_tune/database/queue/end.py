@@ -30,7 +30,7 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     optuna_state,
 )
-from hms_tune.database.queue.lease import Lease, hold
+from hms_tune.database.queue.lease import Lease, hold, is_lease
 from hms_tune.database.tables import attempt_records, attempts, now, rungs, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
@@ -128,9 +128,7 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
 
 def _told(connection: Connection, lease: Lease) -> bool:
     """Whether a lease ended with a result, not with a loss."""
-    state = connection.execute(
-        select(attempts.c.state).where(attempts.c.lease_id == lease.lease_id)
-    ).scalar_one_or_none()
+    state = connection.execute(select(attempts.c.state).where(is_lease(lease))).scalar_one_or_none()
     return state is not None and state not in (AttemptState.RUNNING, AttemptState.LOST)
 
 
@@ -181,11 +179,7 @@ def settle(
     ----------
     losses : how many workers the trial has lost now without getting further; None: one more than before
     """
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.lease_id == lease.lease_id)
-        .values(ended_at=now(), state=result.state)
-    )
+    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=result.state))
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final

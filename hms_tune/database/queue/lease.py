@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import psycopg2
-from sqlalchemy import Connection, case, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
@@ -57,11 +58,21 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger."""
+    """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger.
+
+    ``token`` is random. A database that was set back to a backup gives its numbers again, and by this a
+    worker sees that the lease which has its number now is another's.
+    """
 
     lease_id: int
     study_id: int
     trial_id: int
+    token: str | None
+
+
+def is_lease(lease: Lease) -> ColumnElement[bool]:
+    """Whether a row of ``attempts`` is this lease. (Version 0.1.0 wrote rows without a token.)"""
+    return and_(attempts.c.lease_id == lease.lease_id, attempts.c.token.is_not_distinct_from(lease.token))
 
 
 def grant(
@@ -77,9 +88,10 @@ def grant(
 
     Parameters
     ----------
-    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost
+    token : names the claim, so that it is found again (:func:`granted`) when the COMMIT's answer was lost;
+        one is drawn if None
     """
-    process = holder.process
+    process, token = holder.process, token or uuid.uuid4().hex
     lease_id = connection.execute(
         attempts.insert()
         .values(
@@ -97,7 +109,7 @@ def grant(
         )
         .returning(attempts.c.lease_id)
     ).scalar_one()
-    return Lease(lease_id=lease_id, study_id=study_id, trial_id=trial_id)
+    return Lease(lease_id, study_id, trial_id, token)
 
 
 def granted(connection: Connection, token: str) -> Lease | None:
@@ -107,7 +119,7 @@ def granted(connection: Connection, token: str) -> Lease | None:
             attempts.c.token == token, attempts.c.ended_at.is_(None)
         )
     ).one_or_none()
-    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id)
+    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id, token)
 
 
 def hold(connection: Connection, lease: Lease) -> None:
@@ -119,7 +131,7 @@ def hold(connection: Connection, lease: Lease) -> None:
         If it has ended.
     """
     ended = connection.execute(
-        select(attempts.c.ended_at).where(attempts.c.lease_id == lease.lease_id).with_for_update()
+        select(attempts.c.ended_at).where(is_lease(lease)).with_for_update()
     ).one_or_none()
     if ended is None or ended.ended_at is not None:
         raise lease_lost(lease)
@@ -207,7 +219,7 @@ class LeaseKeeper:
                     .join_from(attempts, studies, attempts.c.study_id == studies.c.study_id)
                     .join(trials, attempts.c.trial_id == trials.c.trial_id)
                     .outerjoin(workers, attempts.c.worker_id == workers.c.worker_id)
-                    .where(attempts.c.lease_id == self._lease.lease_id)
+                    .where(is_lease(self._lease))
                 ).one_or_none()
         except (SQLAlchemyError, psycopg2.Error) as error:
             if not passes(error):
@@ -255,7 +267,7 @@ class LeaseKeeper:
         It waits for no lock. The slot may be writing the attempt's result in a transaction that holds the
         lease and needs the connection which would wait here.
         """
-        lease = attempts.c.lease_id == self._lease.lease_id
+        lease = is_lease(self._lease)
         free = select(attempts.c.lease_id).where(lease, attempts.c.ended_at.is_(None))
         # A process that is stopped in a transaction would keep the lease locked, and nobody could take it.
         with self._storage.statements() as connection:

@@ -88,7 +88,9 @@ def _gone(connection: Connection, study_id: int, observer: ProcessIdentity) -> l
         row
         for row in candidates
         if row.expired
-        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine).is_known_dead(observer)
+        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id).is_known_dead(
+            observer
+        )
     ]
 
 
@@ -119,7 +121,7 @@ _ORPHANS = text(f"""
 def _recover_one(
     storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
 ) -> Recovered:
-    lease = Lease(lease_id=row.lease_id, study_id=row.study_id, trial_id=row.trial_id)
+    lease = Lease(row.lease_id, row.study_id, row.trial_id, row.token)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
     losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
     set_aside = losses >= most_losses

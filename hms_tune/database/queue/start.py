@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
-from hms_tune.database.queue.lease import Lease, lease_lost
+from hms_tune.database.queue.lease import Lease, is_lease, lease_lost
 from hms_tune.database.tables import attempts, rungs, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
 from hms_tune.errors import RewoundError, UnknownStudyError
@@ -90,7 +90,7 @@ def _held(connection: Connection, lease: Lease) -> Row[Any]:
             last_rung.label("rung"),
         )
         .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
-        .where(attempts.c.lease_id == lease.lease_id, attempts.c.ended_at.is_(None))
+        .where(is_lease(lease), attempts.c.ended_at.is_(None))
         .with_for_update(of=attempts)
     ).one_or_none()
     if row is None:
@@ -106,9 +106,7 @@ def rewound(study: str) -> RewoundError:
 def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int) -> int:
     """Tie an Optuna trial to its lease; returns the trial's number, which is that of its first attempt."""
     connection.execute(
-        update(attempts)
-        .where(attempts.c.lease_id == lease.lease_id)
-        .values(optuna_trial_id=optuna_trial_id, number=number)
+        update(attempts).where(is_lease(lease)).values(optuna_trial_id=optuna_trial_id, number=number)
     )
     first: int = connection.execute(
         update(trials)

@@ -94,7 +94,7 @@ def _worker(study: StudyRecord) -> str:
     return (
         "On any machine that has the data and the study file, and reaches this database:\n\n"
         f"```\nexport HMS_TUNE_STORAGE=postgresql://…\n"
-        f"hms-tune worker --study {file} --data COMPETITION_FOLDER\n```"
+        f"hms-tune worker {file} --data COMPETITION_FOLDER\n```"
     )
 
 

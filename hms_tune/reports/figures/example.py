@@ -41,7 +41,7 @@ class Example:
     eeg : float32 (20, n_times), µV, the whole recording, so that filters have settled inside the window
     spectrogram : float32 (400, 300), µV²/Hz, the file's ten minutes around the window, NaN where there is
         none; None without a file
-    votes : int64 (6,) of the experts; None for a window that nobody labelled
+    votes : float64 (6,) of the experts; None for a window that nobody labelled
     labelled_offsets : starts of all labelled windows of the recording, seconds
     """
 
@@ -52,7 +52,7 @@ class Example:
     recording_seconds: float
     eeg: NDArray[np.float32]
     spectrogram: NDArray[np.float32] | None
-    votes: NDArray[np.int64] | None
+    votes: NDArray[np.float64] | None
     labelled_offsets: tuple[float, ...]
 
     @property
@@ -100,7 +100,8 @@ def load_rows(
     """The same for one whose rows of the table are at hand."""
     row, start = _choose(rows, offset)
     eeg_id = int(rows["eeg_id"].iloc[0])
-    file = SignalFile("eeg", split, eeg_id, competition.path(split, "eeg", eeg_id), (start,))
+    sfreq = competition.statement.sampling_rate
+    file = SignalFile("eeg", split, eeg_id, competition.path(split, "eeg", eeg_id), (start,), sfreq)
     eeg = _read(file)
     seconds = eeg.shape[1] / SFREQ
     if start < 0 or round(start * SFREQ) + WINDOW_SAMPLES > eeg.shape[1]:
@@ -110,7 +111,7 @@ def load_rows(
             hint=f"Name an --offset from 0 to {seconds - WINDOW_SECONDS:g}.",
         )
     labelled = "eeg_label_offset_seconds" in rows
-    votes = row[list(VOTE_COLUMNS)].to_numpy(np.int64) if labelled and row is not None else None
+    votes = row[list(VOTE_COLUMNS)].to_numpy(np.float64) if labelled and row is not None else None
     return Example(
         eeg_id=eeg_id,
         patient_id=int(rows["patient_id"].iloc[0]),

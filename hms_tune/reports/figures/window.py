@@ -89,7 +89,7 @@ def heading(example: Example) -> str:
     name = f"EEG {example.eeg_id}"
     if example.votes is None:
         return name
-    return f"{name}: {example.consensus}, {example.votes.max()} of {example.votes.sum()} votes"
+    return f"{name}: {example.consensus}, {example.votes.max():.3g} of {example.votes.sum():.0f} votes"
 
 
 def whereabouts(example: Example) -> str:

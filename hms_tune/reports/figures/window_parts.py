@@ -105,7 +105,7 @@ def add_colour_scale(figure: Figure, place: Axes, image: ScalarMappable) -> None
     scale.set_label("dB re 1 µV²/Hz", fontsize=9, color=INK)
 
 
-def draw_votes(axes: Axes, votes: NDArray[np.int64] | None) -> None:
+def draw_votes(axes: Axes, votes: NDArray[np.float64] | None) -> None:
     """The experts' votes as bars, or a word that there are none."""
     quiet(axes, sides=())
     axes.set_xticks([])
@@ -116,11 +116,11 @@ def draw_votes(axes: Axes, votes: NDArray[np.int64] | None) -> None:
     places = np.arange(len(CLASSES))[::-1]
     axes.barh(places, votes, color=[CLASS_COLOURS[name] for name in CLASSES], height=0.66)
     for place, count in zip(places, votes, strict=True):
-        axes.text(count + 0.02 * votes.max(), place, f" {count}", va="center", fontsize=9, color=INK)
+        axes.text(count + 0.02 * votes.max(), place, f" {count:.3g}", va="center", fontsize=9, color=INK)
     axes.set_yticks(places, CLASSES)
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, votes.max() * 1.15)
-    experts = int(votes.sum())
+    experts = round(votes.sum())
     axes.set_title(f"votes of {experts} expert{'s'[: experts != 1]}", loc="left", fontsize=10, color=INK)
 
 

@@ -51,6 +51,17 @@ class RowImages:
             return self.cached.take(rows)
         return make_images(self._source, self._transform, rows)
 
+    @torch.no_grad()
+    def changed(
+        self, rows: Tensor, change: Callable[[Tensor | None, Tensor | None], Sequence[Tensor | None]]
+    ) -> Tensor:
+        """Images of rows whose EEG and spectrogram (None where not needed) are changed first."""
+        transform = self._transform
+        eeg = self._source.eeg(rows) if transform.needs_eeg else None
+        spectrogram = self._source.spectrogram(rows) if transform.needs_spectrogram else None
+        images: Tensor = transform(*change(eeg, spectrogram))
+        return images
+
     @property
     def vary(self) -> bool:
         """Whether augmentation makes an image of a row differ from epoch to epoch."""

@@ -142,36 +142,49 @@ class MemoryPlan:
         return "\n".join([*lines, *(f"  {each}" for each in held)])
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """What a device has for trials.
+
+    Attributes
+    ----------
+    device : where trials run
+    available : bytes this process may hold there, with what it holds already
+    captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
+    """
+
+    device: torch.device
+    available: int
+    captured: bool = False
+
+
 def plan_memory(
     config: TrialConfig,
-    device: torch.device,
+    memory: DeviceMemory,
     *,
-    available: int,
     signal_bytes: Mapping[Kind, int],
     n_rows: int,
     kept: Form | None = None,
     ratio: float = 1.0,
-    captured: bool = False,
 ) -> MemoryPlan:
     """Plan a trial's memory. Nothing is allocated.
 
     Parameters
     ----------
     config : the trial
-    device : where it runs
-    available : bytes this process may hold there, with what it holds already
+    memory : what there is where it runs
     signal_bytes : size of each array of the store
     n_rows : rows of the labels
     kept : the form in which this trial's images are cached already. They stay as they are while they fit, so
         that free memory, which comes and goes, does not change what trials see
     ratio : how much more a step takes on this device than was counted
         (:mod:`~hms_tune.training.memory.measured_ratio`)
-    captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
     """
+    device, available = memory.device, memory.available
     half = computes_in_bfloat16(device, config.training.precision)
     counted = footprint(config, half=half)
     reserve = round(RESERVED_SHARE * available) + (WORKSPACES if device.type == "cuda" else 0)
-    step = _step_bytes(config, counted, ratio, captured)
+    step = _step_bytes(config, counted, ratio, memory.captured)
     left = max(0, available - reserve - counted.network - step(config.training.batch_size))
     features = _features(config, device, left, n_rows, half)
     left -= 0 if features is None else features.held

@@ -252,7 +252,7 @@ def _some_rows(store: Store, config: TrialConfig, most: int) -> Store:
     """The store with the first patients alone, about ``most`` EEGs of them."""
     from hms_tune.data.schema import VOTE_COLUMNS
 
-    voted = store.train[list(VOTE_COLUMNS)].sum(axis=1) >= config.data.min_votes
+    voted = store.train[list(VOTE_COLUMNS)].sum(axis=1).round() >= config.data.min_votes
     table = store.train[voted]
     counts = table.groupby("patient_id", sort=False)["eeg_id"].nunique().cumsum()
     n_patients = max(int((counts < most).sum()) + 1, config.data.folds)

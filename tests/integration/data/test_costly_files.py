@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +72,51 @@ def test_a_number_of_any_length_is_a_defect(root: Path, column: str, sign: str, 
     assert [defect.column for defect in defects] == [column]
     assert "is not a whole number" in defects[0].what
     assert len(defects[0].what) < 120
+
+
+def test_a_column_of_text_that_nobody_needs_is_not_read(root: Path) -> None:
+    """8 GB of text in a file of half a MB: dictionary and runs take next to nothing."""
+    path = root / EEG
+    table = pq.read_table(path)
+    note = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(table), np.int32)), ["x" * 700_000])
+    pq.write_table(table.append_column("note", note), path, store_schema=False)
+    command = [sys.executable, "-c", PREPARE, str(root)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+PREPARE = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from hms_tune.data.check.folder import check_folder
+from hms_tune.data.store.prepare import prepare
+prepare(Path(sys.argv[1]), jobs=1)
+assert check_folder(Path(sys.argv[1]), jobs=1).errors == 0
+"""
+
+
+@pytest.mark.parametrize("name", ["train.csv", "test.csv", "sample_submission.csv"])
+def test_a_table_of_too_many_bytes_is_refused_before_it_is_read(root: Path, name: str) -> None:
+    with (root / name).open("ab") as stream:
+        stream.truncate(50 << 30)  # a hole: it takes no room
+    said = [defect.what for defect in check_folder(root, jobs=1).defects if defect.file.endswith(name)]
+    assert said == ["the table has 53,687,091,200 bytes, more than 134,217,728"]
+
+
+def test_a_table_of_too_many_rows_is_refused(root: Path) -> None:
+    header = (root / "test.csv").read_text().splitlines()[0]
+    (root / "test.csv").write_text(header + "\n" + "1,1,1\n" * 1_000_001)
+    (defect,) = read_table(root / "test.csv", "test")[1]
+    assert defect.what == "the table has more than 1,000,000 rows"
+
+
+def test_a_pipe_as_a_table_is_not_waited_for(root: Path) -> None:
+    pipe(root / "train.csv")
+    with pytest.raises(DataError):
+        prepare(root)
+    (defect,) = read_table(root / "train.csv", "train")[1]
+    assert defect.what == "it is no regular file"
 
 
 def test_a_table_of_a_million_columns_is_refused(root: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.labels import make_labels
 from hms_tune.data.schema import CLASSES, EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
-from hms_tune.data.synthetic import ORACLE, synthesize
+from hms_tune.data.synthetic import ORACLE, Extent, synthesize
 from hms_tune.data.synthetic.spectrogram import chain_spectrogram
 from hms_tune.errors import DataError, UsageError
 
-SMALL = {"patients": 3, "test_patients": 1, "max_recordings": 3, "seed": 3}
+SMALL = {"patients": 3, "extent": Extent(test_patients=1, max_recordings=3), "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,7 @@ def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     synthesize(
         tmp_path / "hms",
         patients=1,
-        test_patients=1,
-        max_recordings=1,
+        extent=Extent(test_patients=1, max_recordings=1),
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(1, 2), (2, 2)]
@@ -163,7 +162,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthesize(tmp_path / "hms", progress=stop, patients=2, test_patients=1, max_recordings=1)
+        synthesize(tmp_path / "hms", progress=stop, patients=2, extent=Extent(test_patients=1))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,13 +173,13 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         {"signal": -1.0},
         {"signal": float("nan")},
         {"jobs": 0},
-        {"max_seconds": 49},
+        {"extent": Extent(max_seconds=49)},
         {"seed": -1},
     ],
 )
 def test_numbers_out_of_range_are_refused_before_anything_is_written(
     tmp_path: Path, wrong: dict[str, float]
 ) -> None:
-    with pytest.raises(UsageError, match=next(iter(wrong))):
+    with pytest.raises(UsageError, match="must be at least"):
         synthesize(tmp_path / "hms", **wrong)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

@@ -21,7 +21,7 @@ from hms_tune.database.queue.recovery import MOST_LOSSES, recover
 from hms_tune.database.queue.start import ask, bind
 from hms_tune.database.tables import attempts, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
-from hms_tune.machine.processes import ProcessIdentity, this_process
+from hms_tune.machine.processes import ProcessIdentity, leave_mark, remove_mark, this_process
 from hms_tune.studies.status import status
 from hms_tune.trial_state import AttemptState, TrialState
 
@@ -179,7 +179,39 @@ def test_a_dead_process_of_this_machine_is_recovered_before_its_lease_expires(
     dead = dataclasses.replace(ME, started=(ME.started or 0) - 1)
     lease = claimed(storage, study_id, process=dead)
     claimed(storage, study_id, process=GONE)  # another machine: only time tells
-    assert [recovered.lease for recovered in recover(storage, study_id, ME)] == [lease]
+    assert recover(storage, study_id, ME) == ()  # nothing says that its worker ran here
+    leave_mark("worker")
+    try:
+        assert [recovered.lease for recovered in recover(storage, study_id, ME)] == [lease]
+    finally:
+        remove_mark("worker")
+
+
+def test_a_worker_whose_lease_has_its_number_again_after_a_restored_backup_loses_it(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=2)
+    lost = asked(storage, study, study_id)
+    with storage.engine.begin() as connection:  # what a backup that is older than the claim does
+        connection.execute(attempts.delete().where(attempts.c.lease_id == lost.lease.lease_id))
+        later = claimed(storage, study_id)
+        connection.execute(
+            update(attempts).where(attempts.c.lease_id == later.lease_id).values(lease_id=lost.lease.lease_id)
+        )
+    others = dataclasses.replace(later, lease_id=lost.lease.lease_id)
+    with LeaseKeeper(storage, lost.lease, lease_s=600.0, every_s=0.01) as keeper:
+        assert keeper.requested() == "stopped"
+        assert keeper.lost
+    for give_up in (
+        lambda: release(storage, lost.lease),
+        lambda: tell(storage, study, lost, Result(AttemptState.COMPLETE, value=0.0)),
+        lambda: ask(storage, study, lost.lease),
+    ):
+        with pytest.raises(LeaseLostError):
+            give_up()
+    with LeaseKeeper(storage, others, lease_s=60.0, every_s=0.01) as keeper:
+        assert keeper.requested() == "running"
+    assert ask(storage, study, others).lease == others
 
 
 def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(

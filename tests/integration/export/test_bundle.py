@@ -26,10 +26,13 @@ from hms_tune.errors import BundleError, DataError, SignalError, UsageError
 from hms_tune.export.bundle import file_digest, load_bundle, load_network
 from hms_tune.export.export import Exported, Winner, export_best
 from hms_tune.export.onnx import OnnxUnavailableError, export_onnx
+from hms_tune.export.out_of_fold import OutOfFoldTable, read_out_of_fold
 from hms_tune.export.predict import predict
 from hms_tune.export.scores import read_scores
+from hms_tune.export.test_time import swapped
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.scores import kl_divergence
+from hms_tune.training.trial_data import TrialData
 from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,6 +95,7 @@ def test_a_bundle_holds_what_it_promises_and_nothing_else(exported: Exported) ->
         "metrics.json",
         "model.onnx",
         "oof.parquet",
+        "oof_swap.parquet",
     }
     assert [path.name for path in exported.path.parent.iterdir()] == ["tiny-5"]
     config = json.loads((exported.path / "config.json").read_text())
@@ -101,7 +105,7 @@ def test_a_bundle_holds_what_it_promises_and_nothing_else(exported: Exported) ->
 
 def test_scores_are_those_of_the_out_of_fold_rows(exported: Exported, store: Store) -> None:
     table = pd.read_parquet(exported.path / "oof.parquet")
-    assert list(table.columns[:2]) == ["eeg_id", "seizure_probability"]
+    assert list(table.columns[:4]) == ["row", "eeg_id", "patient_id", "seizure_probability"]
     assert list(table.columns[-2:]) == ["other_target", "fold"]
     probabilities = table.filter(like="_probability").to_numpy()
     targets = table.filter(like="_target").to_numpy()
@@ -138,6 +142,26 @@ def test_out_of_fold_predictions_are_those_of_the_written_weights(exported: Expo
         assert np.abs(of_fold - expected).max() < 1e-6
 
 
+def test_out_of_fold_predictions_with_hemispheres_swapped_lie_beside_them(
+    exported: Exported, store: Store
+) -> None:
+    bundle = load_bundle(exported.path, device="cpu")
+    data = Workspace(store, torch.device("cpu")).trial_data(bundle.config.config)
+    plain, swap = (read_out_of_fold(exported.path, which) for which in ((), ("swap",)))
+    assert np.array_equal(plain.patient_id, swap.patient_id)
+    _, rows = data.fold_rows(0)
+    with torch.no_grad():
+        mirrored = bundle.networks[0](data.images.changed(torch.from_numpy(rows), swapped)).softmax(dim=1)
+    expected = (mirrored.numpy() + plain.probabilities[_places(data, plain, rows)]) / 2
+    assert np.abs(swap.probabilities[_places(data, plain, rows)] - expected).max() < 1e-6
+
+
+def _places(data: TrialData, table: OutOfFoldTable, rows: np.ndarray) -> list[int]:
+    """Where rows of a trial's labels stand in a table of its out-of-fold predictions."""
+    at = {eeg: place for place, eeg in enumerate(table.eeg_id)}
+    return [at[eeg] for eeg in data.labels.eeg_id[rows]]
+
+
 @pytest.mark.parametrize("name", ["exported", "eeg_only"])
 def test_the_onnx_graph_gives_the_ensembles_probabilities(
     name: str, store: Store, request: pytest.FixtureRequest
@@ -159,7 +183,7 @@ def test_the_onnx_graph_gives_the_ensembles_probabilities(
 
 
 def test_python_and_command_predict_the_same(exported: Exported, root: Path, tmp_path: Path) -> None:
-    out = predict(exported.path, root, out=tmp_path / "submission.csv", device="cpu")
+    out = predict(load_bundle(exported.path, device="cpu"), root, out=tmp_path / "submission.csv")
     table = pd.read_csv(out)
     assert list(table.columns) == ["eeg_id", *VOTE_COLUMNS]
     assert table["eeg_id"].tolist() == [3000, 3001, 3002]
@@ -183,7 +207,9 @@ def test_predicting_leaves_nothing_but_the_submission(
 ) -> None:
     folder = competition_writer(tmp_path / "new", splits=("test",), spectrograms=False, test_recordings=4)
     before = sorted(folder.rglob("*"))
-    table = pd.read_csv(predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu"))
+    table = pd.read_csv(
+        predict(load_bundle(eeg_only.path, device="cpu"), folder, out=tmp_path / "submission.csv")
+    )
     assert len(table) == 4
     assert sorted(folder.rglob("*")) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "submission.csv"]
@@ -191,7 +217,9 @@ def test_predicting_leaves_nothing_but_the_submission(
 
 @pytest.mark.skipif(not REAL_EEG.is_dir(), reason="the real recordings are not on this machine")
 def test_real_recordings_without_spectrograms_give_valid_rows(eeg_only: Exported, tmp_path: Path) -> None:
-    table = pd.read_csv(predict(eeg_only.path, REAL_EEG, out=tmp_path / "submission.csv", device="cpu"))
+    table = pd.read_csv(
+        predict(load_bundle(eeg_only.path, device="cpu"), REAL_EEG, out=tmp_path / "submission.csv")
+    )
     assert len(table) == 24
     values = table[list(VOTE_COLUMNS)].to_numpy()
     assert np.abs(values.sum(axis=1) - 1).max() < 1e-6
@@ -203,12 +231,12 @@ def test_a_model_of_spectrograms_refuses_a_folder_without(
 ) -> None:
     folder = competition_writer(tmp_path / "new", splits=("test",), spectrograms=False)
     with pytest.raises(BundleError, match="reads spectrograms"):
-        predict(exported.path, folder, out=tmp_path / "submission.csv", device="cpu")
+        predict(load_bundle(exported.path, device="cpu"), folder, out=tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
 
 
 def test_train_rows_are_predicted_once_per_eeg(eeg_only: Exported, root: Path, tmp_path: Path) -> None:
-    out = predict(eeg_only.path, root, split="train", out=tmp_path / "train.csv", device="cpu")
+    out = predict(load_bundle(eeg_only.path, device="cpu"), root, split="train", out=tmp_path / "train.csv")
     assert pd.read_csv(out)["eeg_id"].tolist() == list(range(1000, 1016))
 
 
@@ -350,15 +378,19 @@ def test_a_recording_without_a_value_is_refused_by_the_command_as_it_is_in_pytho
     nan = pa.array(np.full(table.num_rows, np.nan, np.float32))
     pq.write_table(pa.table(dict.fromkeys(table.column_names, nan)), silent)
     with pytest.raises(DataError, match=r"3001\.parquet: the window has no value, all NaN"):
-        predict(eeg_only.path, folder, out=tmp_path / "submission.csv", device="cpu")
+        predict(load_bundle(eeg_only.path, device="cpu"), folder, out=tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
 
 
 def test_a_missing_folder_is_named_before_anything_is_written(eeg_only: Exported, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        predict(eeg_only.path, tmp_path / "absent", out=tmp_path / "submission.csv", device="cpu")
+        predict(
+            load_bundle(eeg_only.path, device="cpu"), tmp_path / "absent", out=tmp_path / "submission.csv"
+        )
     with pytest.raises(UsageError, match="no such folder"):
-        predict(eeg_only.path, tmp_path, out=tmp_path / "absent" / "submission.csv", device="cpu")
+        predict(
+            load_bundle(eeg_only.path, device="cpu"), tmp_path, out=tmp_path / "absent" / "submission.csv"
+        )
     assert list(tmp_path.iterdir()) == []
 
 

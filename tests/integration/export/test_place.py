@@ -12,8 +12,7 @@ from bundles import write_bundle
 
 from hms_tune.errors import UsageError
 from hms_tune.export.bundle import load_bundle
-from hms_tune.export.export import check_vacant
-from hms_tune.export.place import bundle_path, point_to_newest
+from hms_tune.export.place import bundle_path, check_vacant, point_to_newest
 
 
 @pytest.fixture

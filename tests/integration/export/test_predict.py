@@ -94,7 +94,7 @@ def test_a_submission_is_bit_for_bit_that_of_the_prepared_store(
     assert len(np.unique(expected, axis=0)) == len(rows) == {"test": 7, "train": 8}[split]
     wanted = write_submission(tmp_path / "wanted.csv", rows.eeg_id, expected).read_bytes()
     out = tmp_path / "submission.csv"
-    predict(bundles[reads], root, split=split, out=out, device="cpu", batch_size=batch_size)
+    predict(load_bundle(bundles[reads], device="cpu"), root, split=split, out=out, batch_size=batch_size)
     assert out.read_bytes() == wanted
     assert pd.read_csv(out)["eeg_id"].tolist() == rows.eeg_id.tolist()
 
@@ -156,9 +156,14 @@ def remove_half(root: Path) -> None:
 def test_whatever_is_wrong_with_the_train_half_the_test_half_is_predicted(
     spoil: Callable[[Path], None], bundles: dict[str, Path], fresh: Path, tmp_path: Path
 ) -> None:
-    sound = predict(bundles["both"], fresh, out=tmp_path / "sound.csv", device="cpu").read_bytes()
+    sound = predict(
+        load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "sound.csv"
+    ).read_bytes()
     spoil(fresh)
-    assert predict(bundles["both"], fresh, out=tmp_path / "out.csv", device="cpu").read_bytes() == sound
+    assert (
+        predict(load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "out.csv").read_bytes()
+        == sound
+    )
 
 
 def test_whatever_is_wrong_with_the_test_half_the_train_half_is_predicted(
@@ -166,7 +171,7 @@ def test_whatever_is_wrong_with_the_test_half_the_train_half_is_predicted(
 ) -> None:
     (fresh / "test.csv").write_text("nonsense")
     shutil.rmtree(fresh / "test_eegs")
-    out = predict(bundles["both"], fresh, split="train", out=tmp_path / "out.csv", device="cpu")
+    out = predict(load_bundle(bundles["both"], device="cpu"), fresh, split="train", out=tmp_path / "out.csv")
     assert pd.read_csv(out)["eeg_id"].tolist() == [1000, 1001, 1002, 1003]
 
 
@@ -176,10 +181,10 @@ def test_no_file_is_opened_but_those_that_are_predicted(
     opened: list[str] = []
     read = decoding._opened
     monkeypatch.setattr(decoding, "_opened", lambda file: opened.append(file.path.name) or read(file))
-    predict(bundles["eeg"], fresh, out=tmp_path / "submission.csv", device="cpu")
+    predict(load_bundle(bundles["eeg"], device="cpu"), fresh, out=tmp_path / "submission.csv")
     assert sorted(opened) == ["3000.parquet", "3001.parquet", "3002.parquet"]
     opened.clear()
-    predict(bundles["both"], fresh, out=tmp_path / "submission.csv", device="cpu")
+    predict(load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "submission.csv")
     assert sorted(opened) == [f"{each}.parquet" for each in (3000, 3001, 3002, 8000, 8001, 8002)]
 
 
@@ -187,9 +192,11 @@ def test_a_damaged_spectrogram_is_nothing_to_a_model_of_eeg(
     bundles: dict[str, Path], fresh: Path, tmp_path: Path
 ) -> None:
     (fresh / "test_spectrograms/8001.parquet").write_bytes(b"")
-    assert predict(bundles["eeg"], fresh, out=tmp_path / "submission.csv", device="cpu").is_file()
+    assert predict(
+        load_bundle(bundles["eeg"], device="cpu"), fresh, out=tmp_path / "submission.csv"
+    ).is_file()
     with pytest.raises(DataError, match=r"8001\.parquet: the file is empty, 0 bytes"):
-        predict(bundles["both"], fresh, out=tmp_path / "other.csv", device="cpu")
+        predict(load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "other.csv")
     assert not (tmp_path / "other.csv").exists()
 
 
@@ -248,7 +255,7 @@ def test_a_defect_of_the_test_half_is_told_in_the_words_of_prepare(
 ) -> None:
     spoil(fresh)
     with pytest.raises(DataError) as predicted:
-        predict(bundles["both"], fresh, out=tmp_path / "submission.csv", device="cpu")
+        predict(load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "submission.csv")
     for train in fresh.glob("train*"):  # with it, prepare would leave the test half out
         shutil.rmtree(train) if train.is_dir() else train.unlink()
     with pytest.raises(DataError) as prepared:
@@ -351,12 +358,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_submission(
     out.write_text("yesterday's")
     look = FullDisk(out.parent)
     with look.mounted():
-        predict(bundles["eeg"], fresh, out=out, device="cpu")
+        predict(load_bundle(bundles["eeg"], device="cpu"), fresh, out=out)
     assert look.calls
     out.write_text("yesterday's")
     for call in look.calls:
         with FullDisk(out.parent, call).mounted(), pytest.raises(HmsTuneError) as refused:
-            predict(bundles["eeg"], fresh, out=out, device="cpu")
+            predict(load_bundle(bundles["eeg"], device="cpu"), fresh, out=out)
         assert str(refused.value) == (
             f"{out}: cannot be written: No space left on device. Free some room, or choose another --out"
         )
@@ -369,10 +376,9 @@ def test_progress_tells_of_every_window_from_the_start(
 ) -> None:
     told: list[tuple[int, int]] = []
     predict(
-        bundles["eeg"],
+        load_bundle(bundles["eeg"], device="cpu"),
         root,
         out=tmp_path / "submission.csv",
-        device="cpu",
         batch_size=3,
         progress=lambda *both: told.append(both),
     )

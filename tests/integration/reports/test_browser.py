@@ -79,7 +79,7 @@ def test_a_studys_note_says_what_leads_and_how_to_help(
     told = page.locator("body").inner_text()
     assert study.best is not None
     assert f"Trial {study.best.attempt} leads with KL {study.best.value:.4f}" in told
-    assert "hms-tune worker --study a.yaml" in told
+    assert "hms-tune worker a.yaml" in told
 
 
 def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str, study: StudyRecord) -> None:

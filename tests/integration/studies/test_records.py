@@ -249,7 +249,7 @@ def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, 
     assert f"Trial {best.attempt} leads with KL {best.value:.4f}" in note
     assert "over 10 patients" in note
     assert "| `training.learning_rate` &nbsp; | 0.0001 to 1, log &nbsp; |" in note
-    assert "hms-tune worker --study a.yaml" in note
+    assert "hms-tune worker a.yaml" in note
     assert "0123456789abcdef" in note
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from stories import an_epoch
 
 from hms_tune.cli.views.status import status_view
+from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.hours import seconds_at_work
 from hms_tune.database.queue.claim import claim
@@ -24,8 +25,9 @@ from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.status import status
 from hms_tune.trial_state import AttemptState, TrialState
+from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import ImageCount, Presence, announce
-from studies import write_study
+from studies import STUDY, write_study
 
 GIB = 2**30
 
@@ -142,3 +144,13 @@ def test_the_status_fits_its_terminal(storage: Storage, study_name: str, width: 
     assert "25 % 12/126 GiB" in " ".join(text.split())
     assert "38, 39" in text
     assert "worker" in text.splitlines()[-3]
+
+
+def test_before_a_trial_has_ended_no_end_is_told(storage: Storage, study_name: str) -> None:
+    text = STUDY.format(name=study_name, trials=20)
+    study = open_search(storage, StudyFile.parse(text, "mine.yaml")).study
+    claim(storage, study._study_id, Holder("worker-1", "cpu-0", this_process()), lease_s=60.0)
+    current = status(storage, study_name)
+    assert (current.left_s, current.ends_at) == (None, None)
+    (line,) = [line for line in shown(status_view(current), 120) if line.split()[:1] == ["end"]]
+    assert "nobody can tell before a trial has ended; in 41d 15:" in line or "41d 16:00 at the latest" in line

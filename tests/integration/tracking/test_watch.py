@@ -20,7 +20,7 @@ from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.end import Result, settle
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.tables import attempts, now, outbox, seconds_from_now, studies, workers
-from hms_tune.machine.processes import this_process
+from hms_tune.machine.processes import leave_mark, remove_mark, this_process
 from hms_tune.tracking.notify.watch import STEADY_LOOKS, StudyWatch
 from hms_tune.tracking.notify.webhook import Receivers
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -193,8 +193,10 @@ def test_a_worker_of_this_machine_whose_process_is_gone_is_lost_at_once(
             )
         )
     watch = watching(storage, written, webhook, events=frozenset({"worker_lost"}))
+    leave_mark(f"dead-{study_name}")
     for _ in range(STEADY_LOOKS + 1):
         watch.look()
+    remove_mark(f"dead-{study_name}")
     assert [message["worker"] for message in webhook.messages] == [f"dead-{study_name}"]
 
 

@@ -293,7 +293,7 @@ def test_hostile_texts_are_refused_quickly() -> None:
         ("", "the file is empty"),
         ("[1, 2]", "must be a mapping"),
         ("a: 1\n---\nb: 2", "not valid YAML"),
-        ("study: 1" + "0" * 5000, "is no int"),
+        ("study: 1" + "0" * 5000, "too many digits"),
     ):
         with pytest.raises(ConfigError, match=message):
             parse(text)
@@ -308,6 +308,9 @@ def test_a_name_finds_a_study_here_then_in_the_environment_then_in_the_package(
     for folder, trials in ((tmp_path / "studies", 1), (elsewhere, 2)):
         folder.mkdir()
         (folder / "example.yaml").write_text(TEXT.replace("trials: 20", f"trials: {trials}"))
+    (tmp_path / "example.yml").write_text(TEXT.replace("trials: 20", "trials: 3"))
+    assert load_study_file("example", settings).budget.trials == 3
+    (tmp_path / "example.yml").unlink()
     assert load_study_file("example", settings).budget.trials == 1
     (tmp_path / "studies" / "example.yaml").unlink()
     assert load_study_file("example", settings).budget.trials == 2
@@ -335,3 +338,30 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_study_file(path)
+
+
+def test_a_whole_number_has_64_bits_at_most_wherever_it_stands() -> None:
+    huge = "9" * 400
+    for place in (
+        f"training: {{epochs: {{low: {huge}, high: 8}}}}",
+        f"training: {{batch_size: {{low: 8, high: 64, step: {huge}}}}}",
+        f"training: {{learning_rate: {huge}}}",
+        f"budget: {{trials: -{huge}}}",
+    ):
+        with pytest.raises(ConfigError, match=r"example.yaml:2: .* has too many digits"):
+            parse("study: example\n" + place)
+
+
+def test_a_webhook_on_a_host_with_letters_of_its_own_language_is_stored_and_read_again() -> None:
+    address = "https://hooks.bücher.example/SECRET"
+    stored = parse(f"study: example\ntracking: {{notify: {{webhook: '{address}'}}}}").to_json()
+    assert "SECRET" not in stored
+    assert StudyFile.from_json(stored).tracking.notify.webhook == "https://hooks.bücher.example/***"
+
+
+@pytest.mark.parametrize(
+    "odd", ['https://a"b.example/x', r"https://a\b.example/x", "https://a\u0085b.example/x"]
+)
+def test_a_webhook_that_would_be_stored_otherwise_than_written_is_refused(odd: str) -> None:
+    with pytest.raises(ConfigError, match="must be an http"):
+        parse(f"study: example\ntracking: {{notify: {{webhook: '{odd}'}}}}")

@@ -35,7 +35,7 @@ LEFT_PAIRS, RIGHT_PAIRS = [*range(4), *range(8, 12)], [*range(4, 8), *range(12, 
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return make_plan(Extent(patients=400, test_patients=10), seed=5)
+    return make_plan(400, Extent(test_patients=10), seed=5)
 
 
 def rendered(pattern: int, number: int, share: float = 0.95, seconds: int = 60) -> NDArray[np.float64]:

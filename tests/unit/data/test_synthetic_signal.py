@@ -36,7 +36,7 @@ class Rows:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     # stretches no longer than the EEG they hold: the ten minutes around it are not looked at here
-    return make_plan(Extent(70, 1, 2, 50, surroundings=Surroundings(2, 52)), SEED)
+    return make_plan(70, Extent(1, 2, 50, surroundings=Surroundings(2, 52)), SEED)
 
 
 @pytest.fixture(scope="module")

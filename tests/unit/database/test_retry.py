@@ -131,7 +131,7 @@ class FullDatabase:
 
 def test_the_renewal_of_a_lease_says_that_it_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     storage: Any = FullDatabase()
-    with LeaseKeeper(storage, Lease(1, 1, 1), lease_s=60.0, every_s=0.01):
+    with LeaseKeeper(storage, Lease(1, 1, 1, None), lease_s=60.0, every_s=0.01):
         assert storage.asked_twice.wait(20.0)
     assert [message.partition(". ")[0] for message in caplog.messages] == [
         'Slot cpu: the database cannot be used: FATAL: too many connections for role "fleet"'

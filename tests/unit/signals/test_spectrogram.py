@@ -13,6 +13,7 @@ from hms_tune.config.input import InputConfig
 from hms_tune.signals import spectrogram
 from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.spectrogram import (
+    FrequencyBins,
     PowerSpectrogram,
     decibel,
     frequency_bins,
@@ -28,13 +29,14 @@ def make(n_times: int = 10_000, n_fft: int = 512, hop: int = 39, low: float = 0.
     return PowerSpectrogram(
         n_times,
         hann_taper(min(n_fft, n_times), sfreq=SFREQ),
-        sfreq=SFREQ,
-        n_fft=n_fft,
+        frequency_bins(n_fft, sfreq=SFREQ, low_hz=low, high_hz=high),
         hop=hop,
-        low_hz=low,
-        high_hz=high,
         one_sided=True,
     )
+
+
+def edges(bins: FrequencyBins) -> tuple[int, int]:
+    return bins.first, bins.stop
 
 
 def test_power_is_the_density_that_scipy_computes() -> None:
@@ -119,10 +121,10 @@ def test_default_hop_gives_exactly_the_image_width() -> None:
 
 
 def test_bins_lie_between_the_frequencies() -> None:
-    assert frequency_bins(200, sfreq=SFREQ, low_hz=0.5, high_hz=20) == (1, 21)
-    assert frequency_bins(512, sfreq=SFREQ, low_hz=0.5, high_hz=20) == (2, 52)
-    assert frequency_bins(128, sfreq=SFREQ, low_hz=0.1, high_hz=0.5) == (0, 1)
-    assert frequency_bins(128, sfreq=SFREQ, low_hz=0.5, high_hz=100) == (1, 65)
+    assert edges(frequency_bins(200, sfreq=SFREQ, low_hz=0.5, high_hz=20)) == (1, 21)
+    assert edges(frequency_bins(512, sfreq=SFREQ, low_hz=0.5, high_hz=20)) == (2, 52)
+    assert edges(frequency_bins(128, sfreq=SFREQ, low_hz=0.1, high_hz=0.5)) == (0, 1)
+    assert edges(frequency_bins(128, sfreq=SFREQ, low_hz=0.5, high_hz=100)) == (1, 65)
 
 
 @pytest.mark.parametrize(("n_fft", "n_mels"), [(256, 128), (512, 64), (2048, 32), (128, 256)])

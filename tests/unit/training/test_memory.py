@@ -19,7 +19,7 @@ from hms_tune.models.network import Network, build_network
 from hms_tune.training.memory.feature_bytes import feature_bytes
 from hms_tune.training.memory.footprint import Footprint, LiveBytes, count_step, footprint
 from hms_tune.training.memory.measured_ratio import step_ratio
-from hms_tune.training.memory.plan import MemoryPlan, plan_memory
+from hms_tune.training.memory.plan import DeviceMemory, MemoryPlan, plan_memory
 
 IMAGE = (64, 128)
 BATCH = 6
@@ -154,12 +154,17 @@ def test_bytes_alive_are_counted_once_and_until_they_go() -> None:
 
 
 def plan(
-    available: int, trial: TrialConfig | None = None, *, device: str = "cpu", rows: int = 1000, **more: object
+    available: int,
+    trial: TrialConfig | None = None,
+    *,
+    device: str = "cpu",
+    rows: int = 1000,
+    captured: bool = False,
+    **more: object,
 ) -> MemoryPlan:
     return plan_memory(
         trial or config(),
-        torch.device(device),
-        available=available,
+        DeviceMemory(torch.device(device), available, captured),
         signal_bytes={"eeg": 300 * MIB, "spectrogram": 100 * MIB},
         n_rows=rows,
         **more,  # type: ignore[arg-type]

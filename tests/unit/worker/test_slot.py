@@ -190,8 +190,8 @@ def test_a_slot_ends_where_waiting_does_not_help(refusal: Refusal, tmp_path: Pat
 
 def test_a_recovered_trial_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="hms_tune")
-    lost = Recovered(Lease(1, 0, 1), 4, Result(AttemptState.LOST, reason="lease lost"), set_aside=False)
-    aside = Recovered(Lease(2, 0, 2), 5, Result(AttemptState.LOST, reason="set aside"), set_aside=True)
+    lost = Recovered(Lease(1, 0, 1, None), 4, Result(AttemptState.LOST, reason="lease lost"), set_aside=False)
+    aside = Recovered(Lease(2, 0, 2, None), 5, Result(AttemptState.LOST, reason="set aside"), set_aside=True)
     a_slot(a_queue(0, recovered=[lost, aside]), tmp_path).run()
     assert said(caplog) == [
         "Attempt 4 lost its worker; its trial goes on in a new one",

@@ -1,0 +1,87 @@
+"""Out-of-fold predictions of every complete trial, kept beside the checkpoints.
+
+``<study>/out-of-fold/trial-<number>.npz``, compressed, in half precision. They go with the study
+(``hms-tune study delete``).
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hms_tune.errors import ArtifactError
+from hms_tune.training.events import OutOfFold
+from hms_tune.worker.checkpoint_store.files import ObjectStore
+
+_KEY = re.compile(r"[^/]+/out-of-fold/trial-(\d+)\.npz")
+_HALF = ("probabilities", "targets")
+"""Kept as float16, which tells shares of votes and probabilities to three digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPredictions:
+    """The out-of-fold predictions of one study's trials."""
+
+    store: ObjectStore
+    study: str
+
+    def keep(self, trial: int, predictions: OutOfFold) -> None:
+        """Keep those of a trial, in place of what was kept of it.
+
+        Raises
+        ------
+        ArtifactError
+            If the store cannot take them.
+        """
+        arrays = {name: getattr(predictions, name) for name in OutOfFold.__dataclass_fields__}
+        arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
+        with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
+            path = Path(scratch) / "predictions.npz"
+            np.savez_compressed(path, allow_pickle=False, **arrays)
+            self.store.put(self._key(trial), path)
+
+    def of(self, trial: int) -> OutOfFold:
+        """Those of a trial; probabilities and targets as float32, each row summing to 1.
+
+        Raises
+        ------
+        ArtifactError
+            If they are not there, damaged, or the store does not answer.
+        """
+        with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
+            path = Path(scratch) / "predictions.npz"
+            self.store.fetch(self._key(trial), path)
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    values = {name: arrays[name] for name in OutOfFold.__dataclass_fields__}
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ArtifactError("is damaged", where=self._key(trial), hint="Export the trial") from error
+        for name in _HALF:
+            whole = values[name].astype(np.float32)
+            values[name] = whole / np.maximum(whole.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        return OutOfFold(**values)
+
+    def trials(self) -> frozenset[int]:
+        """Numbers of the trials whose predictions are kept.
+
+        Raises
+        ------
+        ArtifactError
+            If the store does not answer.
+        """
+        return frozenset(int(match[1]) for key in self._keys() if (match := _KEY.fullmatch(key)))
+
+    def remove_all(self) -> None:
+        """Delete them all."""
+        self.store.remove([key for key in self._keys() if _KEY.fullmatch(key)])
+
+    def _keys(self) -> list[str]:
+        return self.store.keys(f"{self.study}/out-of-fold/")
+
+    def _key(self, trial: int) -> str:
+        return f"{self.study}/out-of-fold/trial-{trial}.npz"

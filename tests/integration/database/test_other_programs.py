@@ -1,0 +1,174 @@
+"""What `hms-tune database url` prints can be pasted into Optuna's own tools, in every spelling."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from roles import Role, a_role
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import OperationalError
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.url import holds_secret
+from hms_tune.database.other_programs import address_for_others
+from hms_tune.worker.open_study import open_search
+from studies import ONE_TRIAL
+
+SPELLINGS = [
+    pytest.param(lambda url: url, id="as printed"),
+    pytest.param(lambda url: url.replace("postgresql+psycopg2://", "postgresql://"), id="postgresql://"),
+    pytest.param(lambda url: url.replace("+psycopg2://", "+psycopg://"), id="psycopg 3"),
+]
+
+
+def a_study_at(url: str) -> str:
+    """A study with two complete trials."""
+    storage = open_storage(url)
+    study_file = StudyFile.parse(ONE_TRIAL.format(name="one"), "one.yaml")
+    study = open_search(storage, study_file).study
+    for value in (0.75, 0.5):
+        trial = study.ask()
+        trial.suggest_float("model.dropout", 0.1, 0.3)
+        study.tell(trial, value)
+    storage.close()
+    return study_file.study
+
+
+@pytest.fixture(scope="module")
+def role(database_url: str) -> Iterator[Role]:
+    """The user of docker-compose.yml, whose name leads PostgreSQL to our tables before Optuna's."""
+    with a_role(database_url, "hms_tune", "canary", database="for_others") as role:
+        yield role
+
+
+@pytest.fixture(scope="module")
+def study(role: Role) -> str:
+    return a_study_at(role.url())
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_stock_optuna_loads_a_study_of_ours(
+    role: Role, study: str, tmp_path: Path, spelled: Callable[[str], str]
+) -> None:
+    url = spelled(address_for_others(role.url(), home=tmp_path))
+    loaded = optuna.load_study(study_name=study, storage=url)
+    frame = loaded.trials_dataframe()
+    assert list(frame.filter(regex="^value").iloc[:, 0]) == [0.75, 0.5]
+    assert "params_model.dropout" in frame
+    assert loaded.best_value == 0.5
+
+
+def test_the_user_named_like_our_schema_needs_what_the_address_says(role: Role, study: str) -> None:
+    plain = role.url().replace("postgresql://", "postgresql+psycopg2://")
+    with pytest.raises(optuna.exceptions.StorageInternalError):
+        optuna.load_study(study_name=study, storage=plain)
+
+
+def answer_of(address: str, server: subprocess.Popen[bytes]) -> Any:
+    """What a server says, once it listens."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return json.load(answer)
+        except ConnectionRefusedError:
+            pass
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+        time.sleep(0.1)
+    raise AssertionError(f"it ended with {server.returncode}")
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_the_stock_dashboard_serves_a_study_of_ours(
+    role: Role, study: str, tmp_path: Path, spelled: Callable[[str], str]
+) -> None:
+    url = spelled(address_for_others(role.url(), home=tmp_path))
+    program = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", program, url, "--port", str(port), "--host", "127.0.0.1"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as dashboard:
+        try:
+            answered = answer_of(f"http://127.0.0.1:{port}/api/studies", dashboard)
+            assert [each["study_name"] for each in answered["study_summaries"]] == [study]
+        finally:
+            dashboard.kill()
+
+
+def test_a_password_is_told_to_the_one_who_asks_and_hidden_where_it_is_shown(
+    role: Role, tmp_path: Path
+) -> None:
+    assert "canary" in address_for_others(role.url(), home=tmp_path)
+    hidden = address_for_others(role.url(), home=tmp_path, secrets=False)
+    assert "canary" not in hidden
+    assert "***" in hidden
+
+
+def answers(url: str) -> bool:
+    try:
+        create_engine(url, poolclass=NullPool).connect().close()
+    except OperationalError:
+        return False
+    return True
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hms_tune", "database", *arguments]
+
+
+def test_the_embedded_server_is_kept_up_and_its_address_holds_no_secret(tmp_path: Path) -> None:
+    home = tmp_path / "a home"
+    environment = {name: value for name, value in os.environ.items() if name != "HMS_TUNE_STORAGE"}
+    environment |= {"HMS_TUNE_HOME": str(home)}
+    with subprocess.Popen(
+        command(home, "serve"), env=environment, stdout=subprocess.PIPE, text=True
+    ) as serving:
+        assert serving.stdout is not None
+        url = serving.stdout.readline().strip()
+        try:
+            study = a_study_at(url)
+            assert not holds_secret(url)
+            for spelled in (url, url.replace("+psycopg2", "")):
+                assert len(optuna.load_study(study_name=study, storage=spelled).trials) == 2
+            printed = subprocess.run(
+                command(home, "url"), env=environment, capture_output=True, text=True, check=True
+            )
+            assert (printed.stdout.strip(), printed.stderr) == (url, "")
+            postmaster = int((home / "postgres/data/postmaster.pid").read_text().split()[0])
+            os.kill(postmaster, signal.SIGKILL)
+            while not answers(url):  # it looks every few seconds
+                assert serving.poll() is None
+                time.sleep(0.1)
+            assert len(optuna.load_study(study_name=study, storage=url).trials) == 2
+        finally:
+            serving.send_signal(signal.SIGTERM)
+        assert serving.wait() == 0
+    printed = subprocess.run(
+        command(home, "url"), env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == url
+    assert "hms-tune database serve" in printed.stderr
+
+
+def test_a_server_of_ones_own_is_not_kept_up(tmp_path: Path) -> None:
+    environment = os.environ | {"HMS_TUNE_HOME": str(tmp_path), "HMS_TUNE_STORAGE": "postgresql://me@db/x"}
+    done = subprocess.run(
+        command(tmp_path, "serve"), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "HMS_TUNE_STORAGE" in done.stderr

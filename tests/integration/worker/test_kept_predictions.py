@@ -1,0 +1,79 @@
+"""Out-of-fold predictions of trials in the fleet's store, and the trials that are chosen by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hms_tune.errors import ArtifactError
+from hms_tune.export.blend import choose_trials
+from hms_tune.training.events import OutOfFold
+from hms_tune.training.scores import kl_divergence
+from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
+from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def predictions(seed: int, noise: float = 1.0, rows: int = 80) -> OutOfFold:
+    truth = np.random.default_rng(0).normal(0, 2, (rows, 6))
+    guess = truth + np.random.default_rng(seed).normal(0, noise, truth.shape)
+    return OutOfFold(
+        row=np.arange(rows),
+        eeg_id=np.arange(rows) + 10**9,
+        patient_id=np.arange(rows) // 4,
+        fold=np.arange(rows) % 3,
+        probabilities=softmax(guess),
+        targets=softmax(truth),
+        total_votes=np.full(rows, 7),
+    )
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> KeptPredictions:
+    return KeptPredictions(open_store(str(tmp_path / "store")), "effnet")
+
+
+def test_what_is_kept_comes_back_to_three_digits(kept: KeptPredictions) -> None:
+    first = predictions(1)
+    kept.keep(12, first)
+    again = kept.of(12)
+    assert kept.trials() == {12}
+    for name in ("row", "eeg_id", "patient_id", "fold", "total_votes"):
+        assert np.array_equal(getattr(again, name), getattr(first, name))
+    assert np.abs(again.probabilities - first.probabilities).max() < 1e-3
+    np.testing.assert_allclose(again.probabilities.sum(axis=1), 1.0, atol=1e-6)
+    assert kl_divergence(again.targets, again.probabilities) == pytest.approx(
+        kl_divergence(first.targets, first.probabilities), abs=1e-3
+    )
+
+
+def test_checkpoints_and_predictions_do_not_touch_each_other(kept: KeptPredictions, tmp_path: Path) -> None:
+    kept.keep(3, predictions(1))
+    artifacts = Artifacts(kept.store, tmp_path / "scratch", "effnet")
+    assert artifacts.present() == frozenset()
+    artifacts.remove([3])
+    artifacts.remove_all()
+    assert kept.trials() == {3}
+    kept.remove_all()
+    assert kept.trials() == frozenset()
+
+
+def test_damaged_or_missing_predictions_are_named(kept: KeptPredictions, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        kept.of(4)
+    kept.keep(4, predictions(1))
+    (tmp_path / "store/effnet/out-of-fold/trial-4.npz").write_bytes(b"PK no more")
+    with pytest.raises(ArtifactError, match=r"trial-4\.npz: is damaged"):
+        kept.of(4)
+
+
+def test_trials_that_help_each_other_are_chosen_and_others_left_out() -> None:
+    trials = {5: predictions(1), 2: predictions(2), 9: predictions(3, noise=9.0), 4: predictions(4, rows=40)}
+    assert sorted(choose_trials(trials, most=2)) == [2, 5]

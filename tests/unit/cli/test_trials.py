@@ -1,0 +1,111 @@
+"""``study show``: a line for each trial, whatever the number of parameters."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
+from hms_tune.errors import UsageError
+from hms_tune.studies.status_types import TrialSummary
+from hms_tune.trial_state import AttemptState
+
+MEMORY = "batch size 64 needs 3.2 GiB and 2.0 GiB are there"
+
+
+def trial(number: int, state: str = "complete", value: float | None = 0.5, **given: Any) -> TrialSummary:
+    return TrialSummary(
+        trial=number,
+        attempt=given.pop("attempt", number),
+        state=AttemptState(state),
+        value=value,
+        params=given.pop("params", {"training.learning_rate": 10.0**-number}),
+        reason=given.pop("reason", None),
+        seconds=given.pop("seconds", 60.0 * number),
+        attributes={},
+        reported={},
+    )
+
+
+def shown(trials: list[TrialSummary], width: int = 100) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(trial_view(trials, width=width))
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def many_parameters(number: int) -> dict[str, Any]:
+    params: dict[str, Any] = {f"input.eeg.stft.parameter_{place}": number + place / 7 for place in range(33)}
+    return {"data.folds": 5, **params, "model.backbone": "tf_efficientnetv2_b0"}
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_trial_of_35_parameters_is_one_line_that_fits(width: int) -> None:
+    lines = shown([trial(number, params=many_parameters(number)) for number in range(4)], width)
+    assert len(lines) == 6
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].split()[:5] == ["trial", "state", "KL", "time", "parameter_0"]
+    assert lines[3].split()[:5] == ["2", "complete", "0.5000", "2:00", "2"]
+    assert "more parameters: --csv lists all" in lines[5]
+
+
+def test_what_does_not_differ_is_shown_last() -> None:
+    params = {"data.folds": 5, "model.dropout": 0.1}
+    lines = shown([trial(0, params=params), trial(1, params=params | {"model.dropout": 0.23456})])
+    assert lines[0].split() == ["trial", "state", "KL", "time", "dropout", "folds"]
+    assert lines[2].split() == ["1", "complete", "0.5000", "1:00", "0.235", "5"]
+
+
+def test_the_same_error_is_shown_once() -> None:
+    failed = [trial(number, "failed", None, reason=MEMORY) for number in range(12)]
+    lines = shown(
+        [*failed, trial(12, "pruned", 0.7, reason="pruned"), trial(13, "failed", None, reason="KeyError")]
+    )
+    assert [line for line in lines if MEMORY in line] == [f"[1] {MEMORY} (12 times)"]
+    assert "[2] KeyError" in lines
+    assert "[1]" in lines[1]
+    assert "≈ 0.7000" in lines[13]
+    assert "[" not in lines[13]
+
+
+def test_trials_are_sorted_by_any_column_and_those_without_a_value_come_last() -> None:
+    trials = [trial(0, value=0.7), trial(1, value=None), trial(2, value=0.3, seconds=1.0)]
+    order = {by: [each.trial for each in sorted_trials(trials, by)] for by in ("trial", "KL", "-kl", "time")}
+    assert order == {"trial": [0, 1, 2], "KL": [2, 0, 1], "-kl": [0, 2, 1], "time": [0, 2, 1]}
+    by_rate = sorted_trials(trials, "learning_rate")
+    assert by_rate == sorted_trials(trials, "training.learning_rate")
+    assert [each.trial for each in by_rate] == [2, 1, 0]
+
+
+def test_values_of_several_kinds_are_sorted() -> None:
+    kinds: list[Any] = ["b", 2, None, "a", 1.5, True]
+    trials = [trial(place, params={"x.kind": kind}) for place, kind in enumerate(kinds)]
+    assert [each.params["x.kind"] for each in sorted_trials(trials, "kind")] == [1.5, 2, True, "a", "b", None]
+
+
+def test_a_column_that_is_not_there_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="nearest: "):
+        sorted_trials([trial(0)], "lr")
+
+
+def test_csv_has_every_parameter_of_every_attempt() -> None:
+    trials = [
+        trial(0, params={"input.image": [256, 384], "model.dropout": 0.12345678}),
+        trial(1, "failed", None, attempt=4, reason='it said "no", twice', params={"model.pooling": None}),
+    ]
+    rows = list(csv.reader(io.StringIO(trials_csv(trials))))
+    first = ["trial", "attempt", "state", "kl", "seconds", "reason"]
+    assert rows == [
+        [*first, "input.image", "model.dropout", "model.pooling"],
+        ["0", "0", "complete", "0.5", "0.0", "", "[256, 384]", "0.12345678", ""],
+        ["1", "4", "failed", "", "60.0", 'it said "no", twice', "", "", ""],
+    ]
+
+
+def test_a_study_without_trials_has_a_table_without_lines() -> None:
+    assert shown([])[0].split() == ["trial", "state", "KL", "time"]
