@@ -1,4 +1,4 @@
-"""``hms-tune export-best`` and ``hms-tune predict``."""
+"""``hms-tune export-best``, ``hms-tune predict`` and ``hms-tune kaggle``."""
 
 from __future__ import annotations
 
@@ -210,6 +210,28 @@ def predict(
             progress=progress,
         )
     typer.echo(str(written))
+
+
+def kaggle(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What export-best wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    user: Annotated[
+        str, typer.Option("--user", envvar="KAGGLE_USERNAME", help="Your name on Kaggle.")
+    ] = "INSERT-USERNAME-HERE",
+) -> None:
+    """Write what Kaggle needs to predict with a bundle, and to go on searching there.
+
+    A data set with the bundle and this program, a notebook that predicts without the internet, and one that
+    trains in sessions of at most twelve hours; with Kaggle's own client these upload them:
+
+    kaggle datasets create -p OUT/dataset --dir-mode zip
+
+    kaggle kernels push -p OUT/inference
+    """
+    from hms_tune.export.kaggle.folder import write_kaggle_folder
+
+    dataset = write_kaggle_folder(bundle, out, user=user)
+    typer.echo(f"{out}: data set {dataset}, notebooks inference and training")
 
 
 def _adjustment(bundle: Path, test_time: tuple[TestTime, ...], temperature: str) -> Adjustment:
