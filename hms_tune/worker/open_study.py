@@ -71,7 +71,7 @@ class Search:
 
     study: optuna.Study
     study_id: int
-    suggest: Callable[[optuna.Trial], TrialConfig]
+    suggest: Callable[[optuna.trial.BaseTrial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
     redraws: bool = True
     rungs: tuple[int, ...] = (0,)

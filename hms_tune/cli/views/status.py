@@ -122,6 +122,8 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
     table.add_column("host", overflow="ellipsis", no_wrap=True)
     for trial in running:
         cell = Text("starting" if trial.trial is None else f"trial {trial.trial}")
+        if trial.fold is not None:
+            cell.append(f"\nfold {trial.fold + 1} alone", style="dim")
         if trial.attempt not in (None, trial.trial):
             cell.append(f"\nattempt {trial.attempt}", style="dim")
         if trial.requested == "stop":

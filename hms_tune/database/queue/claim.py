@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
+from hms_tune.database.queue.shared_folds import free_fold
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.optuna_private import models
@@ -133,15 +134,20 @@ def claim(
     lease_s: float,
     worker_most: int | None = None,
     promotion: Promotion | None = None,
+    helps: bool = False,
     token: str | None = None,
 ) -> Lease | Refusal:
-    """Take the next unit of work: a trial that waits, else one that is promoted, else a new one.
+    """Take the next unit of work.
+
+    That is a trial that waits, else a fold of a trial that was promoted over several, else a trial that is
+    promoted now, else a new one.
 
     Parameters
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
     promotion : which paused trial goes on, in a study whose trials pause; None: in this one none does
+    helps : whether the holder can train one fold alone
     token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
@@ -165,8 +171,8 @@ def claim(
             raise UnknownStudyError("the study was deleted", where=str(study_id))
         if token is not None and (earlier := granted(connection, token)) is not None:
             return earlier
-        taken = _refusal(connection, study_id, study, holder, worker_most) or _next_trial(
-            connection, study_id, study, promotion
+        taken = _refusal(connection, study_id, study, holder, worker_most) or _next(
+            connection, study_id, study, promotion, helps=helps
         )
         if isinstance(taken, Refusal):
             if taken in OVER and not _any_live(connection, study_id):
@@ -177,7 +183,8 @@ def claim(
             .where(studies.c.study_id == study_id)
             .values(started_at=func.coalesce(studies.c.started_at, now()))
         )
-        return grant(connection, study_id, taken, holder, lease_s=lease_s, token=token)
+        trial_id, fold = taken
+        return grant(connection, study_id, trial_id, holder, lease_s=lease_s, fold=fold, token=token)
 
 
 def _hours_passed(share: float) -> ColumnElement[bool]:
@@ -189,25 +196,27 @@ def _hours_passed(share: float) -> ColumnElement[bool]:
     )
 
 
-def _next_trial(
-    connection: Connection, study_id: int, study: Row[Any], promotion: Promotion | None
-) -> int | Refusal:
-    """The trial that goes on or begins now, claimed."""
+def _next(
+    connection: Connection, study_id: int, study: Row[Any], promotion: Promotion | None, *, helps: bool
+) -> tuple[int, int | None] | Refusal:
+    """The trial that goes on or begins now, claimed; or a trial and the fold to help it with."""
     waiting = _waiting(connection, study_id)
     if waiting is not None:
-        return waiting
+        return waiting, None
+    if helps and (shared := free_fold(connection, study_id)) is not None:
+        return shared
     spent = study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials
     if promotion is not None:
         ending = spent or study.finishing or _gpu_hours_end(connection, study_id, study)
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
         if chosen is not None:
-            return chosen
+            return chosen, None
     if spent:
         return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
     begun: int = connection.execute(
         trials.insert().values(study_id=study_id, state=TrialState.RUNNING).returning(trials.c.trial_id)
     ).scalar_one()
-    return begun
+    return begun, None
 
 
 def _gpu_hours_end(connection: Connection, study_id: int, study: Row[Any]) -> bool:
@@ -286,6 +295,7 @@ def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
         .where(
             attempts.c.study_id == study_id,
             attempts.c.worker_id == worker_id,
+            ~attempts.c.helps,
             attempts.c.state.in_([AttemptState.RUNNING, AttemptState.PAUSED, *ENDED]),
         )
     ).scalar_one()

@@ -181,11 +181,7 @@ def settle(
     ----------
     losses : how many workers the trial has lost now without getting further; None: one more than before
     """
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.lease_id == lease.lease_id)
-        .values(ended_at=now(), state=result.state)
-    )
+    close(connection, lease, result.state)
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final
@@ -202,6 +198,12 @@ def settle(
         .where(trials.c.trial_id == lease.trial_id, trials.c.state == TrialState.RUNNING)
         .values(**values)
     )
+
+
+def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
+    """End a lease, whatever becomes of its trial."""
+    of_lease = update(attempts).where(attempts.c.lease_id == lease.lease_id)
+    connection.execute(of_lease.values(ended_at=now(), state=state))
 
 
 def ended(state: TrialState, reason: str | None) -> dict[str, Any]:
