@@ -140,6 +140,7 @@ class StudyFile:
             source=source,
         )
         _check_pruner(study_file, reader)
+        _check_parent(study_file, entries, origin)
         check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
 
@@ -196,6 +197,16 @@ def _check_data(space: Group, reader: ConfigReader) -> None:
                 reader.lines.get(parameter.name),
                 "Only data.folds may be a range; make one study per value of the others",
             )
+
+
+def _check_parent(study_file: StudyFile, entries: Any, source: Source) -> None:
+    parent = study_file.search.parent
+    if parent is not None and (parent == study_file.study or not STUDY_NAME.fullmatch(parent)):
+        source.fail(
+            f"search.parent cannot be {json.dumps(parent)}",
+            entries["search"].line,
+            "Name another study, as hms-tune study list does",
+        )
 
 
 def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
@@ -11,6 +12,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
+from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
@@ -28,16 +30,24 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     ------
     SpaceChangedError
         If the study was started with another search space.
+    ConfigError, UnknownStudyError
+        If the parent that it names has nothing to teach, or is not there.
     """
     # Of workers that start at once, one makes the study and the others find it whole.
     with storage.setup_lock():
-        study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
+        parent = read_parent(storage.optuna.shared, study_file)
+        study = create_or_load(
+            storage.optuna.shared,
+            study_file,
+            worker_seed=ordinal,
+            elsewhere=() if parent is None else parent.known,
+        )
         budget = study_file.budget
         study_id = register_study(
             storage,
             study_file.study,
             Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
-            start=start_params(study_file),
+            start=[*_winner(parent), *start_params(study_file)],
         )
 
     def reporter(trial: optuna.Trial) -> Reporter:
@@ -53,6 +63,10 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
     )
+
+
+def _winner(parent: Parent | None) -> list[Mapping[str, Any]]:
+    return [] if parent is None or parent.winner is None else [parent.winner]
 
 
 def join_search(storage: Storage, study_file: StudyFile) -> Search:

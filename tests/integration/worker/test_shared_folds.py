@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from promoted import EPOCHS, FOLDS, Training, a_study
 from slots import a_slot
 from sqlalchemy import func, select, update
-from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
-from hms_tune.config.study_file import StudyFile
-from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Refusal, claim, gpu_hours_used
-from hms_tune.database.queue.lease import Holder, Lease
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.shared_folds import end_help, take_fold
 from hms_tune.database.queue.start import ask
@@ -27,86 +23,9 @@ from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.studies.control import stop_trial
 from hms_tune.studies.status import status
-from hms_tune.training.checkpoint import (
-    read_checkpoint,
-    read_newest_checkpoint,
-    shared_fold_path,
-    write_checkpoint,
-)
-from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.trial_state import AttemptState, TrialState
+from hms_tune.worker.fold_help import FoldHelp
 from hms_tune.worker.open_study import Search, join_search
-
-FOLDS, EPOCHS = 5, 2
-STUDY = """
-study: {name}
-data: {{folds: 5}}
-training: {{epochs: 2, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
-model: {{backbone: test_resnet, pretrained: false}}
-search: {{sampler: random, scheduler: {{name: promotion, reduction_factor: 2, rungs: [0.2]}}}}
-budget: {{trials: {trials}}}
-"""
-"""Trials of ten epochs that pause after the first fold."""
-
-
-def a_study(name: str, *, trials: int = 4) -> StudyFile:
-    return StudyFile.parse(STUDY.format(name=name, trials=trials), "test")
-
-
-def nothing(_fold: int) -> None: ...
-
-
-@dataclass
-class Training:
-    """Five folds of two epochs; ``story`` of a checkpoint has the epochs trained of each fold."""
-
-    before: Callable[[int], None] = nothing
-    """Is called with the fold before each epoch of a trial's own."""
-    trained: Counter[tuple[float, int]] = field(default_factory=Counter)
-
-    def train(self, config: TrialConfig, directory: Path) -> Iterator[Event]:
-        saved = read_newest_checkpoint(directory)
-        story: dict[int, int] = {} if saved is None else saved["story"]
-        for fold in range(FOLDS):
-            yield from self._fold(config, directory, story, fold, self.before)
-        yield an_ending(_kl(config))
-
-    def train_fold(self, config: TrialConfig, directory: Path, fold: int) -> Iterator[Event]:
-        saved = read_newest_checkpoint(directory)
-        story: dict[int, int] = {} if saved is None else saved["story"]
-        yield from self._fold(config, directory, story, fold, nothing)
-        yield _written(directory, EPOCHS * (fold + 1), story, fold)
-
-    def _fold(
-        self,
-        config: TrialConfig,
-        directory: Path,
-        story: dict[int, int],
-        fold: int,
-        before: Callable[[int], None],
-    ) -> Iterator[Event]:
-        resumed = fold in story
-        yield a_fold_start(fold, folds=FOLDS, replayed=resumed)
-        if not resumed and shared_fold_path(directory, fold).exists():
-            story[fold] = read_checkpoint(shared_fold_path(directory, fold))["story"][fold]
-        known = story.setdefault(fold, 0)
-        for epoch in range(EPOCHS):
-            if epoch >= known:
-                before(fold)
-                self.trained[config.training.learning_rate, fold] += 1
-                story[fold] = epoch + 1
-            yield an_epoch(fold, epoch, kl=_kl(config), folds=FOLDS, replayed=epoch < known)
-            if epoch >= known:
-                yield _written(directory, EPOCHS * fold + epoch, story, fold)
-        yield a_fold_end(fold, kl=_kl(config), folds=FOLDS, replayed=resumed and fold + 1 in story)
-
-
-def _kl(config: TrialConfig) -> float:
-    return 1.0 + 10 * config.training.learning_rate
-
-
-def _written(directory: Path, number: int, story: dict[int, int], fold: int) -> Event:
-    return CheckpointWritten(path=write_checkpoint(directory, number, {"story": story}), fold=fold, epoch=0)
 
 
 def helps(storage: Storage, study_id: int) -> list[tuple[int, AttemptState]]:
@@ -173,7 +92,9 @@ def a_leader(storage: Storage, search: Search, *, fold: int = 1, until: int = 5)
     """A trial at a fold, whose later folds others may train."""
     lease = claim(storage, search.study_id, a_holder("leader"), lease_s=60.0, promotion=search.promotion)
     assert isinstance(lease, Lease)
-    search.suggest(ask(storage, search.study, lease).optuna_trial)
+    attempt = ask(storage, search.study, lease)
+    search.suggest(attempt.optuna_trial)
+    storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, {"config_hash": "drawn"})
     assert take_fold(storage, lease, fold, until) == "ours"
     return lease
 
@@ -244,8 +165,6 @@ def test_the_fold_of_a_dead_helper_is_its_trials_again_and_the_trial_counts_no_l
 def test_a_helper_hears_that_its_trial_was_stopped_or_has_ended(
     storage: Storage, search: Search, study_name: str
 ) -> None:
-    from hms_tune.database.queue.lease import LeaseKeeper
-
     leader = a_leader(storage, search)
     helper = a_helper(storage, search)
     keeper = LeaseKeeper(storage, helper, lease_s=60.0)
@@ -286,24 +205,12 @@ def test_helping_counts_gpu_hours_but_neither_a_trial_of_the_budget_nor_one_of_t
 
 
 def test_a_worker_whose_store_has_nothing_of_the_trial_leaves_the_fold_to_it(
-    storage: Storage, study_name: str, tmp_path: Path
+    storage: Storage, search: Search, tmp_path: Path
 ) -> None:
-    file = a_study(study_name, trials=2)
-    search = join_search(storage, file)
-
-    def wait_for_help(fold: int) -> None:
-        if fold == 1:
-            until(lambda: len(helps(storage, search.study_id)) >= 3)
-
-    training = Training(wait_for_help)
-
-    def slot(number: int) -> int:
-        setup = {"worker": f"worker{number}", "train_fold": training.train_fold}
-        store = tmp_path / f"store{number}"
-        return a_slot(storage, join_search(storage, file), training.train, store, **setup).run()
-
-    slot_of_both = ThreadPoolExecutor(2)
-    with slot_of_both as pool:
-        list(pool.map(slot, range(2)))
-    assert {state for _, state in helps(storage, search.study_id)} == {AttemptState.FAILED}
-    assert status(storage, study_name).trials[TrialState.COMPLETE] >= 1
+    a_leader(storage, search)
+    lease, training = a_helper(storage, search), Training()
+    slot = a_slot(storage, search, training.train, tmp_path / "store", train_fold=training.train_fold)
+    with slot._setup.queue.keep(lease, granted_at=seconds_awake_or_asleep()) as keeper:
+        FoldHelp(slot._setup, lease, 4, keeper).run()
+    assert helps(storage, search.study_id) == [(4, AttemptState.FAILED)]
+    assert not training.trained
