@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stories import a_fold_end, a_fold_start, an_ending, an_epoch
+from stories import a_fold_end, a_fold_start, an_ending, an_epoch, some_predictions
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -25,14 +25,15 @@ study: {name}
 data: {{folds: 5}}
 training: {{epochs: 2, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
 model: {{backbone: test_resnet, pretrained: false}}
-search: {{sampler: random, scheduler: {{name: promotion, reduction_factor: 2, rungs: [0.2]}}}}
-budget: {{trials: {trials}}}
+search: {{sampler: {sampler}, scheduler: {{name: promotion, reduction_factor: 2, rungs: [0.2]}}}}
+budget: {{trials: {trials}{more}}}
 """
 """Trials of ten epochs that pause after the first fold."""
 
 
-def a_study(name: str, *, trials: int = 4) -> StudyFile:
-    return StudyFile.parse(STUDY.format(name=name, trials=trials), "test")
+def a_study(name: str, *, trials: int = 4, sampler: str = "random", more: str = "") -> StudyFile:
+    text = STUDY.format(name=name, trials=trials, sampler=sampler, more=more)
+    return StudyFile.parse(text, "test")
 
 
 def nothing(_fold: int) -> None: ...
@@ -44,6 +45,8 @@ class Training:
 
     before: Callable[[int], None] = nothing
     """Is called with the fold before each epoch of a trial's own."""
+    rows: int = 0
+    """Of the out-of-fold predictions, which are no better than chance."""
     trained: Counter[tuple[float, int]] = field(default_factory=Counter)
 
     def train(self, config: TrialConfig, directory: Path) -> Iterator[Event]:
@@ -51,7 +54,7 @@ class Training:
         story: dict[int, int] = {} if saved is None else saved["story"]
         for fold in range(FOLDS):
             yield from self._fold(config, directory, story, fold, self.before)
-        yield an_ending(_kl(config))
+        yield an_ending(_kl(config), predictions=some_predictions(self.rows))
 
     def train_fold(self, config: TrialConfig, directory: Path, fold: int) -> Iterator[Event]:
         saved = read_newest_checkpoint(directory)

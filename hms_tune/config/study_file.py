@@ -141,6 +141,12 @@ class StudyFile:
         )
         _check_pruner(study_file, reader)
         _check_parent(study_file, entries, origin)
+        if study_file.budget.patience is not None and study_file.search.sampler != "learning_curves":
+            origin.fail(
+                "budget.patience needs a sampler that says what it expects to gain",
+                entries["budget"].line,
+                "Use sampler: learning_curves, or leave patience out",
+            )
         check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
 

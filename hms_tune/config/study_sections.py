@@ -199,6 +199,11 @@ class BudgetConfig(Section):
         gt=0.0,
         description="GPU-hours of all attempts, also of lost ones; null: no limit. The CPU uses none.",
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Draws in a row that promise less gain than the noise over patients; null: no limit.",
+    )
 
 
 class WandbConfig(Section):

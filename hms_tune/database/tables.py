@@ -89,6 +89,7 @@ studies = Table(
     Column("budget_trials", Integer),
     Column("budget_hours", Double),
     Column("budget_gpu_hours", Double),
+    Column("budget_patience", Integer),
     Column("slots_started", Integer, nullable=False, server_default="0"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("started_at", DateTime(timezone=True)),

@@ -146,11 +146,32 @@ class LearningCurveSampler(WholeSampler):
         super().__init__(space, seed, rungs, startup_trials=startup_trials, elsewhere=elsewhere)
         self._count = candidates
         self._surrogate = Surrogate(distributions(space), rungs, elsewhere)
+        self._gain: tuple[int, float] | None = None
+
+    def expected_gain(self, number: int) -> float | None:
+        """What one more trial was expected to gain over the best complete one when this one was drawn.
+
+        That is by the most promising candidate, or by a trial that waits at a rung. None: no trial was
+        complete, or the model did not draw this one.
+        """
+        return self._gain[1] if self._gain is not None and self._gain[0] == number else None
 
     def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The most promising of the candidates."""
         candidates = [self.candidate(number, index) for index in range(self._count)]
-        gains = self._surrogate.fit(trials).expected_improvement(candidates)
+        posterior = self._surrogate.fit(trials)
+        gains = posterior.expected_improvement(candidates)
+        complete = [trial.value(self._rungs[-1]) for trial in trials if trial.state == "complete"]
+        if complete:
+            best = min(complete)
+            waiting = {trial.number for trial in trials if trial.state == "paused"}
+            further = posterior.improvement_of_trials(best)
+            gain = max(
+                float(posterior.expected_improvement(candidates, best).max()),
+                *(further[each] for each in waiting & further.keys()),
+                0.0,
+            )
+            self._gain = number, gain
         return candidates[int(gains.argmax())]
 
 

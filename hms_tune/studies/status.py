@@ -86,6 +86,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         budget_gpu_hours=row.budget_gpu_hours,
         hours=None if row.age_s is None else row.age_s / 3600.0,
         gpu_hours=used.gpu_hours,
+        patience=used.patience,
         best=leaders[0] if leaders else None,
         leaders=leaders,
         failed_because=failed,

@@ -16,6 +16,7 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     trial_number,
 )
+from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.usage import Usage
 from hms_tune.trial_state import AttemptState, TrialState
@@ -82,7 +83,8 @@ class StudyStatus:
     ``state`` is the state that people asked for, or that the study was not made by hms-tune.
     ``trials`` and ``attempts`` are counted by state; a trial may have several. ``failed_because`` counts
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
-    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far.
+    ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so
+    far, and ``patience`` is how little the latest draws promised.
     ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
     until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
     """
@@ -96,6 +98,7 @@ class StudyStatus:
     budget_gpu_hours: float | None
     hours: float | None
     gpu_hours: float
+    patience: Patience
     best: BestTrial | None
     leaders: tuple[BestTrial, ...]
     failed_because: dict[str, int]

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connection.retry import Patience, is_of_the_database, through_outages
-from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE
+from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, GAIN_ATTRIBUTE
 from hms_tune.database.queue.end import ENDED_IN_DASHBOARD, Attempt, Result
 from hms_tune.database.queue.lease import Lease, LeaseKeeper, Requested
 from hms_tune.database.queue.study_queue import StudyQueue
@@ -205,7 +205,11 @@ class AttemptRun:
         """Write into Optuna's trial which configuration it is and where it runs."""
         holder, attempt = self._setup.queue.holder, self._attempt
         worker = f"{holder.process.host}:{holder.slot}"
-        self._setup.queue.describe(attempt, {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash})
+        told: dict[str, Any] = {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash}
+        gain = self._setup.search.expected_gain(attempt.number)
+        if gain is not None:
+            told[GAIN_ATTRIBUTE] = gain
+        self._setup.queue.describe(attempt, told)
         return TrialInfo(
             study=self._setup.search.study.study_name,
             trial=attempt.trial,

@@ -14,6 +14,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
 from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
+from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
 from hms_tune.search.suggest import start_params, suggest
@@ -46,7 +47,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         study_id = register_study(
             storage,
             study_file.study,
-            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
+            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours, budget.patience),
             start=[*_winner(parent), *start_params(study_file)],
         )
 
@@ -91,3 +92,8 @@ class Search:
     rungs: tuple[int, ...] = (0,)
     epochs: int = 0
     promotion: Promotion | None = None
+
+    def expected_gain(self, number: int) -> float | None:
+        """What the sampler expected one more trial to gain when it drew this one; None: it does not say."""
+        sampler = self.study.sampler
+        return sampler.expected_gain(number) if isinstance(sampler, LearningCurveSampler) else None

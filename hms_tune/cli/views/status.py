@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
-from hms_tune.studies.text import estimate_text, score_text
+from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
@@ -67,6 +67,8 @@ def _facts(status: StudyStatus) -> Table:
     if status.left_s is not None and status.ends_at is not None:
         when = status.ends_at.strftime("%Y-%m-%d %H:%M UTC")
         facts.add_row("end", f"in {duration(status.left_s)}, at {when}" if status.left_s else "reached")
+    if status.patience.gain is not None and status.patience.noise is not None:
+        facts.add_row("a further trial", patience_text(status.patience))
     facts.add_row("trials", _trials(status))
     for reason, number in status.failed_because.items():
         facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, selec
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.patience import patience_used
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
 from hms_tune.database.queue.shared_folds import free_fold
@@ -53,12 +54,14 @@ class Budget:
 
     ``trials``: trials that begin; ``hours``: time from the first claim of all; ``gpu_hours``: time of all
     attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
-    attempt begins; those that run go on to their ends.
+    attempt begins; those that run go on to their ends. ``patience``: draws in a row that promise less than
+    the noise; after them no trial begins, as when ``trials`` have.
     """
 
     trials: int | None = None
     hours: float | None = None
     gpu_hours: float | None = None
+    patience: int | None = None
 
 
 def register_study(
@@ -90,6 +93,7 @@ def register_study(
         "budget_trials": budget.trials,
         "budget_hours": budget.hours,
         "budget_gpu_hours": budget.gpu_hours,
+        "budget_patience": budget.patience,
     }
     with storage.engine.begin() as connection:
         # One that was renamed elsewhere has its rows still, under the name that this one takes now.
@@ -161,6 +165,7 @@ def claim(
                 studies.c.state,
                 studies.c.budget_trials,
                 studies.c.budget_gpu_hours,
+                studies.c.budget_patience,
                 _hours_passed(1.0).label("over"),
                 _hours_passed(FINISHING_FROM).label("finishing"),
             )
@@ -206,6 +211,8 @@ def _next(
     if helps and (shared := free_fold(connection, study_id)) is not None:
         return shared
     spent = study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials
+    if study.budget_patience is not None:
+        spent = spent or patience_used(connection, study_id, study.budget_patience).is_over
     if promotion is not None:
         ending = spent or study.finishing or _gpu_hours_end(connection, study_id, study)
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)

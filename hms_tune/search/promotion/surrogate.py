@@ -223,9 +223,14 @@ class Posterior:
         deviation = np.sqrt(np.maximum(self._variance - (known**2).sum(axis=0), 1e-10))
         return self._mean + cross @ self._weights, deviation
 
-    def expected_improvement(self, params: Sequence[Mapping[str, Any]]) -> Floats:
-        """By how much each configuration that has not begun may be expected to beat the best ones."""
-        return expected_improvement(self._best, *self.predict(params))
+    def expected_improvement(self, params: Sequence[Mapping[str, Any]], best: float | None = None) -> Floats:
+        """By how much each configuration that has not begun may be expected to beat a score.
+
+        Parameters
+        ----------
+        best : the score to be beaten; None: that of the best ones
+        """
+        return expected_improvement(self._best if best is None else best, *self.predict(params))
 
     def improvement_of_trials(self, best: float | None = None) -> dict[int, float]:
         """The expected improvement of every trial that reached a rung, by number.
