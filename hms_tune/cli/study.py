@@ -42,13 +42,14 @@ def check_command(
     device: Annotated[
         str, typer.Option("--device", help="Where trials would run: auto, cpu or cuda:0.")
     ] = "auto",
+    storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a study file and show what it searches."""
+    """Check a study file and show what it searches; of its parent, if it names one, what carries over."""
 
     from hms_tune.cli.study_check import check
 
-    check(study, as_json, data=data, device=device)
+    check(study, as_json, data=data, device=device, storage=storage)
 
 
 @app.command("list")
