@@ -55,8 +55,8 @@ def write_fleet(connection: Connection, study_id: int) -> None:
     )
     keeps_estimates = connection.execute(
         text(
-            "SELECT FROM information_schema.columns "
-            "WHERE (table_schema, table_name, column_name) = ('hms_tune', 'trials', 'estimate')"
+            "SELECT FROM information_schema.columns WHERE table_schema = 'hms_tune' "
+            "AND table_name = 'trials' AND column_name = 'estimate'"
         )
     ).first()
     if keeps_estimates is not None:  # earlier commits look them up

@@ -20,7 +20,19 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-_KNOWN = {"FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
+_KNOWN = {
+    "FROM",
+    "ARG",
+    "ENV",
+    "HEALTHCHECK",
+    "RUN",
+    "WORKDIR",
+    "COPY",
+    "USER",
+    "STOPSIGNAL",
+    "ENTRYPOINT",
+    "CMD",
+}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
 
 
@@ -33,6 +45,7 @@ class Dockerfile:
     installed: str
     entrypoint: list[str]
     workdir: str
+    healthcheck: str
 
     @classmethod
     def read(cls) -> Dockerfile:
@@ -52,6 +65,7 @@ class Dockerfile:
             installed,
             json.loads(entrypoint),
             said["WORKDIR"][-1],
+            said["HEALTHCHECK"][0].partition("CMD ")[2],
         )
 
 
@@ -133,11 +147,33 @@ def services(variables: Mapping[str, str]) -> dict[str, Service]:
     return {
         name: Service(
             list(service.get("command", ())),
-            dict(service.get("environment", {})),
+            {
+                variable: value if value is not None else variables[variable]
+                for variable, value in service.get("environment", {}).items()
+                if value is not None or variable in variables
+            },
             {target: source for source, target, *_ in (each.split(":") for each in service["volumes"])},
         )
         for name, service in read["services"].items()
     }
+
+
+def passed_variables(service: str) -> set[str]:
+    """Names of the variables that a service's process may find."""
+    return set(yaml.safe_load(_compose_text())["services"][service]["environment"])
+
+
+def variables_read() -> set[str]:
+    """Names of the variables by which people set the program up, from its source."""
+    read: set[str] = set()
+    for file in (ROOT / "hms_tune").rglob("*.py"):
+        text = file.read_text()
+        read |= set(re.findall(r'["\'](HMS_TUNE_[A-Z_]+)["\']', text))
+        if file.name == "settings.py":
+            read |= {f"HMS_TUNE_{name}" for name in re.findall(r'\b(?:text|path)\("([A-Z_]+)"\)', text)}
+        read |= set(re.findall(r'environ\.get\("((?:KAGGLE|WANDB|AWS|HF)_[A-Z_]+)"', text))
+    assert {"HMS_TUNE_STORAGE", "HMS_TUNE_HOME", "HMS_TUNE_WEBHOOK", "HMS_TUNE_ACCELERATION"} <= read
+    return read
 
 
 def shown_commands() -> list[list[str]]:

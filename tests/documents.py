@@ -23,7 +23,7 @@ DOCUMENTS = [
 
 PROGRAMS = (
     *("hms-tune", "python", "pytest", "make", "pip", "wandb"),
-    *("torchrun", "docker", "ssh", "tmux", "export"),
+    *("torchrun", "docker", "ssh", "tmux", "export", "sbatch", "kubectl", "sky", "kaggle"),
 )
 """What a command line begins with, after any variables."""
 

@@ -15,7 +15,9 @@ from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
+from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
 from hms_tune.machine.processes import ProcessIdentity
+from hms_tune.trial_state import AttemptState
 
 HOLDER = Holder("worker", "cpu", ProcessIdentity("host", 1, 1, "machine"))
 
@@ -73,7 +75,7 @@ class MemoryQueue:
     def end_orphans(self) -> None:
         """There are none."""
 
-    def claim(self, token: str) -> Lease | Refusal:
+    def claim(self, token: str, *, helps: bool = False) -> Lease | Refusal:
         self._call("claim", token)
         if self.refusals:
             return self.refusals.pop(0)
@@ -112,6 +114,16 @@ class MemoryQueue:
         elif result.state == "infeasible":
             self._claimed -= 1
         return result
+
+    def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
+        self._call("take_fold", fold, until)
+        return "ours"
+
+    def helped(self, lease: Lease) -> HelpedTrial:
+        raise NotImplementedError
+
+    def end_help(self, lease: Lease, state: AttemptState) -> None:
+        raise NotImplementedError
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         self._call("ended_trials")

@@ -76,6 +76,16 @@ class Cluster:
                 found[facts.get("ArrayJobId", facts["JobId"]) + task] = facts["JobState"]
         return found
 
+    def end(self) -> None:
+        """End all jobs: those that listen to a signal in their own way, the others at once."""
+        for signals in (["--batch", "--signal=TERM"], ["--full", "--signal=KILL"]):
+            subprocess.run(
+                ["scancel", *signals, "--user", str(os.getuid())], env=self.environment, check=False
+            )
+            deadline = time.monotonic() + 60.0
+            while "RUNNING" in self.jobs().values() and time.monotonic() < deadline:
+                time.sleep(0.5)
+
     def said(self) -> str:
         """The ends of the daemons' logs."""
         logs = (self.folder / name for name in ("slurmctld.log", "slurmd.log", "munged.log"))
@@ -128,8 +138,7 @@ def cluster(folder: Path, **variables: str) -> Iterator[Cluster]:
         yield running
     finally:
         if len(processes) == len(daemons):
-            everything = ("--full", "--signal=KILL", "--user", str(os.getuid()))
-            subprocess.run(["scancel", *everything], env=environment, check=False)
+            running.end()
         for process in reversed(processes):
             process.terminate()
             try:

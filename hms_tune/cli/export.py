@@ -1,4 +1,4 @@
-"""``hms-tune export-best`` and ``hms-tune predict``."""
+"""``hms-tune export-best``, ``hms-tune predict`` and ``hms-tune kaggle``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, data_root, opened, study_name
-from hms_tune.cli.study_argument import StudyArgument
+from hms_tune.cli.options import (
+    JsonOption,
+    StorageOption,
+    StudyArgument,
+    artifacts_location,
+    data_root,
+    opened,
+    study_name,
+)
 from hms_tune.config.augmentation import TestTime
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME
@@ -203,6 +210,28 @@ def predict(
             progress=progress,
         )
     typer.echo(str(written))
+
+
+def kaggle(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What export-best wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    user: Annotated[
+        str, typer.Option("--user", envvar="KAGGLE_USERNAME", help="Your name on Kaggle.")
+    ] = "INSERT-USERNAME-HERE",
+) -> None:
+    """Write what Kaggle needs to predict with a bundle, and to go on searching there.
+
+    A data set with the bundle and this program, a notebook that predicts without the internet, and one that
+    trains in sessions of at most twelve hours; with Kaggle's own client these upload them:
+
+    kaggle datasets create -p OUT/dataset --dir-mode zip
+
+    kaggle kernels push -p OUT/inference
+    """
+    from hms_tune.export.kaggle.folder import write_kaggle_folder
+
+    dataset = write_kaggle_folder(bundle, out, user=user)
+    typer.echo(f"{out}: data set {dataset}, notebooks inference and training")
 
 
 def _adjustment(bundle: Path, test_time: tuple[TestTime, ...], temperature: str) -> Adjustment:

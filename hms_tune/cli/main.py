@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hms_tune.cli.study_argument import StudyCommand
+from hms_tune.cli.options import StudyCommand
 from hms_tune.errors import HmsTuneError
 from hms_tune.machine.terminal import guard_streams
 from hms_tune.version import __version__
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "database": ("database", "app", "Print the database's address; keep this machine's own server up."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
+    "kaggle": ("export", "kaggle", "Write a data set and notebooks that predict and train on Kaggle."),
     "blend": ("export", "blend", "Blend bundles, with a score of patients that had no part in it."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),
 }

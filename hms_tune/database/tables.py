@@ -6,7 +6,10 @@ worker_minutes   how many images a worker trained in a minute
 trials           one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one
                  that a person enqueued has its row, with the values given, before any slot claims it
 attempts         one row per attempt: which slot has the lease, until when, and how it ended. ``lease_id`` is
-                 the fencing token; ``optuna_trial_id`` and ``number`` are Optuna's, of the attempt's trial
+                 the fencing token; ``optuna_trial_id`` and ``number`` are Optuna's, of the attempt's trial.
+                 A row that ``helps`` trains one ``fold`` for the trial's attempt, and has none of Optuna's.
+                 In other rows ``fold`` is where the attempt is, and helpers may take those after it, before
+                 ``shared_until``
 outbox           what people are told by webhook or command: one row per event, which one worker takes
 attempt_records  what each attempt told; closed when it ended. Dashboards send Optuna's attributes with every
                  page, so these rows are ours
@@ -28,6 +31,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -41,6 +45,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     func,
     text,
 )
@@ -86,6 +91,7 @@ studies = Table(
     Column("budget_trials", Integer),
     Column("budget_hours", Double),
     Column("budget_gpu_hours", Double),
+    Column("budget_patience", Integer),
     Column("slots_started", Integer, nullable=False, server_default="0"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("started_at", DateTime(timezone=True)),
@@ -188,6 +194,9 @@ attempts = Table(
     Column("token", Text, unique=True),
     Column("optuna_trial_id", Integer),
     Column("number", Integer),
+    Column("helps", Boolean, nullable=False, server_default=false()),
+    Column("fold", Integer),
+    Column("shared_until", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
@@ -197,11 +206,24 @@ attempts = Table(
         name="attempt_state",
     ),
     CheckConstraint(f"(ended_at IS NULL) = (state = '{AttemptState.RUNNING}')", name="attempt_ended"),
+    CheckConstraint("NOT helps OR (fold IS NOT NULL AND optuna_trial_id IS NULL)", name="attempt_helps"),
 )
 
-# However a claim and a recovery interleave, the database itself lets no trial have two live attempts and no
-# Optuna trial two leases.
-Index("one_live_attempt", attempts.c.trial_id, unique=True, postgresql_where=attempts.c.ended_at.is_(None))
+# However a claim and a recovery interleave, the database itself lets no trial have two live attempts, no fold
+# two live helpers and no Optuna trial two leases.
+Index(
+    "one_live_attempt",
+    attempts.c.trial_id,
+    unique=True,
+    postgresql_where=attempts.c.ended_at.is_(None) & ~attempts.c.helps,
+)
+Index(
+    "one_live_helper",
+    attempts.c.trial_id,
+    attempts.c.fold,
+    unique=True,
+    postgresql_where=attempts.c.ended_at.is_(None) & attempts.c.helps,
+)
 Index("one_attempt_per_optuna_trial", attempts.c.optuna_trial_id, unique=True)
 Index("attempts_of_worker", attempts.c.study_id, attempts.c.worker_id)
 Index("attempts_at_trial", attempts.c.trial_id)

@@ -1,14 +1,17 @@
-"""The worker's row among the study's workers: kept fresh, with what the worker takes of its machine."""
+"""How a worker shows that it lives: its row among the study's workers, and a file of its machine."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.workers import Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
+from hms_tune.machine.private_folder import private_folder
 from hms_tune.machine.processes import leave_mark, remove_mark, this_process
 from hms_tune.machine.usage import UsageMeter
 from hms_tune.training.events import EpochEnded, Event
@@ -40,6 +43,25 @@ class ImageCount:
         with self._lock:
             images, self._images = self._images, 0
         return images
+
+
+@contextmanager
+def showing_life(home: Path) -> Iterator[None]:
+    """Touch ``home/alive/HOST`` every ten seconds during the block, for whoever watches over this process.
+
+    Also while the database is away: a worker that waits for it is well.
+    """
+    file = home / "alive" / socket.gethostname()
+
+    def touch() -> None:
+        with suppress(OSError):  # a full disk ends nobody
+            private_folder(file.parent)
+            file.touch()
+
+    with Every(SEEN_EVERY_S, touch, name="alive", at_once=True):
+        yield
+    with suppress(OSError):
+        file.unlink()
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from hms_tune.worker.checkpoint_store.files import open_store
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
-from hms_tune.worker.presence import ImageCount, Presence, announce
+from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life
 from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.supervisor import Supervisor
 
@@ -105,7 +105,7 @@ class Worker:
         slots = 1 if options.slots_per_device == "auto" else options.slots_per_device
         devices = self._groups(slots)  # wrong ones are refused first
         try:
-            with self._answering_signals():
+            with showing_life(options.home), self._answering_signals():
                 _logger.info("Preparing the data in %s", options.data_root)
                 with self.progress() as progress:
                     store = prepare(options.data_root, progress=progress)

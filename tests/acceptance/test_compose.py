@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from compose import ROOT, Image, Service, services, shown_commands
+from compose import ROOT, Image, Service, passed_variables, services, shown_commands, variables_read
 from packaging.requirements import Requirement
 from postgres_front import front
 from roles import a_role
@@ -62,6 +62,15 @@ def test_the_image_has_the_program_its_studies_and_what_its_extras_need(image: I
     assert [str(each) for each in needed if metadata.version(each.name) not in each.specifier] == []
 
 
+def test_every_variable_that_the_program_reads_reaches_its_containers() -> None:
+    read = variables_read()
+    of_files = {"KAGGLE_CONFIG_DIR"}  # names a folder of the host
+    wandb = {"WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_PROJECT", "WANDB_ENTITY"}
+    s3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+    assert (read | wandb | s3) - of_files - passed_variables("worker") == set()
+    assert read - of_files - {"HMS_TUNE_DATA"} - passed_variables("dashboard") == set()
+
+
 @dataclass(frozen=True)
 class Project:
     """The composition on this machine. ``folders`` has a folder for each of the containers', by its name."""
@@ -83,7 +92,8 @@ class Project:
         }
         home = self.folders[self.image.dockerfile.workdir]
         environment = self.image.variables(home, given)
-        environment["HMS_TUNE_HOME"] = str(self.folders[environment["HMS_TUNE_HOME"]])
+        for name in ("HMS_TUNE_HOME", "HF_HOME"):
+            environment[name] = str(self.folders.get(environment[name], environment[name]))
         self.write(f"--- {service}: hms-tune {' '.join(command or said.command)}")
         return subprocess.Popen(
             [*self.image.dockerfile.entrypoint, *here.command],
@@ -143,7 +153,8 @@ def project(
         assert (worker.volumes["/data"], worker.volumes[f"{workdir}/studies"]) == (str(data), "./studies")
         assert worker.volumes["/artifacts"] == composed["dashboard"].volumes["/artifacts"]
         folders = {"/data": data}
-        for name in ("/artifacts", "/var/lib/hms-tune", workdir):
+        assert worker.volumes["/var/lib/hms-tune"] == composed["dashboard"].volumes["/var/lib/hms-tune"]
+        for name in ("/artifacts", "/var/lib/hms-tune", "/var/cache/huggingface", workdir):
             folders[name] = tmp_path / "containers" / name.lstrip("/")
             folders[name].mkdir(parents=True)
         (folders[workdir] / "studies").symlink_to(studies)

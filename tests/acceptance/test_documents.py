@@ -42,12 +42,62 @@ from kagglesdk import kaggle_env
 NOT_RUN = {
     'pip install -e ".[onnx,kaggle]"': "asks the package index",
     'pip install "hms-tune[kaggle]"': "asks the package index",
+    'pip install "hms-tune[s3]"': "asks the package index",
+    "kaggle auth login": "asks Kaggle",
     "export HMS_TUNE_STORAGE='postgresql://hms_tune@db.example.org/hms_tune'": "a database elsewhere",
     "export HMS_TUNE_ARTIFACTS=/shared/hms-tune": "a folder that machines share",
     "export HMS_TUNE_STORAGE='postgresql://hms_tune@db.example.org/hms_tune?sslmode=verify-full"
     "&sslrootcert=/etc/ssl/db.pem'": "a database elsewhere; tests/integration/database/test_tls.py has one",
     "export PGPASSFILE=~/.hms-tune.pgpass": "a file of the reader's",
     "ssh -L 8080:127.0.0.1:8080 gpu-1": "a machine elsewhere",
+    "hms-tune study load effnet.zip": "it is there; tests/acceptance/test_cli_commands.py deletes it first",
+    "hms-tune database serve --host login-1 --port 54321 --address-file hms-tune.address": "it never ends; "
+    "tests/integration/database/test_fleet_server.py stops it",
+    **dict.fromkeys(
+        (
+            "export HMS_TUNE_DB_PASSWORD=…  HMS_TUNE_DATA=/where/the/competition/lies",
+            "docker compose up --build",
+        ),
+        "an engine; tests/acceptance/test_compose.py runs what it would",
+    ),
+    **dict.fromkeys(
+        (
+            "export HMS_TUNE_DATA=/scratch/hms HMS_TUNE_ARTIFACTS=/shared/hms-tune",
+            "sbatch deploy/slurm/database.sbatch",
+            "sbatch --array=0-15 deploy/slurm/workers.sbatch effnet",
+            "sbatch --dependency=afterok:4711 deploy/slurm/export.sbatch effnet",
+        ),
+        "a cluster; tests/acceptance/test_slurm.py has one",
+    ),
+    **dict.fromkeys(
+        (
+            "cp -r deploy/kubernetes/example deploy/kubernetes/mine",
+            "cp deploy/kubernetes/mine/secrets.env.example deploy/kubernetes/mine/secrets.env",
+            "kubectl create namespace hms-tune",
+            "kubectl apply --kustomize deploy/kubernetes/mine",
+            "kubectl --namespace hms-tune wait --for=condition=complete --timeout=-1s job/hms-tune-workers",
+            "kubectl --namespace hms-tune apply --kustomize deploy/kubernetes/export",
+            "kubectl --namespace hms-tune create configmap hms-tune-studies --from-file=studies/mine.yaml",
+            "kubectl --namespace hms-tune port-forward service/hms-tune-dashboard 8080:80",
+        ),
+        "a cluster; tests/integration/test_kubernetes.py renders the files",
+    ),
+    **dict.fromkeys(
+        (
+            "export HMS_TUNE_STORAGE='postgresql://hms_tune:PASSWORD@db.example.org/hms_tune?sslmode=require'",
+            "sky jobs launch --env STUDY=effnet --secret HMS_TUNE_STORAGE deploy/skypilot.yaml",
+            "sky jobs queue",
+            "export HMS_TUNE_ARTIFACTS=s3://my-bucket/hms-tune",
+        ),
+        "machines of a cloud; tests/integration/test_skypilot.py reads the file",
+    ),
+    **dict.fromkeys(
+        (
+            "kaggle datasets create -p kaggle-effnet/dataset --dir-mode zip",
+            "kaggle kernels push -p kaggle-effnet/inference",
+        ),
+        "asks Kaggle; tests/acceptance/test_kaggle_notebooks.py runs the notebooks",
+    ),
     "hms-tune worker large --ranks-per-trial 4": "four GPUs; "
     "tests/integration/training/test_ranks.py has processes",
     "torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint host:29500 "

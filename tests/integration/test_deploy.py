@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hms_tune.database.connect import MOST_CONNECTIONS, SLOT_CONNECTIONS
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
@@ -57,6 +59,25 @@ def test_the_database_is_checked_and_kept(services: dict[str, Any]) -> None:
     assert str(database["volumes"][0]).startswith("database:/var/lib/postgresql")
     for name in ("dashboard", "worker"):
         assert services[name]["depends_on"]["database"]["condition"] == "service_healthy"
+
+
+def test_the_database_takes_the_connections_of_as_many_slots_as_it_says(services: dict[str, Any]) -> None:
+    (setting,) = (word for word in services["database"]["command"] if word.startswith("max_connections="))
+    assert int(setting.partition("=")[2]) >= 33 * (SLOT_CONNECTIONS + MOST_CONNECTIONS + 2)
+
+
+def test_whoever_runs_it_chooses_the_user_and_what_it_writes_stays() -> None:
+    chosen = compose_config(HMS_TUNE_DB_PASSWORD="canary", HMS_TUNE_UID="4711", HMS_TUNE_GID="815")
+    found = yaml.safe_load(chosen.stdout)["services"]
+    for name in ("dashboard", "worker"):
+        service = found[name]
+        assert service["user"] == "4711:815"
+        assert service["build"]["args"] == {"UID": "4711", "GID": "815"}
+        assert service["init"] is True
+        mounted = {str(volume).split(":")[1] for volume in service["volumes"]}
+        assert {"/artifacts", "/var/lib/hms-tune"} <= mounted
+    assert "hub:/var/cache/huggingface" in " ".join(map(str, found["worker"]["volumes"]))
+    assert "http.client" in " ".join(found["dashboard"]["healthcheck"]["test"])
 
 
 def test_a_worker_gets_the_study_the_data_and_the_gpus(services: dict[str, Any]) -> None:

@@ -53,10 +53,18 @@ def _first(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.exten
     """
     for before in range(str(keywords.get("host", "")).count(",")):
         try:
-            return psycopg2.connect(*arguments, **_turned(keywords, before))
+            return _open(arguments, _turned(keywords, before))
         except psycopg2.OperationalError:
             continue
-    return psycopg2.connect(*arguments, **_turned(keywords, -1))
+    return _open(arguments, _turned(keywords, -1))
+
+
+def _open(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.extensions.connection:
+    """A connection. Before one is open, a server says why not in the encoding of its own language."""
+    try:
+        return psycopg2.connect(*arguments, **keywords)
+    except UnicodeDecodeError as error:
+        raise psycopg2.OperationalError(error.object.decode("latin-1")) from None
 
 
 def _turned(keywords: dict[str, Any], by: int) -> dict[str, Any]:

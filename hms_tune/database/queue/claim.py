@@ -18,8 +18,10 @@ from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.hours import at_work
+from hms_tune.database.queries.patience import patience_used
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
+from hms_tune.database.queue.shared_folds import free_fold
 from hms_tune.database.queue.usage import claimed, gpu_hours, taken_by
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
@@ -54,12 +56,14 @@ class Budget:
 
     ``trials``: trials that begin; ``hours``: time in which at least one attempt ran; ``gpu_hours``: time of
     all attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
-    attempt begins; those that run go on to their ends.
+    attempt begins; those that run go on to their ends. ``patience``: draws in a row that promise less than
+    the noise; after them no trial begins, as when ``trials`` have.
     """
 
     trials: int | None = None
     hours: float | None = None
     gpu_hours: float | None = None
+    patience: int | None = None
 
 
 def register_study(
@@ -91,6 +95,7 @@ def register_study(
         "budget_trials": budget.trials,
         "budget_hours": budget.hours,
         "budget_gpu_hours": budget.gpu_hours,
+        "budget_patience": budget.patience,
     }
     with storage.engine.begin() as connection:
         # One that was renamed elsewhere has its rows still, under the name that this one takes now.
@@ -143,15 +148,20 @@ def claim(
     lease_s: float,
     worker_most: int | None = None,
     promotion: Promotion | None = None,
+    helps: bool = False,
     token: str | None = None,
 ) -> Lease | Refusal:
-    """Take the next unit of work: a trial that waits, else one that is promoted, else a new one.
+    """Take the next unit of work.
+
+    That is a trial that waits, else a fold of a trial that was promoted over several, else a trial that is
+    promoted now, else a new one.
 
     Parameters
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
     promotion : which paused trial goes on, in a study whose trials pause; None: in this one none does
+    helps : whether the holder can train one fold alone
     token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
@@ -168,8 +178,8 @@ def claim(
         facts = _facts(connection, study_id, study, holder, worker_most, token)
         if token is not None and facts.granted and (earlier := granted(connection, token)) is not None:
             return earlier
-        taken = _refusal(study, facts, worker_most) or _next_trial(
-            connection, study_id, study, facts, promotion
+        taken = _refusal(study, facts, worker_most) or _next(
+            connection, study_id, study, facts, promotion, helps=helps
         )
         if isinstance(taken, Refusal):
             if taken in OVER and not facts.any_live:
@@ -177,7 +187,8 @@ def claim(
             return taken
         if study.started_at is None:
             connection.execute(update(studies).where(studies.c.study_id == study_id).values(started_at=now()))
-        return grant(connection, study_id, taken, holder, lease_s=lease_s, token=token)
+        trial_id, fold = taken
+        return grant(connection, study_id, trial_id, holder, lease_s=lease_s, fold=fold, token=token)
 
 
 def _facts(
@@ -222,27 +233,37 @@ def _gpu_hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
     return budget is not None and facts.gpu_hours >= share * budget
 
 
-def _next_trial(
-    connection: Connection, study_id: int, study: Row[Any], facts: Row[Any], promotion: Promotion | None
-) -> int | Refusal:
-    """The trial that goes on or begins now, claimed."""
+def _next(
+    connection: Connection,
+    study_id: int,
+    study: Row[Any],
+    facts: Row[Any],
+    promotion: Promotion | None,
+    *,
+    helps: bool,
+) -> tuple[int, int | None] | Refusal:
+    """The trial that goes on or begins now, claimed; or a trial and the fold to help it with."""
     waiting = _waiting(connection, study_id) if facts.waiting else None
     if waiting is not None:
-        return waiting
+        return waiting, None
+    if helps and facts.any_live and (shared := free_fold(connection, study_id)) is not None:
+        return shared
     spent = study.budget_trials is not None and facts.claimed >= study.budget_trials
+    if study.budget_patience is not None:
+        spent = spent or patience_used(connection, study_id, study.budget_patience).is_over
     if promotion is not None:
         ending = (
             spent or _hours_end(study, facts, FINISHING_FROM) or _gpu_hours_end(study, facts, FINISHING_FROM)
         )
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
         if chosen is not None:
-            return chosen
+            return chosen, None
     if spent:
         return Refusal.OTHERS_RUNNING if facts.any_live else Refusal.BUDGET_SPENT
     begun: int = connection.execute(
         trials.insert().values(study_id=study_id, state=TrialState.RUNNING).returning(trials.c.trial_id)
     ).scalar_one()
-    return begun
+    return begun, None
 
 
 def _refusal(study: Row[Any], facts: Row[Any], worker_most: int | None) -> Refusal | None:

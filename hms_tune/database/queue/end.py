@@ -194,7 +194,7 @@ def settle(
     losses : how many workers the trial has lost now without getting further; None: one more than before
     rungs : the steps at which trials of the study pause
     """
-    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=result.state))
+    close(connection, lease, result.state)
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final
@@ -215,6 +215,11 @@ def settle(
         .where(trials.c.trial_id == lease.trial_id, trials.c.state == TrialState.RUNNING)
         .values(**values)
     )
+
+
+def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
+    """End a lease, whatever becomes of its trial."""
+    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=state))
 
 
 # At a rung that a trial passed without a pause it was worth what it was worth at the one before, if any.

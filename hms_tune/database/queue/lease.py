@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import psycopg2
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
@@ -38,7 +38,8 @@ Requested = Literal["running", "paused", "stopped", "trial stopped", "worker lea
 
 
 _REQUESTED = case(
-    (trials.c.requested == "stop", "trial stopped"),
+    # A trial that is over needs no more help with its folds.
+    (or_(trials.c.requested == "stop", trials.c.ended_at.is_not(None)), "trial stopped"),
     (workers.c.requested == "leave", "worker leaves"),
     else_=studies.c.state,
 )
@@ -62,13 +63,15 @@ class Lease:
     """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger.
 
     ``token`` is random. A database that was set back to a backup gives its numbers again, and by this a
-    worker sees that the lease which has its number now is another's.
+    worker sees that the lease which has its number now is another's. ``fold`` is the only one that it trains,
+    for the attempt that has the trial; None: it has the trial.
     """
 
     lease_id: int
     study_id: int
     trial_id: int
     token: str | None
+    fold: int | None = None
 
 
 def is_lease(lease: Lease) -> ColumnElement[bool]:
@@ -83,9 +86,10 @@ def grant(
     holder: Holder,
     *,
     lease_s: float,
+    fold: int | None = None,
     token: str | None = None,
 ) -> Lease:
-    """Write the lease of a trial that the caller's transaction has just claimed.
+    """Write the lease of a trial, or of one of its folds, that the caller's transaction has just claimed.
 
     Parameters
     ----------
@@ -106,21 +110,26 @@ def grant(
             machine=process.machine,
             gpus=holder.gpus,
             token=token,
+            helps=fold is not None,
+            fold=fold,
             expires_at=seconds_from_now(lease_s),
         )
         .returning(attempts.c.lease_id)
     ).scalar_one()
-    return Lease(lease_id, study_id, trial_id, token)
+    return Lease(lease_id, study_id, trial_id, token, fold)
 
 
 def granted(connection: Connection, token: str) -> Lease | None:
     """The live lease of a claim that was committed though its claimant was not told."""
     row = connection.execute(
-        select(attempts.c.lease_id, attempts.c.study_id, attempts.c.trial_id).where(
-            attempts.c.token == token, attempts.c.ended_at.is_(None)
-        )
+        select(attempts).where(attempts.c.token == token, attempts.c.ended_at.is_(None))
     ).one_or_none()
-    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id, token)
+    return None if row is None else lease_of(row)
+
+
+def lease_of(row: Row[Any]) -> Lease:
+    """The lease that a row of ``attempts`` is."""
+    return Lease(row.lease_id, row.study_id, row.trial_id, row.token, row.fold if row.helps else None)
 
 
 def hold(connection: Connection, lease: Lease) -> None:

@@ -29,8 +29,8 @@ from hms_tune.database.optuna_trial import (
     STATE_ATTRIBUTE,
     optuna_state,
 )
-from hms_tune.database.queue.end import Result, result_of, settle
-from hms_tune.database.queue.lease import Lease
+from hms_tune.database.queue.end import Result, close, result_of, settle
+from hms_tune.database.queue.lease import Lease, lease_of
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
@@ -144,7 +144,11 @@ _ORPHANS = text(f"""
 def _recover_one(
     storage: Storage, connection: Connection, row: Row[Any], most_losses: int, rungs: Sequence[int] = ()
 ) -> Recovered:
-    lease = Lease(row.lease_id, row.study_id, row.trial_id, row.token)
+    lease = lease_of(row)
+    if lease.fold is not None:
+        close(connection, lease, AttemptState.LOST)
+        lost_help = Result(AttemptState.LOST, reason="its helper is gone")
+        return Recovered(lease=lease, number=None, result=lost_help, set_aside=False)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
     losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
     set_aside = losses >= most_losses

@@ -12,14 +12,15 @@ from sqlalchemy import func, select
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Patience
-from hms_tune.database.queue import claim, end, recovery, start
+from hms_tune.database.queue import claim, end, recovery, shared_folds, start
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
+from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
 from hms_tune.database.tables import trials
 from hms_tune.search.promotion.rule import Promotion
-from hms_tune.trial_state import TrialState
+from hms_tune.trial_state import AttemptState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class StudyQueue:
         """End stray trials; see :func:`~hms_tune.database.queue.recovery.end_orphans`."""
         recovery.end_orphans(self.storage, self.study_id)
 
-    def claim(self, token: str) -> Lease | Refusal:
+    def claim(self, token: str, *, helps: bool = False) -> Lease | Refusal:
         """Take the next trial; see :func:`~hms_tune.database.queue.claim.claim`."""
         return claim.claim(
             self.storage,
@@ -75,6 +76,7 @@ class StudyQueue:
             lease_s=self.lease_s,
             worker_most=self.max_trials,
             promotion=self.promotion,
+            helps=helps,
             token=token,
         )
 
@@ -101,6 +103,18 @@ class StudyQueue:
     def end(self, attempt: Attempt, result: Result) -> Result:
         """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
         return end.tell(self.storage, self.study, attempt, result, rungs=self._rungs)
+
+    def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
+        """Begin a fold of a trial; see :func:`~hms_tune.database.queue.shared_folds.take_fold`."""
+        return shared_folds.take_fold(self.storage, lease, fold, until)
+
+    def helped(self, lease: Lease) -> HelpedTrial:
+        """The trial that a lease on one fold helps."""
+        return shared_folds.helped_trial(self.storage, lease)
+
+    def end_help(self, lease: Lease, state: AttemptState) -> None:
+        """Write how help ended; see :func:`~hms_tune.database.queue.shared_folds.end_help`."""
+        shared_folds.end_help(self.storage, lease, state)
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         """Which of the trials with these numbers have ended, without the best one."""

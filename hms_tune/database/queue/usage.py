@@ -53,6 +53,7 @@ def taken_by(study_id: int, worker_id: str) -> ScalarSelect[Any]:
         .where(
             attempts.c.study_id == study_id,
             attempts.c.worker_id == worker_id,
+            ~attempts.c.helps,
             attempts.c.state.in_([AttemptState.RUNNING, AttemptState.PAUSED, *ENDED]),
         )
         .scalar_subquery()

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from hms_tune.reports.dashboard.access import Gatekeeper
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.reports.dashboard.publisher import Publisher, PublisherPlan
 from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.reports.dashboard.study_note import Reached, study_note
 from hms_tune.reports.study_page import gather, report_page
 from hms_tune.studies.cost import pareto_front, saving
 from hms_tune.studies.predictions import kept_out_of_fold
@@ -250,8 +252,36 @@ def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, 
     assert f"Trial {best.attempt} leads with KL {best.value:.4f}" in note
     assert "over 10 patients" in note
     assert "| `training.learning_rate` &nbsp; | 0.0001 to 1, log &nbsp; |" in note
-    assert "hms-tune worker a.yaml" in note
+    assert "hms-tune worker studies/a.yaml" in note
+    assert f"HMS_TUNE_HOME={home_of(storage)} " in note
+    assert f"the bundle that `hms-tune export-best {NAME}` writes has its score" in note
+    assert "…" not in note
     assert "0123456789abcdef" in note
+
+
+def home_of(storage: Storage) -> Path:
+    """Of the embedded server."""
+    return Path(storage.server().host).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("demo/demo.yaml", "demo/demo.yaml"),
+        ("studies/{study}.yaml", "{study}"),
+        ("{study}.yaml", "{study}"),
+        ("/opt/lib/hms_tune/study_files/{study}.yaml", "{study}"),
+        ("a copy.yaml", "'a copy.yaml'"),
+    ],
+)
+def test_the_studys_note_names_file_and_database_as_a_command_finds_them(
+    study: StudyRecord, source: str, named: str
+) -> None:
+    file = replace(study.study_file, source=source.format(study=study.study_file.study))
+    there = Reached("postgresql://hms_tune@db.example.org/hms_tune")
+    note = study_note(replace(study, study_file=file), None, there)
+    assert "export HMS_TUNE_STORAGE=postgresql://hms_tune@db.example.org/hms_tune\n" in note
+    assert f"\nhms-tune worker {named.format(study=file.study)} --data COMPETITION_FOLDER\n" in note
 
 
 def test_a_note_that_a_person_edited_stays(storage: Storage, study_name: str, tmp_path: Path) -> None:
