@@ -90,7 +90,6 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
         assert found == OURS
 
 
-@pytest.mark.parametrize("given", ["URL", "PGOPTIONS"])
 def test_a_limit_on_idle_transactions_that_a_person_names_is_kept(role: Role) -> None:
     storage = open_storage(role.url("&options=-cidle_in_transaction_session_timeout=2000"))
     with storage.transaction() as connection:
@@ -99,6 +98,7 @@ def test_a_limit_on_idle_transactions_that_a_person_names_is_kept(role: Role) ->
     assert shown == "2s"
 
 
+@pytest.mark.parametrize("given", ["URL", "PGOPTIONS"])
 def test_a_search_path_that_a_person_names_is_kept(
     role: Role, given: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
