@@ -25,7 +25,7 @@ from hms_tune.database.queries.attempts import (
     last_attempts_of_trials_ended_for,
 )
 from hms_tune.database.queries.records import RecordRow, records_of_study
-from hms_tune.database.queries.totals import earlier_estimates
+from hms_tune.database.queries.totals import best_complete_attempt, complete_and_better, earlier_estimates
 from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
@@ -215,6 +215,43 @@ def others_before(storage: Storage, study_id: int, trial: TrialRecord) -> Others
     with storage.statements() as connection:
         found = earlier_estimates(connection, study_id, trial.trial, max(trial.reported))
     return None if found is None else Others(*found)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a trial stands in its study.
+
+    Attributes
+    ----------
+    study : the study's name
+    rank : how many complete trials there are up to it, the best first; None: it is not complete
+    complete : how many complete trials there are
+    best : the best one; None: none is complete
+    others : beside whom it is seen
+    """
+
+    study: str
+    rank: int | None
+    complete: int
+    best: TrialRecord | None
+    others: Others | None
+
+
+def place_of(storage: Storage, study: str, trial: TrialRecord) -> Place:
+    """Where a trial stands in its study; the study's other trials are not read."""
+    loaded = load_study(storage, study)
+    study_id = study_id_of(loaded)
+    with storage.statements() as connection:
+        complete, before = complete_and_better(connection, study_id, trial.value, trial.attempt)
+        number = best_complete_attempt(connection, study_id)
+    space = stored_study_file(loaded).space
+    return Place(
+        study=study,
+        rank=before + 1 if trial.state is AttemptState.COMPLETE else None,
+        complete=complete,
+        best=None if number is None else attempt_record(storage, study_id, number, space=space),
+        others=others_before(storage, study_id, trial),
+    )
 
 
 def others_among(trial: TrialRecord, others: Sequence[TrialRecord]) -> Others | None:

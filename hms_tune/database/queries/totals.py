@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from hms_tune.database.optuna_trial import state_by_both
 from hms_tune.database.queries.hours import seconds_at_work
@@ -134,6 +134,19 @@ def best_complete_attempt(connection: Connection, study_id: int) -> int | None:
     )
     number = select(attempts.c.number).where(attempts.c.optuna_trial_id == best)
     return connection.execute(number).scalar_one_or_none()
+
+
+def complete_and_better(
+    connection: Connection, study_id: int, value: float | None, attempt: int
+) -> tuple[int, int]:
+    """How many attempts of a study are complete, and how many of them are better than one."""
+    better = or_(_VALUES.c.value < value, and_(_VALUES.c.value == value, _ATTEMPTS.c.number < attempt))
+    row = connection.execute(
+        select(func.count(), func.count().filter(better))
+        .join_from(_ATTEMPTS, _VALUES, _ATTEMPTS.c.trial_id == _VALUES.c.trial_id)
+        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.COMPLETE)
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 MOST_COMPARED = 500
