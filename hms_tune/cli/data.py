@@ -27,6 +27,7 @@ from hms_tune.data.check.folder import check_folder
 from hms_tune.data.download.competition import Watch
 from hms_tune.data.download.competition import download as download_competition
 from hms_tune.data.store.prepare import prepare as prepare_store
+from hms_tune.data.store.store import competition_of
 from hms_tune.errors import DownloadError
 from hms_tune.machine.terminal import Terminal
 
@@ -112,7 +113,7 @@ def check(
 ) -> None:
     """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
     with progress_bar("checking", "files") as progress:
-        found = check_folder(root, quick=quick, jobs=jobs, progress=progress)
+        found = check_folder(competition_of(root), quick=quick, jobs=jobs, progress=progress)
     if as_json:
         typer.echo(render.as_json(found.as_record()))
     else:
@@ -153,7 +154,12 @@ def synth(
 def prepare(
     root: Root,
     store: Annotated[
-        Path | None, typer.Option("--store", help="Where the store goes; ROOT/store by default.")
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            help="Where the store goes, ROOT/store by default. Other commands take DIR for ROOT, too.",
+        ),
     ] = None,
     jobs: Jobs = None,
     as_json: Json = False,

@@ -251,9 +251,9 @@ def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:
 
 def _why_held_out_differs(plan: Demo, scores: Scores) -> str:
     return (
-        f"The search's KL is the best of {plan.trials} on patients that chose the trial and its epochs, which "
-        f"flatters it; the held-out patients chose nothing, so theirs is usually higher, and the one to expect "
-        f"of new patients (here with the luck of {scores.held_out_rows} EEGs)."
+        f"The search's KL is the best of {plan.trials} on patients that chose the trial and its epochs, "
+        f"which flatters it; the held-out patients chose nothing, so theirs is usually higher, and the one "
+        f"to expect of new patients (here with the luck of {scores.held_out_rows} EEGs)."
     )
 
 

@@ -118,12 +118,13 @@ def predict(
 
     Reads that half alone, prepared or not. Interrupted, it leaves nothing behind.
     """
+    from hms_tune.data.store.store import competition_of
     from hms_tune.export.predict import predict as predict_folder
 
     with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:
         written = predict_folder(
             bundle,
-            root,
+            competition_of(root),
             split=split,
             out=out,
             device=device,

@@ -17,7 +17,7 @@ from types import FrameType
 
 from hms_tune.config.settings import dashboard_folder
 from hms_tune.data.store.prepare import prepare
-from hms_tune.data.store.store import Store
+from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import open_storage, resolve_address
 from hms_tune.database.connection.url import parse_address
 from hms_tune.errors import RankLostError
@@ -161,7 +161,8 @@ class Worker:
     def _publisher_plan(self) -> PublisherPlan:
         options = self.options
         artifacts = dashboard_folder(options.artifacts, options.home)
-        return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
+        root = competition_of(options.data_root)
+        return PublisherPlan(options.study_file.study, self._storage_url, artifacts, root)
 
     def _is_hurried(self) -> bool:
         return self._signals > 0 or bool(self._supervisor.errors)

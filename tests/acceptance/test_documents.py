@@ -97,6 +97,7 @@ STAND_INS_OF = {
     "data prepare": {"DIR": "elsewhere"},
     "study report": {"DIR": "bundles/effnet"},
     "study check": {"DIR": "data/hms"},
+    "worker NAME": {"DIR": "elsewhere"},
 }
 """The same, of one command."""
 
