@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hms_tune.cli.console import progress_bar
+from hms_tune.cli.console import line_to, progress_bar
 from hms_tune.cli.data_show import folds, report, show
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.data_check import report_view
@@ -29,6 +29,8 @@ from hms_tune.data.download.competition import download as download_competition
 from hms_tune.data.store.prepare import prepare as prepare_store
 from hms_tune.data.store.store import competition_of
 from hms_tune.errors import DownloadError
+from hms_tune.machine.byte_count import readable
+from hms_tune.machine.progress import ProgressLines
 from hms_tune.machine.terminal import Terminal
 
 app = typer.Typer(
@@ -67,11 +69,12 @@ def download(
 
 
 class _Bars:
-    """A bar for the archive's bytes, then one for its files, on stderr where that is a terminal."""
+    """A bar for the archive's bytes, then one for its files, on stderr; lines where that is no terminal."""
 
     def __init__(self) -> None:
         self._console = Terminal(stderr=True)
         self._bar: Progress | None = None
+        self._lines: ProgressLines | None = None
         self._what = ""
 
     def __enter__(self) -> Watch:
@@ -88,6 +91,10 @@ class _Bars:
 
     def _show(self, what: str, columns: tuple[ProgressColumn, ...], done: int, total: int) -> None:
         if not self._console.is_terminal:
+            if self._lines is None or what != self._what:
+                amount, of = (readable, "") if what == "downloading" else ("{:,}".format, "files")
+                self._lines, self._what = ProgressLines(what, of, line_to(self._console), amount=amount), what
+            self._lines.update(done, total)
             return
         if self._bar is None or what != self._what:
             self._stop()

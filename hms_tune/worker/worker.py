@@ -153,7 +153,7 @@ class Worker:
             )
             publisher = publishing(self._publisher_plan(), hurried=self._is_hurried)
             with announce(storage, presence, self._images), watch.running(), publisher:
-                _logger.info("%s: starting slots %s", search.study.study_name, ", ".join(dict(devices)))
+                _logger.info("%s: %s", search.study.study_name, _slots_told([slot for slot, _ in devices]))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
         finally:
             storage.close()
@@ -209,6 +209,12 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()
+
+
+def _slots_told(slots: Sequence[str]) -> str:
+    if len(slots) == 1:
+        return f"runs one trial at a time, on {slots[0]}"
+    return f"runs {len(slots)} trials at a time, on {', '.join(slots)}"
 
 
 def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:

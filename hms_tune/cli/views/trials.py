@@ -17,9 +17,9 @@ from hms_tune.cli.views.tables import plain_table, shortened
 from hms_tune.config.ranges import value_text
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.errors import UsageError
+from hms_tune.machine.progress import duration
 from hms_tune.studies.status_types import TrialSummary
 from hms_tune.studies.text import estimate_text, score_text
-from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import AttemptState, label
 
 _FIRST = ("trial", "state", "KL", "time")
