@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hms_tune.machine.progress import duration
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event, FoldStarted
 from hms_tune.training.observer import TrialInfo
@@ -69,15 +70,6 @@ def trial_name(trial: TrialInfo) -> str:
     """``trial 5``, ``trial 5 (attempt 12)`` or ``export of trial 5``."""
     name = f"trial {label(trial.trial, trial.attempt)}"
     return name if trial.job_type == "trial" else f"{trial.job_type} of {name}"
-
-
-def duration(seconds: float) -> str:
-    """``0:07``, ``12:30``, ``3:05:00``, or ``4d 03:20`` from the third day on."""
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hour, minute = divmod(minutes, 60)
-    if hour >= 48:
-        return f"{hour // 24}d {hour % 24:02d}:{minute:02d}"
-    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
 
 
 def slots_table(

@@ -12,11 +12,11 @@ from hms_tune.cli.views.curves import Curve, draw_curves
 from hms_tune.cli.views.tables import plain_table
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.byte_count import readable
+from hms_tune.machine.progress import duration
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.text import best_epoch_text, param_text, score_text
 from hms_tune.studies.trial_note import why_it_ended
 from hms_tune.studies.trial_record import Place, TrialRecord
-from hms_tune.tracking.console import duration
 from hms_tune.trial_state import AttemptState
 
 WIDTH = 80
