@@ -5,10 +5,11 @@
 # make fuzz    new hostile inputs for ten minutes: SECONDS=75 for each of eight tests, skipped when time is up
 # make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
 #
-# Each installs everything into .venv first. PYTHON=python3.12 chooses the interpreter.
+# Each installs what it needs into .venv first, the demo what users need. PYTHON=python3.12 chooses the interpreter.
 
 VENV := .venv
 BIN := $(VENV)/bin
+USERS := $(VENV)/installed-for-users
 STAMP := $(VENV)/installed
 PYTEST_WORKERS ?= 3
 
@@ -21,22 +22,36 @@ help:
 install: $(STAMP)
 
 # Made anew when the dependencies change; the package itself is installed in place.
-$(STAMP): pyproject.toml
-	@python=; \
-	for each in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
-	  if "$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-	    python="$$each"; break; \
-	  fi; \
-	done; \
-	if [ -z "$$python" ]; then \
-	  echo "hms_tune needs Python 3.11 or newer with its venv module (Debian, Ubuntu: apt install python3 python3-venv)" >&2; \
-	  exit 1; \
-	fi; \
-	[ -x $(BIN)/pip ] || "$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+define INSTALL
+@python=; \
+for each in $(PYTHON) python3.13 python3.12 python3.11 python3 python; do \
+  if "$$each" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    python="$$each"; break; \
+  fi; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "hms_tune needs Python 3.11 or newer with its venv module (Debian, Ubuntu: apt install python3 python3-venv)" >&2; \
+  exit 1; \
+fi; \
+[ -x $(BIN)/pip ] || "$$python" -m venv $(VENV)
+@echo "Installing into $(VENV), once: about 7 GB on the disk, most of it PyTorch. pip shows what it downloads."
+$(BIN)/python -m pip install --disable-pip-version-check -e "$(1)"
+@echo "Installed: $$(du -sh $(VENV) | cut -f 1)"
+endef
+
+# What users need; a comma in a call would begin another argument.
+EXTRAS := onnx,kaggle
+
+$(USERS): pyproject.toml
+	$(call INSTALL,.[$(EXTRAS)])
 	@touch $@
 
-demo: $(STAMP)
+# What developers need besides.
+$(STAMP): pyproject.toml
+	$(call INSTALL,.[dev])
+	@touch $(USERS) $@
+
+demo: $(USERS)
 	$(BIN)/hms-tune demo
 
 test: lint

@@ -53,6 +53,17 @@ def write_fleet(connection: Connection, study_id: int) -> None:
         "INSERT INTO hms_tune.trials (study_id, state, number, last_optuna_trial_id, ended_at) "
         "SELECT study_id, 'complete', number, trial_id, now() FROM trials WHERE study_id = :study"
     )
+    keeps_estimates = connection.execute(
+        text(
+            "SELECT FROM information_schema.columns WHERE table_schema = 'hms_tune' "
+            "AND table_name = 'trials' AND column_name = 'estimate'"
+        )
+    ).first()
+    if keeps_estimates is not None:  # earlier commits look them up
+        run(
+            "UPDATE hms_tune.trials SET estimate = value FROM trial_values "
+            "WHERE trials.study_id = :study AND trial_values.trial_id = trials.last_optuna_trial_id"
+        )
     run(
         "INSERT INTO hms_tune.attempts (study_id, trial_id, worker_id, slot, host, pid, optuna_trial_id, "
         "number, claimed_at, expires_at, ended_at, state) "

@@ -1,4 +1,8 @@
-"""Hyperparameter optimization for harmful-brain-activity models."""
+"""Hyperparameter optimization for harmful-brain-activity models.
+
+bundle = hms_tune.load_bundle("bundles/effnet")
+probabilities = bundle.predict(eeg)
+"""
 
 from __future__ import annotations
 
@@ -21,3 +25,8 @@ def __getattr__(name: str) -> Any:
 
         return blend.load if name == "load_bundle" else getattr(blend, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names of this module, those that are not imported yet too: ``help(hms_tune)`` shows them."""
+    return sorted({*globals(), *__all__})

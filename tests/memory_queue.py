@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,11 @@ import optuna
 from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
-from hms_tune.database.queue.lease import Holder, Lease, Requested, lease_lost
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
+from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
 from hms_tune.machine.processes import ProcessIdentity
+from hms_tune.trial_state import AttemptState
 
 HOLDER = Holder("worker", "cpu", ProcessIdentity("host", 1, 1, "machine"))
 
@@ -67,7 +69,13 @@ class MemoryQueue:
         recovered, self.recovered = self.recovered, []
         return tuple(recovered)
 
-    def claim(self, token: str) -> Lease | Refusal:
+    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end_orphans(self) -> None:
+        """There are none."""
+
+    def claim(self, token: str, *, helps: bool = False) -> Lease | Refusal:
         self._call("claim", token)
         if self.refusals:
             return self.refusals.pop(0)
@@ -106,6 +114,16 @@ class MemoryQueue:
         elif result.state == "infeasible":
             self._claimed -= 1
         return result
+
+    def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
+        self._call("take_fold", fold, until)
+        return "ours"
+
+    def helped(self, lease: Lease) -> HelpedTrial:
+        raise NotImplementedError
+
+    def end_help(self, lease: Lease, state: AttemptState) -> None:
+        raise NotImplementedError
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         self._call("ended_trials")

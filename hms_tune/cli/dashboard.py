@@ -24,6 +24,10 @@ def dashboard(
     writable: Annotated[
         bool, typer.Option("--writable", help="Let notes, artifacts and studies be changed and deleted.")
     ] = False,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", help="Path below which a reverse proxy serves it, such as /hms-tune."),
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine.
@@ -42,9 +46,11 @@ def dashboard(
     # Of a conditional parameter that few trials have; nobody can fix that, and each page would say it.
     warnings.filterwarnings("ignore", message="Some regimes for parameter")
     with opened(storage, to="change" if writable else "serve") as database, suppress(KeyboardInterrupt):
+        artifacts = artifacts_folder(settings)
         serve_dashboard(
-            dashboard_app(database, artifacts_folder(settings), password=asked, writable=writable),
+            dashboard_app(database, artifacts, password=asked, writable=writable, prefix=prefix),
             host=host,
             port=port,
+            prefix=prefix,
             started=lambda address: typer.echo(f"Dashboard: {address}"),
         )

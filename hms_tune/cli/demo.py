@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.config.study_file import StudyFile, available_studies, load_study_file
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError
 from hms_tune.machine.terminal import Terminal
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "smoke"
 _STUDY = "demo"
+_COPIED = "effnet"
+"""The study that people are shown how to copy."""
+
 _EPOCHS = 10
 """Twice what shows that everything works, so that the scores are better than chance."""
 
@@ -61,6 +64,11 @@ class Demo:
     def submission(self) -> Path:
         """The predictions of the test half."""
         return self.folder / "submission.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page on the study."""
+        return self.folder / "report.html"
 
     def enter(self) -> None:
         """Make the folder, or go on in one that an earlier demo of the same size left.
@@ -104,7 +112,8 @@ def demo(
     _search(plan, study_file, console)
     bundle, scores = _export(plan, study_file, console)
     _predict(plan, bundle, console)
-    _report(plan, bundle, scores)
+    _write_report(plan, bundle, console)
+    _tell(plan, bundle, scores)
 
 
 def _synthesize(plan: Demo, console: Console) -> None:
@@ -188,6 +197,19 @@ def _predict(plan: Demo, bundle: Path, console: Console) -> None:
         predict(load_bundle(bundle), plan.data, out=plan.submission)
 
 
+def _write_report(plan: Demo, bundle: Path, console: Console) -> None:
+    from hms_tune.database.connect import open_storage, resolve_address
+    from hms_tune.reports.page import write
+    from hms_tune.reports.study_page import gather, report_page
+
+    with _step(console, "One page on the study"):
+        database = open_storage(resolve_address(None, home=plan.home))
+        try:
+            write(plan.report, report_page(gather(database, _STUDY, bundle=bundle)).encode())
+        finally:
+            database.close()
+
+
 def _trials(plan: Demo) -> dict[TrialState, int]:
     from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.studies.status import status
@@ -199,7 +221,7 @@ def _trials(plan: Demo) -> dict[TrialState, int]:
         database.close()
 
 
-def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
+def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:
     from hms_tune.studies.text import score_text
 
     trials = _trials(plan)
@@ -213,13 +235,43 @@ def _report(plan: Demo, bundle: Path, scores: Scores) -> None:
     table.add_row("KL of the prior there", score_text(scores.held_out_prior_kl))
     console = Terminal()
     console.print(table)
+    if scores.held_out_kl is not None:
+        console.print(_why_held_out_differs(plan, scores), highlight=False)
     for name, what in (
+        ("report", str(plan.report)),
         ("bundle", str(bundle)),
         ("submission", str(plan.submission)),
         ("dashboard", _command(plan, "dashboard")),
         ("all trials", _command(plan, "study", "show", _STUDY)),
     ):
         console.print(f"{name:<12}{what}", markup=False, highlight=False, soft_wrap=True)
+    console.print("\nnext")
+    for command, what in _next():
+        console.print(f"  {command:<60}  # {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _why_held_out_differs(plan: Demo, scores: Scores) -> str:
+    return (
+        f"The search's KL is the best of {plan.trials} on patients that chose the trial and its epochs, "
+        "which flatters it; the held-out patients chose nothing, so theirs is usually higher, and the one to "
+        f"expect of new patients (here with the luck of {scores.held_out_rows} EEGs)."
+    )
+
+
+def _next() -> list[tuple[str, str]]:
+    """Commands that lead from the demo to a search of one's own, as they can be pasted into this shell."""
+    own = available_studies()[_COPIED]
+    commands = [
+        ("hms-tune data download data/hms", "the competition's data (data/README.md)"),
+        (f"sed 's/^study: .*/study: mine/' {shlex.quote(str(own))} > mine.yaml", "a study of your own"),
+        ("hms-tune study check mine", "what it searches"),
+    ]
+    environment = Path(sys.prefix)
+    if environment != Path(sys.base_prefix) and os.environ.get("VIRTUAL_ENV") != sys.prefix:
+        activate = os.path.relpath(environment / "bin" / "activate")
+        commands.insert(0, (f". {shlex.quote(activate)}", "hms-tune, in this shell"))
+        commands.pop()
+    return commands
 
 
 def _command(plan: Demo, *arguments: str) -> str:

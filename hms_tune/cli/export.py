@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, data_root, opened, study_name
-from hms_tune.cli.study_argument import StudyArgument
+from hms_tune.cli.options import (
+    JsonOption,
+    StorageOption,
+    StudyArgument,
+    artifacts_location,
+    data_root,
+    opened,
+    study_name,
+)
 from hms_tune.config.augmentation import TestTime
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME

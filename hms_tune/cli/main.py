@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hms_tune.cli.study_argument import StudyCommand
+from hms_tune.cli.options import StudyCommand
 from hms_tune.errors import HmsTuneError
 from hms_tune.machine.terminal import guard_streams
 from hms_tune.version import __version__

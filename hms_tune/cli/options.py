@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from hms_tune.config.settings import Settings, dashboard_folder
 from hms_tune.config.study_file import SUFFIXES, StudyFile, load_study_file
@@ -48,6 +49,43 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of a study, or the path of its study file. --study NAME is the same."
+    ),
+]
+_STUDY = "--study"
+
+
+class StudyCommand(TyperCommand):
+    """A command that takes ``--study NAME`` in place of its argument NAME, if it has one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words after the command."""
+        arguments = [each for each in self.params if each.param_type_name == "argument"]
+        if arguments and arguments[0].name == "study":
+            args = study_first(args)
+        return super().parse_args(ctx, args)
+
+
+def study_first(words: list[str]) -> list[str]:
+    """The words with the value of ``--study``, if it is there, before all others.
+
+    Raises
+    ------
+    typer.BadParameter
+        If it has no value.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    for place, word in enumerate(words[:end]):
+        if word == _STUDY:
+            if place + 1 >= end:
+                raise typer.BadParameter(f"Option '{_STUDY}' requires an argument.")
+            return [words[place + 1], *words[:place], *words[place + 2 :]]
+        if word.startswith(f"{_STUDY}="):
+            return [word.removeprefix(f"{_STUDY}="), *words[:place], *words[place + 1 :]]
+    return words
 
 
 def study_name(name_or_path: str) -> str:

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
-from hms_tune.cli.options import JsonOption, StorageOption, opened, study_name
-from hms_tune.cli.study_argument import StudyArgument
+from hms_tune.cli.options import JsonOption, StorageOption, StudyArgument, opened, study_name
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.status import status_view
 

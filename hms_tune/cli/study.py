@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location, opened, study_name
-from hms_tune.cli.study_argument import StudyArgument, StudyCommand
+from hms_tune.cli.options import (
+    JsonOption,
+    StorageOption,
+    StudyArgument,
+    StudyCommand,
+    artifacts_location,
+    opened,
+    study_name,
+)
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, load_study_file
@@ -35,13 +42,14 @@ def check_command(
     device: Annotated[
         str, typer.Option("--device", help="Where trials would run: auto, cpu or cuda:0.")
     ] = "auto",
+    storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a study file and show what it searches."""
+    """Check a study file and show what it searches; of its parent, if it names one, what carries over."""
 
     from hms_tune.cli.study_check import check
 
-    check(study, as_json, data=data, device=device)
+    check(study, as_json, data=data, device=device, storage=storage)
 
 
 @app.command("list")

@@ -11,10 +11,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from hms_tune.cli.options import opened
 from hms_tune.cli.views.tables import params_text
 from hms_tune.config.ranges import Parameter, describe, to_plain
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.machine.terminal import Terminal
+from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.reports import rule_text
 from hms_tune.search.study import trial_limit
 from hms_tune.search.suggest import describe_label
@@ -27,7 +29,14 @@ PAGE_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 
 
-def check(file: str, json: bool = False, *, data: Path | None = None, device: str = "auto") -> None:
+def check(
+    file: str,
+    json: bool = False,
+    *,
+    data: Path | None = None,
+    device: str = "auto",
+    storage: str | None = None,
+) -> None:
     """Check a study file and show what it searches.
 
     Parameters
@@ -36,11 +45,12 @@ def check(file: str, json: bool = False, *, data: Path | None = None, device: st
     json : print JSON
     data : a prepared competition folder, to plan the memory of a trial with the smallest batch
     device : where trials would run
+    storage : the database that has the study's parent, if it names one
 
     Raises
     ------
     ConfigError, UnknownStudyError
-        If the file cannot be used.
+        If the file cannot be used, or its parent has nothing to teach.
     DataError, MemoryPlanError
         If the data cannot serve it, or no batch size fits on the device.
     """
@@ -49,16 +59,31 @@ def check(file: str, json: bool = False, *, data: Path | None = None, device: st
     from hms_tune.search.study_check import check_study
 
     result = check_study(study_file)
+    parent = None
+    if study_file.search.parent is not None:
+        with opened(storage, to="read") as database:
+            parent = read_parent(database.optuna, study_file)
     plan = None if data is None else _plan(study_file, data, device)
     if json:
         as_json = _as_json(study_file, result)
+        if parent is not None:
+            as_json["parent"] = {"study": parent.study, "trials": len(parent.known), "winner": parent.winner}
         if plan is not None:
             as_json["memory"] = asdict(plan)
         typer.echo(json_format.dumps(as_json, indent=2))
         return
     _print(study_file, result)
+    if parent is not None:
+        typer.echo(_parent_text(parent))
     if plan is not None:
         typer.echo(str(plan))
+
+
+def _parent_text(parent: Parent) -> str:
+    told = f"parent {parent.study}: {len(parent.known)} of its {parent.trials} trials lie in this space"
+    if parent.winner is None:
+        return f"{told}, none of them complete"
+    return f"{told}; its winner among them is tried first: {params_text(parent.winner)}"
 
 
 def _plan(study_file: StudyFile, data: Path, device: str) -> MemoryPlan:

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import StorageOption, artifacts_location, data_root
-from hms_tune.cli.study_argument import StudyArgument
+from hms_tune.cli.options import StorageOption, StudyArgument, artifacts_location, data_root
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file

@@ -141,6 +141,13 @@ class StudyFile:
             source=source,
         )
         _check_pruner(study_file, reader)
+        _check_parent(study_file, entries, origin)
+        if study_file.budget.patience is not None and study_file.search.sampler != "learning_curves":
+            origin.fail(
+                "budget.patience needs a sampler that says what it expects to gain",
+                entries["budget"].line,
+                "Use sampler: learning_curves, or leave patience out",
+            )
         check_webhook(study_file.tracking.notify.webhook, text, source)
         return study_file
 
@@ -203,6 +210,16 @@ def _check_data(space: Group, reader: ConfigReader) -> None:
                 reader.lines.get(parameter.name),
                 "Only data.folds may be a range; make one study per value of the others",
             )
+
+
+def _check_parent(study_file: StudyFile, entries: Any, source: Source) -> None:
+    parent = study_file.search.parent
+    if parent is not None and (parent == study_file.study or not STUDY_NAME.fullmatch(parent)):
+        source.fail(
+            f"search.parent cannot be {json.dumps(parent)}",
+            entries["search"].line,
+            "Name another study, as hms-tune study list does",
+        )
 
 
 def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:

@@ -141,6 +141,10 @@ class SearchConfig(Section):
     start: tuple[str, ...] = Field(
         (), description="Configurations tried first, each as KEY=VALUE KEY=VALUE; what is left out is drawn."
     )
+    parent: str | None = Field(
+        None,
+        description="A study that teaches the sampler: its trials in this space, the winner of which starts.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Every draw of the search derives from it.")
     startup_trials: int | None = Field(
         None, ge=1, description="Random trials before tpe, gp or cma_es begin to model; null: 10 (cma_es: 1)."
@@ -170,6 +174,8 @@ class SearchConfig(Section):
             raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
         if promotes and self.sampler == "cma_es":
             raise ValueError("sampler cma_es learns from complete trials alone; use it with scheduler none")
+        if self.parent is not None and not (promotes and self.sampler in ("learning_curves", "tpe", "gp")):
+            raise ValueError("parent informs learning_curves, tpe and gp, with promotion; no other sampler")
         if not promotes and self.sampler == "learning_curves":
             raise ValueError("sampler learning_curves needs scheduler promotion; use tpe")
         return self
@@ -194,6 +200,11 @@ class BudgetConfig(Section):
         None,
         gt=0.0,
         description="GPU-hours of all attempts, also of lost ones; null: no limit. The CPU uses none.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Draws in a row that promise less gain than the noise over patients; null: no limit.",
     )
 
 

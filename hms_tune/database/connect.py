@@ -26,7 +26,7 @@ from hms_tune.database.connection.retry import Caller, Patience, passes, through
 from hms_tune.database.connection.sqlstates import refuse_writing, renew_connections, state_of
 from hms_tune.database.connection.url import DRIVER, parse_address, redacted
 from hms_tune.database.embedded.server import start_embedded
-from hms_tune.database.locks import lock_setup, lock_study
+from hms_tune.database.locks import lock_setup
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.rights import Use, missing_grants
 from hms_tune.database.search_path import is_settled, settle_schemas
@@ -98,7 +98,7 @@ class Storage:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for the whole block, for a lock that outlasts a transaction."""
+        """A connection for the whole block, whose transactions are the caller's."""
         with self.engine.connect() as connection:
             yield connection
 
@@ -113,15 +113,6 @@ class Storage:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
         with self.engine.begin() as connection:
             yield connection
-
-    @contextmanager
-    def study_lock(self, study_id: int, *, wait: bool = True) -> Iterator[Connection | None]:
-        """A transaction during which no one else asks for a trial of this study or recovers one.
-
-        Without ``wait``, None comes when another holds the lock.
-        """
-        with self.transaction() as connection:
-            yield connection if lock_study(connection, study_id, wait=wait) else None
 
     @contextmanager
     def setup_lock(self) -> Iterator[None]:

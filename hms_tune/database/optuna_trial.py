@@ -28,6 +28,10 @@ CONFIG_HASH_ATTRIBUTE = "config_hash"
 KL_ALL_ROWS_ATTRIBUTE = "kl_all_rows"
 KL_HIGH_VOTE_ATTRIBUTE = "kl_high_vote"
 SECONDS_ATTRIBUTE = "seconds"
+GAIN_ATTRIBUTE = "expected_gain"
+"""What one more trial was expected to gain over the best complete one when the values were drawn."""
+NOISE_ATTRIBUTE = "standard_error"
+"""Standard error of a complete trial's score, by bootstrap over patients."""
 
 _OPTUNAS = {
     AttemptState.WAITING: OptunaState.WAITING,

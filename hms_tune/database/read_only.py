@@ -139,6 +139,10 @@ def _is_empty(connect: Connect, url: URL) -> bool:
 def _reader_is_ready(connect: Connect) -> bool:
     """Make the role, if it is not there and may be made; whether this user can act as it."""
     engine = alone(connect)
+    with engine.connect() as connection:
+        ready = _may_act_as_reader(connection)
+        if (ready and _reads_all(connection)) or not (ready or _may_make_roles(connection)):
+            return ready
     try:
         with engine.begin() as connection:
             lock_setup(connection)  # two dashboards that start at once make it one after another
@@ -168,6 +172,22 @@ def _make_reader(connection: Connection) -> None:
     connection.execute(text(f"GRANT USAGE ON SCHEMA {schema}, {tables.SCHEMA} TO {READER}"))
     connection.execute(text(f"GRANT SELECT ON {names} TO {READER}"))
     connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA {tables.SCHEMA} TO {READER}"))
+
+
+def _reads_all(connection: Connection) -> bool:
+    """Whether the role may read every table of ours, also those that a later version has added."""
+    lacking = text(
+        "SELECT EXISTS (SELECT FROM pg_class, pg_roles WHERE relnamespace = CAST(:schema AS regnamespace)"
+        " AND relkind = 'r' AND rolname = :name"
+        " AND NOT has_table_privilege(pg_roles.oid, pg_class.oid, 'SELECT'))"
+    )
+    found = connection.execute(lacking, {"schema": tables.SCHEMA, "name": READER})
+    return not found.scalar_one()
+
+
+def _may_make_roles(connection: Connection) -> bool:
+    allowed = text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
+    return bool(connection.execute(allowed).scalar_one())
 
 
 def _may_act_as_reader(connection: Connection) -> bool:

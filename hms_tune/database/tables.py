@@ -6,15 +6,20 @@ worker_minutes   how many images a worker trained in a minute
 trials           one row per trial: the unit of the budget. A trial that loses its worker keeps its row; one
                  that a person enqueued has its row, with the values given, before any slot claims it
 attempts         one row per attempt: which slot has the lease, until when, and how it ended. ``lease_id`` is
-                 the fencing token; ``optuna_trial_id`` and ``number`` are Optuna's, of the attempt's trial
+                 the fencing token; ``optuna_trial_id`` and ``number`` are Optuna's, of the attempt's trial.
+                 A row that ``helps`` trains one ``fold`` for the trial's attempt, and has none of Optuna's.
+                 In other rows ``fold`` is where the attempt is, and helpers may take those after it, before
+                 ``shared_until``
 outbox           what people are told by webhook or command: one row per event, which one worker takes
 attempt_records  what each attempt told; closed when it ended. Dashboards send Optuna's attributes with every
                  page, so these rows are ours
 rungs            the estimate of each trial at each rung that it has reached
+duties           what one process at a time does for a study: who has it, and until when
 out_of_fold      predictions of each trial that was the best when it ended
 
-A trial's ``number`` is that of its first attempt. States and the steps between them are in
-:mod:`hms_tune.trial_state`; the database refuses any other.
+A trial's ``number`` is that of its first attempt, ``rung`` the last step at which it paused or ended, and
+``estimate`` its estimate there, which of a complete trial is its value. States and the steps between them are
+in :mod:`hms_tune.trial_state`; the database refuses any other.
 Every time is the database's. What changes here needs a revision in ``migrations/versions``, which makes it so
 in a database.
 """
@@ -26,6 +31,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -39,6 +45,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     func,
     text,
 )
@@ -84,6 +91,7 @@ studies = Table(
     Column("budget_trials", Integer),
     Column("budget_hours", Double),
     Column("budget_gpu_hours", Double),
+    Column("budget_patience", Integer),
     Column("slots_started", Integer, nullable=False, server_default="0"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("started_at", DateTime(timezone=True)),
@@ -140,9 +148,7 @@ trials = Table(
     "trials",
     metadata,
     Column("trial_id", BigInteger, primary_key=True),
-    Column(
-        "study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False, index=True
-    ),
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), nullable=False),
     Column("state", _State(TrialState), nullable=False),
     Column("requested", Text, nullable=False, server_default="run"),
     Column("given", JSONB(none_as_null=True)),
@@ -152,6 +158,8 @@ trials = Table(
     Column("reason", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("ended_at", DateTime(timezone=True)),
+    Column("rung", Integer),
+    Column("estimate", Double),
     CheckConstraint(_is_one_of("state", TrialState), name="trial_state"),
     CheckConstraint(
         f"(ended_at IS NOT NULL) = ({_is_one_of('state', [each for each in TrialState if each.is_final])})",
@@ -159,6 +167,16 @@ trials = Table(
     ),
     CheckConstraint("requested IN ('run', 'stop')", name="trial_requested"),
 )
+# What each claim, pause and end asks stays cheap in a study of many trials.
+Index(
+    "trials_by_state",
+    trials.c.study_id,
+    trials.c.state,
+    trials.c.estimate,
+    trials.c.trial_id,
+    postgresql_include=["rung"],
+)
+Index("trials_by_number", trials.c.study_id, trials.c.number)
 
 attempts = Table(
     "attempts",
@@ -176,6 +194,9 @@ attempts = Table(
     Column("token", Text, unique=True),
     Column("optuna_trial_id", Integer),
     Column("number", Integer),
+    Column("helps", Boolean, nullable=False, server_default=false()),
+    Column("fold", Integer),
+    Column("shared_until", Integer),
     Column("claimed_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     Column("ended_at", DateTime(timezone=True)),
@@ -185,13 +206,27 @@ attempts = Table(
         name="attempt_state",
     ),
     CheckConstraint(f"(ended_at IS NULL) = (state = '{AttemptState.RUNNING}')", name="attempt_ended"),
+    CheckConstraint("NOT helps OR (fold IS NOT NULL AND optuna_trial_id IS NULL)", name="attempt_helps"),
 )
 
-# However a claim and a recovery interleave, the database itself lets no trial have two live attempts and no
-# Optuna trial two leases.
-Index("one_live_attempt", attempts.c.trial_id, unique=True, postgresql_where=attempts.c.ended_at.is_(None))
+# However a claim and a recovery interleave, the database itself lets no trial have two live attempts, no fold
+# two live helpers and no Optuna trial two leases.
+Index(
+    "one_live_attempt",
+    attempts.c.trial_id,
+    unique=True,
+    postgresql_where=attempts.c.ended_at.is_(None) & ~attempts.c.helps,
+)
+Index(
+    "one_live_helper",
+    attempts.c.trial_id,
+    attempts.c.fold,
+    unique=True,
+    postgresql_where=attempts.c.ended_at.is_(None) & attempts.c.helps,
+)
 Index("one_attempt_per_optuna_trial", attempts.c.optuna_trial_id, unique=True)
-Index("attempts_of_study", attempts.c.study_id)
+Index("attempts_of_worker", attempts.c.study_id, attempts.c.worker_id)
+Index("attempts_at_trial", attempts.c.trial_id)
 Index("live_attempts", attempts.c.study_id, postgresql_where=attempts.c.ended_at.is_(None))
 
 attempt_records = Table(
@@ -221,6 +256,17 @@ rungs = Table(
     Column("trial_id", BigInteger, ForeignKey(trials.c.trial_id, ondelete="CASCADE"), primary_key=True),
     Column("step", Integer, primary_key=True, autoincrement=False),
     Column("estimate", Double, nullable=False),
+    Column("study_id", Integer, nullable=False),
+)
+Index("ranking_at_rung", rungs.c.study_id, rungs.c.step, rungs.c.estimate, rungs.c.trial_id)
+
+duties = Table(
+    "duties",
+    metadata,
+    Column("study_id", Integer, ForeignKey(studies.c.study_id, ondelete="CASCADE"), primary_key=True),
+    Column("duty", Text, primary_key=True),
+    Column("holder", Text),
+    Column("until", DateTime(timezone=True)),
 )
 
 out_of_fold = Table(

@@ -56,10 +56,11 @@ _USER_ATTRIBUTES = text("""
 
 @dataclass(frozen=True, slots=True)
 class MadeTrial:
-    """An Optuna trial that the transaction has made or taken; its number is not that of another attempt."""
+    """An Optuna trial that the transaction has made (``is_new``) or taken, with a number of its own."""
 
     optuna_trial_id: int
     number: int
+    is_new: bool = False
 
 
 def insert_trial(
@@ -92,7 +93,7 @@ def insert_trial(
             **_columns("system", template.system_attrs),
         },
     ).one()
-    return MadeTrial(row.trial_id, row.number)
+    return MadeTrial(row.trial_id, row.number, is_new=True)
 
 
 def take_waiting_trial(

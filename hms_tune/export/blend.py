@@ -31,6 +31,7 @@ from hms_tune.export.blend_weights import Blending, choose_blend
 from hms_tune.export.bundle import Bundle, Weights, in_batches, load_bundle, read_bundle_config
 from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
+from hms_tune.export.signals import Windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.events import OutOfFold
@@ -111,8 +112,8 @@ class Blend:
 
     def predict(
         self,
-        eeg: NDArray[np.floating] | None,
-        spectrogram: NDArray[np.floating] | None = None,
+        eeg: Windows | None,
+        spectrogram: Windows | None = None,
         *,
         batch_size: int = 64,
     ) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
-from hms_tune.export.signals import eeg_windows, spectrogram_windows
+from hms_tune.export.signals import Windows, eeg_windows, spectrogram_windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.device import resolve_device
 from hms_tune.models.network import build_network
@@ -123,8 +123,8 @@ class Bundle:
 
     def predict(
         self,
-        eeg: NDArray[np.floating] | None,
-        spectrogram: NDArray[np.floating] | None = None,
+        eeg: Windows | None,
+        spectrogram: Windows | None = None,
         *,
         batch_size: int = 64,
     ) -> NDArray[np.float32]:
@@ -134,21 +134,24 @@ class Bundle:
         ----------
         eeg : array, shape (n_windows, n_times, 20), µV, 200 Hz
             Channels in the competition's order (Fp1 … O2, EKG). ``n_times`` is at least the model's window;
-            of more than 10,000 samples the central 50 s are read. NaN marks gaps. None for a model that
-            reads spectrograms alone.
+            of more than 10,000 samples the central 50 s are read. NaN marks gaps. One window may come without
+            the first axis, as the DataFrame that pandas reads from a parquet file, or as that file's path;
+            columns of these two are found by name. None for a model that reads spectrograms alone.
         spectrogram : array, shape (n_windows, 300, 400), µV²/Hz
             The 10 minutes around each window: 2 s frames, 100 frequencies for each of LL, RL, LP, RP. Needed
-            only by models that read it.
+            only by models that read it. One window may come as one of the EEG does.
         batch_size : windows at once
 
         Returns
         -------
-        float32 array, shape (n_windows, 6); rows sum to 1
+        float32 array, shape (n_windows, 6), also of one window; rows sum to 1
 
         Raises
         ------
         SignalError
-            If a shape is wrong, a value infinite, or a window has no value at all.
+            If a shape or a column is wrong, a value infinite, or a window has no value at all.
+        DataError
+            If a file cannot be read.
         """
         return in_batches(self, eeg, spectrogram, batch_size)
 
@@ -195,10 +198,7 @@ class Predictor(Protocol):
 
 
 def in_batches(
-    predictor: Predictor,
-    eeg: NDArray[np.floating] | None,
-    spectrogram: NDArray[np.floating] | None,
-    batch_size: int,
+    predictor: Predictor, eeg: Windows | None, spectrogram: Windows | None, batch_size: int
 ) -> NDArray[np.float32]:
     """Check arrays, and predict them a batch at a time; see :meth:`Bundle.predict`."""
     given: list[Tensor | None] = [None, None]

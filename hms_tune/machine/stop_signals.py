@@ -6,8 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-"""USR1 is what SLURM sends before the end, HUP a terminal that is closed."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""USR1 or USR2 is what SLURM is asked to send before the end, HUP a terminal that is closed."""
 
 
 def leave_signals_to_the_worker() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.database.queries.patience import Patience
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures
@@ -17,7 +18,7 @@ from hms_tune.reports.page_parts import breakable, chart, table
 from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
-from hms_tune.studies.text import param_text, score_text
+from hms_tune.studies.text import param_text, patience_text, score_text
 from hms_tune.studies.trial_record import StudyRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.trial_state import AttemptState
@@ -33,12 +34,16 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export."""
+    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export.
+
+    ``patience`` is how little the latest draws promised.
+    """
 
     study: StudyRecord
     predictions: OutOfFold | None
     importances: Mapping[str, float]
     scores: Scores | None
+    patience: Patience | None = None
 
 
 def score_section(material: Material) -> list[str]:
@@ -116,6 +121,9 @@ def space_section(material: Material) -> list[str]:
     title = study.best.name if study.best else "best"
     listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
     notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'
+    further = material.patience
+    if further is not None and further.gain is not None and further.noise is not None:
+        notes += f"<p>A further trial {text(patience_text(further))}.</p>"
     return ["<h2>What was searched, and what won</h2>", listed, notes]
 
 

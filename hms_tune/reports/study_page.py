@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hms_tune.config.ranges import parameters
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.patience import patience_used
 from hms_tune.errors import BundleError
 from hms_tune.export.place import BUNDLES, bundle_path
 from hms_tune.export.scores import METRICS, read_scores
@@ -63,7 +64,9 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
         raise BundleError(
             f"is not of the best trial of {name}", where=shown, hint="Export the best trial: export-best"
         )
-    return Material(study, predictions, importances(storage, name), scores)
+    with storage.transaction() as connection:
+        patience = patience_used(connection, study.study_id, study.study_file.budget.patience)
+    return Material(study, predictions, importances(storage, name), scores, patience)
 
 
 def report_page(material: Material) -> str:

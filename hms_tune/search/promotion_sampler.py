@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -20,7 +21,7 @@ from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
 from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, is_infeasible
 from hms_tune.search.promotion.drift import Drift
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
-from hms_tune.search.promotion.surrogate import Surrogate
+from hms_tune.search.promotion.surrogate import Known, Surrogate, on_the_scale_of
 from hms_tune.search.random_draws import CountedRandomSampler, uniform_draw, value_at
 from hms_tune.search.suggest import distribution, distributions, suggest
 
@@ -67,14 +68,22 @@ class WholeSampler(CountedRandomSampler):
     space : the study's space
     seed : the study's seed
     rungs : the steps at which trials pause
-    startup_trials : trials at the first rung before the model chooses; until then the draws are those of
-        :class:`~hms_tune.search.random_draws.CountedRandomSampler`
+    startup_trials : trials at the first rung, or of another study, before the model chooses; until then the
+        draws are those of :class:`~hms_tune.search.random_draws.CountedRandomSampler`
+    elsewhere : what is known from another study
     """
 
     def __init__(
-        self, space: Group, seed: int, rungs: tuple[int, ...], *, startup_trials: int = STARTUP_TRIALS
+        self,
+        space: Group,
+        seed: int,
+        rungs: tuple[int, ...],
+        *,
+        startup_trials: int = STARTUP_TRIALS,
+        elsewhere: Sequence[Known] = (),
     ) -> None:
         super().__init__(seed)
+        self._elsewhere = elsewhere
         self._space = space
         self._rungs = rungs
         self._startup_trials = startup_trials
@@ -86,7 +95,7 @@ class WholeSampler(CountedRandomSampler):
 
     def choose(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The parameters of the trial with this number."""
-        seen = sum(trial.step >= self._rungs[0] for trial in trials)
+        seen = len(self._elsewhere) + sum(trial.step >= self._rungs[0] for trial in trials)
         explores = uniform_draw(self._seed, number, "explore") < RANDOM_SHARE
         if seen < self._startup_trials or explores:
             return self.candidate(number, 0)
@@ -131,16 +140,38 @@ class LearningCurveSampler(WholeSampler):
         rungs: tuple[int, ...],
         *,
         startup_trials: int = STARTUP_TRIALS,
+        elsewhere: Sequence[Known] = (),
         candidates: int = CANDIDATES,
     ) -> None:
-        super().__init__(space, seed, rungs, startup_trials=startup_trials)
+        super().__init__(space, seed, rungs, startup_trials=startup_trials, elsewhere=elsewhere)
         self._count = candidates
-        self._surrogate = Surrogate(distributions(space), rungs)
+        self._surrogate = Surrogate(distributions(space), rungs, elsewhere)
+        self._gain: tuple[int, float] | None = None
+
+    def expected_gain(self, number: int) -> float | None:
+        """What one more trial was expected to gain over the best complete one when this one was drawn.
+
+        That is by the most promising candidate, or by a trial that waits at a rung. None: no trial was
+        complete, or the model did not draw this one.
+        """
+        return self._gain[1] if self._gain is not None and self._gain[0] == number else None
 
     def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The most promising of the candidates."""
         candidates = [self.candidate(number, index) for index in range(self._count)]
-        gains = self._surrogate.fit(trials).expected_improvement(candidates)
+        posterior = self._surrogate.fit(trials)
+        gains = posterior.expected_improvement(candidates)
+        complete = [trial.value(self._rungs[-1]) for trial in trials if trial.state == "complete"]
+        if complete:
+            best = min(complete)
+            waiting = {trial.number for trial in trials if trial.state == "paused"}
+            further = posterior.improvement_of_trials(best)
+            gain = max(
+                float(posterior.expected_improvement(candidates, best).max()),
+                *(further[each] for each in waiting & further.keys()),
+                0.0,
+            )
+            self._gain = number, gain
         return candidates[int(gains.argmax())]
 
 
@@ -160,8 +191,9 @@ class PredictedScoreSampler(WholeSampler):
         rungs: tuple[int, ...],
         *,
         startup_trials: int = STARTUP_TRIALS,
+        elsewhere: Sequence[Known] = (),
     ) -> None:
-        super().__init__(space, seed, rungs, startup_trials=startup_trials)
+        super().__init__(space, seed, rungs, startup_trials=startup_trials, elsewhere=elsewhere)
         self._make = make
         self._distributions = distributions(space)
 
@@ -169,12 +201,16 @@ class PredictedScoreSampler(WholeSampler):
         """What the sampler draws next."""
         shown = optuna.create_study(sampler=self._make(number), storage=None)
         drift = Drift.of(trials, self._rungs)
+        own = []
         for trial in trials:
             level = sum(trial.step >= rung for rung in self._rungs) - 1
             if level >= 0:
-                score = trial.value(self._rungs[level]) + drift.shift[level]
-                known = {name: self._distributions[name] for name in trial.params}
-                shown.add_trial(create_trial(params=dict(trial.params), distributions=known, value=score))
+                own.append(Known(trial.params, trial.value(self._rungs[level]) + drift.shift[level]))
+        scores = np.array([known.score for known in own], float)
+        others = on_the_scale_of(scores, self._elsewhere)
+        for known, score in zip([*self._elsewhere, *own], [*others, *scores], strict=True):
+            names = {name: self._distributions[name] for name in known.params}
+            shown.add_trial(create_trial(params=dict(known.params), distributions=names, value=float(score)))
         asked = shown.ask()
         suggest(self._space, asked)
         return asked.params

@@ -109,9 +109,12 @@ class _Shown:
     def of(self, trials: list[FrozenTrial], show: Callable[[FrozenTrial], FrozenTrial]) -> list[FrozenTrial]:
         """What ``show`` makes of each trial."""
         asked, shown = self._last
-        if len(asked) != len(trials) or not all(map(operator.is_, asked, trials)):
-            shown = [self._one(trial, show) for trial in trials]
-            if all(trial.state.is_finished() for trial in trials):  # no more is reported to them
+        same = len(asked) <= len(trials) and all(map(operator.is_, asked, trials))
+        if not same or len(asked) < len(trials):
+            before = shown if same else []
+            new = trials[len(before) :]
+            shown = [*before, *(self._one(trial, show) for trial in new)]
+            if all(trial.state.is_finished() for trial in new):  # they report no more
                 self._last = (trials, shown)
         return list(shown)
 

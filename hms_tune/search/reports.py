@@ -110,8 +110,14 @@ class RungWatch:
 
     def __init__(self, rungs: Sequence[int], epochs: int, *, passed: int = 0) -> None:
         self._pauses = [rung for rung in rungs[:-1] if rung > passed]
+        self._last = rungs[-1]
         self._epochs = epochs
         self._estimates: dict[int, float] = {}
+
+    @property
+    def next_step(self) -> int:
+        """The step of the next rung, or the last step."""
+        return self._pauses[0] if self._pauses else self._last
 
     @property
     def reached(self) -> tuple[int, float] | None:

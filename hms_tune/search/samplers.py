@@ -16,6 +16,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import PromotionScheduler
 from hms_tune.search.list_samplers import GridSampler, QmcSampler
 from hms_tune.search.memory_constraint import is_infeasible
+from hms_tune.search.promotion.surrogate import Known
 from hms_tune.search.promotion_sampler import LearningCurveSampler, PredictedScoreSampler
 from hms_tune.search.random_draws import CountedRandomSampler, derived_seed
 from hms_tune.search.reports import rungs_of
@@ -23,12 +24,13 @@ from hms_tune.search.reports import rungs_of
 DEFAULT_STARTUP_TRIALS = {"tpe": 10, "gp": 10, "cma_es": 1, "learning_curves": 8}
 
 
-def make_sampler(study_file: StudyFile, *, worker_seed: int) -> BaseSampler:
+def make_sampler(study_file: StudyFile, *, worker_seed: int, elsewhere: Sequence[Known] = ()) -> BaseSampler:
     """The sampler of a study for one worker.
 
     Parameters
     ----------
     worker_seed : different for every slot of every worker
+    elsewhere : what is known from a parent study
 
     Raises
     ------
@@ -46,7 +48,9 @@ def make_sampler(study_file: StudyFile, *, worker_seed: int) -> BaseSampler:
         case "qmc":
             return QmcSampler(space, search.seed)
         case "learning_curves":
-            return LearningCurveSampler(space, search.seed, rungs, startup_trials=startup)
+            return LearningCurveSampler(
+                space, search.seed, rungs, startup_trials=startup, elsewhere=elsewhere
+            )
         case "tpe" | "gp" | "cma_es" as name:
             start = CountedRandomSampler(search.seed)
             if isinstance(search.scheduler, PromotionScheduler):
@@ -56,6 +60,7 @@ def make_sampler(study_file: StudyFile, *, worker_seed: int) -> BaseSampler:
                     search.seed,
                     rungs,
                     startup_trials=startup,
+                    elsewhere=elsewhere,
                 )
             seed = derived_seed(search.seed, "worker", worker_seed)
             model = _model(name, start, startup, seed)

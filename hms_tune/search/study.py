@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import optuna
 from optuna.storages import BaseStorage
@@ -13,6 +14,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
 from hms_tune.search.list_turns import was_given
+from hms_tune.search.promotion.surrogate import Known
 from hms_tune.search.pruners import make_pruner
 from hms_tune.search.samplers import make_sampler
 from hms_tune.search.suggest import grid_size
@@ -23,7 +25,9 @@ METRIC = "KL"
 SHOWN_DIFFERENCES = 5
 
 
-def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: int = 0) -> optuna.Study:
+def create_or_load(
+    storage: BaseStorage, study_file: StudyFile, *, worker_seed: int = 0, elsewhere: Sequence[Known] = ()
+) -> optuna.Study:
     """The study of a study file, with this worker's sampler and pruner.
 
     The study keeps the file that joined last: budget, tracking, sampler and data folder may change while it
@@ -34,6 +38,7 @@ def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: 
     storage : the fleet's storage
     study_file : the file
     worker_seed : different for every slot of every worker
+    elsewhere : what is known from a parent study
 
     Raises
     ------
@@ -42,7 +47,7 @@ def create_or_load(storage: BaseStorage, study_file: StudyFile, *, worker_seed: 
     StorageError
         If a study of that name was not made by hms-tune.
     """
-    sampler = make_sampler(study_file, worker_seed=worker_seed)
+    sampler = make_sampler(study_file, worker_seed=worker_seed, elsewhere=elsewhere)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(

@@ -210,12 +210,13 @@ def _typed(parameter: Parameter, text: str) -> Label:
         for branch in node.branches:
             if branch.label == label and isinstance(branch.label, bool) == isinstance(label, bool):
                 return branch.label
-    elif isinstance(value, int | float) and not isinstance(value, bool) and _contains(node, value):
+    elif isinstance(value, int | float) and not isinstance(value, bool) and contains(node, value):
         return float(value) if isinstance(node, FloatRange) else int(value)
     raise ConfigError(f"{name} cannot be {text}", hint=f"It takes {describe(node)}")
 
 
-def _contains(node: Range, value: float) -> bool:
+def contains(node: Range, value: float) -> bool:
+    """Whether a range has a value, on one of its steps where it has steps."""
     if isinstance(node, IntRange):
         return (
             isinstance(value, int) and node.low <= value <= node.high and (value - node.low) % node.step == 0

@@ -1,8 +1,8 @@
-"""Writes each attempt's record, at the ends of its folds and at its end. Training never waits for it.
+"""Writes each attempt's record, at the ends of folds that took a while and at its end.
 
-A write holds the whole record so far: if an outage prevents one, the next replaces it. An attempt that takes
-over replays the events of the one before. If a record cannot be written, the log says so once: records are
-for people, and no trial waits for them.
+Training never waits for it. A write holds the whole record so far: if an outage prevents one, the next
+replaces it. An attempt that takes over replays the events of the one before. If a record cannot be written,
+the log says so once: records are for people, and no trial waits for them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Caller, passes
-from hms_tune.database.queries.records import write_record
+from hms_tune.database.queries.records import RecordRow, write_record
+from hms_tune.database.queries.totals import best_complete_attempt
 from hms_tune.errors import ArtifactError
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
-from hms_tune.studies.trial_record import attempt_record
+from hms_tune.studies.trial_record import TrialRecord, attempt_record, others_before
 from hms_tune.training.events import CrossValidationEnded, Event, FoldEnded, OutOfFold
 from hms_tune.training.history import Recorder, folds_as_json
 from hms_tune.training.observer import TrialInfo
@@ -33,6 +35,9 @@ _logger = logging.getLogger(__name__)
 
 AGAIN_S = 2.0
 """Time between two tries while the database is away."""
+
+EVERY_S = 30.0
+"""Shortest time between two writes before an attempt's end, s; what an attempt's loss may cost its record."""
 
 CLOSING_S = 8.0
 """How long a slot that ends waits for its last record."""
@@ -78,6 +83,12 @@ class _Draft:
     values: dict[str, Any] = field(default_factory=dict)
     predictions: OutOfFold | None = None
     ended: bool = False
+    offered_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be written though the attempt goes on."""
+        return time.monotonic() - self.offered_at >= EVERY_S
 
 
 class TrialRecorder:
@@ -123,7 +134,7 @@ class TrialRecorder:
         draft.recorder.add(event)
         if isinstance(event, CrossValidationEnded):
             draft.predictions = event.out_of_fold
-        elif isinstance(event, FoldEnded) and not event.replayed:
+        elif isinstance(event, FoldEnded) and not event.replayed and draft.is_due:
             self._offer(draft)
 
     def trial_ended(
@@ -146,7 +157,7 @@ class TrialRecorder:
 
     def _offer(self, draft: _Draft) -> None:
         """Hand over a copy, made here so that the thread reads what no one changes."""
-        trial = draft.trial
+        trial, draft.offered_at = draft.trial, time.monotonic()
         draft.values |= {
             "config": trial.config.model_dump(mode="json"),
             "folds": folds_as_json(draft.recorder.records()),
@@ -183,21 +194,28 @@ class TrialRecorder:
     def _write(self, number: int, draft: _Draft) -> None:
         # Asked here, as late as can be: a run is opened on a thread of its own, after the trial has begun.
         url = self._run_url(draft.trial)
-        self._store(number, draft.values | ({"run_url": url} if url else {}), close=draft.ended)
+        values = draft.values | ({"run_url": url} if url else {})
         if not draft.ended:
+            self._store(number, values)
             return
-        study = draft.trial.study
         if draft.predictions is not None:
             self._keep_everywhere(draft.trial, draft.predictions)
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
-        others = self._storage.optuna.shared.get_all_trials(self._study_id, deepcopy=False)
-        record = attempt_record(self._storage, study, number)
-        self._store(number, {"note": trial_note(record, others)})
+        record = self._record(number, values)
+        self._store(number, values | {"note": self._note(record)}, close=True)
         for each in record.attempts:
             if each.attempt < number:  # one that was lost could not say so itself
-                earlier = attempt_record(self._storage, study, each.attempt)
-                self._store(each.attempt, {"note": trial_note(earlier, others)})
+                self._store(each.attempt, {"note": self._note(self._record(each.attempt))})
+
+    def _record(self, number: int, values: Mapping[str, Any] | None = None) -> TrialRecord:
+        row = None if values is None else RecordRow(number=number, **values)
+        return attempt_record(self._storage, self._study_id, number, row=row)
+
+    def _note(self, record: TrialRecord) -> str:
+        """The note, with a look at the others only where it compares the trial with them."""
+        compares = record.state in (AttemptState.PRUNED, AttemptState.PAUSED)
+        return trial_note(record, others_before(self._storage, self._study_id, record) if compares else ())
 
     def _keep_everywhere(self, trial: TrialInfo, predictions: OutOfFold) -> None:
         """Blends can do without a trial whose predictions the store did not take."""
@@ -211,7 +229,5 @@ class TrialRecorder:
             write_record(connection, self._study_id, number, values, close=close)
 
     def _is_best(self, number: int) -> bool:
-        try:
-            return self._storage.optuna.get_best_trial(self._study_id).number == number
-        except ValueError:  # none is complete: its result was not its own
-            return False
+        with self._storage.statements() as connection:
+            return best_complete_attempt(connection, self._study_id) == number

@@ -113,6 +113,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         budget_gpu_hours=row.budget_gpu_hours,
         hours=used.seconds / 3600.0,
         gpu_hours=used.gpu_hours,
+        patience=used.patience,
         best=leaders[0] if leaders else None,
         leaders=leaders,
         failed_because=failed,

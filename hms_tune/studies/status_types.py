@@ -16,6 +16,7 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     trial_number,
 )
+from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
@@ -85,9 +86,10 @@ class StudyStatus:
     ``trials`` and ``attempts`` are counted by state; a trial may have several. ``failed_because`` counts
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far:
-    ``hours`` are those in which a slot was at work. ``per_hour`` (trials ended) and ``images_per_second`` are
-    those of the last hour; ``left_s`` is the work until the first part of the budget is spent at that speed,
-    and ``ends_at`` the moment, while workers are at work.
+    ``hours`` are those in which a slot was at work; ``patience`` is how little the latest draws promised.
+    ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the work
+    until the first part of the budget is spent at that speed, and ``ends_at`` the moment, while workers are
+    at work.
     """
 
     study: str
@@ -99,6 +101,7 @@ class StudyStatus:
     budget_gpu_hours: float | None
     hours: float
     gpu_hours: float
+    patience: Patience
     best: BestTrial | None
     leaders: tuple[BestTrial, ...]
     failed_because: dict[str, int]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hms_tune.config.ranges import value_text
+from hms_tune.database.queries.patience import Patience
 from hms_tune.training.history import FoldRecord
 
 
@@ -24,6 +25,15 @@ def estimate_text(value: float | None, fold: int | None = None, folds: int | Non
     if value is None:
         return "–"
     return f"≈ {value:.4f}" + (f" in fold {fold} of {folds}" if fold and folds else "")
+
+
+def patience_text(patience: Patience) -> str:
+    """What a further trial may be expected to gain, the noise, and how near the study's end is by that."""
+    gain, noise = patience.gain or 0.0, patience.noise or 0.0
+    text = f"may be expected to gain {gain:.4f}; noise over patients {noise:.4f}"
+    if patience.most is not None:
+        text += f"; less than it {patience.draws} times in a row, of {patience.most}"
+    return text
 
 
 def best_epoch_text(fold: FoldRecord, absent: str = "–") -> str:

@@ -10,8 +10,9 @@ from typing import Literal
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.hours import seconds_at_work
+from hms_tune.database.queries.patience import Patience, patience_used
 from hms_tune.database.queries.studies import StudyRow, study_row
-from hms_tune.database.queue.claim import gpu_hours_used
+from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.trial_state import ENDED, TrialState
 
 RECENT_S = 3600.0
@@ -33,6 +34,7 @@ class StudyTotals:
     seconds: float
     gpu_hours: float
     recent: totals.RecentWork
+    patience: Patience
 
     @property
     def ended(self) -> int:
@@ -99,6 +101,8 @@ class StudyTotals:
         used = self.shares_used
         if used.get("hours", 0.0) >= 1.0 or used.get("gpu_hours", 0.0) >= 1.0:
             return True
+        if self.patience.is_over and not self.unended:
+            return True
         limit = self.row.budget_trials
         return limit is not None and not self.unended and self.ended >= limit
 
@@ -123,12 +127,14 @@ class StudyTotals:
 
 def study_totals(connection: Transaction, study_id: int) -> StudyTotals:
     """A study's totals; all are 0, and there is no budget, if no worker ever joined it."""
+    row = study_row(connection, study_id) or StudyRow(study_id=study_id)
     return StudyTotals(
-        row=study_row(connection, study_id) or StudyRow(study_id=study_id),
+        row=row,
         trials=totals.trials_by_state(connection, study_id),
         seconds=seconds_at_work(connection, study_id),
         gpu_hours=gpu_hours_used(connection, study_id),
         recent=totals.recent_work(connection, study_id, recent_s=RECENT_S),
+        patience=patience_used(connection, study_id, row.budget_patience),
     )
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optuna.trial import FrozenTrial
-
 from hms_tune.machine.byte_count import readable
 from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
-from hms_tune.studies.trial_record import TrialRecord, others_at
+from hms_tune.studies.trial_record import Others, TrialRecord, others_among
 from hms_tune.trial_state import AttemptState
 
 
-def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial] = ()) -> str:
+def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None = ()) -> str:
     """In a sentence, what became of a trial."""
     if trial.state is AttemptState.COMPLETE and trial.value is not None:
         return f"Complete: KL {trial.value:.4f}."
@@ -32,7 +30,7 @@ def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]
             return f"{ended.capitalize()}: {reason}."
 
 
-def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
+def _pruned(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
     place = "at once"
     if trial.folds and trial.folds[-1].epochs:
         last = trial.folds[-1]
@@ -41,14 +39,14 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> 
     if not trial.reported:
         return f"{text}."
     estimate = trial.reported[max(trial.reported)]
-    beside = others_at(trial, others)
+    beside = others if others is None or isinstance(others, Others) else others_among(trial, others)
     if beside is None:
         return f"{text}: {estimate_text(estimate)}."
-    number, median = beside
-    return f"{text}: {estimate_text(estimate)}, the median of {number} earlier ones there {median:.4f}."
+    median = f"the median of {beside.number} earlier ones there {beside.median:.4f}"
+    return f"{text}: {estimate_text(estimate)}, {median}."
 
 
-def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
+def trial_note(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
     """The note: why it ended, fold by fold, where it ran.
 
     Short on purpose: the dashboard sends the notes of all trials with every study page.

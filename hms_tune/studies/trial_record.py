@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
 
+from hms_tune.config.ranges import Group
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import (
@@ -25,6 +25,7 @@ from hms_tune.database.queries.attempts import (
     last_attempts_of_trials_ended_for,
 )
 from hms_tune.database.queries.records import RecordRow, records_of_study
+from hms_tune.database.queries.totals import earlier_estimates
 from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
@@ -136,7 +137,7 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     study_file = stored_study_file(study)
     continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in frozen}
     records = (
-        _record(each, study_file, rows.get(each.number), attempts, trial_id_of(each) in given_up)
+        _record(each, study_file.space, rows.get(each.number), attempts, trial_id_of(each) in given_up)
         for each in frozen
         if each.number not in continued
     )
@@ -158,61 +159,90 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
     UsageError
         If it has no such trial.
     """
-    attempts = load_study(storage, study).get_trials(deepcopy=False)
-    of_trial = [each.number for each in attempts if trial_number(each) == number]
-    return attempt_record(storage, study, max(of_trial, default=number))
+    loaded = load_study(storage, study)
+    study_id = study_id_of(loaded)
+    with storage.statements() as connection:
+        of_trial = attempts_by_trial(connection, study_id, trial=number).get(number, ())
+    last = max((each.attempt for each in of_trial), default=number)
+    try:
+        return attempt_record(storage, study_id, last, space=stored_study_file(loaded).space)
+    except KeyError:
+        raise UsageError(f"no trial {number}", where=f"study {study}") from None
 
 
-def attempt_record(storage: Storage, study: str, attempt: int) -> TrialRecord:
+def attempt_record(
+    storage: Storage,
+    study_id: int,
+    attempt: int,
+    *,
+    space: Group | None = None,
+    row: RecordRow | None = None,
+) -> TrialRecord:
     """One trial as an attempt left it.
+
+    Parameters
+    ----------
+    space : the study's, for the configuration of an attempt that has told none
+    row : what the attempt told; None: it is read
 
     Raises
     ------
-    UnknownStudyError
-        If there is no such study.
-    UsageError
-        If it has no such attempt.
+    KeyError
+        If the study has no such attempt.
     """
-    loaded = load_study(storage, study)
-    study_id = study_id_of(loaded)
-    frozen = next((each for each in loaded.get_trials(deepcopy=False) if each.number == attempt), None)
-    if frozen is None:
-        raise UsageError(f"no trial {attempt}", where=f"study {study}")
-    with storage.transaction() as connection:
-        row = records_of_study(connection, study_id, number=attempt).get(attempt)
-        attempts = attempts_by_trial(connection, study_id, trial=trial_number(frozen))
-        given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
-    return _record(frozen, stored_study_file(loaded), row, attempts, trial_id_of(frozen) in given_up)
+    optuna = storage.optuna.shared
+    frozen = optuna.get_trial(optuna.get_trial_id_from_study_id_trial_number(study_id, attempt))
+    trial = trial_number(frozen)
+    with storage.statements() as connection:
+        row = row or records_of_study(connection, study_id, number=attempt).get(attempt)
+        attempts = attempts_by_trial(connection, study_id, trial=trial)
+        given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP, trial=trial)
+    return _record(frozen, space, row, attempts, trial_id_of(frozen) in given_up)
 
 
-def others_at(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> tuple[int, float] | None:
+@dataclass(frozen=True, slots=True)
+class Others:
     """How many earlier complete trials reported at a trial's last step, and their median there."""
+
+    number: int
+    median: float
+
+
+def others_before(storage: Storage, study_id: int, trial: TrialRecord) -> Others | None:
+    """The others beside which a trial is seen, asked of the database; None: there are none."""
+    if not trial.reported:
+        return None
+    with storage.statements() as connection:
+        found = earlier_estimates(connection, study_id, trial.trial, max(trial.reported))
+    return None if found is None else Others(*found)
+
+
+def others_among(trial: TrialRecord, others: Sequence[TrialRecord]) -> Others | None:
+    """The same among trials that are known; None: there are none."""
     if not trial.reported:
         return None
     step = max(trial.reported)
-    values = []
-    for other in others:
-        if isinstance(other, TrialRecord):
-            reported, number, complete = other.reported, other.attempt, other.state == AttemptState.COMPLETE
-        else:
-            reported, number = other.intermediate_values, other.number
-            complete = other.state == OptunaState.COMPLETE
-        if complete and number < trial.attempt and step in reported:
-            values.append(reported[step])
-    return (len(values), statistics.median(values)) if values else None
+    values = [
+        other.reported[step]
+        for other in others
+        if other.state == AttemptState.COMPLETE and other.attempt < trial.attempt and step in other.reported
+    ]
+    return Others(len(values), statistics.median(values)) if values else None
 
 
-def _config(frozen: FrozenTrial, study_file: StudyFile) -> dict[str, Any] | None:
+def _config(frozen: FrozenTrial, space: Group | None) -> dict[str, Any] | None:
     """The configuration of a trial that has told nothing yet; None while its values are being drawn."""
+    if space is None:
+        return None
     try:
-        return config_of(study_file.space, frozen.params).model_dump(mode="json")
+        return config_of(space, frozen.params).model_dump(mode="json")
     except (ConfigError, KeyError):
         return None
 
 
 def _record(
     frozen: FrozenTrial,
-    study_file: StudyFile,
+    space: Group | None,
     row: RecordRow | None,
     attempts: dict[int, tuple[AttemptRecord, ...]],
     given_up: bool,
@@ -231,7 +261,7 @@ def _record(
         reason=GIVEN_UP if given_up else attributes.get(REASON_ATTRIBUTE) or row.reason,
         traceback=row.traceback,
         params=dict(frozen.params),
-        config=row.config or _config(frozen, study_file),
+        config=row.config or _config(frozen, space),
         folds=folds_from_json(row.folds) if row.folds else (),
         reported=dict(frozen.intermediate_values),
         device=row.device,

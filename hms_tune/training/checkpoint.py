@@ -61,6 +61,11 @@ def checkpoint_path(directory: Path, number: int) -> Path:
     return directory / f"checkpoint-{number:06d}.pt"
 
 
+def shared_fold_path(directory: Path, fold: int) -> Path:
+    """Where a trial finds the newest checkpoint of a fold that another worker trained for it."""
+    return directory / f"shared-{fold}.pt"
+
+
 def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Path:
     """Write ``state`` as checkpoint ``number`` and remove the ones no longer needed.
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, NonFiniteLossError
 from hms_tune.machine.device import resolve_device
@@ -23,7 +21,9 @@ from hms_tune.training.checkpoint import (
     CheckpointClock,
     checkpoint_path,
     fold_weights_path,
+    read_checkpoint,
     read_newest_checkpoint,
+    shared_fold_path,
     write_checkpoint,
     write_weights,
 )
@@ -31,38 +31,18 @@ from hms_tune.training.early_stopping import BestEpoch
 from hms_tune.training.events import (
     CheckpointFailed,
     CheckpointWritten,
-    CrossValidationEnded,
     EpochEnded,
     Event,
     FoldEnded,
     FoldStarted,
-    OutOfFold,
 )
 from hms_tune.training.fold import FoldTraining
 from hms_tune.training.fold_difficulty import comparable_estimate
-from hms_tune.training.scores import kl_divergence
+from hms_tune.training.progress import Progress, is_of
 from hms_tune.training.trial_data import Judged, TrialData
 from hms_tune.training.workspace import Workspace
 
 _log = logging.getLogger(__name__)
-
-_RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded)}
-"""Events that a resumed trial yields again."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What a checkpoint holds: the story so far, and the fold in progress."""
-
-    story: list[FoldStarted | EpochEnded | FoldEnded] = field(default_factory=list)
-    predictions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    best_weights: dict[str, Tensor] | None = None
-    fold_state: dict[str, Any] | None = None
-    best_state: dict[str, float | int] | None = None
-
-    @property
-    def folds_done(self) -> list[FoldEnded]:
-        return [event for event in self.story if isinstance(event, FoldEnded)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +116,29 @@ class CrossValidation:
             yield replace(event, replayed=True)
         for number in range(len(progress.folds_done), self.config.data.trained_folds):
             yield from self._run_fold(number, data, progress)
-        yield _conclusion(progress, data)
+        yield progress.conclusion(data)
 
-    def _run_fold(self, number: int, data: TrialData, progress: _Progress) -> Iterator[Event]:
+    def run_fold(self, number: int) -> Iterator[Event]:
+        """Train one fold alone, for a trial whose other folds are trained elsewhere.
+
+        The last event is a checkpoint of the whole fold. Where the trial finds it as its
+        :func:`~hms_tune.training.checkpoint.shared_fold_path` when the fold has started, it takes it in, and
+        events and predictions are the same bit for bit as if it had trained the fold itself. It also goes on
+        from a checkpoint within the fold.
+        """
+        data = self.workspace.trial_data(self.config)
+        progress = self._resumed(data)
+        for event in progress.story:
+            yield replace(event, replayed=True)
+        if not progress.folds_done:
+            yield from self._run_fold(number, data, progress)
+        if self.directory is not None:
+            epochs = self.config.training.total_epochs
+            yield self._written(self.directory, (number + 1) * epochs, number, epochs - 1, progress)
+
+    def _run_fold(self, number: int, data: TrialData, progress: Progress) -> Iterator[Event]:
         train_rows, validation_rows = data.fold_rows(number)
-        learner = self.workspace.learners.lend(self.config)
-        training = FoldTraining(self.config, data, learner, fold=number, train_rows=train_rows)
-        fold = _Fold(number, training, validation_rows, BestEpoch(self.config.training.early_stopping))
-        epoch: int | None = 0
-        if progress.fold_state is not None and progress.best_state is not None:
-            fold.training.load_state_dict(progress.fold_state)
-            fold.best.load_state_dict(progress.best_state)
-            last = progress.story[-1]
-            epoch = _next_epoch(last.epoch, fold) if isinstance(last, EpochEnded) else 0
-        else:
+        if progress.fold_state is None:
             started = FoldStarted(
                 fold=number,
                 folds=self.config.data.trained_folds,
@@ -159,6 +148,18 @@ class CrossValidation:
             )
             progress.story.append(started)
             yield started
+            yield from self._take_in(number, data, progress)
+            if any(done.fold == number for done in progress.folds_done):
+                return
+        learner = self.workspace.learners.lend(self.config)
+        training = FoldTraining(self.config, data, learner, fold=number, train_rows=train_rows)
+        fold = _Fold(number, training, validation_rows, BestEpoch(self.config.training.early_stopping))
+        epoch: int | None = 0
+        if progress.fold_state is not None and progress.best_state is not None:
+            fold.training.load_state_dict(progress.fold_state)
+            fold.best.load_state_dict(progress.best_state)
+            last = progress.story[-1]
+            epoch = _next_epoch(last.epoch, fold) if isinstance(last, EpochEnded) else 0
 
         while epoch is not None:
             ended = self._run_epoch(epoch, fold, data, progress)
@@ -175,7 +176,43 @@ class CrossValidation:
         progress.story.append(fold_ended)
         yield fold_ended
 
-    def _run_epoch(self, epoch: int, fold: _Fold, data: TrialData, progress: _Progress) -> EpochEnded:
+    def _take_in(self, number: int, data: TrialData, progress: Progress) -> Iterator[Event]:
+        """Add what another worker trained of a fold, if its checkpoint is there."""
+        if (directory := self.directory) is None:
+            return
+        state = self.workspace.ranks.from_first(lambda: self._shared_fold(directory, number))
+        if state is None:
+            return
+        shared = Progress.unpacked(state)
+        progress.predictions |= shared.predictions
+        progress.best_weights, progress.fold_state = shared.best_weights, shared.fold_state
+        progress.best_state = shared.best_state
+        for event in shared.story[1:]:  # this fold has started here
+            if isinstance(event, EpochEnded):
+                estimate = self._estimate(number, event.best_kl, data, progress)
+                progress.story.append(replace(event, estimate=estimate))
+            else:
+                progress.story.append(event)
+            yield replace(progress.story[-1], replayed=True)
+        if shared.folds_done:
+            epochs = self.config.training.total_epochs
+            yield self._written(directory, (number + 1) * epochs - 1, number, epochs - 1, progress)
+
+    def _shared_fold(self, directory: Path, number: int) -> dict[str, Any] | None:
+        path = shared_fold_path(directory, number)
+        if not path.exists():
+            return None
+        try:
+            state = read_checkpoint(path)
+        except CheckpointError as error:
+            _log.warning("%s; the fold is trained here", error)
+            return None
+        if not is_of(state, *self._names):
+            _log.warning("%s is of other data; the fold is trained here", path)
+            return None
+        return state
+
+    def _run_epoch(self, epoch: int, fold: _Fold, data: TrialData, progress: Progress) -> EpochEnded:
         start = time.perf_counter()
         stage = fold.training.stage_of(epoch)
         if epoch == stage.first_epoch:
@@ -188,7 +225,6 @@ class CrossValidation:
             progress.predictions[fold.number] = predictions
             if self.keep_weights and self.workspace.ranks.first:
                 progress.best_weights = fold.training.judged_weights()
-        scores = [done.kl for done in progress.folds_done] + [fold.best.kl]
         return EpochEnded(
             fold=fold.number,
             folds=self.config.data.trained_folds,
@@ -200,11 +236,16 @@ class CrossValidation:
             kl_all_rows=judged.all_rows,
             kl_high_vote=judged.high_vote,
             best_kl=fold.best.kl,
-            estimate=comparable_estimate(float(np.mean(scores)), fold.number, self._prior_kl(data)),
+            estimate=self._estimate(fold.number, fold.best.kl, data, progress),
             learning_rate=trained.learning_rate,
             images=trained.images,
             seconds=time.perf_counter() - start,
         )
+
+    def _estimate(self, fold: int, best_kl: float, data: TrialData, progress: Progress) -> float:
+        """The cross-validation score as known so far, on the scale of all folds."""
+        scores = [done.kl for done in progress.folds_done] + [best_kl]
+        return comparable_estimate(float(np.mean(scores)), fold, self._prior_kl(data))
 
     def _prior_kl(self, data: TrialData) -> tuple[float, ...]:
         if self._prior is None:
@@ -222,7 +263,7 @@ class CrossValidation:
             )
         return agreed
 
-    def _fold_ended(self, fold: _Fold, data: TrialData, progress: _Progress) -> FoldEnded:
+    def _fold_ended(self, fold: _Fold, data: TrialData, progress: Progress) -> FoldEnded:
         number, story = fold.number, progress.story
         epochs_run = sum(isinstance(event, EpochEnded) and event.fold == number for event in story)
         judged = data.judge(fold.validation_rows, progress.predictions[number])
@@ -245,47 +286,45 @@ class CrossValidation:
         return bool(agreed)
 
     def _checkpointed(
-        self, directory: Path, fold: _Fold, epoch: int, progress: _Progress
+        self, directory: Path, fold: _Fold, epoch: int, progress: Progress
     ) -> CheckpointWritten | CheckpointFailed:
-        """The first rank writes a checkpoint. A full disk costs the safety of this epoch, not the trial."""
+        """Write a checkpoint within a fold."""
         number = fold.number * self.config.training.total_epochs + epoch
-        path = checkpoint_path(directory, number)
         if self.workspace.ranks.first:
             progress.fold_state, progress.best_state = fold.training.state_dict(), fold.best.state_dict()
+        return self._written(directory, number, fold.number, epoch, progress)
+
+    def _written(
+        self, directory: Path, number: int, fold: int, epoch: int, progress: Progress
+    ) -> CheckpointWritten | CheckpointFailed:
+        """The first rank writes a checkpoint. A full disk costs the safety of this epoch, not the trial."""
+        path = checkpoint_path(directory, number)
+        if self.workspace.ranks.first:
             try:
-                path = write_checkpoint(directory, number, self._packed(progress))
+                path = write_checkpoint(directory, number, progress.packed(*self._names))
             except CheckpointError as error:
                 _log.warning("%s; the trial goes on without it", error)
-                return CheckpointFailed(reason=str(error), fold=fold.number, epoch=epoch)
-        return CheckpointWritten(path=path, fold=fold.number, epoch=epoch)
+                return CheckpointFailed(reason=str(error), fold=fold, epoch=epoch)
+        return CheckpointWritten(path=path, fold=fold, epoch=epoch)
 
-    def _packed(self, progress: _Progress) -> dict[str, Any]:
-        return {
-            "config": self.config.hash,
-            "store": self.workspace.store.manifest.digest,
-            "story": [{"type": type(event).__name__, **asdict(event)} for event in progress.story],
-            "predictions": {fold: torch.from_numpy(rows) for fold, rows in progress.predictions.items()},
-            "best_weights": progress.best_weights,
-            "fold_state": progress.fold_state,
-            "best_state": progress.best_state,
-        }
-
-    def _resumed(self, data: TrialData) -> _Progress:
+    def _resumed(self, data: TrialData) -> Progress:
         if (directory := self.directory) is None:
-            return _Progress()
+            return Progress()
         state = self.workspace.ranks.from_first(lambda: read_newest_checkpoint(directory))
         if state is None:
-            return _Progress()
-        expected = (self.config.hash, self.workspace.store.manifest.digest)
-        if (state["config"], state["store"]) != expected:
+            return Progress()
+        if not is_of(state, *self._names):
             raise CheckpointError(
                 "the checkpoint belongs to another trial or another data set",
                 where=directory,
                 hint="Use another directory, or remove the checkpoints in this one",
             )
-        story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
-        predictions = {fold: rows.numpy() for fold, rows in state["predictions"].items()}
-        return _Progress(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
+        return Progress.unpacked(state)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """What a checkpoint of this trial says it is of."""
+        return self.config.hash, self.workspace.store.manifest.digest
 
 
 def _next_epoch(epoch: int, fold: _Fold) -> int | None:
@@ -294,28 +333,3 @@ def _next_epoch(epoch: int, fold: _Fold) -> int | None:
     if epoch + 1 < stage.end and not fold.best.exhausted:
         return epoch + 1
     return stage.end if stage is not fold.training.stages[-1] else None
-
-
-def _conclusion(progress: _Progress, data: TrialData) -> CrossValidationEnded:
-    done = progress.folds_done
-    validated = [data.fold_rows(event.fold)[1] for event in done]
-    rows = np.concatenate(validated)
-    labels = data.labels
-    out_of_fold = OutOfFold(
-        row=rows,
-        eeg_id=labels.eeg_id[rows],
-        patient_id=labels.patient_id[rows],
-        fold=np.repeat([event.fold for event in done], [len(each) for each in validated]).astype(np.int64),
-        probabilities=np.concatenate([progress.predictions[event.fold] for event in done]),
-        targets=labels.targets[rows],
-        total_votes=labels.total_votes[rows],
-    )
-    high = out_of_fold.total_votes >= HIGH_VOTES
-    return CrossValidationEnded(
-        kl=float(np.mean([event.kl for event in done])),
-        kl_all_rows=kl_divergence(out_of_fold.targets, out_of_fold.probabilities),
-        kl_high_vote=kl_divergence(out_of_fold.targets[high], out_of_fold.probabilities[high]),
-        fold_kl=tuple(event.kl for event in done),
-        best_epochs=tuple(event.best_epoch for event in done),
-        out_of_fold=out_of_fold,
-    )

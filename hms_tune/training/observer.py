@@ -16,7 +16,8 @@ class TrialInfo:
     """Which trial an event belongs to.
 
     ``trial`` and ``attempt`` are numbers, the trial's that of its first attempt; ``job_type`` is ``trial`` in
-    a search and ``export`` when the best trial is retrained.
+    a search, ``fold`` where a worker trains one fold for another's attempt, and ``export`` when the best
+    trial is retrained.
     """
 
     study: str
@@ -25,7 +26,7 @@ class TrialInfo:
     config: TrialConfig
     params: dict[str, str | int | float | bool | None]
     slot: str
-    job_type: Literal["trial", "export"] = "trial"
+    job_type: Literal["trial", "fold", "export"] = "trial"
 
 
 class Observer(Protocol):

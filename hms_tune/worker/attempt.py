@@ -10,17 +10,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connection.retry import Patience, is_of_the_database, through_outages
-from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE
+from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, GAIN_ATTRIBUTE
 from hms_tune.database.queue.end import ENDED_IN_DASHBOARD, Attempt, Result
 from hms_tune.database.queue.lease import Lease, LeaseKeeper, Requested
 from hms_tune.database.queue.study_queue import StudyQueue
@@ -33,12 +34,14 @@ from hms_tune.errors import (
     StorageAwayError,
 )
 from hms_tune.search.reports import RungWatch
+from hms_tune.training.checkpoint import shared_fold_path
 from hms_tune.training.events import (
     CheckpointFailed,
     CheckpointWritten,
     CrossValidationEnded,
     EpochEnded,
     Event,
+    FoldStarted,
 )
 from hms_tune.training.observer import Observer, TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -56,10 +59,15 @@ from hms_tune.worker.results import (
 )
 from hms_tune.worker.stop import StepCut, Stop
 
+_logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 """Trains a configuration, with checkpoints in a directory."""
+
+TrainFold = Callable[[TrialConfig, Path, int], Iterator[Event]]
+"""Trains one fold of a configuration alone; its last event is a checkpoint of the whole fold."""
 
 Admit = Callable[[TrialConfig], None]
 """Raises :class:`~hms_tune.errors.MemoryPlanError` if the device has no room for a configuration."""
@@ -77,6 +85,8 @@ class SlotSetup:
     ----------
     queue : where trials come from and results go; tests put one in memory here
     train : trains a configuration; tests put a fake here
+    train_fold : trains one fold for another worker's trial; None: this slot helps nobody
+    helping_observers : hear of folds that are trained for others
     admit : refuses a configuration that the device has no room for, before observers hear of the trial
     poll_s : how often an idle slot looks for work, s
     look_s : how old a running slot's knowledge of what people requested may be, s
@@ -86,6 +96,8 @@ class SlotSetup:
     search: Search
     train: Train
     artifacts: Artifacts
+    train_fold: TrainFold | None = None
+    helping_observers: Sequence[Observer] = ()
     admit: Admit = admit_all
     observers: Sequence[Observer] = ()
     stop: Stop = field(default_factory=Stop)
@@ -176,7 +188,11 @@ class AttemptRun:
         self._events.trial = trial
         for observer in setup.observers:
             observer.trial_started(trial)
-        with self._files() as files, ReportQueue(setup.queue.patience) as reports:
+        with (
+            setup.queue.renewing(self._attempt, self._lease),
+            self._files() as files,
+            ReportQueue(setup.queue.patience) as reports,
+        ):
             try:
                 result = self._train(trial, files, reports)
             except LeaseLostError:
@@ -193,7 +209,11 @@ class AttemptRun:
         """Write into Optuna's trial which configuration it is and where it runs."""
         holder, attempt = self._setup.queue.holder, self._attempt
         worker = f"{holder.process.host}:{holder.slot}"
-        self._setup.queue.describe(attempt, {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash})
+        told: dict[str, Any] = {"worker": worker, CONFIG_HASH_ATTRIBUTE: config.hash}
+        gain = self._setup.search.expected_gain(attempt.number)
+        if gain is not None:
+            told[GAIN_ATTRIBUTE] = gain
+        self._setup.queue.describe(attempt, told)
         return TrialInfo(
             study=self._setup.search.study.study_name,
             trial=attempt.trial,
@@ -219,6 +239,8 @@ class AttemptRun:
             if isinstance(event, CrossValidationEnded):
                 break
             self._report(event, reports)
+            if isinstance(event, FoldStarted) and not event.replayed:
+                self._begin_fold(event, files.directory)
             if self._is_pruned:
                 return Result(AttemptState.PRUNED, reason="pruned", attributes=self._events.attributes())
             self._lease.check()
@@ -230,6 +252,29 @@ class AttemptRun:
             if self._setup.stop.requested and _may_stop_at(event):
                 return STOP_REQUESTED
         return self._events.complete_result(self._setup.search.rungs[-1])
+
+    def _begin_fold(self, started: FoldStarted, directory: Path) -> None:
+        """Let others train the folds after this one; wait for who trains this one, and fetch it."""
+        setup, trial, fold = self._setup, self._attempt, started.fold
+        if setup.search.promotion is None or not trial.rung:
+            return
+        until = min(self._rungs.next_step // setup.search.epochs, started.folds)
+        try:
+            taken = setup.queue.take_fold(trial.lease, fold, until)
+        except Exception as error:
+            if not is_of_the_database(error):
+                raise
+            return  # it is away: the fold is trained here, whoever else may be at it
+        while taken == "taken" and self._requested == "running" and not setup.stop.wait(setup.poll_s):
+            self._lease.check()
+            self._requested = self._lease.requested(fresh_s=setup.look_s)
+            setup.through_outages(setup.queue.recover)
+            taken = setup.through_outages(lambda: setup.queue.take_fold(trial.lease, fold, until))
+        if taken == "helped":
+            try:
+                setup.artifacts.fetch_fold(trial.trial, fold, shared_fold_path(directory, fold))
+            except ArtifactError as error:
+                _logger.warning("%s; fold %d is trained here", error, fold)
 
     def _next(self, events: Iterator[Event]) -> Event | None:
         with self._setup.stop.step():

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import Budget, next_ordinal, register_study
+from hms_tune.database.queue.claim import Budget, is_registered, next_ordinal, register_study
+from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
+from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
 from hms_tune.search.suggest import start_params, suggest
@@ -28,17 +31,15 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     ------
     SpaceChangedError
         If the study was started with another search space.
+    ConfigError, UnknownStudyError
+        If the parent that it names has nothing to teach, or is not there.
     """
-    # Of workers that start at once, one makes the study and the others find it whole.
-    with storage.setup_lock():
-        study = create_or_load(storage.optuna.shared, study_file, worker_seed=ordinal)
-        budget = study_file.budget
-        study_id = register_study(
-            storage,
-            study_file.study,
-            Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours),
-            start=start_params(study_file),
-        )
+    if is_registered(storage, study_file.study):
+        study, study_id = _made_or_joined(storage, study_file, ordinal)
+    else:
+        # Of workers that start at once, one makes the study and the others find it whole.
+        with storage.setup_lock():
+            study, study_id = _made_or_joined(storage, study_file, ordinal)
 
     def reporter(trial: optuna.Trial) -> Reporter:
         return Reporter(trial, study_file)
@@ -53,6 +54,28 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
     )
+
+
+def _made_or_joined(storage: Storage, study_file: StudyFile, ordinal: int) -> tuple[optuna.Study, int]:
+    parent = read_parent(storage.optuna.shared, study_file)
+    study = create_or_load(
+        storage.optuna.shared,
+        study_file,
+        worker_seed=ordinal,
+        elsewhere=() if parent is None else parent.known,
+    )
+    budget = study_file.budget
+    study_id = register_study(
+        storage,
+        study_file.study,
+        Budget(trial_limit(study_file, study), budget.hours, budget.gpu_hours, budget.patience),
+        start=[*_winner(parent), *start_params(study_file)],
+    )
+    return study, study_id
+
+
+def _winner(parent: Parent | None) -> list[Mapping[str, Any]]:
+    return [] if parent is None or parent.winner is None else [parent.winner]
 
 
 def join_search(storage: Storage, study_file: StudyFile) -> Search:
@@ -71,9 +94,14 @@ class Search:
 
     study: optuna.Study
     study_id: int
-    suggest: Callable[[optuna.Trial], TrialConfig]
+    suggest: Callable[[optuna.trial.BaseTrial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
     redraws: bool = True
     rungs: tuple[int, ...] = (0,)
     epochs: int = 0
     promotion: Promotion | None = None
+
+    def expected_gain(self, number: int) -> float | None:
+        """What the sampler expected one more trial to gain when it drew this one; None: it does not say."""
+        sampler = self.study.sampler
+        return sampler.expected_gain(number) if isinstance(sampler, LearningCurveSampler) else None

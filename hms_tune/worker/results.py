@@ -11,17 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.database.optuna_trial import (
     KL_ALL_ROWS_ATTRIBUTE,
     KL_HIGH_VOTE_ATTRIBUTE,
+    NOISE_ATTRIBUTE,
     SECONDS_ATTRIBUTE,
 )
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
 from hms_tune.database.queue.lease import Requested
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, MOST_INFEASIBLE
-from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event
+from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event, OutOfFold
 from hms_tune.training.observer import Observer, TrialInfo
+from hms_tune.training.scores import kl_per_row, patient_interval
 from hms_tune.trial_state import AttemptState
 
 _logger = logging.getLogger(__name__)
@@ -86,8 +89,17 @@ class AttemptEvents:
                 KL_HIGH_VOTE_ATTRIBUTE: None if math.isnan(ended.kl_high_vote) else ended.kl_high_vote,
                 "fold_kl": list(ended.fold_kl),
                 "best_epochs": list(ended.best_epochs),
+                NOISE_ATTRIBUTE: self._standard_error(ended.out_of_fold),
             }
         return attributes
+
+    def _standard_error(self, predictions: OutOfFold) -> float | None:
+        """Of the deciding score, by bootstrap over patients."""
+        all_rows = self.trial is None or self.trial.config.data.judged_on == "all_rows"
+        rows = slice(None) if all_rows else predictions.total_votes >= HIGH_VOTES
+        per_row = kl_per_row(predictions.targets[rows], predictions.probabilities[rows])
+        interval = patient_interval(per_row, predictions.patient_id[rows])
+        return None if interval is None else (interval[1] - interval[0]) / (2 * 1.96)
 
     def complete_result(self, last_step: int) -> Result:
         """The result of an attempt whose events are over.

@@ -5,6 +5,7 @@
     recover the trials of dead workers   database/queue/recovery.py
     claim a trial                        database/queue/claim.py
     run one attempt of it                worker/attempt.py
+    or help another's with one fold      worker/fold_help.py
     remove checkpoints of ended trials   worker/checkpoint_store/checkpoints.py
 """
 
@@ -18,6 +19,7 @@ from hms_tune.database.queue.lease import Lease, seconds_awake_or_asleep
 from hms_tune.errors import LeaseLostError, StorageAwayError
 from hms_tune.trial_state import ENDED, AttemptState
 from hms_tune.worker.attempt import AttemptRun, SlotSetup, start_attempt
+from hms_tune.worker.fold_help import FoldHelp
 from hms_tune.worker.results import ConsecutiveFailures
 
 _logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class Slot:
         self._setup = setup
         self._failures = ConsecutiveFailures(setup.search.study.study_name, setup.queue.holder.slot)
         self._refusal: Refusal | None = None
+        self._orphans_ended = False
         setup.queue.patience.hurried = lambda: setup.stop.requested
 
     def run(self) -> int:
@@ -66,7 +69,15 @@ class Slot:
         return ended
 
     def _recover(self) -> None:
+        if not self._orphans_ended:
+            self._setup.through_outages(self._setup.queue.end_orphans)
+            self._orphans_ended = True
         for recovered in self._setup.through_outages(self._setup.queue.recover):
+            if recovered.lease.fold is not None:
+                _logger.warning(
+                    "Who helped with fold %d is gone; it is trained elsewhere", recovered.lease.fold
+                )
+                continue
             _logger.warning(
                 "Attempt %s lost its worker; %s",
                 "?" if recovered.number is None else recovered.number,
@@ -74,8 +85,8 @@ class Slot:
             )
 
     def _claim(self) -> Lease | Refusal:
-        token = uuid.uuid4().hex
-        return self._setup.through_outages(lambda: self._setup.queue.claim(token))
+        token, helps = uuid.uuid4().hex, self._setup.train_fold is not None
+        return self._setup.through_outages(lambda: self._setup.queue.claim(token, helps=helps))
 
     def _wait(self, refusal: Refusal) -> bool:
         """Wait if that helps; returns whether it does. The log says why once."""
@@ -88,7 +99,7 @@ class Slot:
         return True
 
     def _run_attempt(self, lease: Lease, asked_at: float) -> bool:
-        """Run one attempt; returns whether its trial ended here.
+        """Run one attempt, or help another with a fold; returns whether its trial ended here.
 
         Parameters
         ----------
@@ -97,6 +108,9 @@ class Slot:
         self._refusal = None
         with self._setup.queue.keep(lease, granted_at=asked_at) as keeper:
             try:
+                if lease.fold is not None:
+                    FoldHelp(self._setup, lease, lease.fold, keeper).run()
+                    return False
                 run = AttemptRun(self._setup, start_attempt(self._setup, lease), keeper)
                 result = run.run()
                 if result.state.leaves in ENDED or result.state is AttemptState.PAUSED:

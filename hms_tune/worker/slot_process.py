@@ -125,6 +125,8 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         ),
         search=search,
         train=trainer.train,
+        train_fold=trainer.train_fold if trainer.is_alone else None,
+        helping_observers=(supervisor,),
         admit=trainer.admit,
         artifacts=Artifacts.at(options.artifacts, options.home / "scratch", study_file.study),
         observers=(*watchers, records),

@@ -82,6 +82,23 @@ class Trainer:
                 watch.pass_rung()
             yield event
 
+    def train_fold(self, config: TrialConfig, directory: Path, fold: int) -> Iterator[Event]:
+        """Train one fold alone, on this device without further ranks."""
+        trial = CrossValidation(
+            config,
+            self._workspace,
+            self._device,
+            directory=directory,
+            checkpoint_every_s=self._checkpoint_s,
+            checkpoint_now=lambda: self._stop.requested,
+        )
+        return trial.run_fold(fold)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there are no further ranks."""
+        return self._group is None
+
     def dismiss_ranks(self) -> None:
         """Let the other ranks end."""
         if self._group is not None:

@@ -262,7 +262,7 @@ class _Campaign:
             self.storage.optuna.get_study_id_from_name(self.study.study)
         )
         reference = {
-            trial_id_of(trial): undisturbed(trial.params["training.learning_rate"])
+            trial_id_of(trial): undisturbed(trial.params["training.learning_rate"], self.study.max_folds)
             for trial in trials
             if trial.state.name == "COMPLETE"
         }

@@ -1,7 +1,7 @@
 """Judges the history of a search after the fact. Of the product it knows the steps between states alone.
 
 =============  ===========================================================================================
-one owner      a trial never has two live leases
+one owner      a trial never has two live leases, nor a fold two helpers
 one end        at most one COMPLETE attempt at a trial, and no lease ends twice
 contiguous     attempts are numbered 0, 1, 2 … without a gap
 fenced         nothing is written of an attempt after its end: no report, value, state, renewal; and nobody
@@ -100,16 +100,18 @@ def check(
 
 
 def _one_owner(facts: Sequence[Fact]) -> list[Violation]:
-    live: dict[int | None, int | None] = {}
+    live: dict[tuple[int | None, int | None], int | None] = {}
     found = []
     for fact in facts:
-        if fact.kind == "claim":
-            if fact.trial in live:
-                what = f"lease {fact.lease} was given while {live[fact.trial]} held trial {fact.trial}"
+        if fact.kind in ("claim", "help"):
+            held = fact.trial, fact.step
+            if held in live:
+                whose = f"trial {fact.trial}" + (f", fold {fact.step}" if fact.kind == "help" else "")
+                what = f"lease {fact.lease} was given while {live[held]} held {whose}"
                 found.append(Violation("one owner", what))
-            live[fact.trial] = fact.lease
-        elif fact.kind == "end" and live.get(fact.trial) == fact.lease:
-            del live[fact.trial]
+            live[held] = fact.lease
+        elif fact.kind == "end":
+            live = {held: lease for held, lease in live.items() if lease != fact.lease}
     return found
 
 
@@ -178,7 +180,7 @@ def _none_stuck(
     running = {fact.attempt for fact in facts if fact.kind == "made"} - {
         fact.attempt for fact in facts if fact.kind == "state" and fact.detail in FINISHED
     }
-    live = {fact.lease for fact in facts if fact.kind == "claim"} - {
+    live = {fact.lease for fact in facts if fact.kind in ("claim", "help")} - {
         fact.lease for fact in facts if fact.kind == "end"
     }
     found = [Violation("none stuck", f"trial {trial} came to nothing") for trial in claimed - done]

@@ -133,10 +133,12 @@ def work(orders: Orders) -> None:
             most_losses=orders.most_losses,
             promotion=search.promotion,
         )
+        trained = _Steps(orders).trained
         setup = SlotSetup(
             queue,
             search,
-            train=tiny.tiny_train(orders.epoch_s, trained=_Steps(orders).trained),
+            train=tiny.tiny_train(orders.epoch_s, trained=trained),
+            train_fold=tiny.tiny_train_fold(orders.epoch_s, trained=trained),
             artifacts=Artifacts.at(
                 orders.folder / "store", orders.folder / f"scratch-{orders.name}", study_file.study
             ),

@@ -22,7 +22,8 @@ CREATE TABLE faults.history (
 CREATE FUNCTION faults.lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        INSERT INTO faults.history (kind, lease, trial) VALUES ('claim', NEW.lease_id, NEW.trial_id);
+        INSERT INTO faults.history (kind, lease, trial, step)
+        VALUES (CASE WHEN NEW.helps THEN 'help' ELSE 'claim' END, NEW.lease_id, NEW.trial_id, NEW.fold);
         RETURN NULL;
     END IF;
     IF NEW.optuna_trial_id IS DISTINCT FROM OLD.optuna_trial_id THEN
@@ -90,11 +91,11 @@ CREATE TRIGGER history AFTER INSERT OR UPDATE ON trial_values
 class Fact:
     """One thing that happened, in the order of ``seq``; ``at`` is in seconds since 1970.
 
-    ``kind``: claim, bind (a lease gets its Optuna trial), renew, end (``detail``: the attempt's state);
-    trial changed, attempt changed (``detail``: the state before and after); made (``step``: the attempt's
-    number), state (``detail``: Optuna's new state), report, value; told (an observer heard of an attempt,
-    written by the worker, ``seq`` 0). ``attempt`` is Optuna's id, ``trial`` ours. Within a ``transaction``
-    the order has no meaning.
+    ``kind``: claim, help (a lease on one fold, ``step``), bind (a lease gets its Optuna trial), renew, end
+    (``detail``: the attempt's state); trial changed, attempt changed (``detail``: the state before and
+    after); made (``step``: the attempt's number), state (``detail``: Optuna's new state), report, value; told
+    (an observer heard of an attempt, written by the worker, ``seq`` 0). ``attempt`` is Optuna's id, ``trial``
+    ours. Within a ``transaction`` the order has no meaning.
     """
 
     kind: str

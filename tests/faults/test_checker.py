@@ -57,6 +57,14 @@ def test_a_clean_history_passes() -> None:
     assert (verdict.trials, verdict.attempts, verdict.complete) == (2, 3, 2)
 
 
+def test_a_fold_has_one_helper_at_a_time_and_each_is_ended() -> None:
+    one = [Fact(kind="help", lease=8, trial=1, step=3), Fact(kind="end", lease=8, detail="complete")]
+    two = [Fact(kind="help", lease=9, trial=1, step=3), Fact(kind="end", lease=9, detail="complete")]
+    assert rules(clean() + one + two) == set()
+    assert rules([*clean(), one[0], *two, one[1]]) == {"one owner"}
+    assert rules(clean() + one[:1]) == {"none stuck"}
+
+
 def without(kind: str, **fields: object) -> list[Fact]:
     kept = [
         fact

@@ -99,7 +99,7 @@ def test_study_wide_budget_of_100_trials_is_run_exactly_by_64_workers(
 
     with claims.opened(database_url, connections=2 * WORKERS) as storage:
         sampler = optuna.samplers.RandomSampler(seed=0)
-        study = optuna.create_study(study_name=study_name, storage=storage.optuna, sampler=sampler)
+        study = optuna.create_study(study_name=study_name, storage=storage.optuna.shared, sampler=sampler)
         study_id = register_study(storage, study_name, Budget(trials=BUDGET))
 
         def work(number: int) -> int:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FAULTS = {
     "SIGKILL of workers": "sigkill_of_workers",
-    "SIGTERM / SIGINT / USR1": "sigterm_sigint_and_usr1",
+    "SIGTERM / SIGINT / USR1 / USR2": "sigterm_sigint_and_usr1",
     "database outage, fail-over, dropped connection": "database_outage",
     "deadlock, serialization failure": "deadlock_and_serialization_failure",
     "paused worker": "paused_worker",

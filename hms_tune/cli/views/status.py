@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
-from hms_tune.studies.text import estimate_text, score_text
+from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
@@ -71,6 +71,8 @@ def _facts(status: StudyStatus) -> Table:
         facts.add_row("end", "reached")
     elif status.hours is not None and status.budget_trials is not None:
         facts.add_row("end", f"nobody can tell before a trial has ended{_latest(status)}")
+    if status.patience.gain is not None and status.patience.noise is not None:
+        facts.add_row("a further trial", patience_text(status.patience))
     facts.add_row("trials", _trials(status))
     for reason, number in status.failed_because.items():
         facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))
@@ -133,6 +135,8 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
     table.add_column("host", overflow="ellipsis", no_wrap=True)
     for trial in running:
         cell = Text("starting" if trial.trial is None else f"trial {trial.trial}")
+        if trial.fold is not None:
+            cell.append(f"\nfold {trial.fold + 1} alone", style="dim")
         if trial.attempt not in (None, trial.trial):
             cell.append(f"\nattempt {trial.attempt}", style="dim")
         if trial.requested == "stop":

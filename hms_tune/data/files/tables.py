@@ -184,7 +184,8 @@ def _check_cells(cells: pd.Series, column: Column) -> tuple[pd.Series, NDArray[n
     if column.kind == "number":
         return numbers.astype(np.float64), wrong
     wrong |= np.floor(values) != values
-    wrong |= np.abs(values) >= 2.0**63
+    # one cell written as a float (1E3, 1000.0) makes floats of all, which hold whole numbers up to 2⁵³
+    wrong |= np.abs(values) >= (2.0**63 if pd.api.types.is_integer_dtype(numbers) else 2.0**53)
     return (numbers if wrong.any() else numbers.astype(np.int64)), wrong
 
 

@@ -39,8 +39,9 @@ _SETTINGS = {
 _APPLY = """
     SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS setting (name, value)
     WHERE current_setting(name, true) IS NOT NULL  -- an older server lacks some
-      AND (name <> 'search_path'
-       OR NOT EXISTS (SELECT FROM pg_settings WHERE name = 'search_path' AND source = 'client'))
+      AND (name NOT IN ('search_path', 'idle_in_transaction_session_timeout') OR NOT EXISTS (
+          SELECT FROM pg_settings WHERE pg_settings.name = setting.name AND source = 'client'
+      ))  -- what a person names in the URL or in PGOPTIONS stays
 """
 
 
@@ -52,10 +53,18 @@ def _first(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.exten
     """
     for before in range(str(keywords.get("host", "")).count(",")):
         try:
-            return psycopg2.connect(*arguments, **_turned(keywords, before))
+            return _open(arguments, _turned(keywords, before))
         except psycopg2.OperationalError:
             continue
-    return psycopg2.connect(*arguments, **_turned(keywords, -1))
+    return _open(arguments, _turned(keywords, -1))
+
+
+def _open(arguments: Sequence[Any], keywords: dict[str, Any]) -> psycopg2.extensions.connection:
+    """A connection. Before one is open, a server says why not in the encoding of its own language."""
+    try:
+        return psycopg2.connect(*arguments, **keywords)
+    except UnicodeDecodeError as error:
+        raise psycopg2.OperationalError(error.object.decode("latin-1")) from None
 
 
 def _turned(keywords: dict[str, Any], by: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, QuotedString
 from psycopg2.extensions import cursor as Cursor
-from sqlalchemy import Connection
 
 
 def is_pooled(connection: psycopg2.extensions.connection) -> bool:
@@ -33,12 +32,6 @@ def set_in_each_transaction(connection: psycopg2.extensions.connection, settings
             super().execute(query, vars)
 
     connection.cursor_factory = PooledCursor
-
-
-def keeps_its_session(connection: Connection) -> bool:
-    """Whether all transactions of a connection run on one of the server's, so that it can hold a lock."""
-    driver: Any = connection.connection.dbapi_connection
-    return not issubclass(driver.cursor_factory or Cursor, _PooledCursor)
 
 
 class _PooledCursor(Cursor):  # type: ignore[misc]

@@ -72,7 +72,7 @@ TABLES = (
     # After the attempts: one of these attributes has the attempt's lease.
     _Table("optuna_user_attributes", "trial_user_attributes", "trial_user_attribute_id", _TRIAL),
     _Table("attempt_records", f"{SCHEMA}.attempt_records", None, _STUDY),
-    _Table("rungs", f"{SCHEMA}.rungs", None, _OURS),
+    _Table("rungs", f"{SCHEMA}.rungs", None, _STUDY | _OURS),
     _Table("out_of_fold", f"{SCHEMA}.out_of_fold", None, _STUDY),
 )
 """Tables of a study, each after those that it refers to. Who was at work, and messages to people, stay."""

@@ -62,11 +62,20 @@ def attempts_by_trial(
     return {number: tuple(each) for number, each in found.items()}
 
 
-def last_attempts_of_trials_ended_for(connection: Connection, study_id: int, reason: str) -> frozenset[int]:
-    """Optuna's ids of the last attempts of the trials that ended for this reason."""
+def last_attempts_of_trials_ended_for(
+    connection: Connection, study_id: int, reason: str, *, trial: int | None = None
+) -> frozenset[int]:
+    """Optuna's ids of the last attempts of the trials that ended for this reason.
+
+    Parameters
+    ----------
+    trial : the number of the only trial to look at; None: all
+    """
     statement = select(trials.c.last_optuna_trial_id).where(
         trials.c.study_id == study_id, trials.c.reason == reason
     )
+    if trial is not None:
+        statement = statement.where(trials.c.number == trial)
     return frozenset(connection.execute(statement).scalars())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, select
 
 from hms_tune.database.tables import attempts, now
 
@@ -20,6 +20,11 @@ def seconds_at_work(connection: Connection, study_id: int, *, lately_s: float | 
     ----------
     lately_s : count only what lies in the last so many seconds; None: all
     """
+    return float(connection.execute(select(at_work(study_id, lately_s=lately_s))).scalar_one())
+
+
+def at_work(study_id: int, *, lately_s: float | None = None) -> ScalarSelect[Any]:
+    """Seconds at work as part of another statement, see :func:`seconds_at_work`."""
     over = func.least(func.coalesce(attempts.c.ended_at, now()), attempts.c.expires_at)
     begun: ColumnElement[Any] = attempts.c.claimed_at
     if lately_s is not None:
@@ -30,5 +35,4 @@ def seconds_at_work(connection: Connection, study_id: int, *, lately_s: float | 
     added = select(
         func.extract("epoch", spans.c.over - func.greatest(spans.c.begun, covered)).label("seconds")
     ).subquery()
-    total = select(func.coalesce(func.sum(func.greatest(added.c.seconds, 0)), 0))
-    return float(connection.execute(total).scalar_one())
+    return select(func.coalesce(func.sum(func.greatest(added.c.seconds, 0)), 0)).scalar_subquery()

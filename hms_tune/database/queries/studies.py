@@ -32,6 +32,7 @@ class StudyRow:
     budget_trials: int | None = None
     budget_hours: float | None = None
     budget_gpu_hours: float | None = None
+    budget_patience: int | None = None
     started_at: datetime | None = None
     read_at: datetime | None = None
 
@@ -76,6 +77,7 @@ def _read(row: Row[tuple[object, ...]]) -> StudyRow:
         budget_trials=row.budget_trials,
         budget_hours=row.budget_hours,
         budget_gpu_hours=row.budget_gpu_hours,
+        budget_patience=row.budget_patience,
         started_at=row.started_at,
         read_at=row.read_at,
     )

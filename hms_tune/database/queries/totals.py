@@ -123,6 +123,43 @@ def leader(connection: Connection, study_id: int) -> Leader | None:
     return Leader(int(best[0].trial), int(best[0].number), float(best[0].value)) if best else None
 
 
+def best_complete_attempt(connection: Connection, study_id: int) -> int | None:
+    """Number of the attempt that completed the fleet's best trial; what scripts added is left out."""
+    best = (
+        select(trials.c.last_optuna_trial_id)
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETE)
+        .order_by(trials.c.estimate, trials.c.trial_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    number = select(attempts.c.number).where(attempts.c.optuna_trial_id == best)
+    return connection.execute(number).scalar_one_or_none()
+
+
+MOST_COMPARED = 500
+"""With so many of the trials before it a trial is compared, the newest of them."""
+
+
+def earlier_estimates(
+    connection: Connection, study_id: int, trial: int, step: int
+) -> tuple[int, float] | None:
+    """How many of the complete trials before a trial reported at a step, and their median there."""
+    before = (
+        select(trials.c.last_optuna_trial_id.label("trial_id"))
+        .where(trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETE, trials.c.number < trial)
+        .order_by(trials.c.number.desc())
+        .limit(MOST_COMPARED)
+        .subquery()
+    )
+    value = _REPORTS.c.intermediate_value
+    count, median = connection.execute(
+        select(func.count(value), func.percentile_cont(0.5).within_group(value))
+        .join_from(before, _REPORTS, before.c.trial_id == _REPORTS.c.trial_id)
+        .where(_REPORTS.c.step == step)
+    ).one()
+    return (count, float(median)) if count else None
+
+
 def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> RecentWork:
     """What a study did in the last ``recent_s`` seconds, and what runs now."""
     since = now() - func.make_interval(0, 0, 0, 0, 0, 0, recent_s)

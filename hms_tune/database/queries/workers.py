@@ -113,7 +113,8 @@ class RunningTrial:
     """A trial that a slot is at. ``requested`` is ``stop`` once a person has stopped it.
 
     ``trial`` and ``attempt`` are numbers, None until the attempt has its Optuna trial; ``estimate`` is the KL
-    it last reported, at ``step``.
+    it last reported, at ``step``. ``fold`` is the only one, from 0, that the slot trains, for another's
+    attempt; None: the slot has the trial.
     """
 
     trial: int | None
@@ -127,6 +128,7 @@ class RunningTrial:
     requested: Literal["run", "stop"]
     step: int | None = None
     estimate: float | None = None
+    fold: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ def running_trials(connection: Connection, study_id: int) -> tuple[RunningTrial,
                 requested=row.requested,
                 step=step,
                 estimate=estimate,
+                fold=row.fold if row.helps else None,
             )
         )
     return tuple(found)

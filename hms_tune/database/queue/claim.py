@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, func, select, text, update
+from sqlalchemy import Connection, Row, exists, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.hours import seconds_at_work
+from hms_tune.database.queries.hours import at_work
+from hms_tune.database.queries.patience import patience_used
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
 from hms_tune.database.queue.promote import give_up_paused, promoted
+from hms_tune.database.queue.shared_folds import free_fold
+from hms_tune.database.queue.usage import claimed, gpu_hours, taken_by
 from hms_tune.database.tables import attempts, now, studies, trials, workers
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.optuna_private import models
 from hms_tune.search.promotion.rule import Promotion
-from hms_tune.trial_state import ENDED, AttemptState, TrialState
+from hms_tune.trial_state import TrialState
 
 
 class Refusal(Enum):
@@ -53,12 +56,14 @@ class Budget:
 
     ``trials``: trials that begin; ``hours``: time in which at least one attempt ran; ``gpu_hours``: time of
     all attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
-    attempt begins; those that run go on to their ends.
+    attempt begins; those that run go on to their ends. ``patience``: draws in a row that promise less than
+    the noise; after them no trial begins, as when ``trials`` have.
     """
 
     trials: int | None = None
     hours: float | None = None
     gpu_hours: float | None = None
+    patience: int | None = None
 
 
 def register_study(
@@ -90,6 +95,7 @@ def register_study(
         "budget_trials": budget.trials,
         "budget_hours": budget.hours,
         "budget_gpu_hours": budget.gpu_hours,
+        "budget_patience": budget.patience,
     }
     with storage.engine.begin() as connection:
         # One that was renamed elsewhere has its rows still, under the name that this one takes now.
@@ -114,6 +120,14 @@ def register_study(
     return study_id
 
 
+def is_registered(storage: Storage, name: str) -> bool:
+    """Whether Optuna has a study of that name which the fleet knows."""
+    optunas: Any = models.StudyModel.__table__
+    known = exists().where(optunas.c.study_name == name, optunas.c.study_id == studies.c.study_id)
+    with storage.statements() as connection:
+        return bool(connection.execute(select(known)).scalar_one())
+
+
 def next_ordinal(storage: Storage, study_id: int) -> int:
     """How many slots joined the study before this one: the first slot of a study is 0, on any machine."""
     with storage.engine.begin() as connection:
@@ -134,15 +148,20 @@ def claim(
     lease_s: float,
     worker_most: int | None = None,
     promotion: Promotion | None = None,
+    helps: bool = False,
     token: str | None = None,
 ) -> Lease | Refusal:
-    """Take the next unit of work: a trial that waits, else one that is promoted, else a new one.
+    """Take the next unit of work.
+
+    That is a trial that waits, else a fold of a trial that was promoted over several, else a trial that is
+    promoted now, else a new one.
 
     Parameters
     ----------
     lease_s : how long the lease lasts without renewal, s
     worker_most : most trials of the holder's worker, over all its slots; None: no limit
     promotion : which paused trial goes on, in a study whose trials pause; None: in this one none does
+    helps : whether the holder can train one fold alone
     token : names this claim; repeated with the same token after an outage, it takes no second trial
 
     Raises
@@ -152,98 +171,124 @@ def claim(
     """
     with storage.engine.begin() as connection:
         study = connection.execute(
-            select(studies, now().label("read_at")).where(studies.c.study_id == study_id).with_for_update()
+            select(studies, now().label("read_at"))
+            .where(studies.c.study_id == study_id)
+            .with_for_update(key_share=True)
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
-        if token is not None and (earlier := granted(connection, token)) is not None:
+        facts = _facts(connection, study_id, study, holder, worker_most, token)
+        if token is not None and facts.granted and (earlier := granted(connection, token)) is not None:
             return earlier
-        taken = _refusal(connection, study_id, study, holder, worker_most) or _next_trial(
-            connection, study_id, study, promotion
+        taken = _refusal(study, facts, worker_most) or _next(
+            connection, study_id, study, facts, promotion, helps=helps
         )
         if isinstance(taken, Refusal):
-            if taken in OVER and not _any_live(connection, study_id):
+            if taken in OVER and not facts.any_live:
                 give_up_paused(connection, study_id)
             return taken
-        connection.execute(
-            update(studies)
-            .where(studies.c.study_id == study_id)
-            .values(started_at=func.coalesce(studies.c.started_at, now()))
+        if study.started_at is None:
+            connection.execute(update(studies).where(studies.c.study_id == study_id).values(started_at=now()))
+        trial_id, fold = taken
+        return grant(connection, study_id, trial_id, holder, lease_s=lease_s, fold=fold, token=token)
+
+
+def _facts(
+    connection: Connection,
+    study_id: int,
+    study: Row[Any],
+    holder: Holder,
+    worker_most: int | None,
+    token: str | None,
+) -> Row[Any]:
+    """All that decides a claim, in one statement, which sees what was committed before the lock was had."""
+    live = exists().where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
+    earlier = exists().where(attempts.c.token == token, attempts.c.ended_at.is_(None))
+    requested = select(workers.c.requested).where(workers.c.worker_id == holder.worker_id).scalar_subquery()
+    waiting = exists().where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
+    asked = {
+        "claimed": None if study.budget_trials is None else claimed(study_id),
+        "seconds": at_work(study_id) if _may_have_spent_hours(study) else None,
+        "gpu_hours": None if study.budget_gpu_hours is None else gpu_hours(study_id),
+        "taken": None if worker_most is None else taken_by(study_id, holder.worker_id),
+    }
+    return connection.execute(
+        select(
+            earlier.label("granted"),
+            requested.label("requested"),
+            waiting.label("waiting"),
+            live.label("any_live"),
+            *((null() if each is None else each).label(name) for name, each in asked.items()),
         )
-        return grant(connection, study_id, taken, holder, lease_s=lease_s, token=token)
+    ).one()
 
 
-def _hours_end(connection: Connection, study_id: int, study: Row[Any], share: float) -> bool:
-    """Whether a share of the study's hours is used up."""
+def _may_have_spent_hours(study: Row[Any]) -> bool:
+    """Whether a study is old enough; nobody worked for longer, and the sum over all attempts is spared."""
     if study.budget_hours is None or study.started_at is None:
         return False
-    limit = 3600.0 * share * study.budget_hours
-    # Nobody worked for longer than the study is old, which spares the sum over all attempts.
     old = (study.read_at - study.started_at).total_seconds()
-    return bool(old >= limit and seconds_at_work(connection, study_id) >= limit)
+    return bool(old >= 3600.0 * FINISHING_FROM * study.budget_hours)
 
 
-def _next_trial(
-    connection: Connection, study_id: int, study: Row[Any], promotion: Promotion | None
-) -> int | Refusal:
-    """The trial that goes on or begins now, claimed."""
-    waiting = _waiting(connection, study_id)
+def _hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
+    """Whether a share of the study's hours is used up."""
+    budget = study.budget_hours
+    return budget is not None and facts.seconds is not None and facts.seconds >= 3600.0 * share * budget
+
+
+def _gpu_hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
+    """Whether a share of the study's GPU-hours is used up."""
+    budget = study.budget_gpu_hours
+    return budget is not None and facts.gpu_hours >= share * budget
+
+
+def _next(
+    connection: Connection,
+    study_id: int,
+    study: Row[Any],
+    facts: Row[Any],
+    promotion: Promotion | None,
+    *,
+    helps: bool,
+) -> tuple[int, int | None] | Refusal:
+    """The trial that goes on or begins now, claimed; or a trial and the fold to help it with."""
+    waiting = _waiting(connection, study_id) if facts.waiting else None
     if waiting is not None:
-        return waiting
-    spent = study.budget_trials is not None and trials_claimed(connection, study_id) >= study.budget_trials
+        return waiting, None
+    if helps and facts.any_live and (shared := free_fold(connection, study_id)) is not None:
+        return shared
+    spent = study.budget_trials is not None and facts.claimed >= study.budget_trials
+    if study.budget_patience is not None:
+        spent = spent or patience_used(connection, study_id, study.budget_patience).is_over
     if promotion is not None:
         ending = (
-            spent
-            or _hours_end(connection, study_id, study, FINISHING_FROM)
-            or _gpu_hours_end(connection, study_id, study)
+            spent or _hours_end(study, facts, FINISHING_FROM) or _gpu_hours_end(study, facts, FINISHING_FROM)
         )
         chosen = promoted(connection, study_id, promotion, most=study.budget_trials, ending=ending)
         if chosen is not None:
-            return chosen
+            return chosen, None
     if spent:
-        return Refusal.OTHERS_RUNNING if _any_live(connection, study_id) else Refusal.BUDGET_SPENT
+        return Refusal.OTHERS_RUNNING if facts.any_live else Refusal.BUDGET_SPENT
     begun: int = connection.execute(
         trials.insert().values(study_id=study_id, state=TrialState.RUNNING).returning(trials.c.trial_id)
     ).scalar_one()
-    return begun
+    return begun, None
 
 
-def _gpu_hours_end(connection: Connection, study_id: int, study: Row[Any]) -> bool:
-    """Whether the study's GPU-hours are nearly used up."""
-    budget = study.budget_gpu_hours
-    return budget is not None and gpu_hours_used(connection, study_id) >= FINISHING_FROM * budget
-
-
-def _refusal(
-    connection: Connection, study_id: int, study: Row[Any], holder: Holder, worker_most: int | None
-) -> Refusal | None:
+def _refusal(study: Row[Any], facts: Row[Any], worker_most: int | None) -> Refusal | None:
     """Why this worker may take nothing at all, not even a trial that waits."""
-    requested = select(workers.c.requested).where(workers.c.worker_id == holder.worker_id)
-    if connection.execute(requested).scalar_one_or_none() in ("finish", "leave"):
+    if facts.requested in ("finish", "leave"):
         return Refusal.WORKER_LEAVES
     if study.state != "running":
         return Refusal.PAUSED if study.state == "paused" else Refusal.STOPPED
-    if _hours_end(connection, study_id, study, 1.0):
+    if _hours_end(study, facts, 1.0):
         return Refusal.OUT_OF_HOURS
-    if study.budget_gpu_hours is not None and gpu_hours_used(connection, study_id) >= study.budget_gpu_hours:
+    if _gpu_hours_end(study, facts, 1.0):
         return Refusal.OUT_OF_GPU_HOURS
-    if worker_most is not None and _taken_by(connection, study_id, holder.worker_id) >= worker_most:
+    if worker_most is not None and facts.taken >= worker_most:
         return Refusal.WORKER_DONE
     return None
-
-
-def gpu_hours_used(connection: Connection, study_id: int) -> float:
-    """GPU-hours of all attempts of a study so far, by the database's clock.
-
-    An attempt that was killed is counted up to its recovery, and at most to the expiry of its lease: a worker
-    that is gone holds no GPU on the day when somebody finds it missing.
-    """
-    until = func.least(func.coalesce(attempts.c.ended_at, now()), attempts.c.expires_at)
-    seconds = func.greatest(func.extract("epoch", until - attempts.c.claimed_at), 0)
-    total = select(func.coalesce(func.sum(attempts.c.gpus * seconds), 0)).where(
-        attempts.c.study_id == study_id, attempts.c.gpus > 0
-    )
-    return float(connection.execute(total).scalar_one()) / 3600.0
 
 
 def _waiting(connection: Connection, study_id: int) -> int | None:
@@ -263,32 +308,3 @@ def _waiting(connection: Connection, study_id: int) -> int | None:
         .returning(trials.c.trial_id)
     ).scalar_one_or_none()
     return taken
-
-
-def trials_claimed(connection: Connection, study_id: int) -> int:
-    """How many units of the budget are taken: by trials that ended, run, wait, or were enqueued."""
-    return connection.execute(
-        select(func.count())
-        .select_from(trials)
-        .where(
-            trials.c.study_id == study_id, trials.c.state.in_([each for each in TrialState if each.counts])
-        )
-    ).scalar_one()
-
-
-def _taken_by(connection: Connection, study_id: int, worker_id: str) -> int:
-    """Trials of a study that a worker ran; those it requeued or lost do not count."""
-    return connection.execute(
-        select(func.count(attempts.c.trial_id.distinct()))
-        .select_from(attempts)
-        .where(
-            attempts.c.study_id == study_id,
-            attempts.c.worker_id == worker_id,
-            attempts.c.state.in_([AttemptState.RUNNING, AttemptState.PAUSED, *ENDED]),
-        )
-    ).scalar_one()
-
-
-def _any_live(connection: Connection, study_id: int) -> bool:
-    live = exists().where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
-    return bool(connection.execute(select(live)).scalar_one())

@@ -13,13 +13,13 @@ How an attempt begins is in :mod:`~hms_tune.database.queue.start`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
-from sqlalchemy import Connection, case, null, select, update
+from sqlalchemy import Connection, case, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.connect import Storage
@@ -30,8 +30,8 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     optuna_state,
 )
-from hms_tune.database.queue.lease import Lease, hold, is_lease
-from hms_tune.database.tables import attempt_records, attempts, now, rungs, trials
+from hms_tune.database.queue.lease import Lease, hold, is_lease, lease_lost
+from hms_tune.database.tables import SCHEMA, attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
 from hms_tune.search.optuna_private import trial_id_of
@@ -92,8 +92,14 @@ class Result:
             raise ValueError(f"a complete trial has a finite value, not {self.value}")
 
 
-def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result) -> Result:
+def tell(
+    storage: Storage, study: optuna.Study, attempt: Attempt, result: Result, *, rungs: Sequence[int] = ()
+) -> Result:
     """Write how an attempt ended, if it is still ours. Safe to repeat after an outage.
+
+    Parameters
+    ----------
+    rungs : the steps at which trials of the study pause
 
     Returns
     -------
@@ -109,8 +115,6 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
     """
     with storage.transaction() as connection:
         told = _told(connection, attempt.lease)
-        if not told:
-            hold(connection, attempt.lease)
         try:
             frozen = storage.optuna.get_trial(attempt.optuna_trial_id)
         except KeyError:
@@ -122,14 +126,18 @@ def tell(storage: Storage, study: optuna.Study, attempt: Attempt, result: Result
         else:
             _tell_optuna(storage, study, attempt, result)
         keep_traceback(connection, attempt, result)
-        settle(connection, attempt.lease, result, set_aside=False)
+        settle(connection, attempt.lease, result, set_aside=False, rungs=rungs)
     return result
 
 
 def _told(connection: Connection, lease: Lease) -> bool:
-    """Whether a lease ended with a result, not with a loss."""
-    state = connection.execute(select(attempts.c.state).where(is_lease(lease))).scalar_one_or_none()
-    return state is not None and state not in (AttemptState.RUNNING, AttemptState.LOST)
+    """Whether a lease ended with a result before; one that is held stays locked."""
+    state = connection.execute(
+        select(attempts.c.state).where(is_lease(lease)).with_for_update()
+    ).scalar_one_or_none()
+    if state in (None, AttemptState.LOST):
+        raise lease_lost(lease)
+    return state is not AttemptState.RUNNING
 
 
 def keep_traceback(connection: Connection, attempt: Attempt, result: Result) -> None:
@@ -171,15 +179,22 @@ def result_of(frozen: FrozenTrial) -> Result:
 
 
 def settle(
-    connection: Connection, lease: Lease, result: Result, *, set_aside: bool, losses: int | None = None
+    connection: Connection,
+    lease: Lease,
+    result: Result,
+    *,
+    set_aside: bool,
+    losses: int | None = None,
+    rungs: Sequence[int] = (),
 ) -> None:
     """End a lease in our tables, and its trial unless it goes on.
 
     Parameters
     ----------
     losses : how many workers the trial has lost now without getting further; None: one more than before
+    rungs : the steps at which trials of the study pause
     """
-    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=result.state))
+    close(connection, lease, result.state)
     values: dict[str, Any] = (
         ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final
@@ -187,8 +202,12 @@ def settle(
     )
     if result.rung is not None:
         step, estimate = result.rung
-        row = insert(rungs).values(trial_id=lease.trial_id, step=step, estimate=estimate)
-        connection.execute(row.on_conflict_do_nothing())
+        steps = sorted({step, *(each for each in rungs if each < step)})
+        place = {"study": lease.study_id, "trial": lease.trial_id}
+        connection.execute(_REACHED, place | {"step": step, "steps": steps, "estimate": estimate})
+        values |= {"rung": step, "estimate": estimate}
+    if result.value is not None:
+        values["estimate"] = result.value
     if result.state is AttemptState.LOST:
         values["losses"] = trials.c.losses + 1 if losses is None else losses
     connection.execute(
@@ -196,6 +215,23 @@ def settle(
         .where(trials.c.trial_id == lease.trial_id, trials.c.state == TrialState.RUNNING)
         .values(**values)
     )
+
+
+def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
+    """End a lease, whatever becomes of its trial."""
+    connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=state))
+
+
+# At a rung that a trial passed without a pause it was worth what it was worth at the one before, if any.
+_REACHED = text(f"""
+    INSERT INTO {SCHEMA}.rungs (trial_id, study_id, step, estimate)
+    SELECT :trial, :study, each, CASE WHEN each = :step THEN :estimate ELSE coalesce((
+        SELECT estimate FROM {SCHEMA}.rungs WHERE trial_id = :trial AND step < each
+        ORDER BY step DESC LIMIT 1
+    ), :estimate) END
+    FROM unnest(CAST(:steps AS integer[])) AS each
+    ON CONFLICT DO NOTHING
+""")
 
 
 def ended(state: TrialState, reason: str | None) -> dict[str, Any]:

@@ -14,15 +14,16 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import psycopg2
-from sqlalchemy import ColumnElement, Connection, and_, case, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Caller, passes
+from hms_tune.database.live_trials import Renewal
 from hms_tune.database.tables import attempts, seconds_from_now, studies, trials, workers
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity
@@ -37,7 +38,8 @@ Requested = Literal["running", "paused", "stopped", "trial stopped", "worker lea
 
 
 _REQUESTED = case(
-    (trials.c.requested == "stop", "trial stopped"),
+    # A trial that is over needs no more help with its folds.
+    (or_(trials.c.requested == "stop", trials.c.ended_at.is_not(None)), "trial stopped"),
     (workers.c.requested == "leave", "worker leaves"),
     else_=studies.c.state,
 )
@@ -61,13 +63,15 @@ class Lease:
     """A claimed unit of work. ``lease_id`` is the fencing token: a later attempt's is larger.
 
     ``token`` is random. A database that was set back to a backup gives its numbers again, and by this a
-    worker sees that the lease which has its number now is another's.
+    worker sees that the lease which has its number now is another's. ``fold`` is the only one that it trains,
+    for the attempt that has the trial; None: it has the trial.
     """
 
     lease_id: int
     study_id: int
     trial_id: int
     token: str | None
+    fold: int | None = None
 
 
 def is_lease(lease: Lease) -> ColumnElement[bool]:
@@ -82,9 +86,10 @@ def grant(
     holder: Holder,
     *,
     lease_s: float,
+    fold: int | None = None,
     token: str | None = None,
 ) -> Lease:
-    """Write the lease of a trial that the caller's transaction has just claimed.
+    """Write the lease of a trial, or of one of its folds, that the caller's transaction has just claimed.
 
     Parameters
     ----------
@@ -105,21 +110,26 @@ def grant(
             machine=process.machine,
             gpus=holder.gpus,
             token=token,
+            helps=fold is not None,
+            fold=fold,
             expires_at=seconds_from_now(lease_s),
         )
         .returning(attempts.c.lease_id)
     ).scalar_one()
-    return Lease(lease_id, study_id, trial_id, token)
+    return Lease(lease_id, study_id, trial_id, token, fold)
 
 
 def granted(connection: Connection, token: str) -> Lease | None:
     """The live lease of a claim that was committed though its claimant was not told."""
     row = connection.execute(
-        select(attempts.c.lease_id, attempts.c.study_id, attempts.c.trial_id).where(
-            attempts.c.token == token, attempts.c.ended_at.is_(None)
-        )
+        select(attempts).where(attempts.c.token == token, attempts.c.ended_at.is_(None))
     ).one_or_none()
-    return None if row is None else Lease(row.lease_id, row.study_id, row.trial_id, token)
+    return None if row is None else lease_of(row)
+
+
+def lease_of(row: Row[Any]) -> Lease:
+    """The lease that a row of ``attempts`` is."""
+    return Lease(row.lease_id, row.study_id, row.trial_id, row.token, row.fold if row.helps else None)
 
 
 def hold(connection: Connection, lease: Lease) -> None:
@@ -204,12 +214,39 @@ class LeaseKeeper:
         if self.lost:
             raise lease_lost(self._lease)
 
+    @property
+    def renewal(self) -> Renewal:
+        """What lets each report renew the lease, and bring what people request back with it."""
+        return Renewal(
+            lease_id=self._lease.lease_id,
+            token=self._lease.token,
+            lease_s=self._lease_s,
+            every_s=self._every_s,
+            clock=seconds_awake_or_asleep,
+            heard=self._hear,
+        )
+
+    def _hear(self, row: Row[Any] | None, asked_at: float) -> None:
+        if row is None or not row.held:
+            self._lost.set()
+            return
+        if row.renewed:
+            self._renewed_at = asked_at
+        requested: Requested = row.study
+        if row.of_trial == "stop":
+            requested = "trial stopped"
+        elif row.of_worker == "leave":
+            requested = "worker leaves"
+        self._seen = (time.monotonic(), requested)
+
     def requested(self, *, fresh_s: float = 2.0) -> Requested:
         """What people request of the attempt now; asked of the database at most every ``fresh_s`` seconds.
 
         During an outage it is what was last known.
         """
         asked, state = self._seen
+        if self.lost:
+            return "stopped"
         if time.monotonic() - asked < fresh_s:
             return state
         try:
@@ -240,6 +277,10 @@ class LeaseKeeper:
         delay = self._every_s
         while not self._closing.wait(delay):
             asked_at = seconds_awake_or_asleep()
+            since = asked_at - self._renewed_at
+            if since < self._every_s:  # a report has renewed it
+                delay = self._every_s - since
+                continue
             try:
                 renewed = self._renew()
                 caller.answered()

@@ -1,20 +1,21 @@
 """Trials that are paused at a rung: which goes on, and which are given up.
 
 The rule is :class:`~hms_tune.search.promotion.rule.Promotion`, asked in the transaction of a claim, under
-the study's row lock, with what stands in ``rungs``: a row for each rung that a trial has reached.
+the study's row lock. It needs no more than counts and the best paused trial of each rung, which indexes give:
+``rungs`` has a row for each rung that a trial has reached, ``trials`` the rung that it is paused at.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, select, text, update
 
 from hms_tune.database.queue.end import ended
-from hms_tune.database.tables import rungs, trials
+from hms_tune.database.tables import SCHEMA, rungs, trials
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
-from hms_tune.search.promotion.rule import Promotion
+from hms_tune.search.promotion.rule import Promotion, Standing
 from hms_tune.trial_state import TrialState
 
 GIVEN_UP = "given up: others were better when it was paused"
@@ -37,27 +38,90 @@ def promoted(
     most : trials of the budget; None: no limit
     ending : whether to finish what is promising, since no new trial is to begin
     """
-    known = _progress(connection, study_id)
     if most is not None:
-        hopeless = set(promotion.hopeless(known, most))
-        give_up_paused(connection, study_id, hopeless)
-        known = [trial for trial in known if trial.number not in hopeless or trial.state != "paused"]
-    chosen = promotion.next(known)
-    if chosen is None and ending:
-        chosen = next(iter(promotion.finish(known)), None)
+        _give_up_hopeless(connection, study_id, promotion.places(most))
+    standings = _standings(connection, study_id, promotion.pauses)
+    interrupted = _interrupted(connection, study_id, promotion.rungs)
+    chosen = promotion.best(standings) if interrupted is None else interrupted
+    if chosen is None and ending and any(each.paused is not None for each in standings):
+        chosen = next(iter(promotion.finish(_progress(connection, study_id))), None)
     if chosen is not None:
         connection.execute(update(trials).where(trials.c.trial_id == chosen).values(state=TrialState.RUNNING))
     return chosen
 
 
-def give_up_paused(connection: Connection, study_id: int, among: Collection[int] | None = None) -> None:
-    """End paused trials as pruned: those with these ids, or all."""
-    if among is not None and not among:
-        return
-    statement = update(trials).where(trials.c.study_id == study_id, trials.c.state == TrialState.PAUSED)
-    if among is not None:
-        statement = statement.where(trials.c.trial_id.in_(among))
-    connection.execute(statement.values(**ended(TrialState.PRUNED, GIVEN_UP)))
+def give_up_paused(connection: Connection, study_id: int) -> None:
+    """End all paused trials as pruned."""
+    paused = update(trials).where(trials.c.study_id == study_id, trials.c.state == TrialState.PAUSED)
+    connection.execute(paused.values(**ended(TrialState.PRUNED, GIVEN_UP)))
+
+
+_PLACE = "(estimate, trial_id)"
+"""Trials of a rung in their order; a difference of none is decided by who began first."""
+
+_STANDINGS = text(f"""
+    SELECT rung, reached, paused.trial_id AS paused, coalesce(better, 0) AS better
+    FROM unnest(CAST(:rungs AS integer[])) AS pauses (rung)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS reached FROM {SCHEMA}.rungs WHERE study_id = :study AND step = pauses.rung
+    ) AS all_at_rung
+    LEFT JOIN LATERAL (
+        SELECT estimate, trial_id FROM {SCHEMA}.trials
+        WHERE study_id = :study AND state = 'paused' AND trials.rung = pauses.rung
+        ORDER BY estimate, trial_id LIMIT 1
+    ) AS paused ON true
+    LEFT JOIN LATERAL (
+        SELECT count(*) AS better FROM {SCHEMA}.rungs
+        WHERE study_id = :study AND step = pauses.rung AND {_PLACE} < (paused.estimate, paused.trial_id)
+    ) AS ahead ON true
+""")
+
+
+def _standings(connection: Connection, study_id: int, pauses: Sequence[int]) -> list[Standing]:
+    """How things stand at each rung; none of it reads the study's trials."""
+    rows = connection.execute(_STANDINGS, {"study": study_id, "rungs": list(pauses)})
+    return [Standing(row.rung, row.reached, row.paused, row.better) for row in rows]
+
+
+_HOPELESS = text(f"""
+    SELECT paused.trial_id
+    FROM unnest(CAST(:rungs AS integer[]), CAST(:places AS integer[])) AS pauses (rung, places)
+    CROSS JOIN LATERAL (
+        SELECT estimate, trial_id FROM {SCHEMA}.rungs WHERE study_id = :study AND step = pauses.rung
+        ORDER BY estimate, trial_id OFFSET pauses.places - 1 LIMIT 1
+    ) AS last
+    CROSS JOIN LATERAL (
+        SELECT trial_id FROM {SCHEMA}.trials
+        WHERE study_id = :study AND state = 'paused' AND trials.rung = pauses.rung
+          AND {_PLACE} > (last.estimate, last.trial_id)
+    ) AS paused
+""")
+
+
+def _give_up_hopeless(connection: Connection, study_id: int, places: Mapping[int, int]) -> None:
+    """End paused trials that have too many better ones before them, by how many can go on from each rung."""
+    given = {"study": study_id, "rungs": list(places), "places": list(places.values())}
+    hopeless = connection.execute(_HOPELESS, given).scalars().all()
+    if hopeless:
+        connection.execute(
+            update(trials)
+            .where(trials.c.trial_id.in_(hopeless), trials.c.state == TrialState.PAUSED)
+            .values(**ended(TrialState.PRUNED, GIVEN_UP))
+        )
+
+
+def _interrupted(connection: Connection, study_id: int, rungs_: Sequence[int]) -> int | None:
+    """The most advanced trial that is paused at no rung: the study file's rungs are others now."""
+    return connection.execute(
+        select(trials.c.trial_id)
+        .where(
+            trials.c.study_id == study_id,
+            trials.c.state == TrialState.PAUSED,
+            trials.c.rung.not_in(rungs_),
+        )
+        .order_by(trials.c.rung.desc(), trials.c.trial_id)
+        .limit(1)
+    ).scalar_one_or_none()
 
 
 def _progress(connection: Connection, study_id: int) -> list[TrialProgress]:

@@ -1,6 +1,6 @@
 """What happens to the trials of workers that are gone.
 
-Any worker looks, under the study's lock: at its start, between trials, and while it waits for others. A lease
+Any worker looks: at its start, between trials, and while it waits for others. A lease
 is over when the database's clock has passed its time, or at once when its process is known to be dead on this
 same machine. Its Optuna trial is failed with the reason, and our trial waits for the next slot, which
 continues from the checkpoint.
@@ -13,8 +13,10 @@ it once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
@@ -27,8 +29,8 @@ from hms_tune.database.optuna_trial import (
     STATE_ATTRIBUTE,
     optuna_state,
 )
-from hms_tune.database.queue.end import Result, result_of, settle
-from hms_tune.database.queue.lease import Lease
+from hms_tune.database.queue.end import Result, close, result_of, settle
+from hms_tune.database.queue.lease import Lease, lease_of
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
@@ -56,37 +58,57 @@ class Recovered:
 
 
 def recover(
-    storage: Storage, study_id: int, observer: ProcessIdentity, *, most_losses: int = MOST_LOSSES
+    storage: Storage,
+    study_id: int,
+    observer: ProcessIdentity,
+    *,
+    most_losses: int = MOST_LOSSES,
+    rungs: Sequence[int] = (),
 ) -> tuple[Recovered, ...]:
     """End the leases of workers that are gone; their trials wait for a slot.
 
-    Returns at once, with nothing, while another worker does the same.
+    Of several workers that find one gone, the first to lock its lease does it. Where none is gone, this is
+    one statement, and locks nothing.
+
+    Parameters
+    ----------
+    rungs : the steps at which trials of the study pause
     """
-    with storage.study_lock(study_id, wait=False) as connection:
-        if connection is None:
-            return ()
-        _end_orphans(storage, connection, study_id)
+    with storage.statements() as connection:
+        gone = [row.lease_id for row in _gone(connection, study_id, observer)]
+    if not gone:
+        return ()
+    with storage.transaction() as connection:
         return tuple(
-            _recover_one(storage, connection, row, most_losses)
-            for row in _gone(connection, study_id, observer)
+            _recover_one(storage, connection, row, most_losses, rungs)
+            for row in _gone(connection, study_id, observer, among=gone)
         )
 
 
-def _gone(connection: Connection, study_id: int, observer: ProcessIdentity) -> list[Row[tuple[object, ...]]]:
+def _gone(
+    connection: Connection, study_id: int, observer: ProcessIdentity, *, among: Collection[int] | None = None
+) -> list[Row[Any]]:
+    """Live leases whose workers are gone.
+
+    Parameters
+    ----------
+    among : some leases, which are locked then; one that is locked is just being told its result, and not gone
+    """
     live = (
         select(attempts, (attempts.c.expires_at < now()).label("expired"), trials.c.losses)
         .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
-        .where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
-    )
-    # A lease that is locked is just being told its result: it is not gone.
-    candidates = connection.execute(
-        live.where(or_(attempts.c.expires_at < now(), attempts.c.machine == observer.machine))
+        .where(
+            attempts.c.study_id == study_id,
+            attempts.c.ended_at.is_(None),
+            or_(attempts.c.expires_at < now(), attempts.c.machine == observer.machine),
+        )
         .order_by(attempts.c.lease_id)
-        .with_for_update(of=attempts, skip_locked=True)
-    ).all()
+    )
+    if among is not None:
+        live = live.where(attempts.c.lease_id.in_(among)).with_for_update(of=attempts, skip_locked=True)
     return [
         row
-        for row in candidates
+        for row in connection.execute(live)
         if row.expired
         or ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id).is_known_dead(
             observer
@@ -94,13 +116,14 @@ def _gone(connection: Connection, study_id: int, observer: ProcessIdentity) -> l
     ]
 
 
-def _end_orphans(storage: Storage, connection: Connection, study_id: int) -> None:
+def end_orphans(storage: Storage, study_id: int) -> None:
     """End Optuna trials that arrived too late to be bound.
 
     A worker of version 0.1.0 made them before it bound them. If it was killed, or its connection was cut, the
     INSERT may be committed after its lease was ended, or after it had asked again and been given another.
     """
-    orphans = connection.execute(_ORPHANS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
+    with storage.statements() as connection:
+        orphans = connection.execute(_ORPHANS, {"study": study_id, "key": LEASE_ATTRIBUTE}).scalars().all()
     for optuna_trial_id in orphans:
         with suppress(KeyError, UpdateFinishedTrialError):
             _end(storage, storage.optuna.get_trial(optuna_trial_id), None)
@@ -119,9 +142,13 @@ _ORPHANS = text(f"""
 
 
 def _recover_one(
-    storage: Storage, connection: Connection, row: Row[tuple[object, ...]], most_losses: int
+    storage: Storage, connection: Connection, row: Row[Any], most_losses: int, rungs: Sequence[int] = ()
 ) -> Recovered:
-    lease = Lease(row.lease_id, row.study_id, row.trial_id, row.token)
+    lease = lease_of(row)
+    if lease.fold is not None:
+        close(connection, lease, AttemptState.LOST)
+        lost_help = Result(AttemptState.LOST, reason="its helper is gone")
+        return Recovered(lease=lease, number=None, result=lost_help, set_aside=False)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
     losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
     set_aside = losses >= most_losses
@@ -131,7 +158,7 @@ def _recover_one(
         result = _end(storage, trial, losses if set_aside else None)
     lost = result.state is AttemptState.LOST
     set_aside = set_aside and lost
-    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None)
+    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None, rungs=rungs)
     number = None if trial is None else trial.number
     _logger.debug(
         "Attempt %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.state

@@ -10,8 +10,8 @@ from sqlalchemy import case, func, select, update
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.studies import RequestedState
-from hms_tune.database.queue.claim import trials_claimed
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
+from hms_tune.database.queue.usage import trials_claimed
 from hms_tune.database.tables import attempts, studies, trials, workers
 from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.trial_state import TrialState
@@ -101,7 +101,9 @@ def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) ->
     with storage.transaction() as connection:
         # The lock of the claims: of the last unit, a claim or this gets it.
         study = connection.execute(
-            select(studies.c.budget_trials).where(studies.c.study_id == study_id).with_for_update()
+            select(studies.c.budget_trials)
+            .where(studies.c.study_id == study_id)
+            .with_for_update(key_share=True)
         ).one_or_none()
         if study is None:
             raise _nobody_joined(storage, study_id)

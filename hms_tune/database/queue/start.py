@@ -1,8 +1,7 @@
 """From a claim to an Optuna trial, so that dying anywhere loses nothing.
 
-An attempt's Optuna trial is made and bound to its lease in one transaction, under the study's lock: it is
-there with its lease, or not at all. If the answer to the COMMIT is lost, the lease has its trial when it is
-asked again.
+An attempt's Optuna trial is made and bound to its lease in one transaction: it is there with its lease, or
+not at all. If the answer to the COMMIT is lost, the lease has its trial when it is asked again.
 
 A successor is created with the values of its predecessor in place, not by ``enqueue_trial``: an enqueued
 trial is popped by whoever asks next, passes through WAITING, and keeps its values only as ``fixed_params``.
@@ -21,10 +20,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, Row, func, or_, select, update
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.locks import lock_study
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.end import Attempt
 from hms_tune.database.queue.lease import Lease, is_lease, lease_lost
-from hms_tune.database.tables import attempts, rungs, studies, trials
+from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
 from hms_tune.errors import RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
@@ -44,8 +44,7 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     """Make the Optuna trial of a claimed lease. Safe to repeat after an outage.
 
     That is the continuation of the trial's last attempt, or the values it was enqueued with; else a
-    configuration that a script left with Optuna's ``enqueue_trial``, else a new one. It happens under the
-    study's lock: two workers would otherwise take one turn of a list.
+    configuration that a script left with Optuna's ``enqueue_trial``, else a new one.
 
     Raises
     ------
@@ -54,15 +53,14 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     UnknownStudyError
         If the study was deleted.
     """
+    memory = storage.optuna.shared
+    newest = memory.newest(lease.study_id)
     try:
-        with storage.study_lock(lease.study_id) as connection:
-            assert connection is not None
+        with storage.transaction() as connection:
             trial = _held(connection, lease)
             made = _made(storage, connection, study, lease, trial)
             number = bind(connection, lease, made.optuna_trial_id, made.number)
-        # Optuna's cache knows trials that went through it alone; this shows it the new one.
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if all(trial_id_of(each) != made.optuna_trial_id for each in running):
+        if not memory.takes_in(lease.study_id, made, newest=newest):
             raise rewound(study.study_name)
         optuna_trial = optuna.Trial(study, made.optuna_trial_id)
     except KeyError:
@@ -79,7 +77,6 @@ def _held(connection: Connection, lease: Lease) -> Row[Any]:
     LeaseLostError
         If the lease has ended.
     """
-    last_rung = select(func.max(rungs.c.step)).where(rungs.c.trial_id == trials.c.trial_id).scalar_subquery()
     row = connection.execute(
         select(
             attempts.c.optuna_trial_id,
@@ -87,7 +84,7 @@ def _held(connection: Connection, lease: Lease) -> Row[Any]:
             trials.c.number,
             trials.c.last_optuna_trial_id,
             trials.c.given,
-            last_rung.label("rung"),
+            trials.c.rung,
         )
         .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
         .where(is_lease(lease), attempts.c.ended_at.is_(None))
@@ -105,11 +102,12 @@ def rewound(study: str) -> RewoundError:
 
 def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int) -> int:
     """Tie an Optuna trial to its lease; returns the trial's number, which is that of its first attempt."""
-    connection.execute(
-        update(attempts).where(is_lease(lease)).values(optuna_trial_id=optuna_trial_id, number=number)
+    attempt = (
+        update(attempts).where(is_lease(lease)).values(optuna_trial_id=optuna_trial_id, number=number).cte()
     )
     first: int = connection.execute(
         update(trials)
+        .add_cte(attempt)
         .where(trials.c.trial_id == lease.trial_id)
         .values(last_optuna_trial_id=optuna_trial_id, number=func.coalesce(trials.c.number, number))
         .returning(trials.c.number)
@@ -178,13 +176,16 @@ def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
 
 
 def _take_turn(connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial) -> None:
-    """Give a trial that is to be drawn the first turn that no other has; called under the study's lock.
+    """Give a trial that is to be drawn the first turn that no other has.
+
+    That happens under the lock of the study's row: two workers would otherwise take one turn of a list.
 
     An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
     for one that was lost goes on with the lost one's turn, unless that had come too late and another has it.
     """
     if not goes_through_a_list(study.sampler):
         return
+    lock_study(connection, lease.study_id)
     rows = connection.execute(
         select(attempts.c.lease_id, attempts.c.optuna_trial_id, attempts.c.trial_id).where(
             attempts.c.study_id == lease.study_id,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Patience
-from hms_tune.database.queue import claim, end, recovery, start
+from hms_tune.database.queue import claim, end, recovery, shared_folds, start
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
+from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
 from hms_tune.database.tables import trials
-from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.promotion.rule import Promotion
+from hms_tune.trial_state import AttemptState, TrialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,25 @@ class StudyQueue:
         """How long an absent database is waited for."""
         return self.storage.patience
 
+    @property
+    def _rungs(self) -> tuple[int, ...]:
+        return () if self.promotion is None else self.promotion.rungs
+
     def recover(self) -> tuple[Recovered, ...]:
         """End the leases of workers that are gone; see :func:`~hms_tune.database.queue.recovery.recover`."""
         return recovery.recover(
-            self.storage, self.study_id, self.holder.process, most_losses=self.most_losses
+            self.storage,
+            self.study_id,
+            self.holder.process,
+            most_losses=self.most_losses,
+            rungs=self._rungs,
         )
 
-    def claim(self, token: str) -> Lease | Refusal:
+    def end_orphans(self) -> None:
+        """End stray trials; see :func:`~hms_tune.database.queue.recovery.end_orphans`."""
+        recovery.end_orphans(self.storage, self.study_id)
+
+    def claim(self, token: str, *, helps: bool = False) -> Lease | Refusal:
         """Take the next trial; see :func:`~hms_tune.database.queue.claim.claim`."""
         return claim.claim(
             self.storage,
@@ -62,12 +76,17 @@ class StudyQueue:
             lease_s=self.lease_s,
             worker_most=self.max_trials,
             promotion=self.promotion,
+            helps=helps,
             token=token,
         )
 
     def keep(self, lease: Lease, *, granted_at: float) -> LeaseKeeper:
         """Renew a lease during a block."""
         return LeaseKeeper(self.storage, lease, lease_s=self.lease_s, granted_at=granted_at)
+
+    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
+        """Let each report of an attempt renew its lease during a block."""
+        return self.storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal)
 
     def start(self, lease: Lease) -> Attempt:
         """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
@@ -83,20 +102,34 @@ class StudyQueue:
 
     def end(self, attempt: Attempt, result: Result) -> Result:
         """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
-        return end.tell(self.storage, self.study, attempt, result)
+        return end.tell(self.storage, self.study, attempt, result, rungs=self._rungs)
+
+    def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
+        """Begin a fold of a trial; see :func:`~hms_tune.database.queue.shared_folds.take_fold`."""
+        return shared_folds.take_fold(self.storage, lease, fold, until)
+
+    def helped(self, lease: Lease) -> HelpedTrial:
+        """The trial that a lease on one fold helps."""
+        return shared_folds.helped_trial(self.storage, lease)
+
+    def end_help(self, lease: Lease, state: AttemptState) -> None:
+        """Write how help ended; see :func:`~hms_tune.database.queue.shared_folds.end_help`."""
+        shared_folds.end_help(self.storage, lease, state)
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         """Which of the trials with these numbers have ended, without the best one."""
+        best = (
+            select(trials.c.trial_id)
+            .where(trials.c.study_id == self.study_id, trials.c.state == TrialState.COMPLETE)
+            .order_by(trials.c.estimate, trials.c.trial_id)
+            .limit(1)
+            .scalar_subquery()
+        )
+        statement = select(trials.c.number).where(
+            trials.c.study_id == self.study_id,
+            trials.c.ended_at.is_not(None),
+            trials.c.number.in_(among),
+            trials.c.trial_id != func.coalesce(best, 0),
+        )
         with self.storage.statements() as connection:
-            ended = connection.execute(
-                select(trials.c.number, trials.c.last_optuna_trial_id).where(
-                    trials.c.study_id == self.study_id,
-                    trials.c.ended_at.is_not(None),
-                    trials.c.number.in_(among),
-                )
-            ).all()
-        try:
-            best: int | None = trial_id_of(self.storage.optuna.get_best_trial(self.study_id))
-        except ValueError:  # none is complete
-            best = None
-        return [row.number for row in ended if row.last_optuna_trial_id != best]
+            return list(connection.execute(statement).scalars())

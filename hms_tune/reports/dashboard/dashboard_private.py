@@ -5,6 +5,19 @@ from __future__ import annotations
 from optuna_dashboard._custom_plot_data import SYSTEM_ATTR_PLOT_DATA
 from optuna_dashboard.artifact._backend import DASHBOARD_ARTIFACTS_ATTR_PREFIX
 
+PAGE, SCRIPT = "index.html", "public/bundle.js"
+"""The files of its page, in its package."""
+
+PATHS_IN_PAGE = (('src="', "/static/"),)
+PATHS_IN_SCRIPT = (
+    ('url_prefix:"', "/dashboard"),
+    ("${this.baseURL}", "/api/"),
+    ("`${e}", "/artifacts/${"),
+    ("`", "/artifacts/${"),
+    ("](", "/artifacts/${"),
+)
+"""What stands before a path from the root of the host there, and how the path begins."""
+
 
 def artifact_key(trial_id: int, artifact_id: str) -> str:
     """The study attribute under which the dashboard looks for a file of a trial that has ended."""

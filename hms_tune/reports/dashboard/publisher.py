@@ -1,7 +1,7 @@
 """The process beside a worker that keeps a study's dashboard page up to date.
 
 A process of its own, so that a figure that takes seconds, or a crash while drawing one, delays no trial.
-Every worker has one. The one that holds the study's publisher lock writes; if it dies, another takes over.
+Every worker has one, and one of all of a study's is elected to write; if it dies, another is after a while.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from hms_tune.database.locks import is_elected_publisher
+from hms_tune.database.locks import PUBLISHER_S, dismiss_publisher, elect_publisher
 from hms_tune.database.queries.records import RecordsEnded, records_ended
 from hms_tune.errors import StorageError
+from hms_tune.machine.background import Every
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
 _logger = logging.getLogger(__name__)
@@ -131,6 +133,7 @@ class Publisher:
 
     def __init__(self, plan: PublisherPlan) -> None:
         self._plan = plan
+        self._process = uuid.uuid4().hex
         self._published: RecordsEnded | None = None
         self._rest_until = 0.0
         self._said: str | None = None
@@ -166,28 +169,35 @@ class Publisher:
         )
 
     def _elected_run(self, wait: Callable[[float], bool | None], *, last: bool) -> None:
-        """Wait for the lock, then publish until told to stop. Returns when this process is to end."""
+        """Wait to be elected, then publish until told to stop. Returns when this process is to end."""
         from hms_tune.database.connect import open_storage
 
         storage = open_storage(self._plan.storage_url)
         self._said = None
+        study_id = int(storage.optuna.get_study_id_from_name(self._plan.study))
+
+        def is_elected() -> bool:
+            with storage.statements() as connection:
+                return elect_publisher(connection, study_id, self._process)
+
         try:
-            study_id = int(storage.optuna.get_study_id_from_name(self._plan.study))
-            with storage.connection() as connection:
-                told: bool | None = True if last else None
-                while True:
-                    if is_elected_publisher(connection, study_id):
+            told: bool | None = True if last else None
+            while True:
+                if is_elected():
+                    with storage.statements() as connection:
                         news = records_ended(connection, study_id)
-                        connection.commit()  # no transaction stays open while figures are drawn
-                        if news != self._published and (told or time.monotonic() >= self._rest_until):
+                    if news != self._published and (told or time.monotonic() >= self._rest_until):
+                        with Every(PUBLISHER_S / 3, is_elected, name="election"):  # figures take their time
                             self._publish(storage)
-                            self._published = news
-                    if told is not None:
-                        return
-                    told = wait(LOOK_S)
-                    if told is False:
-                        return
+                        self._published = news
+                if told is not None:
+                    return
+                told = wait(LOOK_S)
+                if told is False:
+                    return
         finally:
+            with suppress(Exception), storage.statements() as connection:
+                dismiss_publisher(connection, study_id, self._process)
             storage.close()
 
     def _publish(self, storage: object) -> None:

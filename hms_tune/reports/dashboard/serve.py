@@ -13,8 +13,10 @@ from waitress.channel import HTTPChannel
 
 from hms_tune.database.connect import Storage
 from hms_tune.errors import UsageError
-from hms_tune.reports.dashboard.access import Gatekeeper, is_loopback
+from hms_tune.reports.dashboard.access import Application, Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.files import dashboard_store, writable_store
+from hms_tune.reports.dashboard.prefix import Prefixed
+from hms_tune.reports.dashboard.read_only_page import ReadOnlyPage
 from hms_tune.reports.dashboard.trial_notes import TrialNotes
 
 THREADS = 8
@@ -33,8 +35,13 @@ _OURS = 8  # what the server listens on, and wakes itself with
 
 
 def dashboard_app(
-    storage: Storage, artifacts: Path, *, password: str | None = None, writable: bool = False
-) -> Gatekeeper:
+    storage: Storage,
+    artifacts: Path,
+    *,
+    password: str | None = None,
+    writable: bool = False,
+    prefix: str | None = None,
+) -> Application:
     """The dashboard as a WSGI application, with the artifacts under ``artifacts``.
 
     Parameters
@@ -42,20 +49,30 @@ def dashboard_app(
     storage : opened with :func:`~hms_tune.database.read_only.open_read_only`, unless it is to be writable
     password : asked of everyone; None: of nobody
     writable : whether notes, artifacts, and studies may be changed and deleted
+    prefix : path below which it is served; None: the root of its host
+
+    Raises
+    ------
+    UsageError
+        If it cannot be served below that path.
     """
     store = writable_store(artifacts) if writable else dashboard_store(artifacts)
     # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
     # what a page costs the server.
     cached = get_storage(storage.optuna)
-    application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
-    return Gatekeeper(application, password=password, writable=writable)
+    application: Application = TrialNotes(optuna_dashboard.wsgi(cached, artifact_store=store), storage)
+    if not writable:
+        application = ReadOnlyPage(application)
+    gate = Gatekeeper(application, password=password, writable=writable)
+    return gate if prefix is None else Prefixed(gate, prefix)
 
 
 def serve_dashboard(
-    application: Gatekeeper,
+    application: Application,
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
+    prefix: str | None = None,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Serve the dashboard until interrupted; a slow answer holds up no other.
@@ -63,6 +80,7 @@ def serve_dashboard(
     Parameters
     ----------
     port : 0 takes a free one
+    prefix : of the application
     started : told the dashboard's address once it can be opened
 
     Raises
@@ -72,11 +90,11 @@ def serve_dashboard(
     """
     server = dashboard_server(application, host=host, port=port)
     shown = f"[{host}]" if ":" in host else host
-    started(f"http://{shown}:{server.effective_port}/dashboard/")
+    started(f"http://{shown}:{server.effective_port}{prefix or ''}/dashboard/")
     server.run()
 
 
-def dashboard_server(application: Gatekeeper, *, host: str, port: int) -> Any:
+def dashboard_server(application: Application, *, host: str, port: int) -> Any:
     """A server that listens; see :func:`serve_dashboard`."""
     try:
         server = create_server(

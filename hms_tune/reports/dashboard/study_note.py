@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna_dashboard import get_note, save_note
@@ -22,10 +24,31 @@ _DIGEST = "hms_tune:note"
 """Study attribute: digest of the note that was written last. If it differs, a person edited the note."""
 
 
-def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A database as others reach it: ``address`` without a password, or ``home``, whose server it is."""
+
+    address: str
+    home: str | None = None
+
+    @classmethod
+    def by(cls, storage: Storage) -> Reached:
+        """As this process reaches it."""
+        host = storage.server().host
+        folder = Path(host).resolve()  # a long path is reached through a link
+        embedded = host.startswith("/") and folder.parts[-2:] == ("postgres", "data")
+        return cls(storage.address.replace(":***@", "@"), str(folder.parents[1]) if embedded else None)
+
+
+def study_note(study: StudyRecord, predictions: OutOfFold | None, database: Reached) -> str:
     """What is searched, on which data, what leads, how to help."""
     parts = [f"## {study.name}", _winner(study, predictions), _numbers(study), "### What is searched"]
-    parts += [_space(study.study_file, study.best), _data(study), "### Add a worker", _worker(study)]
+    parts += [
+        _space(study.study_file, study.best),
+        _data(study),
+        "### Add a worker",
+        _worker(study, database),
+    ]
     wandb = study.study_file.tracking.wandb
     if wandb.mode != "off":
         where = "/".join(name for name in (wandb.entity, wandb.project) if name)
@@ -38,7 +61,7 @@ def study_note(study: StudyRecord, predictions: OutOfFold | None) -> str:
 def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFold | None) -> bool:
     """Write the note if it has changed and nobody edited it; returns whether it was written."""
     loaded = load_study(storage, study.name)
-    body = study_note(study, predictions)
+    body = study_note(study, predictions, Reached.by(storage))
     standing = get_note(loaded)
     if standing == body:
         return False
@@ -56,8 +79,10 @@ def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
     text = f"**{best.name.capitalize()} leads with KL {best.value:.4f}**"
     found = deciding_score(best, predictions)
     if found is not None:
-        text += f", {in_words(found)}. A winner's own folds flatter it: `hms-tune export-best` asks patients"
-        text += " that the search never saw"
+        text += f", {in_words(found)}. A winner's own folds flatter it; the bundle that"
+        text += (
+            f" `hms-tune export-best {study.name}` writes has its score on patients that the search never saw"
+        )
     return f"{text}. Its pictures are on page {best.attempt}."
 
 
@@ -88,13 +113,20 @@ def _data(study: StudyRecord) -> str:
     return f"Data set {text}." if len(digests) == 1 else f"**Trials ran on different data sets: {text}.**"
 
 
-def _worker(study: StudyRecord) -> str:
-    source = Path(study.study_file.source).name
-    file = source if source.endswith(SUFFIXES) else study.name
+def _worker(study: StudyRecord, database: Reached) -> str:
+    """How a worker joins: the study file as a command finds it, the database as it is reached from here."""
+    file = study.study_file
+    path = Path(file.source)
+    found_by_name = path.stem == file.study and path.parent.name in ("", "studies", "study_files")
+    named = file.source if path.suffix in SUFFIXES and not found_by_name else file.study
+    join = f"hms-tune worker {shlex.quote(named)}"
+    if database.home is not None:
+        data = "" if file.data_root is not None else " --data COMPETITION_FOLDER"
+        said = "Its database is the embedded server of one machine. There, in the folder of the first worker:"
+        return f"{said}\n\n```\nHMS_TUNE_HOME={shlex.quote(database.home)} {join}{data}\n```"
     return (
-        "On any machine that has the data and the study file, and reaches this database:\n\n"
-        f"```\nexport HMS_TUNE_STORAGE=postgresql://…\n"
-        f"hms-tune worker {file} --data COMPETITION_FOLDER\n```"
+        "On any machine that has the data and the study file:\n\n"
+        f"```\nexport HMS_TUNE_STORAGE={shlex.quote(database.address)}\n{join} --data COMPETITION_FOLDER\n```"
     )
 
 

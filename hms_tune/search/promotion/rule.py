@@ -50,6 +50,24 @@ def rungs(epochs: int, folds: int, shares: Sequence[float] = SHARES) -> tuple[in
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How things stand at a rung, of all that the rule needs to know of it.
+
+    Attributes
+    ----------
+    rung : the step
+    reached : how many trials have reached it
+    paused : number of the best trial that is paused there; None: none is
+    better : how many of those who reached it were better there than that one
+    """
+
+    rung: int
+    reached: int
+    paused: int | None
+    better: int
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """Which paused trial goes on.
 
@@ -66,22 +84,41 @@ class Promotion:
         """The number of the highest rung that a trial reached; -1: none."""
         return bisect_right(self.rungs, trial.step) - 1
 
+    @property
+    def pauses(self) -> tuple[int, ...]:
+        """The rungs from which trials are promoted."""
+        return self.rungs[:-1]
+
     def next(self, trials: Iterable[TrialProgress]) -> int | None:
         """The number of the paused trial that goes on now; None: a new one begins.
 
         A trial that pauses between two rungs was interrupted on its way: it goes on before all others.
         """
         known = list(trials)
-        paused = {trial.number for trial in known if trial.state == "paused"}
-        for trial in sorted(known, key=lambda trial: (-trial.step, trial.number)):
-            if trial.number in paused and trial.step not in self.rungs:
-                return trial.number
-        for level in reversed(range(len(self.rungs) - 1)):
-            ranked = self._ranked(known, level)
-            for trial in ranked[: len(ranked) // self.reduction_factor]:
-                if trial.number in paused and self.level(trial) == level:
-                    return trial.number
+        interrupted = [each for each in known if each.state == "paused" and each.step not in self.rungs]
+        if interrupted:
+            return min(interrupted, key=lambda trial: (-trial.step, trial.number)).number
+        return self.best(self._standings(known))
+
+    def best(self, standings: Iterable[Standing]) -> int | None:
+        """The number of the paused trial that is promoted: from the highest rung where one is good enough."""
+        for at in sorted(standings, key=lambda each: -each.rung):
+            if at.paused is not None and at.better < at.reached // self.reduction_factor:
+                return at.paused
         return None
+
+    def _standings(self, known: Sequence[TrialProgress]) -> list[Standing]:
+        found = []
+        for level, rung in enumerate(self.pauses):
+            ranked = self._ranked(known, level)
+            paused = (
+                (place, trial.number)
+                for place, trial in enumerate(ranked)
+                if trial.state == "paused" and self.level(trial) == level
+            )
+            better, number = next(paused, (0, None))
+            found.append(Standing(rung, len(ranked), number, better))
+        return found
 
     def finish(self, trials: Iterable[TrialProgress], left: float = inf) -> list[int]:
         """Which paused trials to train to their end when no new one begins any more, the best first.
@@ -118,6 +155,20 @@ class Promotion:
                     break
         return chosen
 
+    def places(self, most: int) -> dict[int, int]:
+        """How many of those who reach a rung can be promoted from there, at the most, by rung.
+
+        Who is paused there and has as many better ones is hopeless.
+
+        Parameters
+        ----------
+        most : how many trials the study has in all
+        """
+        return {
+            rung: max(most // self.reduction_factor ** (level + 1), 1)
+            for level, rung in enumerate(self.pauses)
+        }
+
     def hopeless(self, trials: Iterable[TrialProgress], most: int) -> list[int]:
         """Paused trials that can never be promoted: so many others are better at their rung already.
 
@@ -126,16 +177,12 @@ class Promotion:
         most : how many trials the study has in all
         """
         known = list(trials)
-        found = []
-        for level in range(len(self.rungs) - 1):
-            most //= self.reduction_factor
-            ranked = self._ranked(known, level)
-            found += [
-                trial.number
-                for trial in ranked[max(most, 1) :]
-                if trial.state == "paused" and self.level(trial) == level
-            ]
-        return found
+        return [
+            trial.number
+            for level, places in enumerate(self.places(most).values())
+            for trial in self._ranked(known, level)[places:]
+            if trial.state == "paused" and self.level(trial) == level
+        ]
 
     def _ranked(self, trials: Sequence[TrialProgress], level: int) -> list[TrialProgress]:
         """Who reached a rung, the best first."""

@@ -27,6 +27,8 @@ MOST_TO_FIT = 300
 """Length scale and share are fitted to at most so many trials."""
 
 INCUMBENT_QUANTILE = 0.05
+ELSEWHERE_DOUBT = 0.5
+"""Variance of a score from another study about what it tells of this one's, over the variance of scores."""
 CHOICE_DISTANCE = 0.7
 ABSENT = object()
 
@@ -84,6 +86,23 @@ class _Hyperparameters:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A configuration of another study and its score there."""
+
+    params: Mapping[str, Any]
+    score: float
+
+
+def on_the_scale_of(scores: Floats, elsewhere: Sequence[Known]) -> Floats:
+    """Scores of another study, moved and stretched to mean and spread of some of this one's."""
+    others = bounded(np.array([known.score for known in elsewhere], float))
+    finite = scores[np.isfinite(scores)]
+    if len(others) < 2 or len(finite) < 2:
+        return others
+    return np.asarray(finite.mean() + finite.std() * (others - others.mean()) / (others.std() or 1.0))
+
+
 class Surrogate:
     """Learns from all trials and says what others may come to.
 
@@ -91,11 +110,18 @@ class Surrogate:
     ----------
     distributions : of every parameter of the study's space
     rungs : the steps at which trials pause
+    elsewhere : what is known from another study; its scores count by how far they are from one another
     """
 
-    def __init__(self, distributions: Mapping[str, BaseDistribution], rungs: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        rungs: tuple[int, ...],
+        elsewhere: Sequence[Known] = (),
+    ) -> None:
         self._encode = Encoder(distributions)
         self._rungs = rungs
+        self._elsewhere = elsewhere
         self._hyperparameters: _Hyperparameters | None = None
         self._fitted_to = 0
         self._rows: dict[int, Floats] = {}
@@ -110,21 +136,35 @@ class Surrogate:
         pending = [
             trial.params for trial in known if trial.step < self._rungs[0] and trial.state == "running"
         ]
-        if not seen:
+        if not seen and not self._elsewhere:
             raise ValueError("no trial has reached the first rung")
         drift = Drift.of(known, self._rungs)
-        levels = np.array([sum(trial.step >= rung for rung in self._rungs) - 1 for trial in seen])
+        levels = np.array([sum(trial.step >= rung for rung in self._rungs) - 1 for trial in seen], int)
         reached = [trial.value(self._rungs[level]) for trial, level in zip(seen, levels, strict=True)]
         y = bounded(np.array(reached, float) + np.array(drift.shift)[levels])
         noise = np.array(drift.variance)[levels] + 1e-6
-        x = np.stack([self._encoded(trial) for trial in seen])
-        if self._hyperparameters is None or len(seen) >= 1.2 * self._fitted_to + 4:
-            recent = slice(max(len(seen) - MOST_TO_FIT, 0), None)
+        x = np.array([self._encoded(trial) for trial in seen])
+        best = float(np.quantile(y, INCUMBENT_QUANTILE)) if seen else None
+        if self._elsewhere:
+            x, y, noise = self._with_elsewhere(x, y, noise)
+        if self._hyperparameters is None or len(y) >= 1.2 * self._fitted_to + 4:
+            recent = slice(max(len(y) - MOST_TO_FIT, 0), None)
             self._hyperparameters = _most_likely(x[recent], y[recent], noise[recent])
-            self._fitted_to = len(seen)
+            self._fitted_to = len(y)
         numbers = [trial.number for trial in seen]
-        posterior = Posterior(self._encode, x, y, noise, numbers, self._hyperparameters)
+        posterior = Posterior(self._encode, x, y, noise, numbers, self._hyperparameters, best=best)
         return posterior.believing(pending) if pending else posterior
+
+    def _with_elsewhere(self, x: Floats, y: Floats, noise: Floats) -> tuple[Floats, Floats, Floats]:
+        """Put what is known from another study before this one's trials, on this one's scale."""
+        others = on_the_scale_of(y, self._elsewhere)
+        encoded = self._encode([known.params for known in self._elsewhere])
+        doubt = np.full(len(others), ELSEWHERE_DOUBT * float(others.var()) + 1e-6)
+        return (
+            np.concatenate([encoded, x.reshape(len(y), encoded.shape[1])]),
+            np.concatenate([others, y]),
+            np.concatenate([doubt, noise]),
+        )
 
     def _encoded(self, trial: TrialProgress) -> Floats:
         if trial.number not in self._rows:
@@ -143,11 +183,14 @@ class Posterior:
         noise: Floats,
         numbers: list[int],
         given: _Hyperparameters,
+        *,
+        best: float | None = None,
     ) -> None:
         self._encode, self._x, self._y, self._noise = encode, x, y, noise
         self._numbers, self._given = numbers, given
+        self._first = len(x) - len(numbers)
         self._mean, self._variance = float(y.mean()), float(y.var()) + 1e-6
-        self._best = float(np.quantile(y, INCUMBENT_QUANTILE))
+        self._best = float(np.quantile(y, INCUMBENT_QUANTILE)) if best is None else best
         covariance = self._variance * (
             given.share * _correlation(x, x, given.length) + (1 - given.share) * np.eye(len(x))
         )
@@ -158,16 +201,16 @@ class Posterior:
     def believing(self, pending: Sequence[Mapping[str, Any]]) -> Posterior:
         """As if configurations that train now had come to what is expected, so that others are drawn."""
         mean, _ = self.predict(pending)
-        widened = Posterior(
+        believed = np.full(len(mean), float(self._noise.max()))
+        return Posterior(
             self._encode,
-            np.concatenate([self._x, self._encode(pending)]),
-            np.concatenate([self._y, mean]),
-            np.concatenate([self._noise, np.full(len(mean), float(self._noise.max()))]),
+            np.concatenate([self._encode(pending), self._x]),
+            np.concatenate([mean, self._y]),
+            np.concatenate([believed, self._noise]),
             self._numbers,
             self._given,
+            best=self._best,
         )
-        widened._best = self._best
-        return widened
 
     def predict(self, params: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the final scores of configurations that have not begun."""
@@ -180,18 +223,28 @@ class Posterior:
         deviation = np.sqrt(np.maximum(self._variance - (known**2).sum(axis=0), 1e-10))
         return self._mean + cross @ self._weights, deviation
 
-    def expected_improvement(self, params: Sequence[Mapping[str, Any]]) -> Floats:
-        """By how much each configuration that has not begun may be expected to beat the best ones."""
-        return expected_improvement(self._best, *self.predict(params))
+    def expected_improvement(self, params: Sequence[Mapping[str, Any]], best: float | None = None) -> Floats:
+        """By how much each configuration that has not begun may be expected to beat a score.
 
-    def improvement_of_trials(self) -> dict[int, float]:
-        """The expected improvement of every trial that reached a rung, by number."""
-        count = len(self._numbers)
-        rows = self._covariance[:count]
+        Parameters
+        ----------
+        best : the score to be beaten; None: that of the best ones
+        """
+        return expected_improvement(self._best if best is None else best, *self.predict(params))
+
+    def improvement_of_trials(self, best: float | None = None) -> dict[int, float]:
+        """The expected improvement of every trial that reached a rung, by number.
+
+        Parameters
+        ----------
+        best : the score to be beaten; None: that of the best ones
+        """
+        rows = self._covariance[self._first :]
         mean = self._mean + rows @ self._weights
         known = np.linalg.solve(self._lower, rows.T)
-        deviation = np.sqrt(np.maximum(np.diag(self._covariance)[:count] - (known**2).sum(axis=0), 1e-10))
-        gains = expected_improvement(self._best, mean, deviation)
+        prior = np.diag(self._covariance)[self._first :]
+        deviation = np.sqrt(np.maximum(prior - (known**2).sum(axis=0), 1e-10))
+        gains = expected_improvement(self._best if best is None else best, mean, deviation)
         return dict(zip(self._numbers, map(float, gains), strict=True))
 
 

@@ -3,7 +3,8 @@
 A trial trains in a directory of its own machine. Each checkpoint is brought from there to the fleet's store
 (``HMS_TUNE_ARTIFACTS``: a folder or ``s3://``) as ``<study>/trial-<first attempt>/attempt-<number>/…``: an
 attempt that lost its lease can overwrite nothing of its successor's. The successor begins with the newest
-checkpoint of the latest attempt that has a whole one.
+checkpoint of the latest attempt that has a whole one. Whoever trains one fold for the trial's attempt writes
+to ``<study>/trial-<first attempt>/fold-<fold>-attempt-<lease>/…``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ STORE_S = 600.0
 FLUSH_S = 8.0
 """How long the end of an attempt waits for its last checkpoint to be stored, s."""
 
-_CHECKPOINT = re.compile(r".*/attempt-(\d+)/(checkpoint-\d+\.pt)")
+_CHECKPOINT = re.compile(r".*/(?:fold-(\d+)-)?attempt-(\d+)/(checkpoint-\d+\.pt)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ class Artifacts:
         *,
         allowed: Callable[[], bool],
         patience: Patience | None = None,
+        fold: int | None = None,
     ) -> Iterator[AttemptFiles]:
         """The directory of an attempt, with the newest checkpoint of the attempts before it in place.
 
         Parameters
         ----------
-        trial, attempt : numbers of the trial's first attempt and of this one
+        trial, attempt : numbers of the trial's first attempt and of this one; of help with a fold its lease's
+        fold : the only one that is trained; None: the trial is
         allowed : whether the attempt may upload now
         patience : how long a store that does not answer is waited for
 
@@ -89,20 +92,41 @@ class Artifacts:
             If it stayed away: beginning again would throw away what is there. Or if this machine's own disk
             is full.
         """
-        prefix = f"{self._prefix(trial)}attempt-{attempt:06d}/"
+        of_fold = "" if fold is None else f"fold-{fold}-"
+        prefix = f"{self._prefix(trial)}{of_fold}attempt-{attempt:06d}/"
         directory = self.scratch / prefix
         shutil.rmtree(directory, ignore_errors=True)
         _make(directory)
         try:
-            if attempt != trial:
+            if fold is not None or attempt != trial:
                 _through_absence(
-                    lambda: self._fetch_newest(trial, attempt, directory),
+                    lambda: self._fetch_newest(trial, fold, attempt, directory),
                     patience or Patience(most_s=STORE_S),
                 )
             with Uploader(self.store, prefix, allowed=allowed) as uploads:
                 yield AttemptFiles(directory, uploads)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+    def fetch_fold(self, trial: int, fold: int, path: Path) -> bool:
+        """Bring the newest whole checkpoint of a fold that others trained here; returns whether there is one.
+
+        Raises
+        ------
+        ArtifactError
+            If the store does not answer.
+        """
+        return any(self._fetch(key, path) for _, key in self._found(trial, fold))
+
+    def has(self, trial: int) -> bool:
+        """Whether a trial's own checkpoints are in this store.
+
+        Raises
+        ------
+        ArtifactError
+            If the store does not answer.
+        """
+        return bool(self._found(trial, None))
 
     def remove(self, trials: Collection[int]) -> None:
         """Delete the checkpoints of trials that have ended. What cannot be deleted is named and left."""
@@ -136,22 +160,31 @@ class Artifacts:
     def _checkpoints(self, prefix: str) -> list[str]:
         return [key for key in self.store.keys(prefix) if _CHECKPOINT.fullmatch(key)]
 
-    def _fetch_newest(self, trial: int, attempt: int, directory: Path) -> None:
-        """Bring the newest whole checkpoint here; damaged ones are named and passed over."""
-        found = [
-            (int(match[1]), match[2], key)
-            for key in self.store.keys(self._prefix(trial))
-            if (match := _CHECKPOINT.fullmatch(key)) and int(match[1]) < attempt
-        ]
-        for _, name, key in sorted(found, reverse=True):
-            try:
-                self.store.fetch(key, directory / name)
-                verify_checkpoint(directory / name)
-            except (ArtifactError, CheckpointError) as error:
-                _logger.warning("%s; falling back on the one before", error)
-                (directory / name).unlink(missing_ok=True)
-            else:
+    def _fetch_newest(self, trial: int, fold: int | None, attempt: int, directory: Path) -> None:
+        """Bring the newest whole checkpoint of earlier attempts here."""
+        for number, key in self._found(trial, fold):
+            if number < attempt and self._fetch(key, directory / key.rpartition("/")[2]):
                 return
+
+    def _found(self, trial: int, fold: int | None) -> list[tuple[int, str]]:
+        """Attempts and keys of the checkpoints of a trial, or of help with one of its folds, newest first."""
+        found = [
+            (int(match[2]), key)
+            for key in self.store.keys(self._prefix(trial))
+            if (match := _CHECKPOINT.fullmatch(key)) and match[1] == (None if fold is None else str(fold))
+        ]
+        return sorted(found, reverse=True)
+
+    def _fetch(self, key: str, path: Path) -> bool:
+        """Bring a checkpoint here; one that is damaged is named."""
+        try:
+            self.store.fetch(key, path)
+            verify_checkpoint(path)
+        except (ArtifactError, CheckpointError) as error:
+            _logger.warning("%s; falling back on the one before", error)
+            path.unlink(missing_ok=True)
+            return False
+        return True
 
 
 def _make(directory: Path) -> None:

@@ -123,3 +123,17 @@ def test_a_table_of_a_million_columns_is_refused(root: Path) -> None:
     (root / "train.csv").write_text(",".join(f"c{i}" for i in range(1_000_000)) + "\n")
     (defect,) = read_table(root / "train.csv", "train")[1]
     assert defect.what == "the header names 1,000,000 columns, more than 1000"
+
+
+@pytest.mark.parametrize("written", ["1001.0", "1.001E3"])
+def test_a_long_id_is_refused_where_another_cell_would_round_it(root: Path, written: str) -> None:
+    """One cell with a decimal point makes floats of a column, and ids of 19 digits others."""
+    table = pd.read_csv(root / "train.csv", dtype=str)
+    table["eeg_id"] = table["eeg_id"].replace("1000", "1234567890123456789")
+    table.to_csv(root / "train.csv", index=False)
+    exact, defects = read_table(root / "train.csv", "train")
+    assert (defects, exact["eeg_id"].iloc[0]) == ([], 1234567890123456789)
+    table["eeg_id"] = table["eeg_id"].replace("1001", written)
+    table.to_csv(root / "train.csv", index=False)
+    read, (defect,) = read_table(root / "train.csv", "train")
+    assert (read.empty, defect.column, str(defect.kind)) == (True, "eeg_id", "cell-invalid")

@@ -15,7 +15,7 @@ from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
 from hms_tune.database.queue.claim import Refusal, claim
 from hms_tune.database.queue.end import Attempt, Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.recovery import recover
+from hms_tune.database.queue.recovery import end_orphans, recover
 from hms_tune.database.queue.start import ask
 from hms_tune.database.tables import attempts
 from hms_tune.machine.processes import ProcessIdentity, this_process
@@ -101,7 +101,7 @@ def test_a_stray_trial_takes_no_cell_of_the_grid(storage: Storage, search: Searc
     assert first.number > storage.optuna.get_trial(late).number
     cells = [cell(first, search)]
     tell(storage, search.study, first, Result(AttemptState.COMPLETE, value=1.0))
-    recover(storage, search.study_id, ME)
+    end_orphans(storage, search.study_id)
     assert storage.optuna.get_trial(late).state == optuna.trial.TrialState.FAIL
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
 

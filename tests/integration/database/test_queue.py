@@ -18,7 +18,7 @@ from hms_tune.database.queue import recovery
 from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.database.queue.end import Attempt, Result, release, tell
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, hold
-from hms_tune.database.queue.recovery import MOST_LOSSES, recover
+from hms_tune.database.queue.recovery import MOST_LOSSES, end_orphans, recover
 from hms_tune.database.queue.start import ask, bind
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
@@ -37,7 +37,7 @@ def holder(worker: str = "worker", process: ProcessIdentity = ME) -> Holder:
 @pytest.fixture
 def study(storage: Storage, study_name: str) -> optuna.Study:
     return optuna.create_study(
-        study_name=study_name, storage=storage.optuna, sampler=optuna.samplers.RandomSampler(seed=0)
+        study_name=study_name, storage=storage.optuna.shared, sampler=optuna.samplers.RandomSampler(seed=0)
     )
 
 
@@ -94,7 +94,7 @@ def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
 
     def work(worker: int) -> list[int]:
         mine = open_storage(database_url)
-        own = optuna.load_study(study_name=study.study_name, storage=mine.optuna)
+        own = optuna.load_study(study_name=study.study_name, storage=mine.optuna.shared)
         numbers = []
         while isinstance(lease := claim(mine, study_id, holder(f"w{worker}"), lease_s=60.0), Lease):
             attempt = ask(mine, own, lease)
@@ -304,7 +304,7 @@ def test_a_trial_that_arrives_after_its_lease_has_ended_is_ended_too(
     attempt = asked(storage, study, study_id)
     twice = optuna.trial.create_trial(state=OptunaState.RUNNING, user_attrs={"lease": attempt.lease.lease_id})
     twice_id = storage.optuna.create_new_trial(study_id, twice)
-    recover(storage, study_id, ME)
+    end_orphans(storage, study_id)
     states = [storage.optuna.get_trial(each).state for each in (late_id, twice_id, attempt.optuna_trial_id)]
     assert states == [OptunaState.FAIL, OptunaState.FAIL, OptunaState.RUNNING]
 
@@ -316,9 +316,8 @@ def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
     attempt = asked(storage, study, study_id)
     expire(storage, attempt.lease)
 
-    with storage.study_lock(study_id) as connection:
-        assert connection is not None
-        (row,) = recovery._gone(connection, study_id, ME)
+    with storage.transaction() as connection:
+        (row,) = recovery._gone(connection, study_id, ME, among=[attempt.lease.lease_id])
         recovery._recover_one(storage, connection, row, MOST_LOSSES)
         connection.rollback()  # what the server does when a process dies
     assert study.trials[0].state == OptunaState.FAIL
@@ -467,7 +466,7 @@ def test_a_renamed_study_keeps_what_it_has_spent_when_its_old_name_begins_anothe
         connection.execute(
             text("UPDATE studies SET study_name = :name WHERE study_id = :id"), {"name": name, "id": study_id}
         )
-    another = optuna.create_study(study_name=study.study_name, storage=storage.optuna)
+    another = optuna.create_study(study_name=study.study_name, storage=storage.optuna.shared)
     assert register(storage, another, trials=1) != study_id
     renamed = optuna.load_study(study_name=name, storage=storage.optuna)
     assert register(storage, renamed, trials=1) == study_id

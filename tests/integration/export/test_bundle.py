@@ -202,6 +202,20 @@ def test_python_and_command_predict_the_same(exported: Exported, root: Path, tmp
     assert np.abs(found - table[list(VOTE_COLUMNS)].to_numpy()).max() < 1e-5
 
 
+def test_one_window_is_predicted_from_an_array_a_table_or_a_file(exported: Exported, root: Path) -> None:
+    bundle = hms_tune.load_bundle(exported.path)
+    paths = root / "test_eegs/3000.parquet", root / "test_spectrograms/8000.parquet"
+    tables = [pd.read_parquet(path) for path in paths]
+    arrays = [
+        table[list(names)].to_numpy()
+        for table, names in zip(tables, (EEG_COLUMNS, SPECTROGRAM_COLUMNS), strict=True)
+    ]
+    expected = bundle.predict(*(each[np.newaxis] for each in arrays))
+    assert expected.shape == (1, 6)
+    for window in (arrays, tables, paths, [str(path) for path in paths]):
+        assert np.array_equal(bundle.predict(*window), expected)
+
+
 def test_predicting_leaves_nothing_but_the_submission(
     eeg_only: Exported, competition_writer: Callable[..., Path], tmp_path: Path
 ) -> None:

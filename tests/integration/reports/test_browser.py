@@ -79,7 +79,7 @@ def test_a_studys_note_says_what_leads_and_how_to_help(
     told = page.locator("body").inner_text()
     assert study.best is not None
     assert f"Trial {study.best.attempt} leads with KL {study.best.value:.4f}" in told
-    assert "hms-tune worker a.yaml" in told
+    assert "hms-tune worker studies/a.yaml" in told
 
 
 def test_the_best_trial_has_its_note_and_its_pictures(page: Page, dashboard: str, study: StudyRecord) -> None:
@@ -96,6 +96,26 @@ def test_a_pruned_trial_says_why(page: Page, dashboard: str, study: StudyRecord)
     pruned = study.ended("pruned")[0]
     page.goto(f"{dashboard}/studies/{study.study_id}/trials?numbers={pruned.attempt}")
     page.get_by_text("Pruned in fold 1 after epoch 2 of 3: ≈").wait_for()
+
+
+EDITORS = 'button:has(> [data-testid="EditIcon"])', 'input[type="file"]', '[data-testid="UploadFileIcon"]'
+"""Pencils and uploads."""
+
+
+@pytest.mark.parametrize("writable", [False, True], ids=["read-only", "writable"])
+def test_only_a_writable_dashboard_shows_pencils_and_uploads(
+    page: Page, storage: Storage, artifacts: Path, study: StudyRecord, writable: bool
+) -> None:
+    assert study.best is not None
+    app = dashboard_app(storage, artifacts, writable=writable)
+    server = make_server("127.0.0.1", 0, app, handler_class=Quiet)
+    with served(server) as address:
+        for path in ("note", f"trials?numbers={study.best.attempt}", ""):
+            page.goto(f"{address}/dashboard/studies/{study.study_id}/{path}")
+            editor = page.locator(", ".join(EDITORS)).first
+            editor.wait_for(state="attached")
+            shown = [each.is_visible() for each in page.locator(", ".join(EDITORS[::2])).all()]
+            assert any(shown) is writable, path
 
 
 @pytest.mark.parametrize("width", [1280, 360])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import optuna
 import pytest
@@ -111,3 +112,31 @@ def test_no_attached_file_runs_and_no_other_site_reads_one(
         assert "DELETE" not in asked
         context.close()
     assert study_name in optuna.get_all_study_names(storage.optuna)
+
+
+def test_below_a_prefix_every_page_and_picture_is_asked_for_there(
+    browser: Browser, storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    study = optuna.create_study(study_name=study_name, storage=storage.optuna)
+    study.tell(study.ask(), 0.5)
+    number = study_id_of(study)
+    attach(storage, writable_store(tmp_path), number, 0, "pixel.png", PIXEL)
+    with serving_dashboard(dashboard_app(storage, tmp_path, writable=True, prefix="/a/hms-tune")) as server:
+        context = browser.new_context()
+        page, asked = context.new_page(), list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        origin = f"http://127.0.0.1:{server.effective_port}"
+        page.goto(f"{origin}/a/hms-tune/")  # leads to the dashboard
+        page.get_by_text(study_name).first.click()
+        page.get_by_text("Best Trial").first.wait_for()
+        page.goto(f"{origin}/a/hms-tune/dashboard/studies/{number}/trials?numbers=0")
+        page.wait_for_function("[...document.images].some(image => image.naturalWidth === 1)")
+        context.close()
+    paths = [urlsplit(each).path for each in asked if each.startswith("http")]
+    assert {path.split("/")[3] for path in paths if path != "/a/hms-tune/"} == {
+        "dashboard",
+        "static",
+        "api",
+        "artifacts",
+    }
+    assert all(path.startswith("/a/hms-tune/") for path in paths)

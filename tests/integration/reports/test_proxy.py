@@ -28,22 +28,30 @@ FLEET = Path(__file__).parents[3] / "docs" / "fleet.md"
 PASSWORD = "canary-of-the-proxy"
 
 
-def documented() -> str:
-    """The server block of the document, without its certificate."""
-    (block,) = re.findall(r"```nginx\n(.*?)```", FLEET.read_text(), re.DOTALL)
-    kept = [line for line in block.splitlines() if "ssl_" not in line]
-    return "\n".join(kept)
+def documented(prefix: str | None) -> str:
+    """The server block of the document, without its certificate; with a prefix, its other location."""
+    server, below = re.findall(r"```nginx\n(.*?)```", FLEET.read_text(), re.DOTALL)
+    kept = "\n".join(line for line in server.splitlines() if "ssl_" not in line)
+    if prefix is None:
+        return kept
+    assert f"location {prefix}/ {{" in below
+    return re.sub(r"    location / \{.*?\n    \}\n", lambda _: below, kept, flags=re.DOTALL)
+
+
+@pytest.fixture(params=[None, "/hms-tune"])
+def prefix(request: pytest.FixtureRequest) -> str | None:
+    return request.param
 
 
 @pytest.fixture
-def proxy(storage: Storage, tmp_path: Path) -> Iterator[int]:
+def proxy(storage: Storage, tmp_path: Path, prefix: str | None) -> Iterator[int]:
     """The port of an nginx in front of a writable dashboard."""
     assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True)
+    application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True, prefix=prefix)
     with serving_dashboard(application) as server:
-        block = documented().replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+        block = documented(prefix).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
         block = block.replace("127.0.0.1:8080", f"127.0.0.1:{server.effective_port}")
         config = tmp_path / "nginx.conf"
         paths = "".join(
@@ -83,20 +91,24 @@ def ask(port: int, path: str, *, password: str = PASSWORD, method: str = "GET", 
 
 
 def test_the_dashboard_works_behind_the_documented_proxy(
-    proxy: int, storage: Storage, study_name: str
+    proxy: int, storage: Storage, study_name: str, prefix: str | None
 ) -> None:
     study = study_id_of(optuna.create_study(study_name=study_name, storage=storage.optuna))
+    below = prefix or ""
     for path in ("/dashboard/", "/static/bundle.js", "/api/studies", f"/api/studies/{study}"):
-        assert ask(proxy, path) == 200, path
-    assert ask(proxy, f"/api/studies/{study}", method="DELETE", Origin="https://attacker.example") == 403
-    assert ask(proxy, f"/api/studies/{study}", method="DELETE", Origin="https://dashboard.example.org") == 204
+        assert ask(proxy, below + path) == 200, path
+        assert below == "" or ask(proxy, path) == 404
+    path = f"{below}/api/studies/{study}"
+    assert ask(proxy, path, method="DELETE", Origin="https://attacker.example") == 403
+    assert ask(proxy, path, method="DELETE", Origin="https://dashboard.example.org") == 204
 
 
-def test_one_who_guesses_through_the_proxy_locks_out_nobody_else(proxy: int) -> None:
-    codes = [ask(proxy, "/api/studies", password=f"guess {number}") for number in range(12)]
+def test_one_who_guesses_through_the_proxy_locks_out_nobody_else(proxy: int, prefix: str | None) -> None:
+    path = f"{prefix or ''}/api/studies"
+    codes = [ask(proxy, path, password=f"guess {number}") for number in range(12)]
     assert codes == [401] * 10 + [429] * 2
     with socket.create_connection(("127.0.0.1", proxy), source_address=("127.0.0.2", 0)) as other:
         known = base64.b64encode(f":{PASSWORD}".encode()).decode()
-        head = f"GET /api/studies HTTP/1.0\r\nHost: x\r\nAuthorization: Basic {known}\r\n\r\n"
+        head = f"GET {path} HTTP/1.0\r\nHost: x\r\nAuthorization: Basic {known}\r\n\r\n"
         other.sendall(head.encode())
         assert b" 200 " in other.makefile("rb").readline()

@@ -18,11 +18,12 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database import tables
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import Budget, Refusal, claim, gpu_hours_used, register_study
+from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
 from hms_tune.database.queue.end import Attempt, Result, tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.database.tables import attempts, trials
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 from hms_tune.machine.processes import this_process

@@ -6,7 +6,9 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -16,20 +18,21 @@ import pytest
 from fake_study import run_study
 from optuna_dashboard import get_note, save_note
 from rich.console import Console
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import OperationalError
 
 from hms_tune.cli.views.trial import trial_view
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
-from hms_tune.database.locks import is_elected_publisher
+from hms_tune.database.locks import dismiss_publisher, elect_publisher
 from hms_tune.database.optuna_storage import PatientStorage
-from hms_tune.database.tables import attempts, out_of_fold, seconds_from_now
+from hms_tune.database.tables import attempts, duties, out_of_fold, seconds_from_now
 from hms_tune.reports.dashboard import trial_notes as noted
 from hms_tune.reports.dashboard.access import Gatekeeper
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.reports.dashboard.publisher import Publisher, PublisherPlan
 from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.reports.dashboard.study_note import Reached, study_note
 from hms_tune.reports.study_page import gather, report_page
 from hms_tune.studies.cost import pareto_front, saving
 from hms_tune.studies.predictions import kept_out_of_fold
@@ -126,7 +129,7 @@ def test_a_recorder_that_fails_is_said_once_and_harms_no_trial(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(self: TrialRecorder, number: int, values: dict[str, Any]) -> None:
+    def broken(self: TrialRecorder, number: int, values: dict[str, Any], **how: object) -> None:
         raise RuntimeError("no room")
 
     monkeypatch.setattr(TrialRecorder, "_store", broken)
@@ -249,8 +252,36 @@ def test_the_studys_note_says_what_is_searched_and_what_leads(storage: Storage, 
     assert f"Trial {best.attempt} leads with KL {best.value:.4f}" in note
     assert "over 10 patients" in note
     assert "| `training.learning_rate` &nbsp; | 0.0001 to 1, log &nbsp; |" in note
-    assert "hms-tune worker a.yaml" in note
+    assert "hms-tune worker studies/a.yaml" in note
+    assert f"HMS_TUNE_HOME={home_of(storage)} " in note
+    assert f"the bundle that `hms-tune export-best {NAME}` writes has its score" in note
+    assert "…" not in note
     assert "0123456789abcdef" in note
+
+
+def home_of(storage: Storage) -> Path:
+    """Of the embedded server."""
+    return Path(storage.server().host).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("demo/demo.yaml", "demo/demo.yaml"),
+        ("studies/{study}.yaml", "{study}"),
+        ("{study}.yaml", "{study}"),
+        ("/opt/lib/hms_tune/study_files/{study}.yaml", "{study}"),
+        ("a copy.yaml", "'a copy.yaml'"),
+    ],
+)
+def test_the_studys_note_names_file_and_database_as_a_command_finds_them(
+    study: StudyRecord, source: str, named: str
+) -> None:
+    file = replace(study.study_file, source=source.format(study=study.study_file.study))
+    there = Reached("postgresql://hms_tune@db.example.org/hms_tune")
+    note = study_note(replace(study, study_file=file), None, there)
+    assert "export HMS_TUNE_STORAGE=postgresql://hms_tune@db.example.org/hms_tune\n" in note
+    assert f"\nhms-tune worker {named.format(study=file.study)} --data COMPETITION_FOLDER\n" in note
 
 
 def test_a_note_that_a_person_edited_stays(storage: Storage, study_name: str, tmp_path: Path) -> None:
@@ -269,13 +300,15 @@ def test_publishing_again_changes_nothing(storage: Storage, study: StudyRecord, 
 
 
 def test_one_publisher_is_elected_and_another_takes_over(storage: Storage, study: StudyRecord) -> None:
-    with storage.engine.connect() as one, storage.engine.connect() as two:
-        assert is_elected_publisher(one, study.study_id)
-        assert not is_elected_publisher(two, study.study_id)
-        assert is_elected_publisher(one, study.study_id)
-        one.execute(text("SELECT pg_advisory_unlock_all()"))
-        assert is_elected_publisher(two, study.study_id)
-        two.execute(text("SELECT pg_advisory_unlock_all()"))
+    with storage.statements() as connection:
+        elect = partial(elect_publisher, connection, study.study_id)
+        assert [elect("one"), elect("two"), elect("one")] == [True, False, True]
+        dismiss_publisher(connection, study.study_id, "one")
+        assert [elect("two"), elect("one")] == [True, False]
+        late = update(duties).values(until=func.now()).where(duties.c.study_id == study.study_id)
+        connection.execute(late)  # two is gone, and said nothing
+        assert [elect("one"), elect("two")] == [True, False]
+        dismiss_publisher(connection, study.study_id, "one")
 
 
 def test_a_publisher_publishes_once_more_when_it_is_told_to_finish(

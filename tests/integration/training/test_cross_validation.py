@@ -345,3 +345,45 @@ def test_too_few_rows_are_an_error_that_names_the_fold(store: Store) -> None:
     )
     with pytest.raises(DataError):
         list(CrossValidation(config, store, "cpu").run())
+
+
+@pytest.mark.parametrize("helper_epochs", [1, 3], ids=["a fold that was begun elsewhere", "a whole fold"])
+def test_a_fold_from_elsewhere_is_taken_in_bit_for_bit(
+    store: Store, tmp_path: Path, helper_epochs: int
+) -> None:
+    config = make_config(early_stopping=None)
+    undisturbed = list(CrossValidation(config, store, "cpu").run())
+    # One checkpoint after each of the three epochs, and one of the whole fold.
+    content = _checkpoint(config, store, tmp_path / "helper", number=4 if helper_epochs == 3 else 1)
+    events = []
+    directory = tmp_path / "trial"
+    for event in CrossValidation(config, store, "cpu", directory=directory).run():
+        if isinstance(event, FoldStarted) and event.fold == 1:
+            (directory / "shared-1.pt").write_bytes(content)
+        events.append(event)
+    assert story(events) == story(undisturbed)
+    ended, expected = events[-1], undisturbed[-1]
+    assert isinstance(ended, CrossValidationEnded)
+    assert isinstance(expected, CrossValidationEnded)
+    assert ended.kl.hex() == expected.kl.hex()
+    np.testing.assert_array_equal(ended.out_of_fold.probabilities, expected.out_of_fold.probabilities)
+    replayed = [event for event in events if isinstance(event, EpochEnded) and event.replayed]
+    assert len(replayed) == helper_epochs
+    # Whoever resumes the trial finds what was taken in.
+    resumed = list(CrossValidation(config, store, "cpu", directory=directory).run())
+    assert story(resumed) == story(undisturbed)
+
+
+def _checkpoint(config: TrialConfig, store: Store, directory: Path, *, number: int) -> bytes:
+    """The checkpoint with this number, from 1, of who trains the second fold alone."""
+    trial = CrossValidation(config, store, "cpu", directory=directory).run_fold(1)
+    written = (event.path for event in trial if isinstance(event, CheckpointWritten))
+    return next(path for count, path in enumerate(written, 1) if count == number).read_bytes()
+
+
+def test_a_fold_of_other_data_is_trained_anew(store: Store, tmp_path: Path) -> None:
+    config, other = make_config(), make_config(learning_rate=1e-3)
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "shared-1.pt").write_bytes(_checkpoint(other, store, tmp_path / "helper", number=3))
+    events = list(CrossValidation(config, store, "cpu", directory=tmp_path / "trial").run())
+    assert story(events) == story(list(CrossValidation(config, store, "cpu").run()))

@@ -10,13 +10,14 @@ import typer
 from typer.testing import CliRunner
 
 from hms_tune.cli.main import COMMANDS, app, load
-from hms_tune.cli.study_argument import study_first
+from hms_tune.cli.options import study_first
 
 FURTHER = {
     "study report": ("--out", "x.html"),
     "study stop-trial": ("3",),
     "study drain": ("--worker", "gpu-1"),
     "study enqueue": ("model.dropout=0.1",),
+    "study save": ("mine.zip",),
 }
 """What a command needs besides."""
 
@@ -40,7 +41,7 @@ def test_there_are_as_many_as_people_know() -> None:
         [
             *("worker", "status", "export-best", "study check", "study show", "study report", "study notify"),
             *("study pause", "study resume", "study stop", "study stop-trial", "study drain"),
-            *("study enqueue", "study delete"),
+            *("study enqueue", "study delete", "study save"),
         ]
     )
 

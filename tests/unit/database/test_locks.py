@@ -1,4 +1,4 @@
-"""The numbers of the advisory locks stand in one place."""
+"""There is one advisory lock, and one place that takes it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ import ast
 from pathlib import Path
 
 import hms_tune
-from hms_tune.database.locks import Lock
+from hms_tune.database.locks import SETUP_LOCK
 
 PACKAGE = Path(hms_tune.__file__).parent
 HOME = PACKAGE / "database" / "locks.py"
 
 
-def test_no_two_locks_have_the_same_number() -> None:
-    assert len(Lock.__members__) == len({int(lock) for lock in Lock}) == 4
-
-
-def test_no_other_module_names_a_lock_or_a_number_of_one() -> None:
-    numbers = {int(lock) for lock in Lock}
+def test_no_other_module_takes_an_advisory_lock_or_names_its_number() -> None:
     elsewhere = []
     for file in sorted(PACKAGE.rglob("*.py")):
         if file == HOME:
@@ -26,6 +21,6 @@ def test_no_other_module_names_a_lock_or_a_number_of_one() -> None:
         elsewhere += [
             f"{file.relative_to(PACKAGE)}:{each.lineno}"
             for each in constants
-            if each.value in numbers or (isinstance(each.value, str) and "advisory_" in each.value)
+            if each.value == SETUP_LOCK or (isinstance(each.value, str) and "advisory_" in each.value)
         ]
     assert elsewhere == []

@@ -112,7 +112,7 @@ class FullDatabase:
 
     def __init__(self) -> None:
         self.patience = Patience(who="Slot cpu")
-        self.engine = self.optuna = self
+        self.engine = self.optuna = self.shared = self
         self.asked_twice = threading.Event()
         self._asked = 0
 
@@ -120,6 +120,9 @@ class FullDatabase:
         self.begin()
 
     def statements(self) -> None:
+        self.begin()
+
+    def get_trial_id_from_study_id_trial_number(self, *_which: int) -> None:
         self.begin()
 
     def begin(self) -> None:

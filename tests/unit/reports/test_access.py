@@ -5,6 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -181,14 +186,47 @@ def test_an_address_that_guesses_is_refused_for_a_minute_and_named_in_the_log(
     assert status("sésame") == "200"
 
 
-def test_behind_a_proxy_on_this_machine_tries_are_counted_for_whom_it_names() -> None:
-    def named(peer: str, forwarded: str) -> str:
-        return address_of({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded})
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["127.0.0.1", "mapped"])
+def test_behind_a_proxy_on_this_machine_tries_are_counted_for_whom_it_names(
+    family: socket.AddressFamily,
+) -> None:
+    mapped = "" if family == socket.AF_INET else "::ffff:"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(family) as proxy:
+        proxy.connect((f"{mapped}127.0.0.1", server.getsockname()[1]))
+        ports = {"REMOTE_PORT": str(proxy.getsockname()[1]), "SERVER_PORT": str(server.getsockname()[1])}
 
+        def named(peer: str, forwarded: str) -> str:
+            return address_of({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded, **ports})
+
+        judge_names(named)
+        proxy.shutdown(socket.SHUT_WR)  # a socket that is closed belongs to 0, as root's do
+        assert named("127.0.0.1", "10.0.0.7") == "127.0.0.1"
+
+
+def judge_names(named: Callable[[str, str], str]) -> None:
     assert named("127.0.0.1", "1.1.1.1, 10.0.0.7") == "10.0.0.7"
     assert named("10.0.0.9", "10.0.0.7") == "10.0.0.9"
     assert named("127.0.0.1", "no address") == "127.0.0.1"
     assert named("2001:db8::1:2:3:4", "") == named("2001:db8::5", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize(("user", "believed"), [(33, True), (1234, False), (65534, False)])
+def test_other_people_on_this_machine_cannot_speak_for_a_visitor(user: int, believed: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        to = server.getsockname()[1]
+        script = (
+            f"import os, socket; os.setuid({user}); s = socket.socket();"
+            f"s.connect((b'127.0.0.1', {to})); print(s.getsockname()[1], flush=True); input()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            asked = {"REMOTE_PORT": other.stdout.readline().strip(), "SERVER_PORT": str(to)}
+            address = address_of({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "10.0.0.7", **asked})
+            other.communicate("")
+    assert address == ("10.0.0.7" if believed else "127.0.0.1")
 
 
 @pytest.mark.parametrize("length", ["9" * 5000, "-1", "٣", "1e3"])

@@ -39,7 +39,7 @@ def a_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Slo
     return worker, slots
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_sigterm_sigint_and_usr1_hand_trials_back_and_a_second_signal_exits_at_once(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

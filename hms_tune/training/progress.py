@@ -1,0 +1,90 @@
+"""How far a trial's cross-validation is: what a checkpoint holds, and what a finished one comes to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.training.events import CrossValidationEnded, EpochEnded, FoldEnded, FoldStarted, OutOfFold
+from hms_tune.training.scores import kl_divergence
+from hms_tune.training.trial_data import TrialData
+
+_RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded)}
+"""Events that a resumed trial yields again."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """The story so far, and the fold in progress.
+
+    ``predictions`` are those of each fold's best epoch; the states are those of the fold in progress, None
+    where none was saved.
+    """
+
+    story: list[FoldStarted | EpochEnded | FoldEnded] = field(default_factory=list)
+    predictions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] | None = None
+    fold_state: dict[str, Any] | None = None
+    best_state: dict[str, float | int] | None = None
+
+    @property
+    def folds_done(self) -> list[FoldEnded]:
+        """The folds that have ended, in order."""
+        return [event for event in self.story if isinstance(event, FoldEnded)]
+
+    def packed(self, config: str, store: str) -> dict[str, Any]:
+        """As a checkpoint of a configuration and prepared data with these names."""
+        return {
+            "config": config,
+            "store": store,
+            "story": [{"type": type(event).__name__, **asdict(event)} for event in self.story],
+            "predictions": {fold: torch.from_numpy(rows) for fold, rows in self.predictions.items()},
+            "best_weights": self.best_weights,
+            "fold_state": self.fold_state,
+            "best_state": self.best_state,
+        }
+
+    @classmethod
+    def unpacked(cls, state: dict[str, Any]) -> Self:
+        """From :meth:`packed`."""
+        story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
+        predictions = {fold: rows.numpy() for fold, rows in state["predictions"].items()}
+        return cls(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
+
+    def conclusion(self, data: TrialData) -> CrossValidationEnded:
+        """What all folds come to."""
+        done = self.folds_done
+        validated = [data.fold_rows(event.fold)[1] for event in done]
+        rows = np.concatenate(validated)
+        labels = data.labels
+        out_of_fold = OutOfFold(
+            row=rows,
+            eeg_id=labels.eeg_id[rows],
+            patient_id=labels.patient_id[rows],
+            fold=np.repeat([event.fold for event in done], [len(each) for each in validated]).astype(
+                np.int64
+            ),
+            probabilities=np.concatenate([self.predictions[event.fold] for event in done]),
+            targets=labels.targets[rows],
+            total_votes=labels.total_votes[rows],
+        )
+        high = out_of_fold.total_votes >= HIGH_VOTES
+        return CrossValidationEnded(
+            kl=float(np.mean([event.kl for event in done])),
+            kl_all_rows=kl_divergence(out_of_fold.targets, out_of_fold.probabilities),
+            kl_high_vote=kl_divergence(out_of_fold.targets[high], out_of_fold.probabilities[high]),
+            fold_kl=tuple(event.kl for event in done),
+            best_epochs=tuple(event.best_epoch for event in done),
+            out_of_fold=out_of_fold,
+        )
+
+
+def is_of(state: dict[str, Any], config: str, store: str) -> bool:
+    """Whether a checkpoint is of this configuration and this prepared data."""
+    return (state["config"], state["store"]) == (config, store)
