@@ -57,7 +57,7 @@ def worker(
     max_trials: Annotated[
         int | None, typer.Option("--max-trials", min=1, help="Stop after this many trials of this worker.")
     ] = None,
-) -> int:
+) -> None:
     """Run a study's trials until its budget is spent or this worker is stopped.
 
     Any number of workers may run one study. At SIGTERM or Ctrl-C trials are requeued and continue
@@ -100,7 +100,8 @@ def worker(
         show_study=observer.show_study,
     ).run()
     console.print(f"{study_file.study}: " + ("there is more to do" if has_more else "the study is over"))
-    return os.EX_TEMPFAIL if has_more else os.EX_OK
+    if has_more:
+        raise typer.Exit(os.EX_TEMPFAIL)
 
 
 def parse_slots(text: str) -> int | Literal["auto"]:

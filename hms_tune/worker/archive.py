@@ -36,7 +36,10 @@ _CHECKPOINT = re.compile(r"checkpoints/(trial-\d+/attempt-\d+/checkpoint-\d+\.pt
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """What a file holds. ``attempts`` are Optuna's trials, ``checkpoints`` files."""
+    """What a file holds. ``attempts`` are Optuna's trials, ``checkpoints`` files.
+
+    What a script added with Optuna is a trial of one attempt.
+    """
 
     study: str
     trials: int
@@ -62,6 +65,7 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
     study_id = find_study(storage, study)
     with _appearing(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as written:
         rows: dict[str, int] = {}
+        bound = 0
         with archive.one_moment(storage) as connection:
             revision = archive.revision(connection)
             for table, content in archive.study_rows(connection, study_id):
@@ -70,18 +74,21 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
                     for row in content:
                         lines.write(json.dumps(row).encode() + b"\n")
                         rows[table] += 1
+                        bound += table == "attempts" and row["optuna_trial_id"] is not None
         checkpoints = _save_checkpoints(store, study, written)
+        trials = rows["trials"] + rows["optuna_trials"] - bound
         head = {
             "format": _FORMAT,
             "study": study,
             "revision": revision,
             "hms_tune": __version__,
             "saved_at": datetime.now(UTC).isoformat(),
-            "rows": rows,
+            "trials": trials,
+            "attempts": rows["optuna_trials"],
             "checkpoints": checkpoints,
         }
         written.writestr(_HEAD, json.dumps(head, indent=2) + "\n")
-    return Archived(study, rows["trials"], rows["optuna_trials"], checkpoints)
+    return Archived(study, trials, rows["optuna_trials"], checkpoints)
 
 
 def load_study(storage: Storage, store: ObjectStore, file: Path) -> Archived:
@@ -115,7 +122,7 @@ def load_study(storage: Storage, store: ObjectStore, file: Path) -> Archived:
         with storage.setup_lock(), storage.transaction() as connection:
             _check_room(connection, head, file)
             archive.insert_rows(connection, rows)
-    return Archived(study, len(rows["trials"]), len(rows["optuna_trials"]), checkpoints)
+    return Archived(study, int(head["trials"]), len(rows["optuna_trials"]), checkpoints)
 
 
 _WRITE_IT = "Write it with hms-tune study save STUDY FILE"

@@ -58,10 +58,12 @@ def showing_life(home: Path) -> Iterator[None]:
             private_folder(file.parent)
             file.touch()
 
-    with Every(SEEN_EVERY_S, touch, name="alive", at_once=True):
-        yield
-    with suppress(OSError):
-        file.unlink()
+    try:
+        with Every(SEEN_EVERY_S, touch, name="alive", at_once=True):
+            yield
+    finally:
+        with suppress(OSError):
+            file.unlink()
 
 
 @contextmanager

@@ -89,7 +89,8 @@ def test_a_search_longer_than_its_time_limit_finishes_by_itself_and_loses_no_tri
 def _cut_short(slurm: Cluster, project: Path, workers: str, task: int) -> None:
     """Lower a task's time limit, once, when its first fold has ended; its next start has an hour again.
 
-    How long a search takes is the machine's to say, so no limit set beforehand is shorter on all of them.
+    How long a search takes is the machine's to say, so no limit set beforehand is shorter on all of them. The
+    two minutes that SLURM lets a requeued task wait are not waited for.
     """
     log = project / f"hms-tune-workers-{workers}_{task}.log"
     told = log.read_text() if log.exists() else ""
@@ -102,7 +103,7 @@ def _cut_short(slurm: Cluster, project: Path, workers: str, task: int) -> None:
         hours, minutes, _ = map(int, facts["RunTime"].split(":"))
         slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + 1}")
     elif was_cut and facts["JobState"] == "PENDING" and facts["TimeLimit"] != "01:00:00":
-        slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+        slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
 
 
 def _logs(project: Path) -> str:

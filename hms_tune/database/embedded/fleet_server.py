@@ -49,10 +49,10 @@ def serve_fleet(folder: Path, host: str, port: int) -> str:
     with closing(connector(own)()) as connection:
         connection.autocommit = True  # a database is made outside transactions
         with connection.cursor() as cursor:
-            cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", (FLEET,))
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (FLEET,))
             verb = "ALTER" if cursor.fetchone() else "CREATE"
             cursor.execute(f"{verb} ROLE {FLEET} LOGIN PASSWORD %s", (password,))
-            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (FLEET,))
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (FLEET,))
             if not cursor.fetchone():
                 cursor.execute(f"CREATE DATABASE {FLEET} OWNER {FLEET}")
     url = URL.create("postgresql", FLEET, password, host, port, FLEET)

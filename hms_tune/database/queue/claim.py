@@ -171,7 +171,9 @@ def claim(
     """
     with storage.engine.begin() as connection:
         study = connection.execute(
-            select(studies).where(studies.c.study_id == study_id).with_for_update(key_share=True)
+            select(studies, now().label("read_at"))
+            .where(studies.c.study_id == study_id)
+            .with_for_update(key_share=True)
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
@@ -206,7 +208,7 @@ def _facts(
     waiting = exists().where(trials.c.study_id == study_id, trials.c.state == TrialState.WAITING)
     asked = {
         "claimed": None if study.budget_trials is None else claimed(study_id),
-        "seconds": None if study.budget_hours is None else at_work(study_id),
+        "seconds": at_work(study_id) if _may_have_spent_hours(study) else None,
         "gpu_hours": None if study.budget_gpu_hours is None else gpu_hours(study_id),
         "taken": None if worker_most is None else taken_by(study_id, holder.worker_id),
     }
@@ -221,10 +223,18 @@ def _facts(
     ).one()
 
 
+def _may_have_spent_hours(study: Row[Any]) -> bool:
+    """Whether a study is old enough; nobody worked for longer, and the sum over all attempts is spared."""
+    if study.budget_hours is None or study.started_at is None:
+        return False
+    old = (study.read_at - study.started_at).total_seconds()
+    return bool(old >= 3600.0 * FINISHING_FROM * study.budget_hours)
+
+
 def _hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:
     """Whether a share of the study's hours is used up."""
     budget = study.budget_hours
-    return budget is not None and facts.seconds >= 3600.0 * share * budget
+    return budget is not None and facts.seconds is not None and facts.seconds >= 3600.0 * share * budget
 
 
 def _gpu_hours_end(study: Row[Any], facts: Row[Any], share: float) -> bool:

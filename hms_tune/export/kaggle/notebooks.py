@@ -97,7 +97,7 @@ if saved:
     done("study", "load", saved[-1])
 """,
     """
-worker = hms_tune("worker", "--study", STUDY)
+worker = hms_tune("worker", STUDY)
 try:
     status = worker.wait(timeout=3600 * HOURS)
 except subprocess.TimeoutExpired:
@@ -109,10 +109,10 @@ assert status in (0, 75), f"the worker ended with status {status}: read what it 
 from hms_tune.config.study_file import load_study_file
 
 name = load_study_file(str(STUDY)).study
-done("status", "--study", name)
+done("status", name)
 done("study", "save", name, WORKING / "study.zip")
 if status == 0:  # the study is over
-    done("export-best", "--study", name, "--out", WORKING / "bundle")
+    done("export-best", name, "--out", WORKING / "bundle")
     done("kaggle", WORKING / "bundle", WORKING / "kaggle")
 """,
 )

@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import optuna
 import pytest
@@ -19,7 +20,7 @@ from hms_tune.database.queue.end import Attempt, Result, release, tell
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, hold
 from hms_tune.database.queue.recovery import MOST_LOSSES, end_orphans, recover
 from hms_tune.database.queue.start import ask, bind
-from hms_tune.database.tables import attempts, trials
+from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.machine.processes import ProcessIdentity, leave_mark, remove_mark, this_process
 from hms_tune.studies.status import status
@@ -127,6 +128,29 @@ def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
     register(storage, study, trials=5, hours=1e-9)
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_HOURS
+
+
+def test_a_search_that_stood_still_overnight_has_its_hours_left_and_work_uses_them_up(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study, trials=None, hours=1.0)
+    first = claimed(storage, study_id)
+    day, begun = timedelta(days=1), attempts.c.claimed_at
+    worked = {
+        "claimed_at": begun - day,
+        "ended_at": begun - day + timedelta(hours=0.5),
+        "state": AttemptState.REQUEUED,
+    }
+    with storage.engine.begin() as connection:
+        mine = studies.c.study_id == study_id
+        connection.execute(update(studies).where(mine).values(started_at=studies.c.started_at - day))
+        of_first = attempts.c.lease_id == first.lease_id
+        connection.execute(update(attempts).where(of_first).values(**worked))
+    second = claimed(storage, study_id)
+    with storage.engine.begin() as connection:
+        of_second = attempts.c.lease_id == second.lease_id
+        connection.execute(update(attempts).where(of_second).values(claimed_at=begun - timedelta(hours=0.6)))
+    assert claim(storage, study_id, holder("other"), lease_s=60.0) is Refusal.OUT_OF_HOURS
 
 
 def test_a_requeued_trial_continues_with_its_values_and_costs_no_budget(

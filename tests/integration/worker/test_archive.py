@@ -16,7 +16,10 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.embedded.server import start_embedded
+from hms_tune.database.queries.archive import TABLES
+from hms_tune.database.tables import metadata
 from hms_tune.errors import StorageError, UsageError
+from hms_tune.search.optuna_private import models
 from hms_tune.studies.control import delete_study
 from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record
@@ -175,6 +178,21 @@ def test_a_trial_that_was_running_goes_on_from_its_checkpoint(
     run(elsewhere, study_file(study_name), tmp_path / "there", training)
     ended = status(elsewhere, study_name)
     assert (ended.state, ended.attempts["lost"], ended.trials["failed"]) == ("finished", 1, 0)
+
+
+def test_every_table_of_a_study_goes_along_and_every_number_in_it_is_made_anew() -> None:
+    stays = {"version_info", "trial_heartbeats"}  # of a database; of a storage that we do not use
+    stays |= {f"hms_tune.{name}" for name in ("workers", "worker_minutes", "outbox", "duties")}
+    numbers = {"study_id", "trial_id", "optuna_trial_id", "last_optuna_trial_id"}
+    tables = {
+        table.fullname: table for table in (*metadata.sorted_tables, *models.BaseModel.metadata.sorted_tables)
+    }
+    carried = {each.table: each for each in TABLES}
+    assert set(tables) - set(carried) == stays
+    for name, each in carried.items():
+        columns = set(tables[name].columns.keys())
+        assert columns & numbers <= set(each.refers) | {each.own}, name
+        assert set(each.refers) | ({each.own} if each.own else set()) <= columns, name
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing(

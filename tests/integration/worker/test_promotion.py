@@ -19,7 +19,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.promote import GIVEN_UP
-from hms_tune.database.tables import attempts, rungs, trials
+from hms_tune.database.tables import attempts, rungs, studies, trials
 from hms_tune.studies.control import stop_trial
 from hms_tune.studies.status import list_studies, show_trials, status
 from hms_tune.studies.trial_record import study_record
@@ -203,6 +203,11 @@ def test_when_the_hours_are_over_what_waits_is_given_up(
             update(attempts)
             .where(attempts.c.study_id == search.study_id)
             .values(claimed_at=attempts.c.claimed_at - timedelta(hours=2))
+        )
+        connection.execute(
+            update(studies)
+            .where(studies.c.study_id == search.study_id)
+            .values(started_at=studies.c.started_at - timedelta(hours=2))
         )
     run(storage, file, tmp_path, Training())
     now = status(storage, study_name)
