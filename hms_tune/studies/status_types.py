@@ -19,6 +19,7 @@ from hms_tune.database.optuna_trial import (
 from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.usage import Usage
+from hms_tune.studies.standing import Standing
 from hms_tune.trial_state import AttemptState, TrialState
 
 FOREIGN = "not made by hms-tune"
@@ -84,7 +85,8 @@ class StudyStatus:
     ``trials`` and ``attempts`` are counted by state; a trial may have several. ``failed_because`` counts
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so
-    far, and ``patience`` is how little the latest draws promised.
+    far, and ``patience`` is how little the latest draws promised. ``standing`` is what estimates are held
+    against; ``folds`` and ``epochs`` are the most of a trial and of a fold, 0 where no trial runs.
     ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the time
     until the first part of the budget is spent at that speed, and ``ends_at`` the moment.
     """
@@ -104,6 +106,9 @@ class StudyStatus:
     failed_because: dict[str, int]
     pruned_in_fold: dict[int, int]
     running: tuple[RunningTrial, ...]
+    standing: Standing
+    folds: int
+    epochs: int
     enqueued: tuple[dict[str, Any], ...]
     workers: tuple[WorkerStatus, ...]
     started_at: datetime | None

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
+from hms_tune.config.trial import DataConfig
 from hms_tune.machine.byte_count import readable
+from hms_tune.studies.standing import Standing
 from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
 from hms_tune.studies.trial_record import TrialRecord, others_at
 from hms_tune.trial_state import AttemptState
@@ -40,12 +42,23 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> 
     text = f"{trial.state.capitalize()} {place}"
     if not trial.reported:
         return f"{text}."
-    estimate = trial.reported[max(trial.reported)]
+    estimate = _estimate(trial, others)
     beside = others_at(trial, others)
     if beside is None:
-        return f"{text}: {estimate_text(estimate)}."
+        return f"{text}: {estimate}."
     number, median = beside
-    return f"{text}: {estimate_text(estimate)}, the median of {number} earlier ones there {median:.4f}."
+    return f"{text}: {estimate}; {number} earlier ones had reported {median:.4f} there in the median."
+
+
+def _estimate(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:
+    """What a trial that was not trained to its end had come to, beside the complete ones."""
+    estimate = trial.reported[max(trial.reported)]
+    config = (trial.config or {}).get("data", {})
+    if not trial.folds or not config:
+        return estimate_text(estimate)
+    last = trial.folds[-1]
+    standing = Standing.among(others, last.epochs_planned)
+    return standing.text(estimate, last.fold + 1, DataConfig.model_validate(config).trained_folds)
 
 
 def trial_note(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -> str:

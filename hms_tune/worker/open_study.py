@@ -63,6 +63,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         rungs=rungs_of(study_file),
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
+        checkpoint_bytes=None if budget.checkpoint_gb is None else 1e9 * budget.checkpoint_gb,
     )
 
 
@@ -92,6 +93,7 @@ class Search:
     rungs: tuple[int, ...] = (0,)
     epochs: int = 0
     promotion: Promotion | None = None
+    checkpoint_bytes: float | None = None
 
     def expected_gain(self, number: int) -> float | None:
         """What the sampler expected one more trial to gain when it drew this one; None: it does not say."""
