@@ -4,8 +4,8 @@
 
 For each seed a synthetic competition and, on it, one study per arm: the space of ``search_table.py``, a
 worker of this machine with a slot on each core, an embedded PostgreSQL of the benchmark's own. When the time
-is over the worker is asked to stop, and what is complete then counts. The best trial is retrained and scored on
-the held-out patients. Written to ``benchmarks/results/search_real.md`` after every search.
+is over the worker is asked to stop, and what is complete then counts. The best trial is retrained and scored
+on the held-out patients. Written to ``benchmarks/results/search_real.md`` after every search.
 """
 
 from __future__ import annotations
