@@ -12,12 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
-
-from hms_tune.studies.trial_record import TrialRecord
-from hms_tune.trial_state import AttemptState
-
 FEWEST = 5
 """Complete trials from which on they tell how hard the folds are."""
 
@@ -57,20 +51,6 @@ class Standing:
             ends = [reported[max(s for s in reported if s <= fold * epochs)] for reported, _ in curves]
             ratios.append(total / sum(ends))
         return cls(best, tuple(ratios))
-
-    @classmethod
-    def among(cls, trials: Iterable[TrialRecord | FrozenTrial], epochs: int) -> Self:
-        """Learn from those of some trials that are complete."""
-        curves: list[Curve] = []
-        for trial in trials:
-            if isinstance(trial, TrialRecord):
-                reported, is_complete = trial.reported, trial.state is AttemptState.COMPLETE
-            else:
-                reported = trial.intermediate_values
-                is_complete = trial.state == OptunaState.COMPLETE
-            if is_complete and trial.value is not None:
-                curves.append((reported, trial.value))
-        return cls.of(curves, epochs)
 
     def comparable(self, estimate: float, fold: int) -> float:
         """An estimate in a fold, from 1, on the scale of complete trials, as far as that is known."""

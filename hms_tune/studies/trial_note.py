@@ -8,9 +8,8 @@ from optuna.trial import FrozenTrial
 
 from hms_tune.config.trial import DataConfig
 from hms_tune.machine.byte_count import readable
-from hms_tune.studies.standing import Standing
 from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
-from hms_tune.studies.trial_record import TrialRecord, others_at
+from hms_tune.studies.trial_record import TrialRecord, others_at, standing_among
 from hms_tune.trial_state import AttemptState
 
 
@@ -57,7 +56,7 @@ def _estimate(trial: TrialRecord, others: Sequence[TrialRecord | FrozenTrial]) -
     if not trial.folds or not config:
         return estimate_text(estimate)
     last = trial.folds[-1]
-    standing = Standing.among(others, last.epochs_planned)
+    standing = standing_among(others, last.epochs_planned)
     return standing.text(estimate, last.fold + 1, DataConfig.model_validate(config).trained_folds)
 
 

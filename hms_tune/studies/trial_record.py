@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from hms_tune.search.optuna_private import study_id_of, trial_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.standing import Curve, Standing
 from hms_tune.training.history import FoldRecord, folds_from_json
 from hms_tune.trial_state import REQUEUED_OR_LOST, AttemptState, label
 
@@ -243,3 +244,21 @@ def _record(
         run_url=row.run_url,
         attempts=attempts.get(trial, ()),
     )
+
+
+def standing_among(trials: Iterable[TrialRecord | FrozenTrial], epochs: int) -> Standing:
+    """What those of some trials that are complete tell of how hard the folds are.
+
+    Parameters
+    ----------
+    epochs : the most epochs of a fold
+    """
+    curves: list[Curve] = []
+    for trial in trials:
+        if isinstance(trial, TrialRecord):
+            reported, is_complete = trial.reported, trial.state == AttemptState.COMPLETE
+        else:
+            reported, is_complete = trial.intermediate_values, trial.state == OptunaState.COMPLETE
+        if is_complete and trial.value is not None:
+            curves.append((reported, trial.value))
+    return Standing.of(curves, epochs)

@@ -138,5 +138,5 @@ class Slot:
             if excess <= 0:
                 break
             if trial in sizes:
-                artifacts.remove([trial])
+                artifacts.remove_stored(trial)
                 excess -= sizes[trial]

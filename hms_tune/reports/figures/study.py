@@ -10,8 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
 from hms_tune.studies.cost import CostFront
 from hms_tune.studies.score import FoldSpread
-from hms_tune.studies.standing import Standing
-from hms_tune.studies.trial_record import StudyRecord
+from hms_tune.studies.trial_record import StudyRecord, standing_among
 from hms_tune.trial_state import AttemptState
 
 PRUNED = "#d9a441"
@@ -24,7 +23,7 @@ def history_figure(study: StudyRecord) -> Figure:
     figure, axes = chart(5.4, 3.4)
     complete = sorted(study.ranked, key=lambda trial: trial.trial)
     pruned = [trial for trial in study.ended(AttemptState.PRUNED) if trial.reported]
-    standing = Standing.among(study.trials, study.study_file.max_epochs)
+    standing = standing_among(study.trials, study.study_file.max_epochs)
     estimates = [
         standing.comparable(trial.reported[max(trial.reported)], len(trial.folds)) for trial in pruned
     ]

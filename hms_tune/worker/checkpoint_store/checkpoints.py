@@ -132,10 +132,14 @@ class Artifacts:
         """Delete the checkpoints of trials that have ended. What cannot be deleted is named and left."""
         for trial in trials:
             shutil.rmtree(self.scratch / self._prefix(trial), ignore_errors=True)
-            try:
-                self.store.remove(self._checkpoints(self._prefix(trial)))
-            except ArtifactError as error:
-                _logger.warning("%s", error)
+            self.remove_stored(trial)
+
+    def remove_stored(self, trial: int) -> None:
+        """Delete what the store has of a trial; if a slot has just taken it up, its own files stay."""
+        try:
+            self.store.remove(self._checkpoints(self._prefix(trial)))
+        except ArtifactError as error:
+            _logger.warning("%s", error)
 
     def remove_all(self) -> None:
         """Delete all checkpoints of the study; what else somebody keeps there stays."""
