@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.text import Text
 
 from hms_tune.machine.progress import GrowingPauses, duration
-from hms_tune.studies.text import estimate_text, score_text
+from hms_tune.studies.standing import Standing
+from hms_tune.studies.text import score_text
 from hms_tune.tracking.console_table import TrialProgress, slots_table, trial_name
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -81,7 +82,7 @@ class ConsoleObserver:
             line = Text(f"{trial_name(trial)}  ")
             line.append(state, style=_STYLES.get(state, ""))
             if value is not None and math.isfinite(value):
-                line.append(f"  KL {_score(state, value, progress)}")
+                line.append(f"  KL {_score(state, value, progress, self._outlook)}")
             rest = (reason or "").removeprefix(state).removeprefix(": ")
             if rest:
                 line.append(f"  {rest}", style="dim")
@@ -140,8 +141,11 @@ class ConsoleObserver:
         self._live.update(shown, refresh=True)
 
 
-def _score(state: AttemptState, value: float, progress: TrialProgress | None) -> str:
+def _score(
+    state: AttemptState, value: float, progress: TrialProgress | None, outlook: StudyOutlook | None
+) -> str:
     """A trial's KL; of one that was not trained to its end, marked as a part."""
     if state is AttemptState.COMPLETE or progress is None:
         return score_text(value)
-    return estimate_text(value, progress.fold, progress.folds)
+    standing = Standing() if outlook is None else outlook.standing
+    return standing.text(value, progress.fold, progress.folds)

@@ -173,6 +173,37 @@ def earlier_estimates(
     return (count, float(median)) if count else None
 
 
+def best_estimate(connection: Connection, study_id: int) -> float | None:
+    """The score of the fleet's best complete trial; None: there is none."""
+    complete = (trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETE)
+    best: float | None = connection.execute(select(func.min(trials.c.estimate)).where(*complete)).scalar_one()
+    return best
+
+
+def complete_curves(
+    connection: Connection, study_id: int, *, most: int = 20
+) -> list[tuple[dict[int, float], float]]:
+    """What the latest complete trials reported by step, and the score that each ended at."""
+    latest = (
+        select(_ATTEMPTS.c.trial_id, _VALUES.c.value)
+        .join_from(_ATTEMPTS, _VALUES, _ATTEMPTS.c.trial_id == _VALUES.c.trial_id)
+        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.COMPLETE)
+        .where(_VALUES.c.objective == 0, _VALUES.c.value.is_not(None))
+        .order_by(_ATTEMPTS.c.number.desc())
+        .limit(most)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(latest.c.trial_id, latest.c.value, _REPORTS.c.step, _REPORTS.c.intermediate_value)
+        .join_from(latest, _REPORTS, latest.c.trial_id == _REPORTS.c.trial_id)
+        .where(_REPORTS.c.intermediate_value.is_not(None))
+    )
+    found: dict[int, tuple[dict[int, float], float]] = {}
+    for row in rows:
+        found.setdefault(row.trial_id, ({}, float(row.value)))[0][row.step] = float(row.intermediate_value)
+    return list(found.values())
+
+
 def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> RecentWork:
     """What a study did in the last ``recent_s`` seconds, and what runs now."""
     since = now() - func.make_interval(0, 0, 0, 0, 0, 0, recent_s)
