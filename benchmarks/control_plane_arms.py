@@ -129,8 +129,8 @@ class TimedQueue:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
-    def claim(self, token: str) -> Any:
-        claimed = self._claim(token)
+    def claim(self, token: str, **how: Any) -> Any:
+        claimed = self._claim(token, **how)
         self._measured.add("claim", "recover", "grant")
         return claimed
 
