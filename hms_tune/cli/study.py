@@ -25,7 +25,7 @@ from hms_tune.errors import EmptyDatabaseError, UsageError
 
 if TYPE_CHECKING:
     from hms_tune.database.queries.studies import RequestedState
-    from hms_tune.worker.archive import Archived
+    from hms_tune.worker.checkpoint_store.archive import Archived
 
 app = typer.Typer(no_args_is_help=True, help="Look at studies, and tell them what to do.")
 
@@ -306,7 +306,7 @@ def delete(
     typer.echo(f"{study}: deleted")
 
 
-@app.command()
+@app.command(cls=StudyCommand)
 def save(
     study: StudyArgument,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
@@ -316,7 +316,7 @@ def save(
 
     Workers may be at it: where the file is loaded, their trials go on from their last checkpoints.
     """
-    from hms_tune.worker.archive import save_study
+    from hms_tune.worker.checkpoint_store.archive import save_study
     from hms_tune.worker.checkpoint_store.files import open_store
 
     store = open_store(artifacts_location(Settings.from_environment()))
@@ -331,7 +331,7 @@ def load(
     storage: StorageOption = None,
 ) -> None:
     """Write the study of a file into a database that has none of its name; a worker goes on with it."""
-    from hms_tune.worker.archive import load_study
+    from hms_tune.worker.checkpoint_store.archive import load_study
     from hms_tune.worker.checkpoint_store.files import open_store
 
     store = open_store(artifacts_location(Settings.from_environment()))

@@ -120,7 +120,7 @@ def test_the_training_notebook_goes_on_where_its_last_session_was_cut(kaggle: Pa
     assert 'STUDY = \\"effnet\\"' in text
     text = text.replace('STUDY = \\"effnet\\"', 'STUDY = found(\\"mine.yaml\\")')
     # Kaggle's image lacks some requirements, which pip brings from the internet; here all are installed.
-    text = text.replace('\\"--quiet\\", str(WHEEL)]', '\\"--quiet\\", \\"--no-index\\", str(WHEEL)]')
+    text = text.replace('\\"--quiet\\", str(WHEEL)]', '\\"--quiet\\", \\"--no-deps\\", str(WHEEL)]')
     sessions = []
     worker = 'hms_tune(\\"worker\\", STUDY'
     assert worker in text

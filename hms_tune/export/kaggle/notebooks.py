@@ -40,9 +40,10 @@ pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-de
 subprocess.run([*pip, str(WHEEL)], check=True)
 """,
     """
+import hms_tune
 from hms_tune.export.predict import predict
 
-predict(BUNDLE, COMPETITION, out=WORKING / "submission.csv")
+predict(hms_tune.load_bundle(BUNDLE), COMPETITION, out=WORKING / "submission.csv")
 """,
     """
 import pandas as pd
