@@ -47,7 +47,7 @@ def check_command(
 ) -> None:
     """Check a study file and show what it searches; of its parent, if it names one, what carries over."""
 
-    from hms_tune.cli.views.study_check import check
+    from hms_tune.cli.study_check import check
 
     check(study, as_json, data=data, device=device, storage=storage)
 

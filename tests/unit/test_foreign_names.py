@@ -20,13 +20,14 @@ from packaging.requirements import Requirement
 from hms_tune.reports.dashboard.dashboard_private import artifact_key, stored_graph
 from hms_tune.reports.dashboard.plotly import Graph
 from hms_tune.search.list_turns import is_enqueued
-from hms_tune.search.optuna_private import all_trials_of, models, study_id_of, trial_id_of
+from hms_tune.search.optuna_private import CachedStorage, all_trials_of, models, study_id_of, trial_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "hms_tune"
 HOMES = {
     "database/embedded/programs.py",
     "database/optuna_storage.py",
+    "database/trial_memory.py",
     "models/frozen_prefix.py",
     "reports/dashboard/dashboard_private.py",
     "search/optuna_private.py",
@@ -76,6 +77,8 @@ def test_private_names_of_other_packages_stand_in_a_few_files() -> None:
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
+        (CachedStorage, "_get_cached_trial"),
+        (CachedStorage, "_read_trials_from_remote_storage"),
         (RDBStorage, "_get_trials"),
         (RDBStorage, "_get_best_trial_id"),
         (RDBStorage, "_set_trial_param"),
