@@ -186,8 +186,9 @@ def write(out: Path, rows: dict[str, list[Any]], data: TrialData, space: str) ->
         validation_rows.append(len(validation))
     patients, first = np.unique(data.labels.patient_id, return_index=True)
     out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial.npz")
     np.savez_compressed(
-        out,
+        partial,
         space=space,
         params=np.array(rows["params"]),
         kl=np.array(rows["kl"], np.float32),
@@ -199,3 +200,4 @@ def write(out: Path, rows: dict[str, list[Any]], data: TrialData, space: str) ->
         prior_kl=np.array(prior_kl),
         validation_rows=np.array(validation_rows),
     )
+    partial.replace(out)

@@ -174,3 +174,8 @@ class BundleError(HmsTuneError):
 
 class NotificationError(HmsTuneError):
     """A webhook or a command that did not take a message."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

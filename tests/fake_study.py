@@ -13,7 +13,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.errors import DataError
-from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.training.events import Event, OutOfFold
 from hms_tune.training.observer import Observer
 from hms_tune.training.scores import kl_divergence
@@ -85,7 +85,7 @@ def run_study(
 ) -> None:
     """Run a study of that many trials; some are pruned, a few may fail."""
     search = join_search(storage, StudyFile.parse(STUDY.format(name=name, trials=trials), "studies/a.yaml"))
-    place = Place("cpu", 0.0, "0123456789abcdef" * 4)
+    place = Equipment("cpu", 0.0, "0123456789abcdef" * 4)
     recorder = TrialRecorder(storage, search.study_id, place, run_url=lambda trial: run_url(observers, trial))
     a_slot(storage, search, train, folder, observers=[*observers, recorder]).run()
     recorder.close()

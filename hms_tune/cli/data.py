@@ -21,6 +21,7 @@ from rich.progress import (
 
 from hms_tune.cli.console import line_to, progress_bar
 from hms_tune.cli.data_show import folds, report, show
+from hms_tune.cli.options import JsonOption
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.data_check import report_view
 from hms_tune.data.check.folder import check_folder
@@ -41,7 +42,6 @@ Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: 
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, help="Files handled at once; one for each core by default.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def download(
@@ -112,7 +112,7 @@ class _Bars:
 
 def check(
     root: Root,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read tables and file footers alone, decode no signal.")
     ] = False,
@@ -174,7 +174,7 @@ def prepare(
         ),
     ] = None,
     jobs: Jobs = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
     from hms_tune.cli.console import log_to

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from hms_tune.cli.console import progress_bar
+from hms_tune.cli.options import JsonOption
 from hms_tune.cli.views import tables as render
 from hms_tune.config.ranges import Choices, FloatRange, Searched, resolve
 from hms_tune.config.study_file import StudyFile, load_study_file
@@ -66,7 +67,7 @@ def folds(
         str | None,
         typer.Option("--study", help="Split as this study does; five folds and a tenth held out by default."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how alike the folds are: rows, patients, classes and votes of each."""
     from hms_tune.data.files.competition import Competition

@@ -138,7 +138,7 @@ def _blended(database: Storage, study: str, settings: Settings, *, most: int) ->
     """Which of the best trials are to be blended, by the predictions that the fleet kept of them."""
     from hms_tune.export.blend import choose_trials
     from hms_tune.studies.export_best import complete_trials
-    from hms_tune.worker.checkpoint_store.files import open_store
+    from hms_tune.worker.checkpoint_store.open import open_store
     from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
     kept = KeptPredictions(open_store(artifacts_location(settings)), study)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from hms_tune.cli.options import JsonOption
 from hms_tune.machine.terminal import Terminal
 from hms_tune.models.layers import LayerGroup, layer_groups
 
@@ -23,7 +24,7 @@ def model() -> None:
 @app.command()
 def layers(
     backbone: Annotated[str, typer.Argument(help="Any timm model name.", metavar="BACKBONE")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the layer groups that frozen_layers and finetuned_layers count, from the input side."""
     groups = layer_groups(backbone)

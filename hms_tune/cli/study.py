@@ -108,14 +108,14 @@ def show(
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
     from hms_tune.cli.views.trial import WIDTH, trial_view
-    from hms_tune.studies.trial_record import place_of, trial_record
+    from hms_tune.studies.trial_record import ranking_of, trial_record
 
     with opened(storage, to="read") as database:
         trial = trial_record(database, name, number)
         if as_json:
             typer.echo(render.as_json(trial))
             return
-        place = place_of(database, name, trial)
+        place = ranking_of(database, name, trial)
     console = render.out()
     width = console.width if console.is_terminal else WIDTH
     console.print(trial_view(trial, place, width=width))
@@ -317,7 +317,7 @@ def save(
     Workers may be at it: where the file is loaded, their trials go on from their last checkpoints.
     """
     from hms_tune.worker.checkpoint_store.archive import save_study
-    from hms_tune.worker.checkpoint_store.files import open_store
+    from hms_tune.worker.checkpoint_store.open import open_store
 
     store = open_store(artifacts_location(Settings.from_environment()))
     with opened(storage) as database:
@@ -332,7 +332,7 @@ def load(
 ) -> None:
     """Write the study of a file into a database that has none of its name; a worker goes on with it."""
     from hms_tune.worker.checkpoint_store.archive import load_study
-    from hms_tune.worker.checkpoint_store.files import open_store
+    from hms_tune.worker.checkpoint_store.open import open_store
 
     store = open_store(artifacts_location(Settings.from_environment()))
     with opened(storage) as database:

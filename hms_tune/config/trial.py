@@ -182,7 +182,7 @@ class SecondStage(Section):
 
 
 Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(named)]
-Schedule = Annotated[
+LearningRateSchedule = Annotated[
     Annotated[
         ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule | PlateauSchedule,
         Field(discriminator="name"),
@@ -210,7 +210,7 @@ class TrainingConfig(Section):
         None, gt=0.0, le=1.0, description="Learning rate of each layer group over that of the next one up."
     )
     optimizer: Optimizer = Field(AdamW(), description="sgd, adam or adamw.")
-    scheduler: Schedule = Field(
+    scheduler: LearningRateSchedule = Field(
         CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
     )
     loss: LossName = Field("kl", description="Loss on the votes as soft targets.")

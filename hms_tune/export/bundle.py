@@ -29,7 +29,7 @@ from hms_tune.config.input import InputConfig
 from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
-from hms_tune.errors import BundleError
+from hms_tune.errors import BundleError, first_line
 from hms_tune.export.signals import Windows, eeg_windows, spectrogram_windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.device import resolve_device
@@ -261,7 +261,7 @@ def load_network(config: TrialConfig, path: Path) -> nn.Module:
             raise RuntimeError(f"they take more than {needed:,} bytes")
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BundleError(
             f"the weights do not fit the model: {reason}", where=path, hint="Export the trial again"
         ) from error

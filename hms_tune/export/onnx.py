@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hms_tune.config.trial import LossName
-from hms_tune.errors import BundleError
+from hms_tune.errors import BundleError, first_line
 from hms_tune.models.losses import probabilities
 
 OPSET = 18
@@ -97,7 +97,7 @@ def export_onnx(networks: Sequence[nn.Module], loss: LossName, images: Tensor, p
         program.save(path, external_data=False)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         path.unlink(missing_ok=True)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BundleError(f"no model.onnx: torch cannot export this network: {reason}") from error
     return _checked(ensemble, images, path)
 

@@ -24,7 +24,7 @@ from hms_tune.machine.background import BackgroundQueue
 from hms_tune.machine.cores import processor_name
 from hms_tune.studies.predictions import keep_out_of_fold
 from hms_tune.studies.trial_note import trial_note
-from hms_tune.studies.trial_record import TrialRecord, attempt_record, others_before
+from hms_tune.studies.trial_record import TrialRecord, others_before, trial_record_at
 from hms_tune.training.events import CrossValidationEnded, Event, FoldEnded, OutOfFold
 from hms_tune.training.history import Recorder, folds_as_json
 from hms_tune.training.observer import TrialInfo
@@ -44,7 +44,7 @@ CLOSING_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Equipment:
     """Where trials run. ``gpus`` is the slot's share of a GPU, 0 on a CPU."""
 
     device: str
@@ -106,7 +106,7 @@ class TrialRecorder:
         self,
         storage: Storage,
         study_id: int,
-        place: Place,
+        place: Equipment,
         *,
         run_url: Callable[[TrialInfo], str | None] = lambda trial: None,
         keep: Callable[[TrialInfo, OutOfFold], None] = lambda trial, predictions: None,
@@ -210,7 +210,7 @@ class TrialRecorder:
 
     def _record(self, number: int, values: Mapping[str, Any] | None = None) -> TrialRecord:
         row = None if values is None else RecordRow(number=number, **values)
-        return attempt_record(self._storage, self._study_id, number, row=row)
+        return trial_record_at(self._storage, self._study_id, number, row=row)
 
     def _note(self, record: TrialRecord) -> str:
         """The note, with a look at the others only where it compares the trial with them."""

@@ -20,7 +20,7 @@ from hms_tune.database.optuna_trial import (
     trial_number,
 )
 from hms_tune.database.queries.attempts import (
-    AttemptRecord,
+    AttemptRow,
     attempts_by_trial,
     last_attempts_of_trials_ended_for,
 )
@@ -72,7 +72,7 @@ class TrialRecord:
     data_digest: str | None
     version: str | None
     run_url: str | None
-    attempts: tuple[AttemptRecord, ...]
+    attempts: tuple[AttemptRow, ...]
 
     @property
     def name(self) -> str:
@@ -95,7 +95,7 @@ class TrialRecord:
         return sum(len(fold.epochs) for fold in self.folds)
 
     @property
-    def last_attempt(self) -> AttemptRecord | None:
+    def last_attempt(self) -> AttemptRow | None:
         """Who had it last."""
         return next((each for each in self.attempts if each.attempt == self.attempt), None)
 
@@ -172,12 +172,12 @@ def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:
         of_trial = attempts_by_trial(connection, study_id, trial=number).get(number, ())
     last = max((each.attempt for each in of_trial), default=number)
     try:
-        return attempt_record(storage, study_id, last, space=stored_study_file(loaded).space)
+        return trial_record_at(storage, study_id, last, space=stored_study_file(loaded).space)
     except KeyError:
         raise UsageError(f"no trial {number}", where=f"study {study}") from None
 
 
-def attempt_record(
+def trial_record_at(
     storage: Storage,
     study_id: int,
     attempt: int,
@@ -236,7 +236,7 @@ def others_before(storage: Storage, study_id: int, trial: TrialRecord) -> Others
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Ranking:
     """Where a trial stands in its study.
 
     Attributes
@@ -255,7 +255,7 @@ class Place:
     others: Others | None
 
 
-def place_of(storage: Storage, study: str, trial: TrialRecord) -> Place:
+def ranking_of(storage: Storage, study: str, trial: TrialRecord) -> Ranking:
     """Where a trial stands in its study; the study's other trials are not read."""
     loaded = load_study(storage, study)
     study_id = study_id_of(loaded)
@@ -263,11 +263,11 @@ def place_of(storage: Storage, study: str, trial: TrialRecord) -> Place:
         complete, before = complete_and_better(connection, study_id, trial.value, trial.attempt)
         number = best_complete_attempt(connection, study_id)
     space = stored_study_file(loaded).space
-    return Place(
+    return Ranking(
         study=study,
         rank=before + 1 if trial.state is AttemptState.COMPLETE else None,
         complete=complete,
-        best=None if number is None else attempt_record(storage, study_id, number, space=space),
+        best=None if number is None else trial_record_at(storage, study_id, number, space=space),
         others=others_before(storage, study_id, trial),
     )
 
@@ -300,7 +300,7 @@ def _record(
     frozen: FrozenTrial,
     space: Group | None,
     row: RecordRow | None,
-    attempts: dict[int, tuple[AttemptRecord, ...]],
+    attempts: dict[int, tuple[AttemptRow, ...]],
     given_up: bool,
 ) -> TrialRecord:
     """``given_up``: whether the trial was paused, and ended so."""

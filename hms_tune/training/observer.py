@@ -56,8 +56,3 @@ class KeepsBundles(Protocol):
 
     def bundle_written(self, trial: TrialInfo, path: Path) -> None:
         """The trial's bundle lies at ``path``."""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,9 +15,9 @@ from hms_tune.config.trial import (
     ConstantSchedule,
     CosineSchedule,
     CyclicSchedule,
+    LearningRateSchedule,
     OneCycleSchedule,
     PlateauSchedule,
-    Schedule,
 )
 
 
@@ -37,7 +37,7 @@ class LearningRate(Protocol):
         """Go on from :meth:`state_dict`."""
 
 
-def make_schedule(config: Schedule, *, epochs: int, steps_per_epoch: int) -> LearningRate:
+def make_schedule(config: LearningRateSchedule, *, epochs: int, steps_per_epoch: int) -> LearningRate:
     """The schedule of a fold of ``epochs`` epochs."""
     if isinstance(config, PlateauSchedule):
         return Plateau(config, epochs * steps_per_epoch)

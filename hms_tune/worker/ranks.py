@@ -24,7 +24,7 @@ from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import LogLine, PipeObserver, SlotFailed, log_to_pipe
 from hms_tune.worker.stop import ORPHAN_S
 
-GRACE_S = 20.0
+REQUEUE_GRACE_S = 20.0
 """How long a slot has to requeue its trial after one of its ranks died. Between CPUs it notices at once;
 between GPUs it may be held by a kernel that waits for the dead one, and then it is killed."""
 
@@ -123,7 +123,7 @@ class RankProcesses:
         if self._folder is not None:
             tell_of_loss(store_in(Path(self._folder.name)), f"rank {rank} of slot {self._slot} is gone")
         first = self._first
-        if first is not None and not wait([first.sentinel], GRACE_S):
+        if first is not None and not wait([first.sentinel], REQUEUE_GRACE_S):
             with suppress(OSError):
                 first.kill()
 

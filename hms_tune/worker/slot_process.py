@@ -21,19 +21,19 @@ from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.errors import HmsTuneError, RankLostError, RewoundError
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
-from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.totals import best_of_study
 from hms_tune.tracking.observers import trackers
 from hms_tune.training.observer import Observer, TrialInfo
 from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
-from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import PipeObserver, SlotFailed, log_to_pipe
 from hms_tune.worker.slot import Slot
-from hms_tune.worker.stop import GRACE_S, ORPHAN_S, Stop
+from hms_tune.worker.stop import ORPHAN_S, STEP_GRACE_S, Stop
 
 
 def slot_main(plan: SlotPlan, pipe: Connection) -> None:
@@ -81,10 +81,10 @@ def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
             orphaned = True
         stop.request()
         done = threading.Event()
-        done.wait(GRACE_S)
+        done.wait(STEP_GRACE_S)
         os.kill(os.getpid(), signal.SIGUSR1)
         if orphaned:
-            done.wait(ORPHAN_S - GRACE_S)
+            done.wait(ORPHAN_S - STEP_GRACE_S)
             os._exit(1)
 
     threading.Thread(target=listen, name="supervisor", daemon=True).start()
@@ -109,7 +109,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     records = TrialRecorder(
         storage,
         search.study_id,
-        Place(plan.device, plan.gpus, trainer.data_digest),
+        Equipment(plan.device, plan.gpus, trainer.data_digest),
         run_url=lambda trial: run_url(watchers, trial),
         keep=lambda trial, predictions: kept.keep(trial.trial, predictions),
     )

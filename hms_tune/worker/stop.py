@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-GRACE_S = 8.0
+STEP_GRACE_S = 8.0
 """How long a step may go on after a request to stop."""
 
 

@@ -32,7 +32,7 @@ from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.distributed.group import RankPlace, place_from_environment
 from hms_tune.training.observer import Observer
 from hms_tune.version import __version__
-from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
@@ -96,6 +96,7 @@ class Worker:
         from hms_tune.search.study_check import check_study
 
         options = self.options
+        # What is wrong with addresses is said before the data is prepared.
         if options.storage:
             parse_address(options.storage)
         with suppress(OSError):  # whoever needs it says so

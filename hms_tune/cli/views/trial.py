@@ -16,7 +16,7 @@ from hms_tune.machine.progress import duration
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.text import best_epoch_text, param_text, score_text
 from hms_tune.studies.trial_note import why_it_ended
-from hms_tune.studies.trial_record import Place, TrialRecord
+from hms_tune.studies.trial_record import Ranking, TrialRecord
 from hms_tune.trial_state import AttemptState
 
 WIDTH = 80
@@ -24,7 +24,7 @@ _CURVE_ROWS = 9
 _EPOCH_COLUMNS = 20
 
 
-def trial_view(trial: TrialRecord, place: Place, *, width: int = WIDTH) -> RenderableType:
+def trial_view(trial: TrialRecord, place: Ranking, *, width: int = WIDTH) -> RenderableType:
     """Why it ended, what it was, fold by fold, its curves, who had it.
 
     Parameters
@@ -57,7 +57,7 @@ _STYLES = {
 }
 
 
-def _rank(place: Place) -> str:
+def _rank(place: Ranking) -> str:
     return "" if place.rank is None else f"  rank {place.rank} of {place.complete} complete"
 
 

@@ -118,7 +118,7 @@ class Caller:
         self._patience.say(error)
 
     def answered(self) -> None:
-        """It could."""
+        """The database answered."""
         self._end(answered=True)
 
     def _end(self, *, answered: bool) -> None:

@@ -14,7 +14,7 @@ from hms_tune.trial_state import AttemptState, TrialState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
+class AttemptRow:
     """One attempt at a trial: who had it, when, and how it ended. ``seconds`` runs on while it is running."""
 
     attempt: int
@@ -29,7 +29,7 @@ class AttemptRecord:
 
 def attempts_by_trial(
     connection: Connection, study_id: int, *, trial: int | None = None
-) -> dict[int, tuple[AttemptRecord, ...]]:
+) -> dict[int, tuple[AttemptRow, ...]]:
     """The attempts at each trial, by the trial's number.
 
     Parameters
@@ -45,10 +45,10 @@ def attempts_by_trial(
     )
     if trial is not None:
         statement = statement.where(trials.c.number == trial)
-    found: dict[int, list[AttemptRecord]] = defaultdict(list)
+    found: dict[int, list[AttemptRow]] = defaultdict(list)
     for row in connection.execute(statement):
         found[row.trial].append(
-            AttemptRecord(
+            AttemptRow(
                 attempt=row.number,
                 host=row.host,
                 slot=row.slot,

@@ -2,9 +2,9 @@
 
 A lease ends when its attempt ends, or when it was not renewed in time and another worker took it
 (:mod:`hms_tune.database.queue.recovery`). A lease that is past its time but that nobody has taken is still
-good: the
-holder renews it when the database is back. Time is the database's alone; a holder that has heard nothing for
-longer than a lease lasts only knows that it does not know, and writes nothing for others until it does.
+good: the holder renews it when the database is back. Time is the database's alone. A holder that has heard
+nothing for longer than a lease lasts cannot know whether it still has it, and writes nothing for others until
+it does.
 """
 
 from __future__ import annotations

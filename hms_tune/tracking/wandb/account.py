@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hms_tune.training.observer import first_line
+from hms_tune.errors import first_line
 
 logger = logging.getLogger(__name__)
 

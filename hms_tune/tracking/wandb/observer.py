@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hms_tune.errors import first_line
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.tracking.wandb.account import Mode
 from hms_tune.tracking.wandb.bundles import log_bundle
@@ -14,7 +15,7 @@ from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layer
 from hms_tune.tracking.wandb.predictions import log_out_of_fold
 from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.events import CrossValidationEnded, Event
-from hms_tune.training.observer import TrialInfo, first_line
+from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from hms_tune.errors import first_line
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.tracking.wandb.account import Mode, ask_account, keep_away, load_settings
-from hms_tune.training.observer import TrialInfo, first_line
+from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import label
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from hms_tune.database.connection.retry import Patience
 from hms_tune.errors import ArtifactError, CheckpointError
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import verify_checkpoint
-from hms_tune.worker.checkpoint_store.files import ObjectStore, open_store
+from hms_tune.worker.checkpoint_store.files import ObjectStore
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.uploads import Uploader
 
 _logger = logging.getLogger(__name__)

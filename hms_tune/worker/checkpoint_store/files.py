@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
-from hms_tune.errors import ArtifactError, UsageError
+from hms_tune.errors import ArtifactError
 from hms_tune.machine.private_folder import folder_without_links, private_folder, private_mode
 
 
@@ -72,7 +72,7 @@ class DirectoryStore:
             with self._folder(key, make=True) as folder:
                 try:
                     _remove(partial, folder)
-                    _link_or_copy(Place(path), Place(partial, folder))
+                    _link_or_copy(FileAt(path), FileAt(partial, folder))
                     os.replace(partial, target.name, src_dir_fd=folder, dst_dir_fd=folder)
                 except OSError:
                     with suppress(OSError):
@@ -91,7 +91,7 @@ class DirectoryStore:
             private_folder(path.parent)
             path.unlink(missing_ok=True)
             with self._folder(key) as folder:
-                _link_or_copy(Place(PurePosixPath(key).name, folder), Place(path))
+                _link_or_copy(FileAt(PurePosixPath(key).name, folder), FileAt(path))
         except OSError as error:
             raise _failed("cannot be read", self._root / key, error) from error
 
@@ -133,30 +133,8 @@ class DirectoryStore:
         return folder_without_links(self._root, PurePosixPath(key).parent, make=make)
 
 
-def open_store(location: str | Path) -> ObjectStore:
-    """The store at a folder or an ``s3://bucket/prefix``.
-
-    Raises
-    ------
-    UsageError
-        If it is an address of another kind, or boto3 is missing.
-    """
-    text = str(location)
-    if text.startswith("s3://"):
-        from hms_tune.worker.checkpoint_store.s3 import S3Store
-
-        return S3Store.at(text)
-    if "://" in text:
-        raise UsageError(
-            f"{text.partition('://')[0]}:// cannot hold artifacts",
-            where="HMS_TUNE_ARTIFACTS",
-            hint="Name a folder that all machines share, or s3://BUCKET/PREFIX",
-        )
-    return DirectoryStore(Path(text).expanduser())
-
-
 @dataclass(frozen=True, slots=True)
-class Place:
+class FileAt:
     """A file's path, from an open folder where there is one."""
 
     path: str | Path
@@ -175,7 +153,7 @@ class Place:
         return file
 
 
-def _link_or_copy(source: Place, target: Place) -> None:
+def _link_or_copy(source: FileAt, target: FileAt) -> None:
     """Checkpoints are never changed in place, so a second name for the same bytes is as good as a copy."""
     source.open(os.O_RDONLY).close()
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from hms_tune.errors import ArtifactError, UsageError
+from hms_tune.errors import ArtifactError, UsageError, first_line
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ class S3Store:
             return action()
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             raise ArtifactError(
-                f"S3: {(str(error).splitlines() or [type(error).__name__])[0]}",
+                f"S3: {first_line(error)}",
                 where=f"s3://{self._bucket}/{self._prefix}{key}",
                 hint="Check the bucket, AWS_ENDPOINT_URL and the AWS credentials",
             ) from error

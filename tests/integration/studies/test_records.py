@@ -36,8 +36,8 @@ from hms_tune.reports.dashboard.study_note import Reached, study_note
 from hms_tune.reports.study_page import gather, report_page
 from hms_tune.studies.cost import pareto_front, saving
 from hms_tune.studies.predictions import kept_out_of_fold
-from hms_tune.studies.record_writer import Place, TrialRecorder
-from hms_tune.studies.trial_record import StudyRecord, place_of, study_record, trial_record
+from hms_tune.studies.record_writer import Equipment, TrialRecorder
+from hms_tune.studies.trial_record import StudyRecord, ranking_of, study_record, trial_record
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.observer import TrialInfo
 from hms_tune.worker.open_study import join_search
@@ -357,7 +357,7 @@ def shown(storage: Storage, study: StudyRecord) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
     pruned = study.ended("pruned")[0]
     trial = trial_record(storage, NAME, pruned.attempt)
-    console.print(trial_view(trial, place_of(storage, NAME, trial)))
+    console.print(trial_view(trial, ranking_of(storage, NAME, trial)))
     return console.export_text()
 
 
@@ -395,6 +395,6 @@ def test_a_study_in_which_nothing_has_ended_is_shown_and_reported_all_the_same(
 
 
 def test_peak_memory_and_the_processors_name_are_told() -> None:
-    place = Place("cpu", 0.0, "digest")
+    place = Equipment("cpu", 0.0, "digest")
     assert place.peak_memory() > 10 * 2**20
     assert place.device_name

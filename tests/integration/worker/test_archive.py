@@ -28,7 +28,7 @@ from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
 from hms_tune.worker.checkpoint_store.archive import load_study, save_study
-from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.stop import Stop
 

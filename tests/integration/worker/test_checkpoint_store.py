@@ -25,7 +25,8 @@ from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoin
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CheckpointFailed, CheckpointWritten, CrossValidationEnded, EpochEnded
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
-from hms_tune.worker.checkpoint_store.files import DirectoryStore, ObjectStore, open_store
+from hms_tune.worker.checkpoint_store.files import DirectoryStore, ObjectStore
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.uploads import Uploader
 
 

@@ -23,7 +23,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.database.connect import Storage
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
-from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.status import show_trials
 from hms_tune.studies.trial_record import trial_record
 from hms_tune.tracking.wandb import WandbObserver
@@ -138,7 +138,7 @@ def live(storage: Storage, name: str, folder: Path) -> list[HmsTuneError]:
         search = join_search(storage, study)
         observers = [
             WandbObserver(project="test", mode="offline", directory=folder / machine),
-            TrialRecorder(storage, search.study_id, Place("cpu", 0.0, "0" * 64)),
+            TrialRecorder(storage, search.study_id, Equipment("cpu", 0.0, "0" * 64)),
         ]
         artifacts = Artifacts.at(folder / "shared", folder / machine / "scratch", name)
         train = trainer(stop, stop_at)

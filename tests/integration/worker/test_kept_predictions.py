@@ -12,7 +12,7 @@ from hms_tune.export.blend import choose_trials
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.scores import kl_divergence
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
-from hms_tune.worker.checkpoint_store.files import open_store
+from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
 

@@ -18,7 +18,7 @@ from hms_tune.database.connection.retry import Caller, Patience, as_storage_erro
 from hms_tune.database.queue.lease import Lease, LeaseKeeper
 from hms_tune.errors import StorageAwayError, StorageError
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
-from hms_tune.studies.record_writer import Place, TrialRecorder
+from hms_tune.studies.record_writer import Equipment, TrialRecorder
 
 FULL = 'FATAL:  too many connections for role "fleet"\n'
 
@@ -149,7 +149,7 @@ def test_a_record_that_waits_says_that_it_is_refused(
 ) -> None:
     monkeypatch.setattr("hms_tune.studies.record_writer.AGAIN_S", 0.01)
     storage: Any = FullDatabase()
-    recorder = TrialRecorder(storage, 1, Place("cpu", 0.0, "digest"))
+    recorder = TrialRecorder(storage, 1, Equipment("cpu", 0.0, "digest"))
     recorder.trial_started(a_trial())
     recorder.trial_ended(a_trial(), "pruned", 0.5, "pruned")
     assert storage.asked_twice.wait(20.0)
