@@ -2,6 +2,7 @@
 # make test    what CI runs: lint, types, import contract, tests
 # make slow    the tests that take more than half a minute each, which make test leaves out
 # make lint    the first three of these
+# make generated  what is written from the code: the study file's schema, the picture of the house
 # make fuzz    new hostile inputs for ten minutes: SECONDS=75 for each of eight tests, skipped when time is up
 # make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
 #
@@ -14,7 +15,7 @@ STAMP := $(VENV)/installed
 PYTEST_WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow lint fuzz faults format screenshot clean
+.PHONY: help install demo test slow lint generated fuzz faults format screenshot clean
 
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
@@ -82,6 +83,11 @@ SECONDS ?= 75
 
 fuzz: $(STAMP)
 	HMS_TUNE_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz
+
+generated: $(STAMP)
+	$(BIN)/python -m hms_tune.config.json_schema > studies/study.schema.json.new
+	mv studies/study.schema.json.new studies/study.schema.json
+	$(BIN)/python docs/house.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

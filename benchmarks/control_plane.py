@@ -12,7 +12,7 @@ Arms, on one PostgreSQL of the benchmark's own:
   should_prune, tell; sampler and pruner set as the product sets them.
 * **ours**: ``hms_tune.worker.slot.Slot`` with a worker's own settings and the recorder of trials, on a
   trainer that yields the events of such a trial and trains nothing.
-* **COMMIT** (with ``--beside``): as ours, with the package as it was at that commit.
+* **COMMIT** (with ``--beside``): as ours, with the package as it was at that commit, in its own database.
 
 A cell of the table is one study: it holds ``--in-study`` finished trials, written in bulk; each worker, a
 process of its own, joins and runs a first trial, which is told as *join*; then all run ``--trials`` trials
@@ -128,6 +128,15 @@ class Server:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+
+    def database(self, name: str) -> str:
+        """URL of a database of its own on the server: another commit's tables may be of another revision."""
+        from hms_tune.database.connection.url import parse_address
+
+        with self._connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+        url = parse_address(self.url).set(drivername="postgresql", database=name)
+        return url.render_as_string(hide_password=False)
 
     def most_connections(self) -> int:
         """The most there were since this was asked last."""
@@ -333,6 +342,7 @@ def main() -> None:
         for host in hosts.values():
             stack.callback(host.close)
         arms = list(hosts)
+        urls = dict.fromkeys(asked.arms, server.url) | {each: server.database(each) for each in asked.beside}
         show(" | ".join(HEADER))
         sizes = itertools.product(range(asked.rounds), asked.samplers, asked.workers, asked.in_study)
         for number, (turn, sampler, workers, in_study) in enumerate(sizes):
@@ -341,7 +351,7 @@ def main() -> None:
                 name = f"{sampler}-{number}-{arm}"
                 task = Task(
                     stock=arm == "stock",
-                    url=server.url,
+                    url=urls[arm],
                     name=name,
                     sampler=sampler,
                     workers=workers,

@@ -12,6 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -128,8 +129,8 @@ class TimedQueue:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
-    def claim(self, token: str) -> Any:
-        claimed = self._claim(token)
+    def claim(self, token: str, **how: Any) -> Any:
+        claimed = self._claim(token, **how)
         self._measured.add("claim", "recover", "grant")
         return claimed
 
@@ -147,13 +148,16 @@ class Ours:
 
         from hms_tune.config.study_file import StudyFile
         from hms_tune.database.connect import open_patiently
-        from hms_tune.database.connection.retry import Patience
         from hms_tune.database.queue.lease import Holder
         from hms_tune.machine.processes import this_process
         from hms_tune.studies.record_writer import Place, TrialRecorder
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
         from hms_tune.worker.open_study import join_search
 
+        try:
+            from hms_tune.database.connection.retry import Patience
+        except ImportError:  # where earlier commits had it
+            Patience = import_module("hms_tune.database.retry").Patience  # noqa: N806
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         self.task, self.measured = task, measured
         study_file = StudyFile.parse(task.study_text, task.name)

@@ -244,6 +244,8 @@ def report(path: Path, orders: int, workers: tuple[int, ...]) -> str:
     sections = [
         "## All strategies, on a table that nothing was chosen on",
         describe(table),
+        "Mean absolute error of the predicted final score, and Spearman's ρ with it:",
+        estimate_ways(table),
         f"Full trials per worker until a configuration of each level is confirmed: median over {orders} "
         "orders (90th percentile); the 95 % interval is of the median for the best 1 %. Regret is the "
         "held-out KL of the confirmed best above the lowest of the table, mean ± 1.96 standard errors, after "

@@ -125,6 +125,9 @@ class MemoryQueue:
     def end_help(self, lease: Lease, state: AttemptState) -> None:
         raise NotImplementedError
 
+    def least_promising(self) -> list[int]:
+        return []
+
     def ended_trials(self, among: Collection[int]) -> list[int]:
         self._call("ended_trials")
         complete = {number: result.value for number, result in self.results.items() if result.value}

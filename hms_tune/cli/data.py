@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hms_tune.cli.console import progress_bar
+from hms_tune.cli.console import line_to, progress_bar
 from hms_tune.cli.data_show import folds, report, show
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.data_check import report_view
@@ -27,7 +27,10 @@ from hms_tune.data.check.folder import check_folder
 from hms_tune.data.download.competition import Watch
 from hms_tune.data.download.competition import download as download_competition
 from hms_tune.data.store.prepare import prepare as prepare_store
+from hms_tune.data.store.store import competition_of
 from hms_tune.errors import DownloadError
+from hms_tune.machine.byte_count import readable
+from hms_tune.machine.progress import ProgressLines
 from hms_tune.machine.terminal import Terminal
 
 app = typer.Typer(
@@ -66,11 +69,12 @@ def download(
 
 
 class _Bars:
-    """A bar for the archive's bytes, then one for its files, on stderr where that is a terminal."""
+    """A bar for the archive's bytes, then one for its files, on stderr; lines where that is no terminal."""
 
     def __init__(self) -> None:
         self._console = Terminal(stderr=True)
         self._bar: Progress | None = None
+        self._lines: ProgressLines | None = None
         self._what = ""
 
     def __enter__(self) -> Watch:
@@ -87,6 +91,10 @@ class _Bars:
 
     def _show(self, what: str, columns: tuple[ProgressColumn, ...], done: int, total: int) -> None:
         if not self._console.is_terminal:
+            if self._lines is None or what != self._what:
+                amount, of = (readable, "") if what == "downloading" else ("{:,}".format, "files")
+                self._lines, self._what = ProgressLines(what, of, line_to(self._console), amount=amount), what
+            self._lines.update(done, total)
             return
         if self._bar is None or what != self._what:
             self._stop()
@@ -112,7 +120,7 @@ def check(
 ) -> None:
     """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
     with progress_bar("checking", "files") as progress:
-        found = check_folder(root, quick=quick, jobs=jobs, progress=progress)
+        found = check_folder(competition_of(root), quick=quick, jobs=jobs, progress=progress)
     if as_json:
         typer.echo(render.as_json(found.as_record()))
     else:
@@ -158,7 +166,12 @@ def synth(
 def prepare(
     root: Root,
     store: Annotated[
-        Path | None, typer.Option("--store", help="Where the store goes; ROOT/store by default.")
+        Path | None,
+        typer.Option(
+            "--store",
+            metavar="DIR",
+            help="Where the store goes, ROOT/store by default. Other commands take DIR for ROOT, too.",
+        ),
     ] = None,
     jobs: Jobs = None,
     as_json: Json = False,

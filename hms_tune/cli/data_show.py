@@ -33,12 +33,13 @@ def show(
     html: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
     """Draw a window as an electroencephalographer reads it: montage, spectrograms, votes."""
+    from hms_tune.data.store.store import competition_of
     from hms_tune.reports.window_page import show as draw
 
     if out is None and html is None:
         hint = "Name a picture with --out x.png, or a page with --html x.html."
         raise UsageError("nothing to write", hint=hint)
-    for written in draw(root, eeg_id, offset=offset, out=out, html=html):
+    for written in draw(competition_of(root), eeg_id, offset=offset, out=out, html=html):
         typer.echo(str(written))
 
 
@@ -51,10 +52,11 @@ def report(
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Files handled at once.")] = None,
 ) -> None:
     """Write one page on ROOT: distributions, examples of each class, quality, where to look first."""
+    from hms_tune.data.store.store import competition_of
     from hms_tune.reports.folder_page import write_report
 
     with progress_bar("looking through", "files") as progress:
-        write_report(root, out, quick=quick, jobs=jobs, progress=progress)
+        write_report(competition_of(root), out, quick=quick, jobs=jobs, progress=progress)
     typer.echo(str(out))
 
 
@@ -71,9 +73,10 @@ def folds(
     from hms_tune.data.fold_report import fold_report
     from hms_tune.data.folds import assign_folds
     from hms_tune.data.labels import make_labels
+    from hms_tune.data.store.store import competition_of
 
     config = DataConfig() if study is None else _data_config(load_study_file(study))
-    train = Competition.open(root, splits=("train",)).table("train")
+    train = Competition.open(competition_of(root), splits=("train",)).table("train")
     labels = make_labels(train, rows=config.rows, min_votes=config.min_votes)
     report = fold_report(labels, assign_folds(labels, config))
     if as_json:

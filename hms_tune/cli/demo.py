@@ -22,6 +22,7 @@ from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.config.study_file import StudyFile, available_studies, load_study_file
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import HmsTuneError, UsageError
+from hms_tune.machine.progress import duration
 from hms_tune.machine.terminal import Terminal
 from hms_tune.trial_state import ENDED, TrialState
 
@@ -236,7 +237,7 @@ def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:
     console = Terminal()
     console.print(table)
     if scores.held_out_kl is not None:
-        console.print(_why_held_out_differs(plan, scores), highlight=False)
+        console.print(_why_held_out_differs(plan), highlight=False)
     for name, what in (
         ("report", str(plan.report)),
         ("bundle", str(bundle)),
@@ -246,15 +247,17 @@ def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:
     ):
         console.print(f"{name:<12}{what}", markup=False, highlight=False, soft_wrap=True)
     console.print("\nnext")
-    for command, what in _next():
-        console.print(f"  {command:<60}  # {what}", markup=False, highlight=False, soft_wrap=True)
+    commands = _next()
+    width = max(len(command) for command, _ in commands)
+    for command, what in commands:
+        console.print(f"  {command:<{width}}  # {what}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _why_held_out_differs(plan: Demo, scores: Scores) -> str:
+def _why_held_out_differs(plan: Demo) -> str:
     return (
-        f"The search's KL is the best of {plan.trials} on patients that chose the trial and its epochs, "
-        "which flatters it; the held-out patients chose nothing, so theirs is usually higher, and the one to "
-        f"expect of new patients (here with the luck of {scores.held_out_rows} EEGs)."
+        "The held-out KL is the one to expect of new patients: they chose neither the trial nor its epochs. "
+        f"The search's is the best of {plan.trials} trials on patients that did, which flatters it; the two "
+        "are of different patients, so compare each with its prior."
     )
 
 
@@ -287,4 +290,4 @@ def _step(console: Console, title: str) -> Iterator[None]:
     console.rule(title, align="left")
     start = time.perf_counter()
     yield
-    console.print(f"{time.perf_counter() - start:.0f} s", style="dim")
+    console.print(f"took {duration(time.perf_counter() - start)}", style="dim")

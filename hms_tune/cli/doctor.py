@@ -23,6 +23,7 @@ from hms_tune.cli.options import JsonOption, StorageOption
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.data.files.competition import Competition
+from hms_tune.data.store.store import competition_of
 from hms_tune.database.connect import Server, alone, errors_told, resolve_address
 from hms_tune.database.connection.connections import connector
 from hms_tune.database.connection.url import redacted
@@ -187,7 +188,7 @@ def _data(root: Path | None) -> Check:
     if root is None:
         return Check("data", "warn", "no competition folder named", "Give --data ROOT or set HMS_TUNE_DATA")
     try:
-        competition = Competition.open(root)
+        competition = Competition.open(competition_of(root))
     except HmsTuneError as error:
         return _failed("data", error)
     return Check("data", "ok", f"{root} ({', '.join(competition.splits)})")

@@ -191,6 +191,7 @@ def predict(
     Reads that half alone, prepared or not. Interrupted, it leaves nothing behind. With --test-time or
     --temperature it first says what they do to the KL out of fold.
     """
+    from hms_tune.data.store.store import competition_of
     from hms_tune.export.blend import load
     from hms_tune.export.predict import predict as predict_folder
     from hms_tune.export.submission import check_writable
@@ -202,7 +203,7 @@ def predict(
     with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:
         written = predict_folder(
             model,
-            root,
+            competition_of(root),
             split=split,
             out=out,
             batch_size=batch_size,

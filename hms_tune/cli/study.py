@@ -47,7 +47,7 @@ def check_command(
 ) -> None:
     """Check a study file and show what it searches; of its parent, if it names one, what carries over."""
 
-    from hms_tune.cli.study_check import check
+    from hms_tune.cli.views.study_check import check
 
     check(study, as_json, data=data, device=device, storage=storage)
 
@@ -108,17 +108,17 @@ def show(
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
     from hms_tune.cli.views.trial import WIDTH, trial_view
-    from hms_tune.studies.trial_record import study_record, trial_record
+    from hms_tune.studies.trial_record import place_of, trial_record
 
     with opened(storage, to="read") as database:
         trial = trial_record(database, name, number)
         if as_json:
             typer.echo(render.as_json(trial))
             return
-        study = study_record(database, name)
+        place = place_of(database, name, trial)
     console = render.out()
     width = console.width if console.is_terminal else WIDTH
-    console.print(trial_view(trial, study, width=width))
+    console.print(trial_view(trial, place, width=width))
 
 
 @app.command(cls=StudyCommand)

@@ -148,6 +148,7 @@ class Kaggle(View):
     name: Literal["kaggle"] = "kaggle"
 
 
+Scaling = Literal["global", "per_sample"]
 Spectral = STFT | Mel | Multitaper | Wavelet
 EEGRecipe = Annotated[
     Annotated[STFT | Mel | Multitaper | Wavelet | Raw, Field(discriminator="name")], BeforeValidator(named)
@@ -177,7 +178,7 @@ class InputConfig(Section):
     clip_uv: float | None = Field(
         1024.0, gt=0.0, description="EEG is clipped to ± this many µV after filtering; null: never."
     )
-    scaling: Literal["global", "per_sample"] = Field(
+    scaling: Scaling = Field(
         "global",
         description="global: by fixed constants; per_sample: each view of each sample to mean 0, spread 1.",
     )

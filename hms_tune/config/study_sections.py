@@ -201,6 +201,11 @@ class BudgetConfig(Section):
         gt=0.0,
         description="GPU-hours of all attempts, also of lost ones; null: no limit. The CPU uses none.",
     )
+    checkpoint_gb: float | None = Field(
+        None,
+        gt=0.0,
+        description="Gigabytes of checkpoints; beyond it the worst trials that wait lose theirs.",
+    )
     patience: int | None = Field(
         None,
         ge=1,

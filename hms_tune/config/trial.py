@@ -191,6 +191,7 @@ Schedule = Annotated[
 ]
 
 
+LossName = Literal["kl", "cross_entropy", "bce"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
@@ -212,9 +213,7 @@ class TrainingConfig(Section):
     scheduler: Schedule = Field(
         CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
     )
-    loss: Literal["kl", "cross_entropy", "bce"] = Field(
-        "kl", description="Loss on the votes as soft targets."
-    )
+    loss: LossName = Field("kl", description="Loss on the votes as soft targets.")
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="Share of the target spread over all classes."
     )

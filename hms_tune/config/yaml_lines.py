@@ -244,6 +244,8 @@ class _Composer:
                     return float(text)
                 case "str":
                     return text
+                case _:
+                    pass
         except ValueError:
             self._source.fail(f'"{text[:40]}" is no {node.tag.removeprefix(_TAG)}', line)
         raise self._source.error(f'the tag "{node.tag}" is not used in study files', line)

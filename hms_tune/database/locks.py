@@ -7,6 +7,8 @@ advisory lock, which whoever may connect can take; nobody for whom all is there 
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, null, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -79,6 +81,16 @@ def elect_publisher(connection: Connection, study_id: int, process: str) -> bool
         where=or_(duties.c.holder == process, duties.c.holder.is_(None), duties.c.until < now()),
     ).returning(duties.c.duty)
     return connection.execute(elected).first() is not None
+
+
+def publishers_term(connection: Connection, study_id: int) -> tuple[str | None, datetime | None, bool]:
+    """Who is elected, until when, and whether that is over."""
+    term = connection.execute(
+        select(duties.c.holder, duties.c.until, (duties.c.until < now()).label("over")).where(
+            duties.c.study_id == study_id, duties.c.duty == "publisher"
+        )
+    ).one_or_none()
+    return (None, None, True) if term is None else (term.holder, term.until, bool(term.over))
 
 
 def dismiss_publisher(connection: Connection, study_id: int, process: str) -> None:

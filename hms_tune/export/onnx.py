@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.trial import LossName
 from hms_tune.errors import BundleError
-from hms_tune.models.losses import LossName, probabilities
+from hms_tune.models.losses import probabilities
 
 OPSET = 18
 """The dynamo exporter's own operator set; higher ones are converted from it, and nothing here needs them."""

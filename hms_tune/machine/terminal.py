@@ -7,6 +7,7 @@ dropped here, also where the output goes to a file, which somebody will look at 
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Iterable
@@ -48,6 +49,12 @@ class _Stream:
 
 
 def guard_streams() -> None:
-    """Let whatever this process prints, logs or dies with hold no control characters."""
+    """Let whatever this process prints, logs or dies with hold no control characters.
+
+    A letter that the locale's encoding lacks (µ, a bar) becomes a question mark; it would be a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
     sys.stdout = cast("TextIO", _Stream(sys.stdout))
     sys.stderr = cast("TextIO", _Stream(sys.stderr))

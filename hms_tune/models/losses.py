@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from hms_tune.config.trial import LossName
 
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """From logits and targets, both float (batch, n_classes), and the weight of each row (batch,) or None, to the
 mean of the weighted losses, a scalar."""
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
-
-LossName = Literal["kl", "cross_entropy", "bce"]
 
 
 def kl_divergence(logits: Tensor, targets: Tensor) -> Tensor:

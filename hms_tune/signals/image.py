@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hms_tune.config.input import PANELS, InputConfig, Raw, Spectral
+from hms_tune.config.input import PANELS, InputConfig, Raw, Scaling, Spectral
 from hms_tune.errors import SignalError
 from hms_tune.signals.filters import ZeroPhaseFilter
 from hms_tune.signals.montage import ANODES, CATHODES, ELECTRODES, PAIRS_PER_REGION, REGIONS, SFREQ
@@ -19,7 +19,6 @@ from hms_tune.signals.scaling import (
     KAGGLE_CONSTANTS,
     KAGGLE_RANGE,
     Constants,
-    Scaling,
     power_constants,
     scaled,
 )

@@ -10,14 +10,11 @@ rounded; ``python benchmarks/recipes.py constants FOLDER`` measures them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hms_tune.config.input import Spectral, Wavelet
-
-Scaling = Literal["global", "per_sample"]
+from hms_tune.config.input import Scaling, Spectral, Wavelet
 
 LIMIT = 3.0
 """Scaled power is clipped to ± this."""

@@ -7,8 +7,10 @@ that uses Optuna.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
@@ -21,6 +23,7 @@ from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
 from hms_tune.studies.lookup import find_any_study, find_study
+from hms_tune.studies.standing import Curve, Standing
 from hms_tune.studies.status_types import (
     FOREIGN,
     BestTrial,
@@ -100,9 +103,11 @@ def status(storage: Storage, name: str) -> StudyStatus:
         pruned = totals.last_steps_of_pruned(connection, study_id) if used.trials[TrialState.PRUNED] else {}
         enqueued = enqueued_values(connection, study_id)
         trials = _trials(connection, used)
+        curves = totals.complete_curves(connection, study_id) if running else []
     leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     state = used.state(at_work=any(is_working(each) for each in workers))
+    study_file = _stored_file(storage, study_id) if pruned or running else None
     return StudyStatus(
         study=name,
         state=state if ours else FOREIGN,
@@ -117,8 +122,11 @@ def status(storage: Storage, name: str) -> StudyStatus:
         best=leaders[0] if leaders else None,
         leaders=leaders,
         failed_because=failed,
-        pruned_in_fold=_by_fold(storage, study_id, pruned),
+        pruned_in_fold=_by_fold(study_file, pruned),
         running=running,
+        standing=_standing(study_file, leaders, curves),
+        folds=0 if study_file is None else study_file.max_folds,
+        epochs=0 if study_file is None else study_file.max_epochs,
         enqueued=enqueued,
         workers=tuple(worker_status(each, running) for each in workers),
         started_at=row.started_at,
@@ -154,12 +162,25 @@ def show_trials(storage: Storage, name: str, *, number: int | None = None) -> li
     return [trial_summary(trial, *ended.get(trial_id_of(trial), (None, None))) for trial in trials]
 
 
-def _by_fold(storage: Storage, study_id: int, steps: dict[int, int]) -> dict[int, int]:
+def _stored_file(storage: Storage, study_id: int) -> StudyFile | None:
+    stored = storage.optuna.get_study_user_attrs(study_id).get(STUDY_FILE)
+    return StudyFile.from_json(stored) if isinstance(stored, str) else None
+
+
+def _standing(
+    study_file: StudyFile | None, leaders: tuple[BestTrial, ...], curves: Sequence[Curve]
+) -> Standing:
+    """What the estimates of running trials are held against."""
+    if study_file is None or isinstance(study_file.search.pruner, WilcoxonPruner):
+        return Standing()
+    ratios = Standing.of(curves, study_file.max_epochs).ratios
+    return Standing(leaders[0].value if leaders else None, ratios)
+
+
+def _by_fold(study_file: StudyFile | None, steps: dict[int, int]) -> dict[int, int]:
     """Counts of trials by the fold, from 1, in which they reported their last step."""
-    stored = storage.optuna.get_study_user_attrs(study_id).get(STUDY_FILE) if steps else None
-    if not isinstance(stored, str):
+    if study_file is None:
         return {}
-    study_file = StudyFile.from_json(stored)
     by_fold: Counter[int] = Counter()
     for step, number in steps.items():
         by_fold[fold_of_step(step, study_file) + 1] += number

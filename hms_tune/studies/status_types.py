@@ -20,6 +20,7 @@ from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
+from hms_tune.studies.standing import Standing
 from hms_tune.studies.totals import StudyState
 from hms_tune.trial_state import AttemptState, TrialState
 
@@ -87,9 +88,10 @@ class StudyStatus:
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far:
     ``hours`` are those in which a slot was at work; ``patience`` is how little the latest draws promised.
-    ``per_hour`` (trials ended) and ``images_per_second`` are those of the last hour; ``left_s`` is the work
-    until the first part of the budget is spent at that speed, and ``ends_at`` the moment, while workers are
-    at work.
+    ``standing`` is what estimates are held against; ``folds`` and ``epochs`` are the most of a trial and of a
+    fold, 0 where no trial runs. ``per_hour`` (trials ended) and ``images_per_second`` are those of the last
+    hour; ``left_s`` is the work until the first part of the budget is spent at that speed, and ``ends_at``
+    the moment, while workers are at work.
     """
 
     study: str
@@ -107,6 +109,9 @@ class StudyStatus:
     failed_because: dict[str, int]
     pruned_in_fold: dict[int, int]
     running: tuple[RunningTrial, ...]
+    standing: Standing
+    folds: int
+    epochs: int
     enqueued: tuple[dict[str, Any], ...]
     workers: tuple[WorkerStatus, ...]
     started_at: datetime | None

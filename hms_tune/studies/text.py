@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hms_tune.config.ranges import value_text
-from hms_tune.database.queries.patience import Patience
 from hms_tune.training.history import FoldRecord
+
+if TYPE_CHECKING:
+    from hms_tune.database.queries.patience import Patience
 
 
 def param_text(params: Mapping[str, Any], name: str) -> str:

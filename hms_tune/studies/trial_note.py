@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hms_tune.config.trial import DataConfig
 from hms_tune.machine.byte_count import readable
 from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
 from hms_tune.studies.trial_record import Others, TrialRecord, others_among
@@ -38,12 +39,22 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -
     text = f"{trial.state.capitalize()} {place}"
     if not trial.reported:
         return f"{text}."
-    estimate = trial.reported[max(trial.reported)]
     beside = others if others is None or isinstance(others, Others) else others_among(trial, others)
-    if beside is None:
-        return f"{text}: {estimate_text(estimate)}."
-    median = f"the median of {beside.number} earlier ones there {beside.median:.4f}"
-    return f"{text}: {estimate_text(estimate)}, {median}."
+    estimate = _estimate(trial, beside)
+    if beside is None or beside.median is None:
+        return f"{text}: {estimate}."
+    earlier = f"{beside.number} earlier ones had reported {beside.median:.4f} there in the median"
+    return f"{text}: {estimate}; {earlier}."
+
+
+def _estimate(trial: TrialRecord, beside: Others | None) -> str:
+    """What a trial that was not trained to its end had come to, beside the complete ones."""
+    estimate = trial.reported[max(trial.reported)]
+    config = (trial.config or {}).get("data", {})
+    if beside is None or not trial.folds or not config:
+        return estimate_text(estimate)
+    folds = DataConfig.model_validate(config).trained_folds
+    return beside.standing.text(estimate, trial.folds[-1].fold + 1, folds)
 
 
 def trial_note(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,13 @@ from hms_tune.database.queries.attempts import (
     last_attempts_of_trials_ended_for,
 )
 from hms_tune.database.queries.records import RecordRow, records_of_study
-from hms_tune.database.queries.totals import earlier_estimates
+from hms_tune.database.queries.totals import (
+    best_complete_attempt,
+    best_estimate,
+    complete_and_better,
+    complete_curves,
+    earlier_estimates,
+)
 from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.errors import ConfigError, UsageError
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
@@ -33,6 +39,7 @@ from hms_tune.search.optuna_private import study_id_of, trial_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.standing import Standing
 from hms_tune.training.history import FoldRecord, folds_from_json
 from hms_tune.trial_state import REQUEUED_OR_LOST, AttemptState, label
 
@@ -202,23 +209,71 @@ def attempt_record(
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """How many earlier complete trials reported at a trial's last step, and their median there."""
+    """The complete trials beside which one is seen.
+
+    Attributes
+    ----------
+    number, median : how many of the earlier ones reported at its last step, and their median there
+    standing : what its estimate is held against
+    """
 
     number: int
-    median: float
+    median: float | None
+    standing: Standing
 
 
 def others_before(storage: Storage, study_id: int, trial: TrialRecord) -> Others | None:
-    """The others beside which a trial is seen, asked of the database; None: there are none."""
+    """The others of a trial, asked of the database; None: it has reported nothing."""
     if not trial.reported:
         return None
+    epochs = trial.folds[-1].epochs_planned if trial.folds else 0
     with storage.statements() as connection:
         found = earlier_estimates(connection, study_id, trial.trial, max(trial.reported))
-    return None if found is None else Others(*found)
+        ratios = Standing.of(complete_curves(connection, study_id), epochs).ratios
+        best = best_estimate(connection, study_id)
+    number, median = found or (0, None)
+    return Others(number, median, Standing(best, ratios))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a trial stands in its study.
+
+    Attributes
+    ----------
+    study : the study's name
+    rank : how many complete trials there are up to it, the best first; None: it is not complete
+    complete : how many complete trials there are
+    best : the best one; None: none is complete
+    others : beside whom it is seen; None: it has reported nothing
+    """
+
+    study: str
+    rank: int | None
+    complete: int
+    best: TrialRecord | None
+    others: Others | None
+
+
+def place_of(storage: Storage, study: str, trial: TrialRecord) -> Place:
+    """Where a trial stands in its study; the study's other trials are not read."""
+    loaded = load_study(storage, study)
+    study_id = study_id_of(loaded)
+    with storage.statements() as connection:
+        complete, before = complete_and_better(connection, study_id, trial.value, trial.attempt)
+        number = best_complete_attempt(connection, study_id)
+    space = stored_study_file(loaded).space
+    return Place(
+        study=study,
+        rank=before + 1 if trial.state is AttemptState.COMPLETE else None,
+        complete=complete,
+        best=None if number is None else attempt_record(storage, study_id, number, space=space),
+        others=others_before(storage, study_id, trial),
+    )
 
 
 def others_among(trial: TrialRecord, others: Sequence[TrialRecord]) -> Others | None:
-    """The same among trials that are known; None: there are none."""
+    """The same among trials that are known."""
     if not trial.reported:
         return None
     step = max(trial.reported)
@@ -227,7 +282,8 @@ def others_among(trial: TrialRecord, others: Sequence[TrialRecord]) -> Others | 
         for other in others
         if other.state == AttemptState.COMPLETE and other.attempt < trial.attempt and step in other.reported
     ]
-    return Others(len(values), statistics.median(values)) if values else None
+    standing = standing_among(others, trial.folds[-1].epochs_planned if trial.folds else 0)
+    return Others(len(values), statistics.median(values) if values else None, standing)
 
 
 def _config(frozen: FrozenTrial, space: Group | None) -> dict[str, Any] | None:
@@ -273,3 +329,14 @@ def _record(
         run_url=row.run_url,
         attempts=attempts.get(trial, ()),
     )
+
+
+def standing_among(trials: Iterable[TrialRecord], epochs: int) -> Standing:
+    """What those of some trials that are complete tell of how hard the folds are.
+
+    Parameters
+    ----------
+    epochs : the most epochs of a fold
+    """
+    complete = [(each.reported, each.value) for each in trials if each.state == AttemptState.COMPLETE]
+    return Standing.of([(reported, value) for reported, value in complete if value is not None], epochs)

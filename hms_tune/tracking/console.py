@@ -9,15 +9,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from hms_tune.studies.text import estimate_text, score_text
-from hms_tune.tracking.console_table import TrialProgress, duration, slots_table, trial_name
+from hms_tune.machine.progress import GrowingPauses, duration
+from hms_tune.studies.standing import Standing
+from hms_tune.studies.text import score_text
+from hms_tune.tracking.console_table import TrialProgress, slots_table, trial_name
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import EpochEnded, Event, FoldEnded
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
 
-__all__ = ["ConsoleObserver", "duration", "trial_name"]
+__all__ = ["ConsoleObserver", "trial_name"]
 
 _STYLES = {AttemptState.COMPLETE: "green", AttemptState.FAILED: "red"}
 
@@ -27,7 +29,7 @@ class ConsoleObserver:
 
     In a terminal each slot has one line of a table that is redrawn at every epoch, and finished trials scroll
     by above. Elsewhere the start of a trial, the end of each of its folds, and its end are one plain line
-    each.
+    each; of a fold that takes long, epochs are told at growing intervals.
 
     Parameters
     ----------
@@ -45,6 +47,7 @@ class ConsoleObserver:
         self._is_live = drawable if live is None else live
         self._live: Live | None = None
         self._running: dict[str, TrialProgress | None] = {}
+        self._pauses: dict[str, GrowingPauses] = {}
         self._outlook: StudyOutlook | None = None
         self._lock = threading.RLock()
 
@@ -52,6 +55,7 @@ class ConsoleObserver:
         """Begin the slot's line."""
         with self._lock:
             self._running[trial.slot] = TrialProgress(trial)
+            self._pauses[trial.slot] = GrowingPauses()
             if not self._is_live:
                 self._print(f"{trial_name(trial)}  starts on {trial.slot}")
             self._redraw()
@@ -78,7 +82,7 @@ class ConsoleObserver:
             line = Text(f"{trial_name(trial)}  ")
             line.append(state, style=_STYLES.get(state, ""))
             if value is not None and math.isfinite(value):
-                line.append(f"  KL {_score(state, value, progress)}")
+                line.append(f"  KL {_score(state, value, progress, self._outlook)}")
             rest = (reason or "").removeprefix(state).removeprefix(": ")
             if rest:
                 line.append(f"  {rest}", style="dim")
@@ -110,7 +114,7 @@ class ConsoleObserver:
                 done = f"fold {event.fold + 1}/{event.folds} ends"
                 at = f"epoch {event.best_epoch + 1} of {event.epochs_run}"
                 self._print("  ".join(filter(None, (name, done, f"KL {event.kl:.4f} at {at}", pace, rest))))
-            case EpochEnded() if self._every_epoch and not event.replayed:
+            case EpochEnded() if not event.replayed and self._tells_epoch(progress):
                 at = f"fold {event.fold + 1}/{event.folds}  epoch {event.epoch + 1}/{event.epochs}"
                 kl = "" if math.isnan(event.kl) else f"KL {event.kl:.4f}"
                 loss = f"loss {event.train_loss:.4f}"
@@ -119,6 +123,10 @@ class ConsoleObserver:
                 self._print("  ".join(filter(None, (name, f"all rows, {event.epochs} epochs", pace))))
             case _:
                 pass
+
+    def _tells_epoch(self, progress: TrialProgress) -> bool:
+        pauses = self._pauses.setdefault(progress.trial.slot, GrowingPauses())
+        return pauses.is_due() or self._every_epoch
 
     def _print(self, line: str | Text) -> None:
         self._console.print(Text(line) if isinstance(line, str) else line, highlight=False, soft_wrap=True)
@@ -133,8 +141,11 @@ class ConsoleObserver:
         self._live.update(shown, refresh=True)
 
 
-def _score(state: AttemptState, value: float, progress: TrialProgress | None) -> str:
+def _score(
+    state: AttemptState, value: float, progress: TrialProgress | None, outlook: StudyOutlook | None
+) -> str:
     """A trial's KL; of one that was not trained to its end, marked as a part."""
     if state is AttemptState.COMPLETE or progress is None:
         return score_text(value)
-    return estimate_text(value, progress.fold, progress.folds)
+    standing = Standing() if outlook is None else outlook.standing
+    return standing.text(value, progress.fold, progress.folds)

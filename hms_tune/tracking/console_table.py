@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hms_tune.machine.progress import duration
+from hms_tune.studies.standing import Standing
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.training.events import CrossValidationEnded, EpochEnded, Event, FoldStarted
 from hms_tune.training.observer import TrialInfo
@@ -71,15 +73,6 @@ def trial_name(trial: TrialInfo) -> str:
     return name if trial.job_type == "trial" else f"{trial.job_type} of {name}"
 
 
-def duration(seconds: float) -> str:
-    """``0:07``, ``12:30``, ``3:05:00``, or ``4d 03:20`` from the third day on."""
-    minutes, second = divmod(max(0, round(seconds)), 60)
-    hour, minute = divmod(minutes, 60)
-    if hour >= 48:
-        return f"{hour // 24}d {hour % 24:02d}:{minute:02d}"
-    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
-
-
 def slots_table(
     running: Sequence[tuple[str, TrialProgress | None]], outlook: StudyOutlook | None, *, width: int
 ) -> RenderableType:
@@ -112,7 +105,10 @@ def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, 
     if not wide and trial.job_type != "trial":
         name = f"{trial.job_type} {trial.trial}"
     study_best = math.nan if outlook is None or outlook.best is None else outlook.best
-    leads = progress.best < study_best
+    standing = Standing() if outlook is None else outlook.standing
+    estimate = standing.comparable(progress.best, progress.fold)
+    remark = "" if math.isnan(estimate) else standing.remark(estimate, progress.fold, progress.folds)
+    leads = remark.startswith("below")
     fold = f"{progress.fold}/{progress.folds}" if progress.has_validation else "all rows" if wide else "all"
     started = progress.fold > 0
     left = progress.seconds_left
@@ -123,15 +119,16 @@ def _cells(slot: str, progress: TrialProgress, outlook: StudyOutlook | None, *, 
         Text(f"{progress.epoch}/{progress.epochs}" if started else "–"),
         _score(progress.train_loss),
         _score(progress.kl),
-        _score(progress.best, style="green" if leads else ""),
+        _score(estimate, style="green" if leads else "", doubtful=bool(remark) and not leads),
         _score(study_best),
         Text(f"{progress.images_per_second:,.0f}" if progress.images_per_second else "–"),
         Text("–" if left is None else duration(left)),
     ]
 
 
-def _score(value: float, style: str = "") -> Text:
-    return Text("–" if math.isnan(value) else f"{value:.4f}", style=style)
+def _score(value: float, style: str = "", *, doubtful: bool = False) -> Text:
+    """A score; one that seems to beat the best, of folds that may be easy, has a question mark."""
+    return Text("–" if math.isnan(value) else f"{value:.4f}" + "?" * doubtful, style=style)
 
 
 def _footer(outlook: StudyOutlook, width: int) -> Text:

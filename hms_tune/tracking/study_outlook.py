@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from hms_tune.studies.standing import Standing
 
 if TYPE_CHECKING:
     from hms_tune.database.queries.totals import Leader
@@ -15,7 +17,7 @@ class StudyOutlook:
     """A study at one moment.
 
     ``ended`` and ``budget`` count trials; ``per_hour`` is the fleet's speed and ``left_s`` when the budget is
-    spent, s from now; None where nobody knows yet.
+    spent, s from now; None where nobody knows yet. ``standing`` is what partial estimates are held against.
     """
 
     study: str
@@ -25,9 +27,12 @@ class StudyOutlook:
     best_trial: int | None
     per_hour: float | None
     left_s: float | None
+    standing: Standing = field(default_factory=Standing)
 
     @classmethod
-    def of(cls, study: str, totals: StudyTotals, leader: Leader | None) -> StudyOutlook:
+    def of(
+        cls, study: str, totals: StudyTotals, leader: Leader | None, ratios: tuple[float, ...] = ()
+    ) -> StudyOutlook:
         """From a study's totals and its best trial."""
         return cls(
             study=study,
@@ -37,4 +42,5 @@ class StudyOutlook:
             best_trial=None if leader is None else leader.trial,
             per_hour=totals.trials_per_hour,
             left_s=totals.seconds_left,
+            standing=Standing(None if leader is None else leader.value, ratios),
         )

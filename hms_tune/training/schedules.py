@@ -8,6 +8,7 @@ the triangular cycle Smith (arXiv 1506.01186), cosine annealing Loshchilov & Hut
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from hms_tune.config.trial import (
@@ -48,6 +49,18 @@ def _warmup(step: int, steps: int) -> float:
     return (step + 1) / (steps + 1)
 
 
+def _warmed(step: int, warmup: int, factor: Callable[[int], float]) -> float:
+    """A rise over ``warmup`` steps, then ``factor`` of the steps since."""
+    return _warmup(step, warmup) if step < warmup else factor(step - warmup)
+
+
+def _one_cycle(config: OneCycleSchedule, step: int, total: int) -> float:
+    rising = max(1.0, config.rise * total)
+    if step < rising:
+        return _cosine(config.start, 1.0, step / rising)
+    return _cosine(1.0, config.final, (step - rising) / max(1.0, total - 1 - rising))
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
 
@@ -68,21 +81,18 @@ class Shape:
     def factor(self, step: int) -> float:
         config, total = self._config, self._total
         match config:
+            case ConstantSchedule():
+                return _warmed(step, round(config.warmup * total), lambda step: 1.0)
+            case CosineSchedule():
+                warmup = round(config.warmup * total)
+                falling = max(1, total - 1 - warmup)
+                return _warmed(step, warmup, lambda step: _cosine(1.0, config.final, step / falling))
             case OneCycleSchedule():
-                rising = max(1.0, config.rise * total)
-                if step < rising:
-                    return _cosine(config.start, 1.0, step / rising)
-                return _cosine(1.0, config.final, (step - rising) / max(1.0, total - 1 - rising))
+                return _one_cycle(config, step, total)
             case CyclicSchedule():
                 cycle = max(2.0, config.cycle_epochs * self._steps_per_epoch)
                 position = (step % cycle) / cycle
                 return config.floor + (1.0 - config.floor) * (1.0 - abs(2.0 * position - 1.0))
-        warmup = round(config.warmup * total)
-        if step < warmup:
-            return _warmup(step, warmup)
-        if isinstance(config, ConstantSchedule):
-            return 1.0
-        return _cosine(1.0, config.final, (step - warmup) / max(1, total - 1 - warmup))
 
     def epoch_ended(self, kl: float) -> None:
         """Nothing: the shape is fixed."""

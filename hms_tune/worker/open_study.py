@@ -44,6 +44,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     def reporter(trial: optuna.Trial) -> Reporter:
         return Reporter(trial, study_file)
 
+    kept_gb = study_file.budget.checkpoint_gb
     return Search(
         study=study,
         study_id=study_id,
@@ -53,6 +54,7 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
         rungs=rungs_of(study_file),
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
+        checkpoint_bytes=None if kept_gb is None else 1e9 * kept_gb,
     )
 
 
@@ -100,6 +102,7 @@ class Search:
     rungs: tuple[int, ...] = (0,)
     epochs: int = 0
     promotion: Promotion | None = None
+    checkpoint_bytes: float | None = None
 
     def expected_gain(self, number: int) -> float | None:
         """What the sampler expected one more trial to gain when it drew this one; None: it does not say."""

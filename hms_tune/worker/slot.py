@@ -124,7 +124,23 @@ class Slot:
         return result.state.leaves in ENDED
 
     def _remove_checkpoints(self) -> None:
-        """Remove the checkpoints of every trial that has ended, without the best one's."""
-        artifacts = self._setup.artifacts
+        """Remove the checkpoints of every trial that has ended, without the best one's.
+
+        Where those that are left take more than the study's budget, the least promising trials that wait lose
+        theirs: one that is promoted all the same begins anew.
+        """
+        artifacts, most = self._setup.artifacts, self._setup.search.checkpoint_bytes
         if present := artifacts.present():
             artifacts.remove(self._setup.queue.ended_trials(present))
+        if most is None:
+            return
+        sizes = artifacts.bytes_by_trial()
+        excess = sum(sizes.values()) - most
+        if excess <= 0:
+            return
+        for trial in self._setup.queue.least_promising():
+            if excess <= 0:
+                break
+            if trial in sizes:
+                artifacts.remove_stored(trial)
+                excess -= sizes[trial]

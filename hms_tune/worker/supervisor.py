@@ -132,6 +132,8 @@ class Supervisor:
             case SlotFailed(error):
                 self.errors.append(error)
                 self.ask_to_stop()
+            case _:
+                raise ValueError(f"a slot sent {type(message).__name__}")
 
     def _on_end(self, slot: _SlotProcess) -> None:
         slot.process.join()

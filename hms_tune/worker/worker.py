@@ -17,7 +17,7 @@ from types import FrameType
 
 from hms_tune.config.settings import dashboard_folder
 from hms_tune.data.store.prepare import prepare
-from hms_tune.data.store.store import Store
+from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import Storage, open_storage, resolve_address
 from hms_tune.database.connection.retry import as_storage_error
 from hms_tune.database.connection.url import parse_address
@@ -163,7 +163,7 @@ class Worker:
             )
             publisher = publishing(self._publisher_plan(), hurried=self._is_hurried)
             with announce(storage, presence, self._images), watch.running(), publisher:
-                _logger.info("%s: starting slots %s", search.study.study_name, ", ".join(dict(devices)))
+                _logger.info("%s: %s", search.study.study_name, _slots_told([slot for slot, _ in devices]))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
             self._has_more = self._asks_for_more(storage, search.study_id)
         finally:
@@ -183,7 +183,8 @@ class Worker:
     def _publisher_plan(self) -> PublisherPlan:
         options = self.options
         artifacts = dashboard_folder(options.artifacts, options.home)
-        return PublisherPlan(options.study_file.study, self._storage_url, artifacts, options.data_root)
+        root = competition_of(options.data_root)
+        return PublisherPlan(options.study_file.study, self._storage_url, artifacts, root)
 
     def _is_hurried(self) -> bool:
         return self._signals > 0 or bool(self._supervisor.errors)
@@ -231,6 +232,12 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()
+
+
+def _slots_told(slots: Sequence[str]) -> str:
+    if len(slots) == 1:
+        return f"runs one trial at a time, on {slots[0]}"
+    return f"runs {len(slots)} trials at a time, on {', '.join(slots)}"
 
 
 def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:

@@ -148,6 +148,7 @@ STAND_INS_OF = {
     "study report": {"DIR": "bundles/effnet"},
     "blend": {"DIR": "bundles/blended", "BUNDLE...": "bundles/effnet"},
     "study check": {"DIR": "data/hms"},
+    "worker NAME": {"DIR": "elsewhere"},
 }
 """The same, of one command."""
 

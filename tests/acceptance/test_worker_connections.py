@@ -34,7 +34,7 @@ def test_a_slot_without_a_connection_says_at_once_why_how_long_and_what_fixes_it
         assert worker.stderr is not None
         for line in worker.stderr:
             log.append(line)
-            if line == "limited: starting slots cpu\n":  # what the worker itself needs it has
+            if line == "limited: runs one trial at a time, on cpu\n":  # what the worker itself needs it has
                 role.ask("ALTER ROLE limited CONNECTION LIMIT 0")
             if line.startswith("warning: Slot cpu: "):
                 role.ask("ALTER ROLE limited CONNECTION LIMIT -1")

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
+from hms_tune.machine.progress import duration
 from hms_tune.studies.text import estimate_text, patience_text, score_text
-from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def status_view(status: StudyStatus) -> RenderableType:
     if status.leaders:
         parts += [Text(), best_table(status.leaders, "best KL" if status.state != FOREIGN else "best")]
     if status.running:
-        parts += [Text(), running_table(status.running)]
+        parts += [Text(), running_table(status)]
     if status.workers:
         parts += [Text(), worker_table(status.workers)]
     return Group(*parts)
@@ -127,13 +127,13 @@ def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
     return table
 
 
-def running_table(running: Sequence[RunningTrial]) -> Table:
+def running_table(status: StudyStatus) -> Table:
     """The trials that slots are at."""
     numbers = ("KL so far", "since", "lease left")
     names = ("running", *numbers, "slot")
     table = plain_table(*names, numbers=numbers, no_wrap=names)
     table.add_column("host", overflow="ellipsis", no_wrap=True)
-    for trial in running:
+    for trial in status.running:
         cell = Text("starting" if trial.trial is None else f"trial {trial.trial}")
         if trial.fold is not None:
             cell.append(f"\nfold {trial.fold + 1} alone", style="dim")
@@ -141,11 +141,21 @@ def running_table(running: Sequence[RunningTrial]) -> Table:
             cell.append(f"\nattempt {trial.attempt}", style="dim")
         if trial.requested == "stop":
             cell.append("\nstopping", style="yellow")
-        estimate = estimate_text(trial.estimate)
+        estimate = _estimate(trial, status)
         left = f"{max(0.0, trial.expires_in_s):.0f} s"
         since = trial.started_at.strftime("%m-%d %H:%M")
         table.add_row(cell, estimate, since, left, trial.slot, _short_host(trial.host))
     return table
+
+
+def _estimate(trial: RunningTrial, status: StudyStatus) -> str:
+    """What a running trial has come to, on the scale of complete ones as far as that is known."""
+    if trial.estimate is None or trial.step is None or not status.epochs:
+        return estimate_text(trial.estimate)
+    fold = (trial.step - 1) // status.epochs + 1
+    estimate = status.standing.comparable(trial.estimate, fold)
+    remark = status.standing.remark(estimate, fold, status.folds)
+    return estimate_text(estimate) + (f"\n{remark}" if remark else "")
 
 
 def worker_table(workers: Sequence[WorkerStatus]) -> Table:

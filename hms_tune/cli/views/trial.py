@@ -12,11 +12,11 @@ from hms_tune.cli.views.curves import Curve, draw_curves
 from hms_tune.cli.views.tables import plain_table
 from hms_tune.config.ranges import value_text
 from hms_tune.machine.byte_count import readable
+from hms_tune.machine.progress import duration
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.text import best_epoch_text, param_text, score_text
 from hms_tune.studies.trial_note import why_it_ended
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord
-from hms_tune.tracking.console import duration
+from hms_tune.studies.trial_record import Place, TrialRecord
 from hms_tune.trial_state import AttemptState
 
 WIDTH = 80
@@ -24,22 +24,20 @@ _CURVE_ROWS = 9
 _EPOCH_COLUMNS = 20
 
 
-def trial_view(trial: TrialRecord, study: StudyRecord, *, width: int = WIDTH) -> RenderableType:
+def trial_view(trial: TrialRecord, place: Place, *, width: int = WIDTH) -> RenderableType:
     """Why it ended, what it was, fold by fold, its curves, who had it.
 
     Parameters
     ----------
     trial : the trial
-    study : its study, for rank and comparison
+    place : where it stands in its study
     width : of the curves, in characters
     """
     parts: list[RenderableType] = [
-        Text(f"{trial.name.capitalize()} of {study.name}", style="bold").append(
-            _rank(trial, study), style="dim"
-        ),
-        Text(why_it_ended(trial, study.trials), style=_STYLES.get(trial.state, "")),
+        Text(f"{trial.name.capitalize()} of {place.study}", style="bold").append(_rank(place), style="dim"),
+        Text(why_it_ended(trial, place.others), style=_STYLES.get(trial.state, "")),
         Text(""),
-        _configuration(trial, study.best),
+        _configuration(trial, place.best),
     ]
     if trial.folds:
         parts += [Text(""), _folds(trial), Text(""), *_curves(trial, width)]
@@ -59,11 +57,8 @@ _STYLES = {
 }
 
 
-def _rank(trial: TrialRecord, study: StudyRecord) -> str:
-    ranked = [each.attempt for each in study.ranked]
-    if trial.attempt not in ranked:
-        return ""
-    return f"  rank {ranked.index(trial.attempt) + 1} of {len(ranked)} complete"
+def _rank(place: Place) -> str:
+    return "" if place.rank is None else f"  rank {place.rank} of {place.complete} complete"
 
 
 def _configuration(trial: TrialRecord, best: TrialRecord | None) -> RenderableType:

@@ -17,9 +17,9 @@ from hms_tune.cli.views.tables import plain_table, shortened
 from hms_tune.config.ranges import value_text
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.errors import UsageError
+from hms_tune.machine.progress import duration
 from hms_tune.studies.status_types import TrialSummary
 from hms_tune.studies.text import estimate_text, score_text
-from hms_tune.tracking.console_table import duration
 from hms_tune.trial_state import AttemptState, label
 
 _FIRST = ("trial", "state", "KL", "time")
@@ -64,7 +64,7 @@ def trial_view(trials: Sequence[TrialSummary], *, width: int) -> RenderableType:
 def sorted_trials(trials: Sequence[TrialSummary], by: str) -> list[TrialSummary]:
     """Trials by their number, state, KL, time, or a parameter; downwards with a ``-`` before it.
 
-    Trials without a value come last either way.
+    Trials without a value come last either way, and before them those of which a part of the KL is known.
 
     Raises
     ------
@@ -80,13 +80,12 @@ def sorted_trials(trials: Sequence[TrialSummary], by: str) -> list[TrialSummary]
         raise UsageError(
             f'nothing to sort by is called "{name}"; {nearest(name, list(known))}', where="--sort"
         )
-    values = [(_sort_value(each, column), each) for each in trials]
-    have = sorted(
-        ((value, each) for value, each in values if value is not None),
-        key=lambda pair: pair[0],
-        reverse=by.startswith("-"),
-    )
-    return [each for _, each in have] + [each for value, each in values if value is None]
+    valued = [(value, each) for each in trials if (value := _sort_value(each, column)) is not None]
+    valued.sort(key=lambda pair: pair[0], reverse=by.startswith("-"))
+    ordered = [each for _, each in valued]
+    if column == "KL":  # a part of a score stands behind the whole ones
+        ordered.sort(key=lambda each: each.state is not AttemptState.COMPLETE)
+    return ordered + [each for each in trials if _sort_value(each, column) is None]
 
 
 def trials_csv(trials: Sequence[TrialSummary]) -> str:

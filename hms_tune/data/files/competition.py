@@ -101,7 +101,9 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
     if not present:
         names = " nor ".join(f"{split}.csv" for split in splits)
         what = f"neither {names} is there" if len(splits) > 1 else f"{names} is not there"
-        return [_absent(DefectKind.TABLE_MISSING, root, what, f"Check the path. {_GET}")]
+        inner = next((each for each in sorted(root.iterdir()) if _table(each, splits[0]).is_file()), None)
+        hint = f"Check the path. {_GET}" if inner is None else f"It is in {inner}: name that folder."
+        return [_absent(DefectKind.TABLE_MISSING, root, what, hint)]
     defects = []
     for split in present:
         table, eegs = _table(root, split), _eegs(root, split)

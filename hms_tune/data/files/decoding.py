@@ -33,6 +33,9 @@ MOST_FOOTER_BYTES = 4 << 20
 _TAIL_BYTES = 8
 """At the end of a parquet file: the footer's length, and four letters."""
 
+_LAST_LETTERS = b"PAR1"
+_POINTER = b"version https://git-lfs"
+
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
 
@@ -151,9 +154,13 @@ def _refuse_costly(path: Path) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("it is no regular file")
     with path.open("rb") as stream:
+        begins = stream.read(len(_POINTER))
         stream.seek(max(0, found.st_size - _TAIL_BYTES))
-        footer = int.from_bytes(stream.read(_TAIL_BYTES)[:4], "little")
-    if found.st_size > _TAIL_BYTES and footer > MOST_FOOTER_BYTES:
+        tail = stream.read(_TAIL_BYTES)
+    if begins == _POINTER:
+        raise ValueError("it is a pointer of Git LFS, for which `git lfs pull` gets the file")
+    footer = int.from_bytes(tail[:4], "little")
+    if tail[4:] == _LAST_LETTERS and footer > MOST_FOOTER_BYTES:
         raise ValueError(f"its footer takes {footer:,} bytes, more than {MOST_FOOTER_BYTES:,}")
 
 

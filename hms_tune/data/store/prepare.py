@@ -31,7 +31,15 @@ from hms_tune.data.store.decoder import row_bytes
 from hms_tune.data.store.journal import Source, Written, read_journal
 from hms_tune.data.store.places import Place, place_files, rows_of_arrays
 from hms_tune.data.store.reuse import OlderStore, index_of
-from hms_tune.data.store.store import FORMAT_VERSION, INDEXES, MANIFEST, Manifest, Store, store_path
+from hms_tune.data.store.store import (
+    FORMAT_VERSION,
+    INDEXES,
+    MANIFEST,
+    Manifest,
+    Store,
+    competition_of,
+    store_path,
+)
 from hms_tune.data.store.write import JOURNAL, Progress, write_signals
 from hms_tune.errors import DataError, StoreError
 from hms_tune.machine.cores import available_cores
@@ -63,7 +71,8 @@ def prepare(
     Parameters
     ----------
     root : the competition folder; either split may be absent, and so may whole spectrogram folders. A test
-        half with a defect in its table, its folders or a footer is left out: only prediction needs it
+        half with a defect in its table, its folders or a footer is left out: only prediction needs it. Or a
+        store, for the folder that it was made from; where that is gone, the store is used as it is
     store : where to put it; see :func:`hms_tune.data.store.store.store_path` for the default
     jobs : files decoded at once; one for each core when None
     progress : told how many of how many files are done, in the calling thread
@@ -76,6 +85,11 @@ def prepare(
         If the store cannot be written where it should go, or does not fit there.
     """
     root, jobs = Path(root), jobs or available_cores()
+    if store is None and (root / MANIFEST).is_file():
+        root, store = competition_of(root), root
+        if not root.exists():
+            _logger.info("%s is gone; its store is used as it is", root)
+            return Store.open(store)
     competition, tables, files = _usable(root)
     sources = [Source.of(file) for file in files]
     target = store_path(root) if store is None else Path(store)

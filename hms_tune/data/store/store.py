@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import platformdirs
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hms_tune.config.settings import Settings
 from hms_tune.data.files.encoding import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.data.schema import ARRAYS, EEG_COLUMNS, SFREQ, Kind
 from hms_tune.errors import StoreError
@@ -147,7 +147,7 @@ class Store:
         try:
             return cls(
                 path=folder,
-                root=Path(os.path.normpath(folder.resolve() / manifest.root)),
+                root=competition_of(folder),
                 manifest=manifest,
                 eeg=_map(folder, "eeg", manifest.n_samples),
                 spectrogram=_map(folder, "spectrogram", manifest.n_frames),
@@ -164,7 +164,7 @@ class Store:
 def store_path(root: Path) -> Path:
     """Where the store of a competition folder lies unless the user says otherwise.
 
-    ``ROOT/store``, or a folder of the user's cache when ``ROOT`` is not to be written to.
+    ``ROOT/store``, or a folder in ``HMS_TUNE_HOME/stores`` when ``ROOT`` is not to be written to.
     """
     root = Path(root)
     beside = root / "store"
@@ -174,7 +174,14 @@ def store_path(root: Path) -> Path:
     if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
         return beside
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return platformdirs.user_cache_path("hms-tune") / "stores" / f"{root.resolve().name}-{name}"
+    return Settings.from_environment().home / "stores" / f"{root.resolve().name}-{name}"
+
+
+def competition_of(path: Path) -> Path:
+    """The competition folder that a person names: itself, or by a store that was made from it."""
+    if not (path / MANIFEST).is_file():
+        return path
+    return Path(os.path.normpath(path.resolve() / Manifest.read(path).root))
 
 
 def _map(folder: Path, kind: Kind, n_rows: int) -> NDArray[np.float16]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from hms_tune.database.optuna_trial import state_by_both
 from hms_tune.database.queries.hours import seconds_at_work
@@ -136,6 +136,19 @@ def best_complete_attempt(connection: Connection, study_id: int) -> int | None:
     return connection.execute(number).scalar_one_or_none()
 
 
+def complete_and_better(
+    connection: Connection, study_id: int, value: float | None, attempt: int
+) -> tuple[int, int]:
+    """How many attempts of a study are complete, and how many of them are better than one."""
+    better = or_(_VALUES.c.value < value, and_(_VALUES.c.value == value, _ATTEMPTS.c.number < attempt))
+    row = connection.execute(
+        select(func.count(), func.count().filter(better))
+        .join_from(_ATTEMPTS, _VALUES, _ATTEMPTS.c.trial_id == _VALUES.c.trial_id)
+        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.COMPLETE)
+    ).one()
+    return int(row[0]), int(row[1])
+
+
 MOST_COMPARED = 500
 """With so many of the trials before it a trial is compared, the newest of them."""
 
@@ -158,6 +171,37 @@ def earlier_estimates(
         .where(_REPORTS.c.step == step)
     ).one()
     return (count, float(median)) if count else None
+
+
+def best_estimate(connection: Connection, study_id: int) -> float | None:
+    """The score of the fleet's best complete trial; None: there is none."""
+    complete = (trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETE)
+    best: float | None = connection.execute(select(func.min(trials.c.estimate)).where(*complete)).scalar_one()
+    return best
+
+
+def complete_curves(
+    connection: Connection, study_id: int, *, most: int = 20
+) -> list[tuple[dict[int, float], float]]:
+    """What the latest complete trials reported by step, and the score that each ended at."""
+    latest = (
+        select(_ATTEMPTS.c.trial_id, _VALUES.c.value)
+        .join_from(_ATTEMPTS, _VALUES, _ATTEMPTS.c.trial_id == _VALUES.c.trial_id)
+        .where(_ATTEMPTS.c.study_id == study_id, _ATTEMPTS.c.state == OptunaState.COMPLETE)
+        .where(_VALUES.c.objective == 0, _VALUES.c.value.is_not(None))
+        .order_by(_ATTEMPTS.c.number.desc())
+        .limit(most)
+        .subquery()
+    )
+    rows = connection.execute(
+        select(latest.c.trial_id, latest.c.value, _REPORTS.c.step, _REPORTS.c.intermediate_value)
+        .join_from(latest, _REPORTS, latest.c.trial_id == _REPORTS.c.trial_id)
+        .where(_REPORTS.c.intermediate_value.is_not(None))
+    )
+    found: dict[int, tuple[dict[int, float], float]] = {}
+    for row in rows:
+        found.setdefault(row.trial_id, ({}, float(row.value)))[0][row.step] = float(row.intermediate_value)
+    return list(found.values())
 
 
 def recent_work(connection: Connection, study_id: int, *, recent_s: float) -> RecentWork:

@@ -18,7 +18,7 @@ from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
-from hms_tune.database.tables import trials
+from hms_tune.database.tables import rungs, trials
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.trial_state import AttemptState, TrialState
 
@@ -115,6 +115,20 @@ class StudyQueue:
     def end_help(self, lease: Lease, state: AttemptState) -> None:
         """Write how help ended; see :func:`~hms_tune.database.queue.shared_folds.end_help`."""
         shared_folds.end_help(self.storage, lease, state)
+
+    def least_promising(self) -> list[int]:
+        """The numbers of the trials that wait at a rung, the least advanced and worst first."""
+        reached = select(rungs.c.trial_id, func.max(rungs.c.step).label("step")).group_by(rungs.c.trial_id)
+        last = reached.subquery()
+        with self.storage.statements() as connection:
+            rows = connection.execute(
+                select(trials.c.number)
+                .join_from(trials, last, last.c.trial_id == trials.c.trial_id)
+                .join(rungs, (rungs.c.trial_id == last.c.trial_id) & (rungs.c.step == last.c.step))
+                .where(trials.c.study_id == self.study_id, trials.c.state == TrialState.PAUSED)
+                .order_by(rungs.c.step, rungs.c.estimate.desc())
+            )
+            return list(rows.scalars())
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
         """Which of the trials with these numbers have ended, without the best one."""

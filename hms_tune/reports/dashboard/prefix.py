@@ -89,7 +89,8 @@ class Prefixed:
         parts = urlsplit(value)
         if parts.path.startswith(f"{self._prefix}/"):
             return value
-        return urlunsplit(parts._replace(path=self._prefix + parts.path))
+        path = self._prefix + parts.path
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, parts.fragment))
 
 
 def _described(headers: list[tuple[str, str]], content: bytes, packed: str | None) -> list[tuple[str, str]]:

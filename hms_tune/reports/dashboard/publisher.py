@@ -19,12 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hms_tune.database.locks import PUBLISHER_S, dismiss_publisher, elect_publisher
+from hms_tune.database.locks import PUBLISHER_S, dismiss_publisher, elect_publisher, publishers_term
 from hms_tune.database.queries.records import RecordsEnded, records_ended
 from hms_tune.errors import StorageError
 from hms_tune.machine.background import Every
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
+
+if TYPE_CHECKING:
+    from hms_tune.database.connect import Storage
 
 _logger = logging.getLogger(__name__)
 
@@ -174,16 +178,16 @@ class Publisher:
 
         storage = open_storage(self._plan.storage_url)
         self._said = None
-        study_id = int(storage.optuna.get_study_id_from_name(self._plan.study))
 
         def is_elected() -> bool:
             with storage.statements() as connection:
                 return elect_publisher(connection, study_id, self._process)
 
         try:
+            study_id = int(storage.optuna.get_study_id_from_name(self._plan.study))
             told: bool | None = True if last else None
             while True:
-                if is_elected():
+                if is_elected() or (told and self._outlived(storage, study_id) and is_elected()):
                     with storage.statements() as connection:
                         news = records_ended(connection, study_id)
                     if news != self._published and (told or time.monotonic() >= self._rest_until):
@@ -199,6 +203,17 @@ class Publisher:
             with suppress(Exception), storage.statements() as connection:
                 dismiss_publisher(connection, study_id, self._process)
             storage.close()
+
+    def _outlived(self, storage: Storage, study_id: int) -> bool:
+        """Wait for a sign of the elected process; without one its term ends, and it is gone."""
+        with storage.statements() as connection:
+            holder, until, over = publishers_term(connection, study_id)
+        now_holder, now_until = holder, until
+        while not over and (now_holder, now_until) == (holder, until):
+            time.sleep(1.0)
+            with storage.statements() as connection:
+                now_holder, now_until, over = publishers_term(connection, study_id)
+        return over and (now_holder, now_until) == (holder, until)
 
     def _publish(self, storage: object) -> None:
         # Loaded by the one that writes alone: figures bring matplotlib along.

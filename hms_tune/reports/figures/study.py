@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
 from hms_tune.studies.cost import CostFront
 from hms_tune.studies.score import FoldSpread
-from hms_tune.studies.trial_record import StudyRecord
+from hms_tune.studies.trial_record import StudyRecord, standing_among
 from hms_tune.trial_state import AttemptState
 
 PRUNED = "#d9a441"
@@ -23,7 +23,10 @@ def history_figure(study: StudyRecord) -> Figure:
     figure, axes = chart(5.4, 3.4)
     complete = sorted(study.ranked, key=lambda trial: trial.trial)
     pruned = [trial for trial in study.ended(AttemptState.PRUNED) if trial.reported]
-    estimates = [trial.reported[max(trial.reported)] for trial in pruned]
+    standing = standing_among(study.trials, study.study_file.max_epochs)
+    estimates = [
+        standing.comparable(trial.reported[max(trial.reported)], len(trial.folds)) for trial in pruned
+    ]
     values = [trial.value or 0.0 for trial in complete]
     top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
     numbers = [trial.trial for trial in pruned]

@@ -9,8 +9,8 @@ from hms_tune.config.study_sections import Happening
 from hms_tune.database.queries.outbox import Entry
 from hms_tune.database.queries.workers import WorkerRow
 from hms_tune.machine.processes import this_process
+from hms_tune.machine.progress import duration
 from hms_tune.studies.totals import StudyTotals
-from hms_tune.tracking.console_table import duration
 from hms_tune.tracking.notify.webhook import compose
 from hms_tune.tracking.study_outlook import StudyOutlook
 

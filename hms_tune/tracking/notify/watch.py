@@ -15,10 +15,11 @@ from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.connection.retry import is_of_the_database
 from hms_tune.database.locks import lock_outbox
 from hms_tune.database.queries import outbox
-from hms_tune.database.queries.totals import leader
+from hms_tune.database.queries.totals import complete_curves, leader
 from hms_tune.database.queries.workers import workers_of_study
 from hms_tune.errors import NotificationError
 from hms_tune.machine.background import Every
+from hms_tune.studies.standing import Standing
 from hms_tune.studies.totals import StudyTotals, study_totals
 from hms_tune.tracking.notify import events
 from hms_tune.tracking.notify.webhook import Receivers, deliver
@@ -45,6 +46,7 @@ class StudyWatch:
     receivers : where messages go; without any, none is looked for
     events : those that people are told of
     silent_s : a worker that was silent for so long is lost, s
+    epochs : the most of a fold; 0: estimates are left on their own scale
     """
 
     storage: Storage
@@ -55,6 +57,7 @@ class StudyWatch:
     receivers: Receivers = field(default_factory=Receivers)
     events: frozenset[Happening] = frozenset()
     silent_s: float = DEFAULT_LEASE_SECONDS
+    epochs: int = 0
     _looks: int = 0
 
     @classmethod
@@ -79,6 +82,7 @@ class StudyWatch:
             receivers=Receivers.of(config),
             events=frozenset(config.on),
             silent_s=silent_s,
+            epochs=study_file.max_epochs,
         )
 
     @contextmanager
@@ -111,7 +115,9 @@ class StudyWatch:
                 totals = study_totals(connection, self.study_id)
                 if not totals.row.is_joined:  # the study was deleted
                     return
-                outlook = StudyOutlook.of(self.study, totals, leader(connection, self.study_id))
+                curves = complete_curves(connection, self.study_id)
+                ratios = Standing.of(curves, self.epochs).ratios
+                outlook = StudyOutlook.of(self.study, totals, leader(connection, self.study_id), ratios)
                 if self.receivers:
                     lock_outbox(connection, self.study_id)
                     for entry in self._entries(connection, outlook, totals):

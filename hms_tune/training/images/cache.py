@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from hms_tune.config.input import InputConfig, Raw
+from hms_tune.machine.progress import ProgressLines
 from hms_tune.signals.scaling import LIMIT
+
+_logger = logging.getLogger(__name__)
 
 Form = Literal["float32", "float16", "int8"]
 
@@ -119,8 +123,10 @@ class ImageCache:
             channels, height, width = shape
             self.shrink(max(0, most - n_rows * height * width * BYTES[form]))
             images = torch.empty((n_rows, 1, height, width), dtype=_TYPES[form], device=device)
+            told = ProgressLines("making images", "rows", _logger.info)
             for rows in torch.arange(n_rows).split(AT_ONCE):
                 images[rows[0] : rows[-1] + 1] = _in_form(make(rows)[:, :1], form)
+                told.update(int(rows[-1]) + 1, n_rows)
             self._kept[key] = CachedImages(images, form, channels)
         self._kept.move_to_end(key)
         return self._kept[key]

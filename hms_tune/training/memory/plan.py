@@ -122,20 +122,26 @@ class MemoryPlan:
             excess=self.required / max(1, self.available) - 1.0,
         )
 
+    @property
+    def _needs(self) -> str:
+        there = f"of the {readable(self.available)} that there are"
+        return f"memory on {self.device}: the trial needs {readable(self.required)} {there}"
+
+    @property
+    def _largest(self) -> str:
+        return f"{self.largest_batch_size}" + (" or more" if self.largest_batch_size == LARGEST_BATCH else "")
+
     def in_a_line(self) -> str:
         """What is needed of what is there, at which batch size."""
-        return (
-            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} "
-            f"at batch size {self.batch_size}, which may be {self.largest_batch_size}"
-        )
+        return f"{self._needs} at batch size {self.batch_size}; the largest that fits is {self._largest}"
 
     def __str__(self) -> str:
         """A few lines for people."""
         lines = [
-            f"memory on {self.device}: {readable(self.required)} of {readable(self.available)} required",
+            self._needs,
             f"  network  {readable(self.network)}: weights, gradients, optimizer state, moving average",
             f"  step     {readable(self.step)} at batch size {self.batch_size}; the largest that fits is "
-            f"{self.largest_batch_size}",
+            f"{self._largest}",
             f"  reserve  {readable(self.reserve)}",
         ]
         held = (*self.signals, *([self.features] if self.features else []), self.images)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import torch
 from torch import Tensor
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.machine.device import autocast
+from hms_tune.machine.progress import ProgressLines
 from hms_tune.models.frozen_prefix import FrozenPrefix
 from hms_tune.training.images.images import RowImages
+
+_logger = logging.getLogger(__name__)
 
 _AT_ONCE = 64
 """Rows whose features are made in one piece, where so many are predicted in one."""
@@ -77,11 +81,13 @@ class FeatureCache:
         features = tuple(
             torch.empty((n_rows, *part.shape[1:]), dtype=part.dtype, device=device) for part in parts
         )
+        told = ProgressLines("passing images through the frozen layers", "rows", _logger.info)
         for rows in torch.arange(n_rows).split(_at_once(config)):
             computed = self._compute(prefix, images, rows, config, device)
             assert computed is not None
             for whole, part in zip(features, computed, strict=True):
                 whole[rows[0] : rows[-1] + 1] = part
+            told.update(int(rows[-1]) + 1, n_rows)
         self._features = features
         return features
 

@@ -31,7 +31,10 @@ from hms_tune.worker.checkpoint_store.files import ObjectStore
 _FORMAT = 1
 _HEAD = "study.json"
 _ARTIFACTS = "artifacts/"
-_ARTIFACT = re.compile(r"artifacts/(trial-\d+/attempt-\d+/checkpoint-\d+(\.pt)|out-of-fold/trial-\d+\.npz)")
+_ARTIFACT = re.compile(
+    r"artifacts/(trial-\d+/(?:fold-\d+-)?attempt-\d+/checkpoint-\d+(\.pt)|out-of-fold/trial-\d+\.npz)"
+)
+"""Out-of-fold predictions, which blends are chosen by, go with the checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +150,7 @@ def _check_room(connection: Transaction, head: dict[str, Any], file: Path) -> No
 
 def _save_artifacts(store: ObjectStore, study: str, written: zipfile.ZipFile) -> int:
     saved = 0
-    for key in store.keys(f"{study}/"):
+    for key in store.sizes(f"{study}/"):
         name = _ARTIFACTS + key.removeprefix(f"{study}/")
         if not (match := _ARTIFACT.fullmatch(name)):
             continue
@@ -156,7 +159,7 @@ def _save_artifacts(store: ObjectStore, study: str, written: zipfile.ZipFile) ->
             try:
                 store.fetch(key, fetched)
             except ArtifactError:
-                if key in store.keys(f"{study}/"):
+                if key in store.sizes(f"{study}/"):
                     raise
                 continue  # its trial has gone on
             written.write(fetched, name, zipfile.ZIP_STORED)

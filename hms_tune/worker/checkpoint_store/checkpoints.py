@@ -132,10 +132,14 @@ class Artifacts:
         """Delete the checkpoints of trials that have ended. What cannot be deleted is named and left."""
         for trial in trials:
             shutil.rmtree(self.scratch / self._prefix(trial), ignore_errors=True)
-            try:
-                self.store.remove(self._checkpoints(self._prefix(trial)))
-            except ArtifactError as error:
-                _logger.warning("%s", error)
+            self.remove_stored(trial)
+
+    def remove_stored(self, trial: int) -> None:
+        """Delete what the store has of a trial; if a slot has just taken it up, its own files stay."""
+        try:
+            self.store.remove(self._checkpoints(self._prefix(trial)))
+        except ArtifactError as error:
+            _logger.warning("%s", error)
 
     def remove_all(self) -> None:
         """Delete all checkpoints of the study; what else somebody keeps there stays."""
@@ -145,7 +149,7 @@ class Artifacts:
     def present(self) -> frozenset[int]:
         """Trials that have checkpoints, here or in the store. None are seen in a store that is away."""
         try:
-            keys = self.store.keys(f"{self.study}/")
+            keys = list(self.store.sizes(f"{self.study}/"))
         except ArtifactError as error:
             _logger.warning("%s", error)
             keys = []
@@ -154,11 +158,25 @@ class Artifacts:
         numbers = (name.removeprefix("trial-") for name in names if name.startswith("trial-"))
         return frozenset(int(number) for number in numbers if number.isdecimal())
 
+    def bytes_by_trial(self) -> dict[int, int]:
+        """How much the checkpoints of each trial take in the store. Nothing is seen in one that is away."""
+        try:
+            sizes = self.store.sizes(f"{self.study}/")
+        except ArtifactError as error:
+            _logger.warning("%s", error)
+            return {}
+        found: dict[int, int] = {}
+        for key, size in sizes.items():
+            if _CHECKPOINT.fullmatch(key):
+                trial = int(key.split("/")[1].removeprefix("trial-"))
+                found[trial] = found.get(trial, 0) + size
+        return found
+
     def _prefix(self, trial: int) -> str:
         return f"{self.study}/trial-{trial}/"
 
     def _checkpoints(self, prefix: str) -> list[str]:
-        return [key for key in self.store.keys(prefix) if _CHECKPOINT.fullmatch(key)]
+        return [key for key in self.store.sizes(prefix) if _CHECKPOINT.fullmatch(key)]
 
     def _fetch_newest(self, trial: int, fold: int | None, attempt: int, directory: Path) -> None:
         """Bring the newest whole checkpoint of earlier attempts here."""
@@ -170,7 +188,7 @@ class Artifacts:
         """Attempts and keys of the checkpoints of a trial, or of help with one of its folds, newest first."""
         found = [
             (int(match[2]), key)
-            for key in self.store.keys(self._prefix(trial))
+            for key in self.store.sizes(self._prefix(trial))
             if (match := _CHECKPOINT.fullmatch(key)) and match[1] == (None if fold is None else str(fold))
         ]
         return sorted(found, reverse=True)

@@ -39,8 +39,8 @@ class ObjectStore(Protocol):
             If it is not there or the store does not answer.
         """
 
-    def keys(self, prefix: str) -> list[str]:
-        """Keys that begin with ``prefix``, which ends at a ``/``, in order.
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Keys that begin with ``prefix``, which ends at a ``/``, in order, with the bytes of each file.
 
         Raises
         ------
@@ -95,22 +95,22 @@ class DirectoryStore:
         except OSError as error:
             raise _failed("cannot be read", self._root / key, error) from error
 
-    def keys(self, prefix: str) -> list[str]:
+    def sizes(self, prefix: str) -> dict[str, int]:
         """Files below the directory ``prefix``."""
         below = PurePosixPath(prefix)
         try:
             with folder_without_links(self._root, below) as handle:
-                found = [
-                    (below / folder / name).as_posix()
+                found = {
+                    (below / folder / name).as_posix(): size
                     for folder, _, names, inside in os.fwalk(".", dir_fd=handle)
                     for name in names
-                    if not name.endswith(".partial") and _is_file(name, inside)
-                ]
+                    if not name.endswith(".partial") and (size := _file_size(name, inside)) is not None
+                }
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise _failed("cannot be listed", self._root / prefix, error) from error
-        return sorted(found)
+        return dict(sorted(found.items()))
 
     def remove(self, keys: Collection[str]) -> None:
         """Remove files, and directories that are empty then."""
@@ -198,8 +198,10 @@ def _link_or_copy(source: Place, target: Place) -> None:
             os.fsync(writing.fileno())
 
 
-def _is_file(name: str, folder: int) -> bool:
-    return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+def _file_size(name: str, folder: int) -> int | None:
+    """The bytes of a file; None of what is none."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _remove(name: str, folder: int) -> None:

@@ -81,7 +81,7 @@ class KeptPredictions:
         self.store.remove([key for key in self._keys() if _KEY.fullmatch(key)])
 
     def _keys(self) -> list[str]:
-        return self.store.keys(f"{self.study}/out-of-fold/")
+        return list(self.store.sizes(f"{self.study}/out-of-fold/"))
 
     def _key(self, trial: int) -> str:
         return f"{self.study}/out-of-fold/trial-{trial}.npz"

@@ -76,16 +76,19 @@ class S3Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._try(key, lambda: self._client.download_file(self._bucket, self._prefix + key, str(path)))
 
-    def keys(self, prefix: str) -> list[str]:
+    def sizes(self, prefix: str) -> dict[str, int]:
         """List the objects."""
 
-        def listed() -> list[str]:
+        def listed() -> dict[str, int]:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
-            return sorted(
-                item["Key"].removeprefix(self._prefix) for page in pages for item in page.get("Contents", ())
-            )
+            found = {
+                item["Key"].removeprefix(self._prefix): int(item["Size"])
+                for page in pages
+                for item in page.get("Contents", ())
+            }
+            return dict(sorted(found.items()))
 
         return self._try(prefix, listed)
 

@@ -60,6 +60,20 @@ def test_a_signal_file_that_costs_too_much_is_refused(
         prepare(root, jobs=1)
 
 
+def test_a_file_that_is_no_parquet_is_told_as_that_and_not_by_a_footer_it_has_not(root: Path) -> None:
+    (root / EEG).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    (root / "train_eegs/1001.parquet").write_text("<html>Please sign in before you download this.</html>")
+    what = {defect.file[-12:]: defect.what for defect in check_folder(root, quick=True).defects}
+    assert "pointer of Git LFS, for which `git lfs pull` gets the file" in what["1000.parquet"]
+    assert "footer takes" not in what["1001.parquet"]
+    assert "not a readable parquet file" in what["1001.parquet"]
+
+
+def test_a_competition_one_folder_further_in_is_named(root: Path) -> None:
+    with pytest.raises(DataError, match=f"It is in {root}: name that folder"):
+        prepare(root.parent)
+
+
 @pytest.mark.parametrize("digits", [30, 400, 5000])
 @pytest.mark.parametrize("sign", ["", "-"])
 @pytest.mark.parametrize("column", ["eeg_id", "seizure_vote"])

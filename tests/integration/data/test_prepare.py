@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +17,7 @@ from hms_tune.data.labels import make_labels, unlabelled
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS
 from hms_tune.data.store import decoder
 from hms_tune.data.store.prepare import prepare
-from hms_tune.data.store.store import Manifest, Store, store_path
+from hms_tune.data.store.store import Manifest, Store, competition_of, store_path
 from hms_tune.errors import DataError, StoreError
 
 PREPARE_AND_DIE = """
@@ -318,19 +319,36 @@ def test_one_split_alone_is_enough(
         assert unlabelled(store.test).eeg_id.tolist() == [3000, 3001]
 
 
-def test_a_root_that_is_not_to_be_written_to_has_its_store_in_the_cache(
+def test_a_root_that_is_not_to_be_written_to_has_its_store_at_home(
     tmp_path: Path, competition_writer: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HMS_TUNE_HOME", str(tmp_path / "home"))
     root = competition_writer(tmp_path / "hms", splits=("test",), spectrograms=False)
     root.chmod(0o555)
     try:
         store = prepare(root)
-        assert store.path.parent == tmp_path / "cache" / "hms-tune" / "stores"
+        assert store.path.parent == tmp_path / "home" / "stores"
         assert Store.open(root).path == store.path == store_path(root)
         assert Store.open(root).root == root
     finally:
         root.chmod(0o755)
+
+
+def test_a_store_elsewhere_is_named_in_place_of_its_folder_and_does_without_it(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=2, spectrograms=False)
+    made = prepare(root, store=tmp_path / "fast" / "store")
+    assert not (root / "store").exists()
+    again = prepare(made.path)
+    assert (again.path, again.root) == (made.path, root)
+    assert competition_of(made.path) == competition_of(root) == root
+    table = pd.read_csv(root / "train.csv")
+    table.iloc[:-1].to_csv(root / "train.csv", index=False)
+    assert len(prepare(made.path).train) == len(table) - 1  # the folder changed, and so the store
+    root.rename(tmp_path / "gone")
+    assert len(prepare(made.path).train) == len(table) - 1
+    assert not root.exists()
 
 
 def test_bad_content_found_late_leaves_nothing_behind(

@@ -90,6 +90,14 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
         assert found == OURS
 
 
+def test_a_limit_on_idle_transactions_that_a_person_names_is_kept(role: Role) -> None:
+    storage = open_storage(role.url("&options=-cidle_in_transaction_session_timeout=120000"))
+    with storage.transaction() as connection:
+        shown = connection.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
+    storage.close()
+    assert shown == "2min"
+
+
 @pytest.mark.parametrize("given", ["URL", "PGOPTIONS"])
 def test_a_search_path_that_a_person_names_is_kept(
     role: Role, given: str, monkeypatch: pytest.MonkeyPatch

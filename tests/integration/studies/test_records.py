@@ -37,7 +37,7 @@ from hms_tune.reports.study_page import gather, report_page
 from hms_tune.studies.cost import pareto_front, saving
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.record_writer import Place, TrialRecorder
-from hms_tune.studies.trial_record import StudyRecord, study_record, trial_record
+from hms_tune.studies.trial_record import StudyRecord, place_of, study_record, trial_record
 from hms_tune.training.events import Event, FoldEnded
 from hms_tune.training.observer import TrialInfo
 from hms_tune.worker.open_study import join_search
@@ -356,7 +356,8 @@ def test_the_report_needs_nothing_beside_it_and_warns_of_a_flattered_score(
 def shown(storage: Storage, study: StudyRecord) -> str:
     console = Console(width=80, record=True, file=io.StringIO())
     pruned = study.ended("pruned")[0]
-    console.print(trial_view(trial_record(storage, NAME, pruned.attempt), study))
+    trial = trial_record(storage, NAME, pruned.attempt)
+    console.print(trial_view(trial, place_of(storage, NAME, trial)))
     return console.export_text()
 
 

@@ -64,7 +64,7 @@ def test_a_profile_of_the_aws_files_serves_as_well_as_variables(
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # as in a new process
     store = open_store(f"s3://fleet/{tmp_path.name}")
     store.put("a/b", tmp_path / "file")
-    assert store.keys("") == ["a/b"]
+    assert list(store.sizes("")) == ["a/b"]
 
 
 def test_a_configuration_that_boto3_refuses_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,11 +90,11 @@ def test_files_come_back_as_they_were_and_are_gone_when_removed(location: str, t
     file.write_bytes(bytes(range(256)) * 100)
     for key in ("study/trial-1/a", "study/trial-1/b", "study/trial-12/a"):
         store.put(key, file)
-    assert store.keys("study/trial-1/") == ["study/trial-1/a", "study/trial-1/b"]
+    assert list(store.sizes("study/trial-1/")) == ["study/trial-1/a", "study/trial-1/b"]
     store.fetch("study/trial-1/a", tmp_path / "deep" / "back")
     assert (tmp_path / "deep" / "back").read_bytes() == file.read_bytes()
     store.remove(["study/trial-1/a", "study/trial-1/never"])
-    assert store.keys("study/") == ["study/trial-1/b", "study/trial-12/a"]
+    assert list(store.sizes("study/")) == ["study/trial-1/b", "study/trial-12/a"]
     with pytest.raises(ArtifactError):
         store.fetch("study/trial-1/a", tmp_path / "back")
     with pytest.raises(FileNotFoundError):
@@ -130,7 +130,7 @@ def test_a_trial_goes_on_elsewhere_from_its_newest_checkpoint(location: str, tmp
     assert attempt(location, tmp_path / "one", 0, range(4)) is None
     assert attempt(location, tmp_path / "two", 3, range(4, 5)) == 3
     assert attempt(location, tmp_path / "three", 7, range(0)) == 4
-    kept = [key.rpartition("/trial-0/")[2] for key in open_store(location).keys("study/")]
+    kept = [key.rpartition("/trial-0/")[2] for key in list(open_store(location).sizes("study/"))]
     assert kept == [
         "attempt-000000/checkpoint-000002.pt",
         "attempt-000000/checkpoint-000003.pt",
@@ -150,9 +150,9 @@ def test_a_loser_overwrites_nothing_of_its_successor(location: str, tmp_path: Pa
     attempt(location, tmp_path / "one", 0, range(2))
     attempt(location, tmp_path / "two", 1, range(2, 4))
     store = open_store(location)
-    before = store.keys("study/")
+    before = list(store.sizes("study/"))
     attempt(location, tmp_path / "one", 0, range(5, 9), held=False)  # its lease is in doubt
-    assert store.keys("study/") == before
+    assert list(store.sizes("study/")) == before
     attempt(location, tmp_path / "one", 0, range(5, 9))  # and even if it wrote
     assert attempt(location, tmp_path / "three", 2, range(0)) == 3
 
@@ -200,11 +200,11 @@ def test_a_full_store_warns_and_keeps_what_it_has(
         for step in range(2):
             uploads.offer(write_checkpoint(tmp_path / "scratch", step, {"step": step}))
             uploads.flush(most_s=0.5)
-        assert store.keys("study/") == ["study/trial-0/attempt-000000/checkpoint-000000.pt"]
+        assert list(store.sizes("study/")) == ["study/trial-0/attempt-000000/checkpoint-000000.pt"]
         assert caplog.text.count("No space left on device") == 1
         full = False
         assert uploads.flush(most_s=20.0)
-    assert len(store.keys("study/")) == 2
+    assert len(list(store.sizes("study/"))) == 2
 
 
 def linked_trial(tmp_path: Path) -> tuple[Artifacts, Path]:
@@ -251,7 +251,7 @@ def test_a_pipe_or_a_link_in_place_of_a_checkpoint_is_refused(tmp_path: Path) ->
     for name in ("checkpoint-000000.pt", "checkpoint-000001.pt"):
         with pytest.raises(ArtifactError):
             store.fetch(f"study/trial-0/attempt-000000/{name}", tmp_path / "fetched")
-    assert store.keys("study/") == []
+    assert list(store.sizes("study/")) == []
 
 
 def test_only_checkpoints_are_deleted_with_a_study(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from slots import a_slot
 from stories import an_ending
 
-from hms_tune.cli.study_check import check
+from hms_tune.cli.views.study_check import check
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare

@@ -13,11 +13,12 @@ from slots import a_slot
 from sqlalchemy import func, select, update
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.claim import Refusal, claim, gpu_hours_used
+from hms_tune.database.queue.claim import Refusal, claim
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.shared_folds import end_help, take_fold
 from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.database.tables import attempts, now, studies, trials
 from hms_tune.errors import LeaseLostError
 from hms_tune.machine.processes import ProcessIdentity, this_process

@@ -82,6 +82,12 @@ def test_trials_are_sorted_by_any_column_and_those_without_a_value_come_last() -
     assert [each.trial for each in by_rate] == [2, 1, 0]
 
 
+def test_a_part_of_a_kl_stands_behind_the_whole_ones() -> None:
+    trials = [trial(0, "pruned", 0.1), trial(1, value=0.7), trial(2, value=0.3), trial(3, "paused", 0.2)]
+    order = {by: [each.trial for each in sorted_trials(trials, by)] for by in ("KL", "-KL")}
+    assert order == {"KL": [2, 1, 0, 3], "-KL": [1, 2, 3, 0]}
+
+
 def test_values_of_several_kinds_are_sorted() -> None:
     kinds: list[Any] = ["b", 2, None, "a", 1.5, True]
     trials = [trial(place, params={"x.kind": kind}) for place, kind in enumerate(kinds)]

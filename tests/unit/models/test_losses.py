@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from hms_tune.config.trial import LossName
 from hms_tune.models.losses import make_loss
 
 LOGITS = torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [math.log(5.0), 0.0, 0.0, 0.0, 0.0, 0.0]])
@@ -30,7 +32,7 @@ def test_bce_averages_over_classes() -> None:
     assert make_loss("bce", 0.0)(LOGITS, TARGETS).item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["kl", "cross_entropy", "bce"])
+@pytest.mark.parametrize("name", get_args(LossName))
 def test_label_smoothing_spreads_the_target(name: str) -> None:
     smoothed = 0.88 * TARGETS + 0.02
     assert make_loss(name, 0.12)(LOGITS, TARGETS).item() == pytest.approx(
@@ -38,7 +40,7 @@ def test_label_smoothing_spreads_the_target(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["kl", "cross_entropy", "bce"])
+@pytest.mark.parametrize("name", get_args(LossName))
 def test_gradients_are_finite_where_targets_are_zero_and_logits_are_bfloat16(name: str) -> None:
     logits = (100 * LOGITS).bfloat16().requires_grad_()
     loss = make_loss(name, 0.0)(logits, TARGETS)

@@ -7,7 +7,7 @@ import json
 import optuna
 import pytest
 
-from hms_tune.cli.study_check import check
+from hms_tune.cli.views.study_check import check
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
 from hms_tune.search.study import SPACE_HASH, create_or_load, stored_study_file, trial_limit

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Raw, Spectral
 from hms_tune.errors import SignalError
 from hms_tune.signals.image import ImageTransform, kaggle_panels
 from hms_tune.signals.montage import ELECTRODES
 from hms_tune.signals.recipes import panel_heights
 
-RECIPES = ["stft", "mel", "multitaper", "cwt", "raw"]
-SPECTRAL = RECIPES[:-1]
+SPECTRAL = [recipe().name for recipe in get_args(Spectral)]
+RECIPES = [*SPECTRAL, Raw().name]
 
 
 def background(batch: int = 2, n_times: int = 10_000) -> torch.Tensor:

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.file_proxy import FileProxy
 from stories import a_fold_end, a_fold_start, a_story, a_trial, an_epoch, tell
 
-from hms_tune.tracking.console import ConsoleObserver, duration
+from hms_tune.machine.progress import duration
+from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.tracking.stderr import error_console
 from hms_tune.tracking.study_outlook import StudyOutlook
 from hms_tune.trial_state import AttemptState

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -264,8 +265,9 @@ def test_no_features_are_planned_where_nothing_is_frozen_or_images_vary() -> Non
 
 def test_a_plan_reads_as_sentences() -> None:
     lines = str(plan(2**40)).splitlines()
-    assert lines[0].startswith("memory on cpu: ")
-    assert "largest that fits is 4096" in lines[2]
+    assert re.fullmatch(r"memory on cpu: the trial needs .+ GiB of the .+ GiB that there are", lines[0])
+    assert lines[2].endswith("the largest that fits is 4096 or more")
+    assert plan(2**40).in_a_line() == f"{lines[0]} at batch size 32; the largest that fits is 4096 or more"
     assert lines[4] == "  eeg: 300.0 MiB, mapped: the CPU reads the store where it lies"
     assert lines[-1] == "  images: 31.2 MiB as float32: bit for bit as they are made"
 

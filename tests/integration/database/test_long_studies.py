@@ -1,0 +1,143 @@
+"""What a trial asks of a study does not grow with the study, and says the same as reading all of it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import STUDY, train
+from slots import a_slot
+from sqlalchemy import event, update
+
+from hms_tune.config.study_file import StudyFile
+from hms_tune.database import trial_reader
+from hms_tune.database.connect import Storage
+from hms_tune.database.queue import promote
+from hms_tune.database.queue.claim import claim
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
+from hms_tune.database.queue.start import ask
+from hms_tune.database.tables import attempts, rungs, seconds_from_now, trials
+from hms_tune.machine.processes import this_process
+from hms_tune.search.promotion.progress import TrialProgress
+from hms_tune.search.promotion.rule import Promotion
+from hms_tune.studies.control import stop_trial
+from hms_tune.trial_state import TrialState
+from hms_tune.worker.open_study import join_search
+from studies import write_study
+
+RUNGS = (2, 6, 20)
+
+
+def test_ended_trials_read_at_once_are_those_read_one_by_one(storage: Storage, study_name: str) -> None:
+    study_id = write_study(storage, study_name, trials=12).study_id
+    with storage.statements() as connection:
+        one_by_one = trial_reader.read_trials(connection, study_id, states=None, included=(), after=-1)
+        at_once, unfinished, newest = trial_reader.read_ended(connection, study_id)
+    assert [(each.number, each.state, each.values, each.params) for each in at_once] == [
+        (each.number, each.state, each.values, each.params) for each in one_by_one
+    ]
+    for one, other in zip(at_once, one_by_one, strict=True):
+        assert one.distributions == other.distributions
+        assert list(one.intermediate_values.items()) == list(other.intermediate_values.items())
+        assert (one.user_attrs, one.system_attrs) == (other.user_attrs, other.system_attrs)
+        assert (one.datetime_start, one.datetime_complete) == (other.datetime_start, other.datetime_complete)
+    assert (unfinished, newest) == (set(), one_by_one[-1]._trial_id)
+
+
+@pytest.fixture
+def asked(storage: Storage) -> Iterator[list[str]]:
+    """Every statement on the storage's connections."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(storage.engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(storage.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("rule", ["pruner: none", "scheduler: {name: promotion, rungs: [0.5]}"])
+def test_a_slot_whose_search_learns_nothing_reads_no_ended_trial(
+    storage: Storage, study_name: str, tmp_path: Path, asked: list[str], rule: str
+) -> None:
+    written = STUDY.format(name=study_name, trials=3)
+    study = StudyFile.parse(re.sub(r"pruner: \{.*?\}", rule, written), "test")
+    search = join_search(storage, study)
+    asked.clear()
+    a_slot(storage, search, train, tmp_path / "store").run()
+    assert any("INSERT INTO trials" in statement for statement in asked)
+    assert [statement for statement in asked if "WITH ended AS MATERIALIZED" in statement] == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_trial_that_is_promoted_by_the_tables_is_the_one_that_the_rule_names(
+    storage: Storage, study_name: str, seed: int
+) -> None:
+    study_id = write_study(storage, study_name, trials=4).study_id
+    drawn, rule = random.Random(seed), Promotion(RUNGS, 3)
+    with storage.transaction() as connection:
+        for _ in range(60):
+            state = drawn.choice(["paused", "paused", "complete", "pruned", "running"])
+            reached = len(RUNGS) if state == "complete" else drawn.randint(1, len(RUNGS) - 1)
+            estimates = [round(drawn.uniform(0.5, 1.0), 2) for _ in range(reached)]  # some are equal
+            trial_id = connection.execute(
+                trials.insert()
+                .values(
+                    study_id=study_id,
+                    state=TrialState(state),
+                    ended_at=seconds_from_now(0) if state in ("complete", "pruned") else None,
+                    rung=RUNGS[reached - 1],
+                    estimate=estimates[-1],
+                )
+                .returning(trials.c.trial_id)
+            ).scalar_one()
+            for step, estimate in zip(RUNGS, estimates, strict=False):
+                row = {"trial_id": trial_id, "study_id": study_id, "step": step, "estimate": estimate}
+                connection.execute(rungs.insert().values(**row))
+        known: list[TrialProgress] = promote._progress(connection, study_id)
+        most = 60
+        hopeless = set(rule.hopeless(known, most))
+        left = [each for each in known if each.number not in hopeless or each.state != "paused"]
+        chosen = promote.promoted(connection, study_id, rule, most=most, ending=False)
+        assert chosen == rule.next(left)
+        given_up = {each.number for each in known if each.state == "paused"} - {
+            each.number for each in promote._progress(connection, study_id) if each.state == "paused"
+        }
+        assert given_up - {chosen} == hopeless
+        assert hopeless
+        connection.rollback()
+
+
+def test_a_report_renews_the_lease_and_brings_back_what_people_request(
+    storage: Storage, study_name: str, asked: list[str]
+) -> None:
+    study = StudyFile.parse(STUDY.format(name=study_name, trials=1), "t")
+    search = join_search(storage, study)
+    lease = claim(storage, search.study_id, Holder("worker", "cpu", this_process()), lease_s=60.0)
+    assert isinstance(lease, Lease)
+    attempt = ask(storage, search.study, lease)
+    keeper = LeaseKeeper(storage, lease, lease_s=60.0)
+    with storage.transaction() as connection:
+        connection.execute(update(attempts).values(expires_at=seconds_from_now(1)).where(_is(lease)))
+    stop_trial(storage, study_name, attempt.number)
+    assert not keeper.certain
+    with storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal):
+        asked.clear()
+        attempt.optuna_trial.report(0.5, 1)
+        assert keeper.certain
+        assert keeper.requested() == "trial stopped"
+        assert len(asked) == 1
+        with storage.transaction() as connection:
+            connection.execute(update(attempts).values(token="another's").where(_is(lease)))
+        attempt.optuna_trial.report(0.25, 2)
+    assert keeper.lost
+    assert storage.optuna.get_trial(attempt.optuna_trial_id).intermediate_values == {1: 0.5}
+
+
+def _is(lease: Lease) -> Any:
+    return attempts.c.lease_id == lease.lease_id
