@@ -1,8 +1,8 @@
 """A study in one file: to go on with it elsewhere, to keep it, to send it to a colleague.
 
 The file is a zip archive: ``study.json`` says what it holds, ``rows/TABLE.jsonl`` has a table's rows, one in
-each line, and ``checkpoints/trial-N/…`` what the trials that are not over go on from. Nothing in it is run or
-unpickled: rows are JSON, and a checkpoint is judged when a trial opens it, as any other.
+each line, and ``artifacts/…`` the checkpoints that trials go on from and the out-of-fold predictions that are
+kept. Nothing in it is run or unpickled: rows are JSON, and a checkpoint is judged when a trial opens it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hms_tune.worker.checkpoint_store.files import ObjectStore
 
 _FORMAT = 1
 _HEAD = "study.json"
-_CHECKPOINTS = "checkpoints/"
-_CHECKPOINT = re.compile(
-    r"checkpoints/(trial-\d+/(?:fold-\d+-)?attempt-\d+/checkpoint-\d+\.pt|out-of-fold/trial-\d+\.npz)"
+_ARTIFACTS = "artifacts/"
+_ARTIFACT = re.compile(
+    r"artifacts/(trial-\d+/(?:fold-\d+-)?attempt-\d+/checkpoint-\d+(\.pt)|out-of-fold/trial-\d+\.npz)"
 )
 """Out-of-fold predictions, which blends are chosen by, go with the checkpoints."""
 
@@ -78,7 +78,7 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
                         lines.write(json.dumps(row).encode() + b"\n")
                         rows[table] += 1
                         bound += table == "attempts" and row["optuna_trial_id"] is not None
-        checkpoints = _save_checkpoints(store, study, written)
+        checkpoints = _save_artifacts(store, study, written)
         trials = rows["trials"] + rows["optuna_trials"] - bound
         head = {
             "format": _FORMAT,
@@ -121,7 +121,7 @@ def load_study(storage: Storage, store: ObjectStore, file: Path) -> Archived:
         with storage.transaction() as connection:
             _check_room(connection, head, file)
         # Nobody may see the study before its checkpoints are there: a trial would begin again.
-        checkpoints = _load_checkpoints(store, study, read)
+        checkpoints = _load_artifacts(store, study, read)
         with storage.setup_lock(), storage.transaction() as connection:
             _check_room(connection, head, file)
             archive.insert_rows(connection, rows)
@@ -148,11 +148,11 @@ def _check_room(connection: Transaction, head: dict[str, Any], file: Path) -> No
         )
 
 
-def _save_checkpoints(store: ObjectStore, study: str, written: zipfile.ZipFile) -> int:
+def _save_artifacts(store: ObjectStore, study: str, written: zipfile.ZipFile) -> int:
     saved = 0
     for key in store.sizes(f"{study}/"):
-        name = _CHECKPOINTS + key.removeprefix(f"{study}/")
-        if not _CHECKPOINT.fullmatch(name):
+        name = _ARTIFACTS + key.removeprefix(f"{study}/")
+        if not (match := _ARTIFACT.fullmatch(name)):
             continue
         with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
             fetched = Path(folder, "checkpoint.pt")
@@ -163,19 +163,19 @@ def _save_checkpoints(store: ObjectStore, study: str, written: zipfile.ZipFile) 
                     raise
                 continue  # its trial has gone on
             written.write(fetched, name, zipfile.ZIP_STORED)
-        saved += 1
+        saved += match[2] is not None
     return saved
 
 
-def _load_checkpoints(store: ObjectStore, study: str, read: zipfile.ZipFile) -> int:
-    names = [match for name in read.namelist() if (match := _CHECKPOINT.fullmatch(name))]
+def _load_artifacts(store: ObjectStore, study: str, read: zipfile.ZipFile) -> int:
+    names = [match for name in read.namelist() if (match := _ARTIFACT.fullmatch(name))]
     for match in names:
         with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
             unpacked = Path(folder, "checkpoint.pt")
             with read.open(match[0]) as source, unpacked.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             store.put(f"{study}/{match[1]}", unpacked)
-    return len(names)
+    return sum(match[2] is not None for match in names)
 
 
 @contextmanager

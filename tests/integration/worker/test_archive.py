@@ -136,6 +136,9 @@ def test_a_search_that_goes_to_another_server_in_its_middle_ends_with_the_same_t
     moving = study_file(study_name, sampler)
     run(storage, moving, tmp_path / "here", cut, StopAfter(20))
     file = tmp_path / "study.zip"
+    kept = tmp_path / "here" / study_name / "out-of-fold" / "trial-0.npz"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_bytes(b"predictions of a complete trial")
     saved = save_study(storage, open_store(tmp_path / "here"), study_name, file)
     before = status(storage, study_name)
     assert 0 < before.trials["paused"] <= saved.checkpoints
@@ -143,6 +146,8 @@ def test_a_search_that_goes_to_another_server_in_its_middle_ends_with_the_same_t
 
     loaded = load_study(elsewhere, open_store(tmp_path / "there"), file)
     assert loaded == saved
+    moved = tmp_path / "there" / study_name / "out-of-fold" / "trial-0.npz"
+    assert moved.read_bytes() == b"predictions of a complete trial"
     after = status(elsewhere, study_name)
     assert (after.trials, after.attempts, after.hours) == (before.trials, before.attempts, before.hours)
     run(elsewhere, moving, tmp_path / "there", cut)
@@ -217,7 +222,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
                 if name == "study.json":
                     content = json.dumps(json.loads(content) | head).encode()
                 write.writestr(name, content)
-            write.writestr("checkpoints/../../../out/trial-1/attempt-1/checkpoint-1.pt", b"x")
+            write.writestr("artifacts/../../../out/trial-1/attempt-1/checkpoint-1.pt", b"x")
         return other
 
     with pytest.raises(StorageError, match="of revision 9, those of the database"):
