@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hms_tune.version import __version__
 
 if TYPE_CHECKING:
-    from hms_tune.export.blend import Blend
-    from hms_tune.export.blend import load as load_bundle
+    from hms_tune.export.blend import Blend, load_bundle
     from hms_tune.export.bundle import Bundle
 
 __all__ = ["Blend", "Bundle", "__version__", "load_bundle"]
@@ -23,7 +22,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from hms_tune.export import blend
 
-        return blend.load if name == "load_bundle" else getattr(blend, name)
+        return getattr(blend, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -192,12 +192,12 @@ def predict(
     --temperature it first says what they do to the KL out of fold.
     """
     from hms_tune.data.store.store import competition_of
-    from hms_tune.export.blend import load
+    from hms_tune.export.blend import load_bundle
     from hms_tune.export.predict import predict as predict_folder
     from hms_tune.export.submission import check_writable
 
     check_writable(out)
-    model = load(bundle, device=device, weights=weights)
+    model = load_bundle(bundle, device=device, weights=weights)
     change = _adjustment(bundle, _changes(test_time), temperature)
 
     with ended_as_by_ctrl_c(), progress_bar("predicting", "windows") as progress:

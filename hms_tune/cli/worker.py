@@ -68,6 +68,7 @@ def worker(
     """
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)
+    root = data_root(data, study_file, settings)
     typer.echo(f"{study_file.study}: a worker starts; it loads its libraries first", err=True)
 
     from hms_tune.tracking.console import ConsoleObserver
@@ -75,7 +76,6 @@ def worker(
     from hms_tune.worker.options import WorkerOptions
     from hms_tune.worker.worker import Worker
 
-    root = data_root(data, study_file, settings)
     console = error_console()
     log_to(console)
     options = WorkerOptions(

@@ -255,11 +255,24 @@ class _EndedTrial(FrozenTrial):
     def system_attrs(self, value: Mapping[str, Any]) -> None:
         self._told["system"], self._system_attrs = {}, dict(value)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same, whatever of them was asked for so far."""
+        if not isinstance(other, FrozenTrial):
+            return NotImplemented
+        return _all_of(self) == _all_of(other)
+
+    __hash__ = FrozenTrial.__hash__
+
     def _asked(self, kind: str, attributes: dict[str, Any]) -> dict[str, Any]:
         if told := self._told[kind]:
             attributes.update((key, json.loads(value)) for key, value in told.items())
             self._told = self._told | {kind: {}}
         return attributes
+
+
+def _all_of(trial: FrozenTrial) -> dict[str, Any]:
+    told = {"_user_attrs": trial.user_attrs, "_system_attrs": trial.system_attrs}
+    return {name: value for name, value in (vars(trial) | told).items() if name != "_told"}
 
 
 def _at(seconds: float | None) -> datetime | None:

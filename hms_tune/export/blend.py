@@ -28,7 +28,8 @@ from hms_tune.config.section import Section
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.blend_weights import Blending, choose_blend
-from hms_tune.export.bundle import Bundle, Weights, in_batches, load_bundle, read_bundle_config
+from hms_tune.export.bundle import Bundle, Weights, in_batches, read_bundle_config
+from hms_tune.export.bundle import load_bundle as load_member
 from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
 from hms_tune.export.signals import Windows
@@ -84,7 +85,7 @@ class BlendConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Bundles that predict together; made by :func:`load`."""
+    """Bundles that predict together; made by :func:`load_bundle`."""
 
     path: Path
     config: BlendConfig
@@ -131,7 +132,7 @@ class Blend:
         return np.asarray(total, dtype=np.float32)
 
 
-def load(
+def load_bundle(
     path: str | os.PathLike[str], *, device: str = "auto", weights: Weights | None = None
 ) -> Bundle | Blend:
     """Open a bundle or a blend, check every file's digest, and build the networks.
@@ -150,11 +151,11 @@ def load(
     """
     folder = Path(path)
     if not (folder / BLEND).exists():
-        return load_bundle(folder, device=device, weights=weights)
+        return load_member(folder, device=device, weights=weights)
     config = read_blend_config(folder)
     members = []
     for each in config.members:
-        member = load_bundle(folder / each.folder, device=device, weights=weights)
+        member = load_member(folder / each.folder, device=device, weights=weights)
         if member.config.seal != each.seal:
             raise BundleError(
                 "is not the bundle that was blended", where=member.path, hint="Copy the blend again"
@@ -230,7 +231,7 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
         sealed = BlendConfig.model_validate(unsealed.model_dump(mode="json") | {"seal": unsealed.own_seal()})
         text = json.dumps(sealed.model_dump(mode="json"), indent=2) + "\n"
         (partial / BLEND).write_text(text, encoding="utf-8")
-        load(partial, device="cpu")  # what was copied is what was meant
+        load_bundle(partial, device="cpu")  # what was copied is what was meant
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -148,6 +148,9 @@ REPEATS = 2000
 
 COVERAGE = 0.95
 
+MOST_STUDENTS = 4.0
+"""How many times as far as Student's an interval may reach."""
+
 FEW_PATIENTS = 20
 """Over fewer patients an interval says little; whoever shows it says that they are few."""
 
@@ -246,4 +249,5 @@ def _steps(distances: NDArray[np.float64], patients: int) -> tuple[float, float]
     tail = 0.5 * (1.0 - COVERAGE)
     student = float(stdtrit(patients - 1, 1.0 - tail))
     below, above = np.quantile(distances, [tail, 1.0 - tail]) if len(distances) else (-student, student)
-    return min(float(below), -student), max(float(above), student)
+    most = MOST_STUDENTS * student  # of three patients a draw may hold nearly equal ones
+    return max(min(float(below), -student), -most), min(max(float(above), student), most)

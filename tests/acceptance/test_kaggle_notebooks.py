@@ -65,6 +65,7 @@ def kaggle(tmp_path: Path, competition_writer: Callable[..., Path]) -> Path:
     return tmp_path / "kaggle"
 
 
+@pytest.mark.slow
 def test_the_offline_notebook_writes_the_submission_of_predict_to_the_last_bit(
     kaggle: Path, tmp_path: Path
 ) -> None:

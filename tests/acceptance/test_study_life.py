@@ -96,6 +96,7 @@ def read_to(worker: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"the worker ended before {text!r}")
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_done_its_part_says_that_there_is_more_to_do(life: Life, storage: Storage) -> None:
     life.file.write_text(ONE_TRIAL.format(name="parts").replace("trials: 1", "trials: 2"))
     assert [life.worker("--max-trials", "1").wait(timeout=300) for _ in range(3)] == [MORE_TO_DO, 0, 0]

@@ -115,6 +115,7 @@ def undisturbed(
     return value_of(storage, "calm")
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_ends_with_the_value_of_an_undisturbed_one(
     home: Path, storage: Storage, competition: Path, tmp_path: Path, undisturbed: float
 ) -> None:

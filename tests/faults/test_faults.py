@@ -93,6 +93,7 @@ def test_sigkill_of_workers_ends_each_trial_once_with_the_value_it_would_have_ha
     assert outcome.faults["swallowed COMMIT replies"] >= 2
 
 
+@pytest.mark.slow
 def test_promoted_trials_stand_the_same_and_end_with_the_same_values() -> None:
     plan = campaign.Plan(
         seed=5,

@@ -14,7 +14,7 @@ PRODUCT = ROOT / "hms_tune"
 DOCUMENT = (ROOT / "docs" / "environment.md").read_text()
 
 NO_VARIABLES = {
-    *("ROOT", "POST", "PG_VERSION", "GLOO", "NCCL", "HMS_TUNE_"),
+    *("ROOT", "FILE", "BUNDLE", "POST", "PG_VERSION", "GLOO", "NCCL", "HMS_TUNE_"),
     # the settings, which `Asked` sees by their whole names
     *("ARTIFACTS", "CHECKPOINT_SECONDS", "DASHBOARD_PASSWORD", "DATA", "LEASE_SECONDS", "STORAGE", "STUDIES"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +141,7 @@ def complete_and_better(
     connection: Connection, study_id: int, value: float | None, attempt: int
 ) -> tuple[int, int]:
     """How many attempts of a study are complete, and how many of them are better than one."""
+    value = math.inf if value is None else value  # every complete one is better than one that is not
     better = or_(_VALUES.c.value < value, and_(_VALUES.c.value == value, _ATTEMPTS.c.number < attempt))
     row = connection.execute(
         select(func.count(), func.count().filter(better))

@@ -674,10 +674,13 @@ def test_a_sound_folder_has_no_defect(sound: Path) -> None:
 
 
 def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
-    # of permissions see the next test: who is root has all of them
+    # of permissions see the next test: who is root has all of them; of votes as shares, test_statement.py
     assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {
         K.FOLDER_UNREADABLE,
         K.PATIENTS_TOO_FEW,
+        K.STATEMENT_INVALID,
+        K.VOTES_SHARES,
+        K.VOTES_UNWEIGHTED,
     }
     assert len(CORPUS) >= 40
 

@@ -14,8 +14,7 @@ import hms_tune
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, UsageError
 from hms_tune.export.adjustment import Adjustment, effect, tempered
-from hms_tune.export.blend import BLEND, load, write_blend
-from hms_tune.export.bundle import load_bundle
+from hms_tune.export.blend import BLEND, load_bundle, write_blend
 from hms_tune.export.out_of_fold import out_of_fold_table
 from hms_tune.export.predict import predict
 from hms_tune.export.test_time import changes
@@ -120,7 +119,7 @@ def test_an_exchanged_member_is_found(three: list[Path], tmp_path: Path) -> None
     for path in three[2].iterdir():
         (member / path.name).write_bytes(path.read_bytes())
     with pytest.raises(BundleError, match="is not the bundle that was blended"):
-        load(tmp_path / "blend", device="cpu")
+        load_bundle(tmp_path / "blend", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_a_changed_blend_is_refused(three: list[Path], tmp_path: Path, key: str,
     path = tmp_path / "blend" / BLEND
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(BundleError, match=r"blend\.json"):
-        load(tmp_path / "blend", device="cpu")
+        load_bundle(tmp_path / "blend", device="cpu")
 
 
 def test_a_folder_in_use_is_left_alone(three: list[Path], tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_what_an_adjustment_does_is_known_from_the_predictions_that_lie_in_the_b
 @pytest.mark.skipif(not REAL_EEG.is_dir(), reason="the real recordings are not on this machine")
 def test_a_blend_predicts_real_recordings(three: list[Path], tmp_path: Path) -> None:
     write_blend(three, tmp_path / "blend")
-    model = load(tmp_path / "blend", device="cpu")
+    model = load_bundle(tmp_path / "blend", device="cpu")
     plain = pd.read_csv(predict(model, REAL_EEG, out=tmp_path / "plain.csv"))
     assert len(plain) == 24
     np.testing.assert_allclose(plain.iloc[:, 1:].sum(axis=1), 1.0, atol=1e-5)

@@ -52,7 +52,7 @@ def test_a_study_of_another_program_is_listed_as_such(
     foreign, ours = listed[study_name], listed[f"{study_name}-ours"]
     assert (foreign.state, foreign.trials["complete"]) == ("not made by hms-tune", 3)
     assert foreign.best_value == {("minimize",): 0.7, ("maximize",): 0.9}.get(directions)
-    assert (ours.state, ours.budget_trials) == ("running", 1)
+    assert (ours.state, ours.budget_trials) == ("idle", 1)
     current = status(storage, study_name)
     assert (current.state, current.trials["complete"]) == ("not made by hms-tune", 3)
     assert len(current.leaders) == (3 if len(directions) == 1 else 0)

@@ -367,6 +367,7 @@ def reachable_from_outside(pid: int) -> list[str]:
     return [address for address in listening if not address.startswith("127.")]
 
 
+@pytest.mark.slow
 def test_a_worker_of_two_ranks_completes_its_study_although_one_is_killed(
     store: Store, storage: Storage, database_url: str, study_name: str, tmp_path: Path
 ) -> None:
