@@ -183,6 +183,8 @@ def parse_yaml(text: str, source: Source) -> Located:
         )
     except yaml.YAMLError as error:
         source.fail(f"not valid YAML: {' '.join(str(error).split())}")
+    except (ValueError, OverflowError) as error:  # an escape that stands for no letter
+        source.fail(f"not valid YAML: {error}")
     except RecursionError:
         source.fail(f"nested deeper than {DEEPEST} levels")
     if root is None:

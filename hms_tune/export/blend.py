@@ -28,7 +28,14 @@ from hms_tune.config.section import Section
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError
 from hms_tune.export.blend_weights import Blending, choose_blend
-from hms_tune.export.bundle import Bundle, Weights, in_batches, read_bundle_config
+from hms_tune.export.bundle import (
+    Bundle,
+    BundleConfig,
+    Weights,
+    check_digests,
+    in_batches,
+    read_bundle_config,
+)
 from hms_tune.export.bundle import load_bundle as load_member
 from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
@@ -73,6 +80,8 @@ class BlendConfig(Section):
     def _sealed(self) -> Self:
         if not self.members or abs(sum(each.weight for each in self.members) - 1.0) > 1e-9:
             raise ValueError("the weights do not sum to 1")
+        if len({each.folder for each in self.members}) < len(self.members):
+            raise ValueError("a member is named twice")
         if self.seal != self.own_seal():
             raise ValueError("blend.json differs from what was written")
         return self
@@ -201,6 +210,8 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     """
     check_vacant(out)
     configs = [read_bundle_config(bundle) for bundle in bundles]
+    for bundle, config in zip(bundles, configs, strict=True):
+        check_digests(bundle, config)
     tables = [read_out_of_fold(bundle) for bundle in bundles]
     for bundle, table in zip(bundles[1:], tables[1:], strict=True):
         _check_same_rows(bundles[0], tables[0], bundle, table)
@@ -226,7 +237,7 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     try:
         private_folder(partial)
         for member, place in zip(members, taken, strict=True):
-            shutil.copytree(bundles[place], partial / member.folder)
+            _copy(bundles[place], configs[place], partial / member.folder)
         unsealed = BlendConfig.model_construct(hms_tune=__version__, members=members, score=asdict(found))
         sealed = BlendConfig.model_validate(unsealed.model_dump(mode="json") | {"seal": unsealed.own_seal()})
         text = json.dumps(sealed.model_dump(mode="json"), indent=2) + "\n"
@@ -236,6 +247,16 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return found
+
+
+def _copy(bundle: Path, config: BundleConfig, to: Path) -> None:
+    """Copy what the bundle names, and nothing else that lies there or that a link leads to."""
+    private_folder(to)
+    for name in ("config.json", *config.files):
+        source = bundle / name
+        if source.is_symlink() or not source.is_file():
+            raise BundleError("is no regular file", where=source, hint="Export the trial again")
+        shutil.copyfile(source, to / name, follow_symlinks=False)
 
 
 def choose_trials(kept: Mapping[int, OutOfFold], *, most: int) -> list[int]:

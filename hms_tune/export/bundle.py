@@ -237,7 +237,7 @@ def load_bundle(
     """
     folder = Path(path)
     config = read_bundle_config(folder)
-    _check_digests(folder, config)
+    check_digests(folder, config)
     which = weights or ("folds" if config.weights("folds") else "full")
     names = config.weights(which)
     if not names:
@@ -322,7 +322,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_digests(folder: Path, config: BundleConfig) -> None:
+def check_digests(folder: Path, config: BundleConfig) -> None:
+    """Raise BundleError unless every file of a bundle is there as it was exported."""
     for name, digest in config.files.items():
         path = folder / name
         if not path.is_file():

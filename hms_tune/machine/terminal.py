@@ -45,6 +45,8 @@ class _Stream:
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # click would write past the filter into it, where the encoding is ASCII
+            raise AttributeError(name)
         return getattr(self.rich_proxied_file, name)
 
 

@@ -166,6 +166,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_worker_dashboard_and_export_do_their_work_with_the_shipped_user_and_nothing_else_set(
     project: Project,
 ) -> None:

@@ -119,8 +119,16 @@ class Gatekeeper:
         if not self._writable:
             return READ_ONLY
         origin = environment.get("HTTP_ORIGIN")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _netloc(origin) != host:
             return "another site's page may change nothing here"
+        return None
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an origin; None of what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
         return None
 
 

@@ -67,6 +67,8 @@ def address_of(environment: dict[str, Any]) -> str:
             address = ipaddress.ip_address(named)
     except ValueError:
         return str(peer)
+    if address.version == 6 and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 

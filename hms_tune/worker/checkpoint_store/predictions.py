@@ -9,16 +9,23 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from hms_tune.data.schema import CLASSES
 from hms_tune.errors import ArtifactError
 from hms_tune.training.events import OutOfFold
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 
 _KEY = re.compile(r"[^/]+/out-of-fold/trial-(\d+)\.npz")
+MOST_BYTES = 1 << 28
+"""Of a trial's predictions; those of a million rows take about 60 MB."""
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, MemoryError)
+
 _HALF = ("probabilities", "targets")
 """Kept as float16, which tells shares of votes and probabilities to three digits."""
 
@@ -57,9 +64,14 @@ class KeptPredictions:
             path = Path(scratch) / "predictions.npz"
             self.store.fetch(self._key(trial), path)
             try:
+                with zipfile.ZipFile(path) as members:
+                    if sum(member.file_size for member in members.infolist()) > MOST_BYTES:
+                        raise ValueError("it is too large")
                 with np.load(path, allow_pickle=False) as arrays:
                     values = {name: arrays[name] for name in OutOfFold.__dataclass_fields__}
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                if any(values[name].shape != (len(values["row"]), len(CLASSES)) for name in _HALF):
+                    raise ValueError("its arrays are of other shapes")
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, *_DAMAGED) as error:
                 raise ArtifactError("is damaged", where=self._key(trial), hint="Export the trial") from error
         for name in _HALF:
             whole = values[name].astype(np.float32)

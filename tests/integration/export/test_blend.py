@@ -19,7 +19,7 @@ from hms_tune.export.out_of_fold import out_of_fold_table
 from hms_tune.export.predict import predict
 from hms_tune.export.test_time import changes
 from hms_tune.training.events import OutOfFold
-from tests.bundles import write_bundle
+from tests.bundles import sealed, write_bundle
 
 REAL_EEG = Path(__file__).resolve().parents[4] / "shared/real_eeg"
 ROWS, PATIENTS = 60, 20
@@ -130,6 +130,32 @@ def test_a_changed_blend_is_refused(three: list[Path], tmp_path: Path, key: str,
     path = tmp_path / "blend" / BLEND
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(BundleError, match=r"blend\.json"):
+        load_bundle(tmp_path / "blend", device="cpu")
+
+
+def test_what_a_bundle_does_not_name_is_not_copied(three: list[Path], tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("PRIVATE")
+    (three[0] / "notes").symlink_to(secret)
+    write_blend(three[:2], tmp_path / "blend")
+    assert not list((tmp_path / "blend").rglob("notes"))
+
+
+def test_a_bundle_whose_predictions_were_changed_is_found_before_they_are_read(
+    three: list[Path], tmp_path: Path
+) -> None:
+    (three[0] / "oof.parquet").write_bytes(b"no parquet")
+    with pytest.raises(BundleError, match="differs from what was exported"):
+        write_blend(three, tmp_path / "blend")
+
+
+def test_a_member_named_twice_is_refused(three: list[Path], tmp_path: Path) -> None:
+    write_blend(three[:1] * 2, tmp_path / "blend", most=1)
+    path = tmp_path / "blend" / BLEND
+    config = json.loads(path.read_text())
+    config["members"] = [{**config["members"][0], "weight": 0.5}] * 2
+    path.write_text(sealed(config))
+    with pytest.raises(BundleError, match="named twice"):
         load_bundle(tmp_path / "blend", device="cpu")
 
 

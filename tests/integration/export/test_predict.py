@@ -327,6 +327,7 @@ main()
     ("name", "when"),
     [("SIGINT", "decoding"), ("SIGTERM", "decoding"), ("SIGTERM", "writing"), ("SIGHUP", "writing")],
 )
+@pytest.mark.slow
 def test_interrupted_or_terminated_it_leaves_nothing_behind(
     name: str, when: str, bundles: dict[str, Path], fresh: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,13 @@ def test_damaged_or_missing_predictions_are_named(kept: KeptPredictions, tmp_pat
     kept.keep(4, predictions(1))
     (tmp_path / "store/effnet/out-of-fold/trial-4.npz").write_bytes(b"PK no more")
     with pytest.raises(ArtifactError, match=r"trial-4\.npz: is damaged"):
+        kept.of(4)
+
+
+def test_predictions_of_another_shape_are_refused(kept: KeptPredictions, tmp_path: Path) -> None:
+    first = predictions(1)
+    kept.keep(4, replace(first, probabilities=first.probabilities[:5]))
+    with pytest.raises(ArtifactError, match="is damaged"):
         kept.of(4)
 
 

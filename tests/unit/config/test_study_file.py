@@ -281,6 +281,12 @@ def test_assignments_hold_only_parameters_that_exist_together() -> None:
     )
 
 
+@pytest.mark.parametrize("escape", ["\\UFFFFFFFF", "\\U00110000"])
+def test_an_escape_that_stands_for_no_letter_is_refused(escape: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        StudyFile.parse(f'"{escape}": 1', "a.yaml")
+
+
 def test_hostile_texts_are_refused_quickly() -> None:
     bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)

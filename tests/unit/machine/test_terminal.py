@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,23 @@ def test_keys_of_a_study_file_command_nothing_when_they_are_refused(tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "owned" in done.stderr
     assert done.stdout + done.stderr == printable(done.stdout + done.stderr)
+
+
+def test_no_program_finds_a_way_past_the_filter() -> None:
+    program = (
+        "from hms_tune.machine.terminal import guard_streams\n"
+        "guard_streams()\n"
+        "import click\n"
+        "click.echo('a\\x1b]0;b')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "a]0;b\n"
 
 
 def test_every_console_is_made_here() -> None:

@@ -239,3 +239,8 @@ def test_a_password_that_is_quickly_guessed_is_refused() -> None:
     with pytest.raises(UsageError, match="fewer than 12 characters"):
         check_exposure("127.0.0.1", "short")
     check_exposure("0.0.0.0", "a" * 12)
+
+
+def test_addresses_of_version_4_in_one_of_6_are_told_apart() -> None:
+    first, second = (address_of({"REMOTE_ADDR": f"::ffff:{peer}"}) for peer in ("9.9.9.9", "8.8.8.8"))
+    assert (first, second) == ("9.9.9.9", "8.8.8.8")
