@@ -150,7 +150,7 @@ class Ours:
         from hms_tune.database.connect import open_patiently
         from hms_tune.database.queue.lease import Holder
         from hms_tune.machine.processes import this_process
-        from hms_tune.studies.record_writer import Place, TrialRecorder
+        from hms_tune.studies.record_writer import Equipment, TrialRecorder
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
         from hms_tune.worker.open_study import join_search
 
@@ -163,7 +163,7 @@ class Ours:
         study_file = StudyFile.parse(task.study_text, task.name)
         self.storage = open_patiently(task.url, Patience())
         search = join_search(self.storage, study_file)
-        self.recorder = TrialRecorder(self.storage, search.study_id, Place("cpu", 0.0, "none"))
+        self.recorder = TrialRecorder(self.storage, search.study_id, Equipment("cpu", 0.0, "none"))
         self.holder = Holder(f"worker-{index}", f"slot-{index}", this_process())
         folder = Path(task.folder)
         self.artifacts = Artifacts.at(folder / "store", folder / f"scratch-{index}", task.name)

@@ -142,7 +142,7 @@ class Bench:
         from hms_tune.database.queue.lease import LEASE_S, Holder
         from hms_tune.database.queue.study_queue import StudyQueue
         from hms_tune.machine.processes import this_process
-        from hms_tune.studies.record_writer import Place, TrialRecorder
+        from hms_tune.studies.record_writer import Equipment, TrialRecorder
         from hms_tune.training.cross_validation import CrossValidation
         from hms_tune.worker.attempt import SlotSetup
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
@@ -157,7 +157,7 @@ class Bench:
             ).run()
 
         search = join_search(self.storage, study_file)
-        place = Place(self.device, 0.0, self.store.manifest.digest)
+        place = Equipment(self.device, 0.0, self.store.manifest.digest)
         holder = Holder("benchmark", "slot", this_process())
         lease_s = DENSE_LEASE_S if dense else LEASE_S
         queue = StudyQueue(self.storage, search.study, search.study_id, holder, lease_s=lease_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,7 +34,10 @@ def clone(tmp_path: Path) -> Path:
 
 def make(clone: Path, target: str) -> list[str]:
     command = ["make", target, f"PYTHON={clone / 'a-python'}"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=True)
+    alone = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    done = subprocess.run(command, cwd=clone, env=alone, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 

@@ -47,7 +47,7 @@ def test_without_complete_trials_nothing_is_said() -> None:
 
 @pytest.mark.parametrize("live", [False, True], ids=["plain lines", "a live table"])
 def test_the_terminal_shows_no_partial_estimate_that_seems_to_beat_the_best(live: bool) -> None:
-    console = Console(record=True, width=120, force_terminal=live)
+    console = Console(record=True, width=120, force_terminal=live, _environ={"TERM": "xterm"})
     observer, trial = ConsoleObserver(console, live=live), a_trial()
     standing = Standing(best=0.7929)
     observer.show_study(StudyOutlook("demo", 3, 6, 0.7929, 1, None, None, standing))
