@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
 
 from hms_tune.database.connection.url import parse_address
 
@@ -55,6 +56,8 @@ def a_role(
         try:
             yield role
         finally:
-            connection.execute(text(f"DROP DATABASE {role.database} WITH (FORCE)"))
-            connection.execute(text(f"DROP ROLE {name}"))
+            # Beside other tests a server may take longer than is waited; all of it goes with the session.
+            with suppress(OperationalError):
+                connection.execute(text(f"DROP DATABASE {role.database} WITH (FORCE)"))
+                connection.execute(text(f"DROP ROLE {name}"))
     engine.dispose()

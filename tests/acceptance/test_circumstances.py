@@ -37,6 +37,7 @@ def checked(root: Path, umask: int = 0o022, **circumstances: str) -> str:
     ],
     ids=["dumb and C", "elsewhere"],
 )
+@pytest.mark.slow
 def test_a_check_says_the_same_in_a_folder_with_odd_letters(
     tmp_path: Path, encoding: str, circumstances: dict[str, str]
 ) -> None:

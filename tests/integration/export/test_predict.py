@@ -264,6 +264,7 @@ def test_a_defect_of_the_test_half_is_told_in_the_words_of_prepare(
     assert not (tmp_path / "submission.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_predicted_without_a_temporary_folder_or_a_cache(
     bundles: dict[str, Path], fresh: Path, tmp_path: Path
 ) -> None:

@@ -570,6 +570,7 @@ def test_nothing_is_written_where_wandb_is_disabled(
 
 
 @pytest.mark.parametrize("written", ["login", "identity token", "nothing"])
+@pytest.mark.slow
 def test_doctor_says_where_runs_go(
     written: str, monkeypatch: pytest.MonkeyPatch, server: Server, tmp_path: Path
 ) -> None:

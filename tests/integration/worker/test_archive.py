@@ -123,6 +123,7 @@ def outcome(storage: Storage, name: str) -> list[tuple[object, ...]]:
     # The model of learning curves is fitted anew by each worker: the search that stays is stopped there, too.
     [("random", None), ("learning_curves", 20)],
 )
+@pytest.mark.slow
 def test_a_search_that_goes_to_another_server_in_its_middle_ends_with_the_same_trials(
     storage: Storage, elsewhere: Storage, study_name: str, tmp_path: Path, sampler: str, stays: int | None
 ) -> None:
