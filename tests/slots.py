@@ -10,10 +10,14 @@ from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.recovery import MOST_LOSSES
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.machine.processes import this_process
+from hms_tune.training.events import Event
+from hms_tune.training.observer import TrialInfo
+from hms_tune.trial_state import AttemptState
 from hms_tune.worker.attempt import SlotSetup, Train
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import Search
 from hms_tune.worker.slot import Slot
+from hms_tune.worker.stop import Stop
 
 
 def a_slot(
@@ -50,3 +54,24 @@ def a_slot(
     )
     pace = {"poll_s": 0.02, "look_s": 0.0} | setup
     return Slot(SlotSetup(queue, search, train=train, artifacts=artifacts, **pace))
+
+
+class StopAfter:
+    """Asks a slot to stop once so many attempts have ended."""
+
+    def __init__(self, attempts: int) -> None:
+        self.stop = Stop()
+        self._left = attempts
+
+    def trial_started(self, trial: TrialInfo) -> None: ...
+
+    def event(self, trial: TrialInfo, event: Event) -> None: ...
+
+    def trial_ended(
+        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
+    ) -> None:
+        self._left -= 1
+        if not self._left:
+            self.stop.request()
+
+    def close(self) -> None: ...

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +18,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from hms_tune.config.input import InputConfig
@@ -39,6 +37,7 @@ from hms_tune.export.bundle import (
 from hms_tune.export.bundle import load_bundle as load_member
 from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
+from hms_tune.export.sealed import read_sealed, seal_of
 from hms_tune.export.signals import Windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.private_folder import private_folder
@@ -46,7 +45,6 @@ from hms_tune.training.events import OutOfFold
 from hms_tune.version import __version__
 
 BLEND = "blend.json"
-_MOST_BYTES = 1 << 20
 
 
 class Member(Section):
@@ -82,14 +80,9 @@ class BlendConfig(Section):
             raise ValueError("the weights do not sum to 1")
         if len({each.folder for each in self.members}) < len(self.members):
             raise ValueError("a member is named twice")
-        if self.seal != self.own_seal():
+        if self.seal != seal_of(self):
             raise ValueError("blend.json differs from what was written")
         return self
-
-    def own_seal(self) -> str:
-        """What ``seal`` has to be."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,19 +170,9 @@ def read_blend_config(folder: Path) -> BlendConfig:
     """Read and validate ``blend.json``."""
     path = folder / BLEND
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise OSError(errno.EFBIG, "it is too long")
-        return BlendConfig.model_validate_json(content)
+        return read_sealed(path, BlendConfig, hint="The blend is damaged; copy or make it again")
     except OSError as error:
         raise BundleError("cannot be read", where=path, hint="Copy the blend again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{key or BLEND}: {first['msg']}", where=path, hint="The blend is damaged; copy or make it again"
-        ) from error
 
 
 def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) -> Blending:
@@ -239,7 +222,7 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
         for member, place in zip(members, taken, strict=True):
             _copy(bundles[place], configs[place], partial / member.folder)
         unsealed = BlendConfig.model_construct(hms_tune=__version__, members=members, score=asdict(found))
-        sealed = BlendConfig.model_validate(unsealed.model_dump(mode="json") | {"seal": unsealed.own_seal()})
+        sealed = BlendConfig.model_validate(unsealed.model_dump(mode="json") | {"seal": seal_of(unsealed)})
         text = json.dumps(sealed.model_dump(mode="json"), indent=2) + "\n"
         (partial / BLEND).write_text(text, encoding="utf-8")
         load_bundle(partial, device="cpu")  # what was copied is what was meant

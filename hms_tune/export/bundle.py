@@ -7,7 +7,6 @@ larger than it can be.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, first_line
+from hms_tune.export.sealed import read_sealed, seal_of
 from hms_tune.export.signals import Windows, eeg_windows, spectrogram_windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.device import resolve_device
@@ -44,8 +44,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9_]+\.(safetensors|onnx|parquet|json|md)")
 _FOLD_WEIGHTS = re.compile(r"fold_(\d+)\.safetensors")
 _FULL_WEIGHTS = "full.safetensors"
 _CONFIG = "config.json"
-_MOST_CONFIG_BYTES = 1 << 20
-"""Of ``config.json``, which takes a few kB, and of what stands before the weights in their files."""
+_MOST_HEADER_BYTES = 1 << 20
+"""Of what stands before the weights in their files."""
 
 
 class BundleConfig(Section):
@@ -69,14 +69,9 @@ class BundleConfig(Section):
     def _sealed(self) -> Self:
         if self.classes != CLASSES:
             raise ValueError(f"the classes are not {', '.join(CLASSES)}, in this order")
-        if self.seal != self.own_seal():
+        if self.seal != seal_of(self):
             raise ValueError("config.json differs from what was exported")
         return self
-
-    def own_seal(self) -> str:
-        """What ``seal`` has to be."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
 
     @field_validator("files")
     @classmethod
@@ -257,7 +252,7 @@ def load_network(config: TrialConfig, path: Path) -> nn.Module:
         )
     needed = sum(tensor.nbytes for tensor in network.state_dict().values())
     try:
-        if path.stat().st_size > needed + _MOST_CONFIG_BYTES:
+        if path.stat().st_size > needed + _MOST_HEADER_BYTES:
             raise RuntimeError(f"they take more than {needed:,} bytes")
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -275,26 +270,14 @@ def read_bundle_config(folder: Path) -> BundleConfig:
             "there is no such folder", where=folder, hint="Make a bundle with hms-tune export-best"
         )
     path = folder / _CONFIG
+    hint = f"The bundle is damaged or written by another version than {__version__}; export it again"
     try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_CONFIG_BYTES + 1)
-        if len(content) > _MOST_CONFIG_BYTES:
-            raise OSError(errno.EFBIG, "it is too long")
+        return read_sealed(path, BundleConfig, hint=hint)
     except OSError as error:
         raise BundleError(
             "is not a bundle: config.json cannot be read",
             where=folder,
             hint="Name the folder that hms-tune export-best wrote",
-        ) from error
-    try:
-        return BundleConfig.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{key or 'config.json'}: {first['msg']}",
-            where=path,
-            hint=f"The bundle is damaged or written by another version than {__version__}; export it again",
         ) from error
 
 
@@ -310,7 +293,7 @@ def seal_bundle(folder: Path, *, study: str, trial: int, config: TrialConfig) ->
         files=files,
         sizes={name: (folder / name).stat().st_size for name in files},
     )
-    sealed = BundleConfig.model_validate(unsealed.model_dump() | {"seal": unsealed.own_seal()})
+    sealed = BundleConfig.model_validate(unsealed.model_dump() | {"seal": seal_of(unsealed)})
     text = json.dumps(sealed.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
     return sealed

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slots import a_slot
+from slots import StopAfter, a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
@@ -26,11 +26,9 @@ from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.training.observer import TrialInfo
-from hms_tune.trial_state import AttemptState
 from hms_tune.worker.checkpoint_store.archive import load_study, save_study
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.stop import Stop
 
 STUDY = """
 study: {name}
@@ -67,27 +65,6 @@ class Training:
                     yield CheckpointWritten(path=path, fold=fold, epoch=number)
             yield a_fold_end(fold, kl=kl, replayed=4 * fold + 3 < done)
         yield an_ending(kl)
-
-
-class StopAfter:
-    """Asks a slot to stop once so many attempts have ended."""
-
-    def __init__(self, attempts: int) -> None:
-        self.stop = Stop()
-        self._left = attempts
-
-    def trial_started(self, trial: TrialInfo) -> None: ...
-
-    def event(self, trial: TrialInfo, event: Event) -> None: ...
-
-    def trial_ended(
-        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
-    ) -> None:
-        self._left -= 1
-        if not self._left:
-            self.stop.request()
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState as OptunaState
-from slots import a_slot
+from slots import StopAfter, a_slot
 from sqlalchemy import select, update
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
@@ -25,10 +25,8 @@ from hms_tune.studies.status import list_studies, show_trials, status
 from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointWritten, Event
-from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
-from hms_tune.worker.stop import Stop
 
 STUDY = """
 study: {name}
@@ -68,27 +66,6 @@ class Training:
                     yield CheckpointWritten(path=path, fold=fold, epoch=number)
             yield a_fold_end(fold, kl=kl, replayed=4 * fold + 3 < done)
         yield an_ending(kl)
-
-
-class StopAfter:
-    """Asks a slot to stop once so many attempts have ended."""
-
-    def __init__(self, attempts: int) -> None:
-        self.stop = Stop()
-        self._left = attempts
-
-    def trial_started(self, trial: TrialInfo) -> None: ...
-
-    def event(self, trial: TrialInfo, event: Event) -> None: ...
-
-    def trial_ended(
-        self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
-    ) -> None:
-        self._left -= 1
-        if not self._left:
-            self.stop.request()
-
-    def close(self) -> None: ...
 
 
 def run(storage: Storage, file: StudyFile, folder: Path, training: Training, **setup: object) -> int:
