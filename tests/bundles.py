@@ -41,9 +41,7 @@ def write_bundle(
     path.mkdir(parents=True)
     for number in range(networks):
         torch.manual_seed(100 * (trial - 5) + number)
-        network = build_network(
-            config.model, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
-        )
+        network = build_network(config.model, config.input.for_model, n_classes=len(CLASSES))
         save_file(network.state_dict(), path / f"fold_{number}.safetensors")
     for name, table in (oof or {}).items():
         table.to_parquet(path / name, index=False)

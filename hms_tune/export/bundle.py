@@ -247,9 +247,7 @@ def load_network(config: TrialConfig, path: Path) -> nn.Module:
     """The trial's network with the weights of a safetensors file, on the CPU, in eval mode."""
     bare = config.model.model_copy(update={"pretrained": False})
     with torch.random.fork_rng(devices=[]):
-        network = build_network(
-            bare, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
-        )
+        network = build_network(bare, config.input.for_model, n_classes=len(CLASSES))
     needed = sum(tensor.nbytes for tensor in network.state_dict().values())
     try:
         if path.stat().st_size > needed + _MOST_HEADER_BYTES:

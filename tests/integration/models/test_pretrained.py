@@ -21,6 +21,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save, save_file
 from serving import served
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import PretrainedError
 from hms_tune.models.network import Network, build_network
@@ -36,7 +37,7 @@ def published() -> dict[str, torch.Tensor]:
 
 
 def build(pretrained: bool | str, channels: int = 3, backbone: str = "test_resnet") -> Network:
-    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), channels=channels)
+    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), ModelInput(channels))
 
 
 def assert_backbone_is(network: Network, weights: dict[str, torch.Tensor]) -> None:
@@ -127,9 +128,10 @@ def test_a_cache_serves_without_the_hub(hub: Hub) -> None:
 
 
 OFFLINE = """
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.models.network import build_network
-build_network(ModelConfig(backbone="test_resnet", pretrained=True), channels=3)
+build_network(ModelConfig(backbone="test_resnet", pretrained=True), ModelInput(3))
 """
 
 
