@@ -7,6 +7,7 @@ functions that are marked with :func:`backbone`.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,6 +22,7 @@ from hms_tune.errors import ModelError
 
 GROUP = "hms_tune.backbones"
 
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 _MARK = "_hms_tune_backbone"
 
 Build = TypeVar("Build", bound=Callable[[ModelInput], nn.Module])
@@ -42,7 +44,7 @@ def backbone(build: Build) -> Build:
 
 def is_own(name: str) -> bool:
     """Whether a backbone's name is that of a user's function."""
-    return ":" in name or bool(entry_points(group=GROUP, name=name))
+    return _FUNCTION.fullmatch(name) is not None or bool(entry_points(group=GROUP, name=name))
 
 
 @lru_cache(maxsize=64)

@@ -93,10 +93,13 @@ def test_a_backbone_without_feature_map_is_refused() -> None:
         build_network(ModelConfig(backbone="crossvit_9_240", pretrained=False), ModelInput(1))
 
 
-def test_a_backbone_that_timm_does_not_divide_is_one_group() -> None:
+def test_a_backbone_that_timm_does_not_divide_has_its_children_as_groups() -> None:
     groups = layer_groups("pit_ti_224")
-    assert [group.number for group in groups] == [0]
-    assert groups[0].parameters == 4_590_272
+    assert [group.number for group in groups] == list(range(len(groups)))
+    assert [group.name for group in groups][:2] == ["patch_embed, pos_embed, cls_token", "transformers.0"]
+    assert sum(group.parameters for group in groups) == 4_590_272
+    stages = [group.name for group in layer_groups("caformer_s18")]
+    assert stages == ["stem", "stages.0", "stages.1", "stages.2", "stages.3", "head"]
 
 
 def test_the_command_lists_layers_with_parameters_and_shares() -> None:
