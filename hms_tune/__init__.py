@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from hms_tune.export.bundle import Bundle
     from hms_tune.models.own_backbone import backbone
     from hms_tune.models.traces import TraceReader
+    from hms_tune.studies.export_best import train
 
-__all__ = ["Blend", "Bundle", "ModelInput", "TraceReader", "__version__", "backbone", "load_bundle"]
+__all__ = ["Blend", "Bundle", "ModelInput", "TraceReader", "__version__", "backbone", "load_bundle", "train"]
 
 _HOMES = {
     "Blend": "export.blend",
@@ -29,6 +30,7 @@ _HOMES = {
     "TraceReader": "models.traces",
     "backbone": "models.own_backbone",
     "load_bundle": "export.blend",
+    "train": "studies.export_best",
 }
 
 

@@ -20,11 +20,10 @@ from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
 from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
-from hms_tune.config.secrets import public_text
+from hms_tune.config.secrets import check_webhook, public_text
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
-from hms_tune.config.webhook import check_webhook
 from hms_tune.config.yaml_lines import Located, Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 

@@ -30,7 +30,8 @@ class TraceReader(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """From (batch, channels, height, width) to (batch, traces, samples), in units of the view's scale."""
         lines = images[:, 0, :, self.columns].index_select(1, self.rows)
-        return lines.unflatten(1, (self.traces, -1)).flatten(2)
+        traces: Tensor = lines.unflatten(1, (self.traces, -1)).flatten(2)
+        return traces
 
 
 class OtherViews(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -165,6 +166,16 @@ def test_a_users_own_function_builds_a_backbone(own: str) -> None:
     assert network.head[-1].in_features == 12
     assert [group.name for group in layer_groups(f"{own}:build")] == ["mix", "out"]
     assert not any(each.requires_grad for each in network.backbone.mix.parameters())
+
+
+def test_the_documents_example_is_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = Path(__file__).parents[3] / "docs" / "models.md"
+    (example,) = re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "example_of_document.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = ModelConfig(backbone="example_of_document:two_bands")
+    network = build_network(config, BESIDE.for_model)
+    assert network(torch.randn(3, 1, 128, 64)).shape == (3, 6)
 
 
 def test_a_function_that_is_not_there_not_marked_or_fails_is_named(own: str) -> None:
