@@ -292,6 +292,7 @@ def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
 
 def _check_keys(given: Mapping[str, str]) -> None:
     known = list(dotted_keys(TrialConfig))
+    values = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     for key in given:
-        if key not in known and not any(key.startswith(f"{each}.") for each in known):
+        if key not in known and not any(key.startswith(f"{each}.") for each in values):
             raise ConfigError(f'"{key}" is no key of a study file; {nearest(key, known)}', where="--set")
