@@ -14,7 +14,7 @@ from waitress.channel import HTTPChannel
 from hms_tune.database.connect import Storage
 from hms_tune.errors import UsageError
 from hms_tune.reports.dashboard.access import Application, Gatekeeper, is_loopback
-from hms_tune.reports.dashboard.files import dashboard_store, writable_store
+from hms_tune.reports.dashboard.files import DashboardFiles
 from hms_tune.reports.dashboard.prefix import Prefixed
 from hms_tune.reports.dashboard.read_only_page import ReadOnlyPage
 from hms_tune.reports.dashboard.trial_notes import TrialNotes
@@ -56,7 +56,7 @@ def dashboard_app(
     UsageError
         If it cannot be served below that path.
     """
-    store = writable_store(artifacts) if writable else dashboard_store(artifacts)
+    store = DashboardFiles(artifacts)
     # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
     # what a page costs the server.
     cached = get_storage(storage.optuna)
