@@ -274,16 +274,16 @@ def predict(
 
 
 def kaggle(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What export-best wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What export-best or blend wrote.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     user: Annotated[
         str, typer.Option("--user", envvar="KAGGLE_USERNAME", help="Your name on Kaggle.")
     ] = "INSERT-USERNAME-HERE",
 ) -> None:
-    """Write what Kaggle needs to predict with a bundle, and to go on searching there.
+    """Write what Kaggle needs to predict with a bundle or a blend, and to go on searching there.
 
-    A data set with the bundle and this program, a notebook that predicts without the internet, and one that
-    trains in sessions of at most twelve hours; with Kaggle's own client these upload them:
+    A data set with the bundle or blend and this program, a notebook that predicts without the internet, and
+    one that trains in sessions of at most twelve hours; with Kaggle's own client these upload them:
 
     kaggle datasets create -p OUT/dataset --dir-mode zip
 
