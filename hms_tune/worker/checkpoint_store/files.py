@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -14,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from hms_tune.errors import ArtifactError
 from hms_tune.machine.private_folder import folder_without_links, private_folder, private_mode
+from hms_tune.machine.regular_file import open_regular
 
 
 class ObjectStore(Protocol):
@@ -140,22 +140,20 @@ class FileAt:
     path: str | Path
     folder: int | None = None
 
-    def open(self, flags: int) -> BinaryIO:
-        """Open it, or make it; a link and what is no file are refused."""
+    def open(self) -> BinaryIO:
+        """Open it; a link and what is no file are refused."""
+        return open_regular(self.path, folder=self.folder, links=False)
+
+    def make(self) -> BinaryIO:
+        """Make it, to be written; whatever has its name is refused."""
         mode = 0o600 if self.folder is None else private_mode(self.folder)
-        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.fdopen(
-            os.open(self.path, flags, mode, dir_fd=self.folder), "wb" if flags & os.O_CREAT else "rb"
-        )
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return os.fdopen(os.open(self.path, flags, mode, dir_fd=self.folder), "wb")
 
 
 def _link_or_copy(source: FileAt, target: FileAt) -> None:
     """Checkpoints are never changed in place, so a second name for the same bytes is as good as a copy."""
-    source.open(os.O_RDONLY).close()
+    source.open().close()
     try:
         os.link(
             source.path,
@@ -167,10 +165,7 @@ def _link_or_copy(source: FileAt, target: FileAt) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without links
-        with (
-            source.open(os.O_RDONLY) as reading,
-            target.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL) as writing,
-        ):
+        with source.open() as reading, target.make() as writing:
             shutil.copyfileobj(reading, writing, 1 << 20)
             writing.flush()
             os.fsync(writing.fileno())
