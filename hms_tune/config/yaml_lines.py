@@ -155,7 +155,7 @@ _NO_LETTERS = re.compile("[\0\ud800-\udfff]")
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema, which stops at what is too large while it reads."""
+    """SafeLoader with the scalars of YAML 1.2's core schema, which stops where a text becomes too large."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's attribute)
 
