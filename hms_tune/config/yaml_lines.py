@@ -168,7 +168,7 @@ class _CoreLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next value, unless it is one too many: a megabyte of them would take half a minute."""
         self._nodes += 1
-        line = self.peek_event().start_mark.line + 1
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self._nodes > MOST_VALUES:
             self._source.fail(f"more than {MOST_VALUES:,} keys and values", line)
         if self._depth > DEEPEST:
