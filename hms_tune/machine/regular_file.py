@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_regular(path: str | Path, *, folder: int | None = None, links: bool = True) -> BinaryIO:
+def open_regular(path: str | Path, *, folder: int | None = None, links: bool = True) -> io.BufferedReader:
     """Open a regular file for reading. A pipe would be waited for, a device could have no end.
 
     Parameters
