@@ -57,6 +57,9 @@ class ObjectStore(Protocol):
             If one cannot be removed.
         """
 
+    def room(self) -> int | None:
+        """Bytes that it can still take; None: it does not say."""
+
 
 class DirectoryStore:
     """A directory, on this machine or shared by the fleet. Links in it lead nowhere: they are refused."""
@@ -123,6 +126,11 @@ class DirectoryStore:
                 continue
             except OSError as error:
                 raise _failed("cannot be removed", self._root / key, error) from error
+
+    def room(self) -> int | None:
+        """What the disk has free."""
+        there = next(each for each in (self._root, *self._root.absolute().parents) if each.exists())
+        return shutil.disk_usage(there).free
 
     def _remove_empty(self, folder: PurePosixPath) -> None:
         for each in (folder, *folder.parents[:-1]):
