@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from slots import a_slot
 from sqlalchemy import event, update
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database import trial_reader
+from hms_tune.database import ended_trials, trial_reader
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue import promote
 from hms_tune.database.queue.claim import claim
@@ -36,7 +37,8 @@ def test_ended_trials_read_at_once_are_those_read_one_by_one(storage: Storage, s
     study_id = write_study(storage, study_name, trials=12).study_id
     with storage.statements() as connection:
         one_by_one = trial_reader.read_trials(connection, study_id, states=None, included=(), after=-1)
-        at_once, unfinished, newest = trial_reader.read_ended(connection, study_id)
+    at_once, unfinished, newest = ended_trials.read_ended(storage.optuna._rows, study_id)
+    assert copy.deepcopy(at_once) == at_once == one_by_one
     assert [(each.number, each.state, each.values, each.params) for each in at_once] == [
         (each.number, each.state, each.values, each.params) for each in one_by_one
     ]
