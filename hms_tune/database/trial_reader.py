@@ -42,7 +42,7 @@ _OF_STUDY = text(f"""
         AND (:every OR t.state::text = ANY(:states))
     WHERE s.study_id = :study ORDER BY t.trial_id
 """)
-_ONE = text(f"SELECT {_COLUMNS}, {_TOLD} AS told FROM trials t WHERE t.trial_id = :trial")
+_SOME = text(f"SELECT {_COLUMNS}, {_TOLD} AS told FROM trials t WHERE t.trial_id = ANY(:trials)")
 
 NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
@@ -83,6 +83,11 @@ def read_trials(
     return [_trial(row) for row in rows if row.trial_id is not None]
 
 
+def trials_by_id(connection: Connection, trial_ids: Collection[int]) -> list[FrozenTrial]:
+    """Some trials; those that are not there are left out."""
+    return [_trial(row) for row in connection.execute(_SOME, {"trials": list(trial_ids)})]
+
+
 def read_trial(connection: Connection, trial_id: int) -> FrozenTrial:
     """One trial.
 
@@ -91,10 +96,10 @@ def read_trial(connection: Connection, trial_id: int) -> FrozenTrial:
     KeyError
         If there is none.
     """
-    row = connection.execute(_ONE, {"trial": trial_id}).one_or_none()
-    if row is None:
+    found = trials_by_id(connection, [trial_id])
+    if not found:
         raise KeyError(f"no trial {trial_id}")
-    return _trial(row)
+    return found[0]
 
 
 def _trial(row: Row[Any]) -> FrozenTrial:
@@ -111,11 +116,18 @@ def _trial(row: Row[Any]) -> FrozenTrial:
         datetime_complete=_local(row.datetime_complete),
         params={name: distributions[name].to_external_repr(value) for name, value, _ in params or ()},
         distributions=distributions,
-        user_attrs={key: json.loads(value) for key, value in user or ()},
-        system_attrs={key: json.loads(value) for key, value in system or ()},
+        user_attrs=_attributes(user),
+        system_attrs=_attributes(system),
         intermediate_values={int(step): _number(value, kind) for step, value, kind in reported or ()},
         trial_id=row.trial_id,
     )
+
+
+def _attributes(told: list[tuple[str, str]] | None) -> dict[str, Any]:
+    if not told:
+        return {}
+    values = json.loads(f"[{','.join(value for _, value in told)}]")
+    return {key: value for (key, _), value in zip(told, values, strict=True)}
 
 
 def _number(value: float | None, kind: str) -> float:
