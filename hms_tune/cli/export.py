@@ -77,10 +77,12 @@ def export_best(
     bundles/STUDY-blend, which holds them with their weights.
     """
     from hms_tune.data.store.prepare import prepare
+    from hms_tune.database.queries.data_sets import data_of_study
     from hms_tune.export.blend import write_blend
     from hms_tune.export.place import bundle_path, check_vacant, point_to_newest
     from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import Choice, best_trial, export_watched
+    from hms_tune.studies.lookup import find_study
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
@@ -97,6 +99,8 @@ def export_best(
         else:
             numbers = _blended(database, study, settings, most=blend)
             choices = [best_trial(database, study, number=number) for number in numbers]
+        with database.transaction() as connection:
+            known_data = data_of_study(connection, find_study(database, study))
     root = data_root(data, choices[0].study_file, settings)
     target = out or bundle_path(study, choices[0].winner.number if blend is None else "blend")
     check_vacant(target)
@@ -104,6 +108,8 @@ def export_best(
     log_to(console)
     with progress_bar("preparing", "files", console) as progress:
         store = prepare(root, progress=progress)
+    if known_data is not None and known_data.digest != store.manifest.digest:
+        console.print(f"Beware: the trials of {study} ran on other data than those in {root}", soft_wrap=True)
 
     def exported(choice: Choice, path: Path) -> Exported:
         return export_watched(

@@ -86,6 +86,8 @@ def data_section(material: Material) -> list[str]:
     rows = [["data set", ", ".join(digest[:16] for digest in digests) or "unknown"]]
     if len(digests) > 1:
         rows.append(["beware", "trials ran on different data sets and cannot be compared"])
+    if len({version.partition(".")[0] for version in study.torch}) > 1:
+        rows.append(["beware", f"workers ran PyTorch {' and '.join(study.torch)}, whose scores may differ"])
     if predictions is not None:
         patients = len(set(predictions.patient_id.tolist()))
         high = int((predictions.total_votes >= HIGH_VOTES).sum())

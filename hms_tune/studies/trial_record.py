@@ -24,6 +24,7 @@ from hms_tune.database.queries.attempts import (
     attempts_by_trial,
     last_attempts_of_trials_ended_for,
 )
+from hms_tune.database.queries.data_sets import torch_versions
 from hms_tune.database.queries.records import RecordRow, records_of_study
 from hms_tune.database.queries.totals import (
     best_complete_attempt,
@@ -102,12 +103,16 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """A study with all its trials, attempts that went on elsewhere left out."""
+    """A study with all its trials, attempts that went on elsewhere left out.
+
+    ``torch``: the versions of PyTorch that its workers ran.
+    """
 
     name: str
     study_id: int
     study_file: StudyFile
     trials: tuple[TrialRecord, ...]
+    torch: tuple[str, ...] = ()
 
     def ended(self, *states: AttemptState) -> list[TrialRecord]:
         """Trials in these states, by number."""
@@ -141,6 +146,7 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
         rows = records_of_study(connection, study_id_of(study))
         attempts = attempts_by_trial(connection, study_id_of(study))
         given_up = last_attempts_of_trials_ended_for(connection, study_id_of(study), GIVEN_UP)
+        torch = tuple(torch_versions(connection, study_id_of(study)))
     study_file = stored_study_file(study)
     continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in frozen}
     records = (
@@ -149,7 +155,9 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
         if each.number not in continued
     )
     trials = tuple(record for record in records if record.state not in REQUEUED_OR_LOST)
-    return StudyRecord(name=name, study_id=study_id_of(study), study_file=study_file, trials=trials)
+    return StudyRecord(
+        name=name, study_id=study_id_of(study), study_file=study_file, trials=trials, torch=torch
+    )
 
 
 def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import FrameType
 
@@ -104,7 +105,9 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         supervisor,
         *trackers(study_file, options.home, best=best_of_study(storage, study_file.study)),
     )
-    search = storage.through_outages(lambda: join_search(storage, study_file))
+    # This process has opened the data itself, which may have changed since the worker looked.
+    data = None if plan.data is None else replace(plan.data, digest=trainer.data_digest)
+    search = storage.through_outages(lambda: join_search(storage, study_file, data=data))
     kept = KeptPredictions(open_store(options.artifacts), study_file.study)
     records = TrialRecorder(
         storage,

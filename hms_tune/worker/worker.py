@@ -13,9 +13,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib.metadata import version
 from types import FrameType
 
 from hms_tune.config.settings import dashboard_folder
+from hms_tune.data.identity import DataIdentity
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import Storage, open_storage, resolve_address
@@ -36,7 +38,7 @@ from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
-from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life
+from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life, warn_of_other_torch
 from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.supervisor import Supervisor
 
@@ -78,6 +80,7 @@ class Worker:
         self._supervisor = Supervisor(observer, self._images, stopping=lambda: self._signals > 0)
         self._place = place_from_environment()
         self._own_rank: RankProcesses | None = None
+        self._data: DataIdentity | None = None
         self._has_more = False
 
     def run(self) -> bool:
@@ -113,7 +116,7 @@ class Worker:
                 if self._place is not None and self._place.rank > 0:
                     self._be_a_further_rank(self._place, devices)
                     return self._signals > 0
-                check_data(options.study_file, store)
+                self._data = check_data(options.study_file, store)
                 if options.slots_per_device == "auto" and options.ranks_per_trial == 1 and not self._place:
                     devices = self._groups(_slots_that_pay(options, store))
                 self._work(devices)
@@ -147,13 +150,15 @@ class Worker:
         self._storage_url = address.render_as_string(hide_password=False)
         storage = open_storage(address)
         try:
-            search = open_search(storage, self.options.study_file)
+            search = open_search(storage, self.options.study_file, data=self._data)
             presence = Presence(
                 worker_id=self.worker_id,
                 study_id=search.study_id,
                 version=__version__,
                 devices=tuple(device for _, group in devices for device in group),
+                torch=version("torch"),
             )
+            warn_of_other_torch(storage, presence)
             watch = StudyWatch.of(
                 storage,
                 search.study_id,
@@ -202,6 +207,7 @@ class Worker:
             gpus=sum(gpu_share(name, names) for name in group),
             threads=cpu_threads(names.count("cpu")) if group[0] == "cpu" else None,
             place=self._place,
+            data=self._data,
         )
 
     @contextmanager
