@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from hms_tune.export.adjustment import Adjustment
     from hms_tune.export.blend_weights import Blending
     from hms_tune.export.export import Exported
+    from hms_tune.studies.export_best import Choice
 
 _BLENDED_FROM = 40
 """A blend is chosen from so many of the best trials; worse ones seldom help."""
@@ -67,13 +71,20 @@ def export_best(
         int | None,
         typer.Option("--blend", min=2, help="Blend the trials whose blend is best, at most so many."),
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="First train the five leading trials again on this device, with three seeds."
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card.
 
-    With --blend, several: chosen by the predictions that the workers kept, each exported beside
+    The best is the winner of the confirmation (hms-tune study confirm), where there was one. With --blend,
+    several: chosen by the predictions that the workers kept, each exported beside
     bundles/STUDY-blend, which holds them with their weights.
     """
     from hms_tune.data.store.prepare import prepare
@@ -81,7 +92,7 @@ def export_best(
     from hms_tune.export.blend import write_blend
     from hms_tune.export.place import bundle_path, check_vacant, point_to_newest
     from hms_tune.machine.device import resolve_device
-    from hms_tune.studies.export_best import Choice, best_trial, export_watched
+    from hms_tune.studies.export_best import best_trial, export_watched
     from hms_tune.studies.lookup import find_study
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
@@ -93,6 +104,8 @@ def export_best(
         )
     settings = Settings.from_environment()
     resolve_device(device)
+    if confirm:
+        _confirm(study, storage, data, device)
     with opened(storage, to="read") as database:
         if blend is None:
             choices = [best_trial(database, study, number=trial)]
@@ -110,6 +123,7 @@ def export_best(
         store = prepare(root, progress=progress)
     if known_data is not None and known_data.digest != store.manifest.digest:
         console.print(f"Beware: the trials of {study} ran on other data than those in {root}", soft_wrap=True)
+    _say_choice(choices, console)
 
     def exported(choice: Choice, path: Path) -> Exported:
         return export_watched(
@@ -138,6 +152,47 @@ def export_best(
         typer.echo(json.dumps(report, indent=2))
     else:
         typer.echo(describe(done, link))
+
+
+def _confirm(study: str, storage: str | None, data: Path | None, device: str) -> None:
+    """Train the leading trials again, as one worker of the fleet."""
+    from hms_tune.studies.confirmation.request import confirmation_file, request_confirmation
+    from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.worker.options import WorkerOptions
+    from hms_tune.worker.worker import Worker
+
+    settings, console = Settings.from_environment(), Terminal(stderr=True)
+    log_to(console)
+    with opened(storage) as database:
+        request_confirmation(database, study)
+        study_file = confirmation_file(database, study)
+    assert study_file is not None
+    options = WorkerOptions(
+        study_file=study_file,
+        storage=storage or settings.storage,
+        home=settings.home,
+        data_root=data_root(data, study_file, settings),
+        artifacts=artifacts_location(settings),
+        device=device,
+        lease_s=settings.lease_seconds,
+        checkpoint_s=settings.checkpoint_seconds,
+    )
+    observer = ConsoleObserver(console)
+    progress = partial(progress_bar, "preparing", "files", console)
+    if Worker(options, observer, progress=progress, show_study=observer.show_study).run():
+        raise typer.Exit(os.EX_TEMPFAIL)
+
+
+def _say_choice(choices: Sequence[Choice], console: Terminal) -> None:
+    """Say that it is not simply the best of the search."""
+    for choice in choices:
+        if choice.confirmed:
+            console.print(f"trial {choice.winner.number} is exported, the winner of the confirmation")
+        elif choice.pending:
+            console.print(
+                f"trial {choice.winner.number} is exported, the best of the search; "
+                "its confirmation is not over"
+            )
 
 
 def _blended(database: Storage, study: str, settings: Settings, *, most: int) -> list[int]:

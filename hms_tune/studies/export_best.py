@@ -19,6 +19,7 @@ from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
@@ -27,15 +28,21 @@ from hms_tune.trial_state import AttemptState
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The trial to export, the study file it was drawn from, and the number of its last attempt."""
+    """The trial to export, the study file it was drawn from, and the number of its last attempt.
+
+    ``confirmed``: it is the best of the trials that were confirmed, not of the search. ``pending``: a
+    confirmation is under way, and has not decided.
+    """
 
     winner: Winner
     study_file: StudyFile
     attempt: int
+    confirmed: bool = False
+    pending: bool = False
 
 
 def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
-    """The complete trial with the smallest KL, or the one with that number.
+    """The winner of the confirmation, else the complete trial with the smallest KL; or that number.
 
     Raises
     ------
@@ -46,6 +53,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     """
     loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
+    progress = confirmation_progress(storage, study)
+    first = None if progress is None else progress.winner
+    pending = number is None and progress is not None and first is None
+    confirmed = number is None and first is not None
+    if number is None and first is not None:
+        number = first.trial
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
     try:
         config = config_of(study_file.space, trial.params)
@@ -55,8 +68,11 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
             where=f"study {study}",
             hint=f"Choose another with --trial; hms-tune study show {study} names them",
         ) from error
-    winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
-    return Choice(winner, study_file, trial.number)
+    ranking = None if first is None or progress is None else progress.ranking
+    winner = Winner(
+        study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
+    )
+    return Choice(winner, study_file, trial.number, confirmed, pending)
 
 
 def complete_trials(storage: Storage, study: str) -> list[int]:

@@ -12,6 +12,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.identity import DataIdentity
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.confirmations import as_confirmation
 from hms_tune.database.queue.claim import Budget, is_registered, keep_to_data, next_ordinal, register_study
 from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
@@ -47,6 +48,9 @@ def open_search(
         with storage.setup_lock():
             study, study_id = _made_or_joined(storage, study_file, ordinal, data)
 
+    with storage.statements() as connection:
+        confirms = as_confirmation(connection, study_id) is not None
+
     def reporter(trial: optuna.Trial) -> Reporter:
         return Reporter(trial, study_file)
 
@@ -56,7 +60,9 @@ def open_search(
         study_id=study_id,
         suggest=lambda trial: suggest(study_file.space, trial),
         reporter=reporter,
-        redraws=study_file.search.sampler != "grid",
+        # No draw takes the place of a grid's cell, nor of a candidate that is confirmed.
+        redraws=study_file.search.sampler != "grid" and not confirms,
+        confirms=confirms,
         rungs=rungs_of(study_file),
         epochs=study_file.max_epochs,
         promotion=make_promotion(study_file),
@@ -102,7 +108,8 @@ class Search:
     """The study as a slot needs it: Optuna's object, its configurations and its reports.
 
     ``redraws``: whether another draw takes the place of an infeasible one. In a grid none does, since each
-    cell has one position: there an infeasible cell has failed.
+    cell has one position: there an infeasible cell has failed. ``confirms``: whether the study confirms the
+    leading trials of another.
     """
 
     study: optuna.Study
@@ -110,6 +117,7 @@ class Search:
     suggest: Callable[[optuna.trial.BaseTrial], TrialConfig]
     reporter: Callable[[optuna.Trial], Reporter]
     redraws: bool = True
+    confirms: bool = False
     rungs: tuple[int, ...] = (0,)
     epochs: int = 0
     promotion: Promotion | None = None

@@ -13,10 +13,12 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from types import FrameType
 
 from hms_tune.config.settings import dashboard_folder
+from hms_tune.config.study_file import StudyFile
 from hms_tune.data.identity import DataIdentity
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store, competition_of
@@ -28,6 +30,7 @@ from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
+from hms_tune.studies.confirmation.request import confirmation_file, confirmation_progress
 from hms_tune.studies.totals import has_work
 from hms_tune.tracking.notify.watch import StudyWatch
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -35,8 +38,9 @@ from hms_tune.training.distributed.group import RankPlace, place_from_environmen
 from hms_tune.training.observer import Observer
 from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.open import open_store
+from hms_tune.worker.checkpoint_store.race import RaceJudge
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
-from hms_tune.worker.open_study import open_search
+from hms_tune.worker.open_study import Search, open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
 from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life, warn_of_other_torch
 from hms_tune.worker.ranks import RankProcesses
@@ -73,7 +77,7 @@ class Worker:
         self.observer = observer
         self.progress = progress
         self.show_study = show_study
-        self.worker_id = uuid.uuid4().hex[:12]
+        self.worker_id = _new_id()
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
@@ -171,20 +175,40 @@ class Worker:
             with announce(storage, presence, self._images), watch.running(), publisher:
                 _logger.info("%s: %s", search.study.study_name, _slots_told([slot for slot, _ in devices]))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
-            self._has_more = self._asks_for_more(storage, search.study_id)
+            following = self._what_follows(storage, search)
         finally:
             storage.close()
+        if following is not None:
+            _logger.info("%s is over; its leading trials are confirmed", self.options.study_file.study)
+            self.options = replace(self.options, study_file=following)
+            self.worker_id = _new_id()
+            self._work(devices)
 
-    def _asks_for_more(self, storage: Storage, study_id: int) -> bool:
-        """Whether the study has more to do; a database that is away is asked by the next worker."""
+    def _what_follows(self, storage: Storage, search: Search) -> StudyFile | None:
+        """Find out whether there is more to do; returns the file of the study that confirms this one, if any.
+
+        A database that is away is asked by the next worker.
+        """
+        name = search.study.study_name
         try:
-            return has_work(storage, study_id)
+            if search.confirms:
+                artifacts = open_store(self.options.artifacts)
+                RaceJudge(storage, search.study_id, self.options.study_file, artifacts).judge()
+            self._has_more = has_work(storage, search.study_id)
+            if self._has_more or search.confirms:
+                return None
+            if self._is_hurried():
+                progress = confirmation_progress(storage, name)
+                self._has_more = progress is not None and not progress.is_over
+                return None
+            return confirmation_file(storage, name)
         except Exception as error:
             told = as_storage_error(error)
             if told is None:
                 raise
             _logger.warning("Nobody knows whether there is more to do: %s", told)
-            return True
+            self._has_more = True
+            return None
 
     def _publisher_plan(self) -> PublisherPlan:
         options = self.options
@@ -239,6 +263,10 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _slots_told(slots: Sequence[str]) -> str:
