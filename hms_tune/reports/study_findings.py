@@ -36,10 +36,10 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export.
+    """What a report is written from; ``predictions`` are the best trial's.
 
-    ``patience`` is how little the latest draws promised, ``confirmation`` how far the leading trials have
-    been trained again.
+    ``scores`` are those of an export, of the trial ``exported``; ``patience`` is how little the latest draws
+    promised, and ``confirmation`` how far the leading trials have been trained again.
     """
 
     study: StudyRecord
@@ -48,11 +48,7 @@ class Material:
     scores: Scores | None
     patience: Patience | None = None
     confirmation: Progress | None = None
-
-    @property
-    def winner(self) -> TrialRecord | None:
-        """The winner of the confirmation, else the best of the search."""
-        return winner_of(self.study, self.confirmation)
+    exported: TrialRecord | None = None
 
 
 def winner_of(study: StudyRecord, confirmation: Progress | None) -> TrialRecord | None:
@@ -99,7 +95,8 @@ def score_section(material: Material) -> list[str]:
             rows.append(["class shares alone, on these", score_text(scores.held_out_prior_kl), ""])
         lead = (
             f"<b>KL {scores.held_out_kl:.4f} on {scores.held_out_rows:,} rows of patients that the whole "
-            f"search never saw</b>: {(material.winner or best).name}, retrained. That is the score to quote."
+            f"search never saw</b>: {(material.exported or best).name}, retrained. That is the score to "
+            "quote."
         )
     else:
         lead = (

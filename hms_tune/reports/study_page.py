@@ -65,13 +65,17 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
         usual = bundle_path(name, winner.trial)
         shown = usual if (usual / METRICS).is_file() else None
     scores = None if shown is None else read_scores(shown)
-    if scores is not None and (winner is None or scores.search_kl != winner.value):
+    exported = None
+    if scores is not None:
+        ours = (trial for trial in (winner, best) if trial is not None)
+        exported = next((trial for trial in ours if trial.value == scores.search_kl), None)
+    if scores is not None and exported is None:
         raise BundleError(
             f"is not of the best trial of {name}", where=shown, hint="Export the best trial: export-best"
         )
     with storage.transaction() as connection:
         patience = patience_used(connection, study.study_id, study.study_file.budget.patience)
-    return Material(study, predictions, importances(storage, name), scores, patience, confirmation)
+    return Material(study, predictions, importances(storage, name), scores, patience, confirmation, exported)
 
 
 def report_page(material: Material) -> str:
