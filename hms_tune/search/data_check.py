@@ -17,7 +17,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
 from hms_tune.data.identity import DataIdentity
-from hms_tune.data.labels import make_labels
+from hms_tune.data.soft_labels import labelled_rows
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
 
@@ -41,9 +41,10 @@ def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
     )
     folds = hashlib.sha256()
     for config in _configs(study_file, "data", DataConfig):
-        labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)
+        labels = labelled_rows(store, config)
         assigned = assign_folds(labels, config)
-        for values in (labels.eeg_id, labels.eeg_offset_seconds, assigned):
+        soft = () if labels.soft is None else (labels.soft,)
+        for values in (labels.eeg_id, labels.eeg_offset_seconds, assigned, *soft):
             folds.update(np.ascontiguousarray(values).tobytes())
         if reads_spectrograms:
             WindowSource(store, labels, torch.device("cpu")).require_spectrograms()
