@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -28,6 +31,7 @@ from hms_tune.machine.stop_signals import ended_as_by_ctrl_c
 from hms_tune.machine.terminal import Terminal
 
 if TYPE_CHECKING:
+    from hms_tune.data.identity import DataIdentity
     from hms_tune.database.connect import Storage
     from hms_tune.export.adjustment import Adjustment
     from hms_tune.export.export import Exported, RefitMode
@@ -71,18 +75,28 @@ def export_best(
         int | None,
         typer.Option("--blend", min=2, help="Blend the trials whose blend is best, at most so many."),
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm", help="First train the five leading trials again on this device, with three seeds."
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Retrain a study's best trial on its folds and write a bundle: weights, ONNX, scores, model card.
 
-    With --blend, several: chosen by the predictions that the workers kept, each exported beside
+    The best is the winner of the confirmation (hms-tune study confirm), where there was one. With --blend,
+    several: chosen by the predictions that the workers kept, each exported beside
     bundles/STUDY-blend, which holds them with their weights.
     """
+    from hms_tune.database.queries.data_sets import data_of_study
     from hms_tune.export.blend import write_blend
     from hms_tune.export.place import bundle_path, point_to_newest
+    from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import best_trial
+    from hms_tune.studies.lookup import find_study
 
     study = study_name(study)
     if not STUDY_NAME.fullmatch(study):
@@ -90,11 +104,18 @@ def export_best(
             f"{json.dumps(study)} is no study name", hint="hms-tune study list names those there are"
         )
     settings = Settings.from_environment()
+    resolve_device(device)
+    if confirm:
+        _confirm(study, storage, data, device)
     with opened(storage, to="read") as database:
         numbers = [trial] if blend is None else _blended(database, study, settings, most=blend)
         choices = [best_trial(database, study, number=number) for number in numbers]
+        with database.transaction() as connection:
+            known_data = data_of_study(connection, find_study(database, study))
     target = out or bundle_path(study, choices[0].winner.number if blend is None else "blend")
     exports = Exports(data, target, device=device, refit=refit, study_file=choices[0].study_file)
+    exports.compare(study, known_data)
+    _say_choice(choices, Terminal(stderr=True))
     if blend is None:
         done = exports.write(choices[0], target)
         say_exported(done, point_to_newest(done.path, study) if out is None else None, as_json)
@@ -170,12 +191,18 @@ class Exports:
         resolve_device(device)
         check_vacant(target)
         self._settings = Settings.from_environment()
-        root = data_root(data, study_file, self._settings)
+        self._root = data_root(data, study_file, self._settings)
         self._device, self._refit = device, refit
         self._console = Terminal(stderr=True)
         log_to(self._console)
         with progress_bar("preparing", "files", self._console) as progress:
-            self._store = prepare(root, progress=progress)
+            self._store = prepare(self._root, progress=progress)
+
+    def compare(self, study: str, known: DataIdentity | None) -> None:
+        """Say so if a study's trials ran on other data."""
+        if known is not None and known.digest != self._store.manifest.digest:
+            told = f"Beware: the trials of {study} ran on other data than those in {self._root}"
+            self._console.print(told, soft_wrap=True)
 
     def write(self, choice: Choice, path: Path) -> Exported:
         """Train a choice with its weights kept, and write its bundle."""
@@ -192,6 +219,47 @@ class Exports:
             checkpoint_every_s=self._settings.checkpoint_seconds,
             observers=[ConsoleObserver(self._console), *trackers(choice.study_file, self._settings.home)],
         )
+
+
+def _confirm(study: str, storage: str | None, data: Path | None, device: str) -> None:
+    """Train the leading trials again, as one worker of the fleet."""
+    from hms_tune.studies.confirmation.request import confirmation_file, request_confirmation
+    from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.worker.options import WorkerOptions
+    from hms_tune.worker.worker import Worker
+
+    settings, console = Settings.from_environment(), Terminal(stderr=True)
+    log_to(console)
+    with opened(storage) as database:
+        request_confirmation(database, study)
+        study_file = confirmation_file(database, study)
+    assert study_file is not None
+    options = WorkerOptions(
+        study_file=study_file,
+        storage=storage or settings.storage,
+        home=settings.home,
+        data_root=data_root(data, study_file, settings),
+        artifacts=artifacts_location(settings),
+        device=device,
+        lease_s=settings.lease_seconds,
+        checkpoint_s=settings.checkpoint_seconds,
+    )
+    observer = ConsoleObserver(console)
+    progress = partial(progress_bar, "preparing", "files", console)
+    if Worker(options, observer, progress=progress, show_study=observer.show_study).run():
+        raise typer.Exit(os.EX_TEMPFAIL)
+
+
+def _say_choice(choices: Sequence[Choice], console: Terminal) -> None:
+    """Say that it is not simply the best of the search."""
+    for choice in choices:
+        if choice.confirmed:
+            console.print(f"trial {choice.winner.number} is exported, the winner of the confirmation")
+        elif choice.pending:
+            console.print(
+                f"trial {choice.winner.number} is exported, the best of the search; "
+                "its confirmation is not over"
+            )
 
 
 def _blended(database: Storage, study: str, settings: Settings, *, most: int) -> list[int]:

@@ -262,6 +262,30 @@ def enqueue(
     typer.echo(f"{study}: {render.params_text(taken)} is tried {place}")
 
 
+@app.command(cls=StudyCommand)
+def confirm(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option("--top", min=2, help="So many of the best trials.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many fresh seeds for each.")] = 3,
+    storage: StorageOption = None,
+) -> None:
+    """Let the fleet train the leading trials again with fresh seeds and folds, to see which is best.
+
+    Workers of the study take it up when its own search is over. A candidate that is worse than the leader
+    over the same patients is dropped.
+    """
+    from hms_tune.studies.confirmation.request import request_confirmation
+
+    study = study_name(study)
+    with opened(storage) as database:
+        asked = request_confirmation(database, study, top=top, seeds=seeds)
+    trials = ", ".join(map(str, asked.candidates))
+    typer.echo(
+        f"{study}: {asked.added} runs wait to confirm trials {trials}, as study {asked.study}; "
+        f"workers of {study} take them"
+    )
+
+
 def parse_params(text: str) -> dict[str, str]:
     """Values to enqueue, from a JSON object or from ``KEY=VALUE``; each as a study file would have it.
 
@@ -292,8 +316,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do it: it cannot be undone.")] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Delete a study with its trials and checkpoints."""
+    """Delete a study with its trials and checkpoints, and the one that confirms it."""
     from hms_tune.studies import control
+    from hms_tune.studies.confirmation.request import confirmation_progress
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
     from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
@@ -306,13 +331,17 @@ def delete(
         )
     settings = Settings.from_environment()
     with opened(storage) as database:
-        control.delete_study(database, study)
-    # Whoever may write into the database may have given it a name that leads out of the folder.
-    if STUDY_NAME.fullmatch(study):
-        artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", study)
-        artifacts.remove_all()
-        KeptPredictions(artifacts.store, study).remove_all()
-    typer.echo(f"{study}: deleted")
+        confirming = confirmation_progress(database, study)
+        names = [*([] if confirming is None else [confirming.study]), study]
+        for name in names:
+            control.delete_study(database, name)
+    for name in names:
+        # Whoever may write into the database may have given it a name that leads out of the folder.
+        if STUDY_NAME.fullmatch(name):
+            artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", name)
+            artifacts.remove_all()
+            KeptPredictions(artifacts.store, name).remove_all()
+        typer.echo(f"{name}: deleted")
 
 
 @app.command(cls=StudyCommand)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
@@ -45,9 +45,22 @@ class DataConfig(Section):
         description="One row per EEG (votes summed), one per distinct vote vector of an EEG, or every row.",
     )
     min_votes: int = Field(1, ge=1, description="Rows with fewer votes are left out.")
+    soft_labels: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="What rows of few votes learn from: NAME of hms-tune data label; null: their votes.",
+    )
     judged_on: Literal["all_rows", "high_votes"] = Field(
         "all_rows", description="Whose KL decides: all validation rows, or those with 10 votes or more."
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before_soft_labels(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not used: hashes and seals stay those of versions that had no soft labels."""
+        content: dict[str, Any] = dump(self)
+        if content.get("soft_labels", "") is None:
+            del content["soft_labels"]
+        return content
 
     @property
     def trained_folds(self) -> int:

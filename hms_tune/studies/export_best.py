@@ -21,6 +21,7 @@ from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import changed, config_of, fixed_config
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
@@ -31,17 +32,20 @@ from hms_tune.trial_state import AttemptState
 class Choice:
     """The trial to export, the study file it was drawn from, and the number of its last attempt.
 
-    ``job_type`` is what observers are told that it is.
+    ``job_type`` is what observers are told that it is. ``confirmed``: it is the best of the trials that were
+    confirmed, not of the search. ``pending``: a confirmation is under way, and has not decided.
     """
 
     winner: Winner
     study_file: StudyFile
     attempt: int
     job_type: JobType = "export"
+    confirmed: bool = False
+    pending: bool = False
 
 
 def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
-    """The complete trial with the smallest KL, or the one with that number.
+    """The winner of the confirmation, else the complete trial with the smallest KL; or that number.
 
     Raises
     ------
@@ -52,6 +56,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     """
     loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
+    progress = confirmation_progress(storage, study)
+    first = None if progress is None else progress.winner
+    pending = number is None and progress is not None and first is None
+    confirmed = number is None and first is not None
+    if number is None and first is not None:
+        number = first.trial
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
     try:
         config = config_of(study_file.space, trial.params)
@@ -61,8 +71,11 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
             where=f"study {study}",
             hint=f"Choose another with --trial; hms-tune study show {study} names them",
         ) from error
-    winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
-    return Choice(winner, study_file, trial.number)
+    ranking = None if first is None or progress is None else progress.ranking
+    winner = Winner(
+        study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
+    )
+    return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending)
 
 
 def complete_trials(storage: Storage, study: str) -> list[int]:

@@ -23,6 +23,7 @@ from hms_tune.database.trial_reader import trials_by_id
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import find_any_study, find_study
 from hms_tune.studies.standing import Curve, Standing
 from hms_tune.studies.status_types import (
@@ -135,6 +136,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         images_per_second=used.images_per_second,
         left_s=used.seconds_left,
         ends_at=used.ends_at if state == "running" else None,
+        confirmation=confirmation_progress(storage, name),
     )
 
 

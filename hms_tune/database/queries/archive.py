@@ -87,6 +87,8 @@ TABLES = (
     _Table("attempt_records", f"{SCHEMA}.attempt_records", None, _STUDY),
     _Table("rungs", f"{SCHEMA}.rungs", None, _STUDY | _OURS),
     _Table("out_of_fold", f"{SCHEMA}.out_of_fold", None, _STUDY),
+    _Table("data_sets", f"{SCHEMA}.data_sets", None, _STUDY),
+    _Table("confirmations", f"{SCHEMA}.confirmations", None, _STUDY),
 )
 """Tables of a study, each after those that it refers to. Who was at work, and messages to people, stay."""
 

@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Transaction
+from hms_tune.database.ended_trials import read_ended
 from hms_tune.database.queries import archive
 from hms_tune.database.queries.archive import RowsError
 from hms_tune.database.queries.records import predictions, unpublished_predictions
-from hms_tune.database.trial_reader import read_ended, read_trials
+from hms_tune.database.trial_reader import read_trials
 from hms_tune.errors import HmsTuneError
 from hms_tune.search.optuna_private import check_trial
 from hms_tune.search.study import STUDY_FILE
@@ -43,7 +44,7 @@ def check_loaded(connection: Transaction, study_id: int, name: str) -> None:
         _check_attributes(attributes, name)
         if (odd := archive.odd_column(connection, study_id)) is not None:
             raise RowsError(f"{odd}: a value that nobody could read")
-        ended, _, _ = read_ended(connection, study_id)
+        ended, _, _ = read_ended(lambda *asked: connection.execute(*asked).all(), study_id)
         trials = read_trials(connection, study_id, states=None, included=(), after=-1)
         for each in (*ended, *trials):
             _check_trial(each)
