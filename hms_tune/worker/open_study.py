@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,17 @@ import optuna
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.workers import workers_of_study
 from hms_tune.database.queue.claim import Budget, is_registered, next_ordinal, register_study
+from hms_tune.database.queue.requests import replace_enqueued
+from hms_tune.errors import SpaceChangedError
 from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
-from hms_tune.search.suggest import start_params, suggest
+from hms_tune.search.suggest import lies_in, start_params, suggest
+from hms_tune.studies.status_types import is_working
 
 
 def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) -> Search:
@@ -30,16 +35,11 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     Raises
     ------
     SpaceChangedError
-        If the study was started with another search space.
+        If the study was started with another search space, and it is too late to change it.
     ConfigError, UnknownStudyError
         If the parent that it names has nothing to teach, or is not there.
     """
-    if is_registered(storage, study_file.study):
-        study, study_id = _made_or_joined(storage, study_file, ordinal)
-    else:
-        # Of workers that start at once, one makes the study and the others find it whole.
-        with storage.setup_lock():
-            study, study_id = _made_or_joined(storage, study_file, ordinal)
+    study, study_id = _opened(storage, study_file, ordinal)
 
     def reporter(trial: optuna.Trial) -> Reporter:
         return Reporter(trial, study_file)
@@ -58,13 +58,40 @@ def open_search(storage: Storage, study_file: StudyFile, *, ordinal: int = 0) ->
     )
 
 
-def _made_or_joined(storage: Storage, study_file: StudyFile, ordinal: int) -> tuple[optuna.Study, int]:
+def _opened(storage: Storage, study_file: StudyFile, ordinal: int) -> tuple[optuna.Study, int]:
+    if is_registered(storage, study_file.study):
+        with suppress(SpaceChangedError):
+            return _made_or_joined(storage, study_file, ordinal, make_way=lambda: False)
+    # Of workers that start at once, one makes or changes the study and the others find it whole.
+    with storage.setup_lock():
+        return _made_or_joined(storage, study_file, ordinal, make_way=lambda: _made_way(storage, study_file))
+
+
+def _made_way(storage: Storage, study_file: StudyFile) -> bool:
+    """Prepare a study that knows nothing for another search, unless a worker is at it with the old one."""
+    study_id = storage.optuna.get_study_id_from_name(study_file.study)
+    with storage.statements() as connection:
+        if any(map(is_working, workers_of_study(connection, study_id))):
+            return False
+    replace_enqueued(
+        storage,
+        study_id,
+        start_params(study_file),
+        fits=lambda values: lies_in(study_file.space, values),
+    )
+    return True
+
+
+def _made_or_joined(
+    storage: Storage, study_file: StudyFile, ordinal: int, *, make_way: Callable[[], bool]
+) -> tuple[optuna.Study, int]:
     parent = read_parent(storage.optuna.shared, study_file)
     study = create_or_load(
         storage.optuna.shared,
         study_file,
         worker_seed=ordinal,
         elsewhere=() if parent is None else parent.known,
+        make_way=make_way,
     )
     budget = study_file.budget
     study_id = register_study(
