@@ -81,6 +81,7 @@ def export_best(
     from hms_tune.export.place import bundle_path, check_vacant, point_to_newest
     from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import Choice, best_trial, export_watched
+    from hms_tune.studies.record_writer import Equipment
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
@@ -90,7 +91,7 @@ def export_best(
             f"{json.dumps(study)} is no study name", hint="hms-tune study list names those there are"
         )
     settings = Settings.from_environment()
-    resolve_device(device)
+    place = str(resolve_device(device))
     with opened(storage, to="read") as database:
         if blend is None:
             choices = [best_trial(database, study, number=trial)]
@@ -105,6 +106,8 @@ def export_best(
     with progress_bar("preparing", "files", console) as progress:
         store = prepare(root, progress=progress)
 
+    equipment = Equipment(place, 1.0 if place.startswith("cuda") else 0.0, store.manifest.digest)
+
     def exported(choice: Choice, path: Path) -> Exported:
         return export_watched(
             choice,
@@ -113,7 +116,10 @@ def export_best(
             device=device,
             refit=refit,
             checkpoint_every_s=settings.checkpoint_seconds,
-            observers=[ConsoleObserver(console), *trackers(choice.study_file, settings.home)],
+            observers=[
+                ConsoleObserver(console),
+                *trackers(choice.study_file, settings.home, equipment=equipment),
+            ],
         )
 
     if blend is not None:

@@ -100,16 +100,15 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     trainer = Trainer(plan, stop)
     patience = Patience(hurried=lambda: stop.requested, who=f"Slot {plan.slot}")
     storage = open_patiently(plan.storage_url, patience)
-    watchers = (
-        supervisor,
-        *trackers(study_file, options.home, best=best_of_study(storage, study_file.study)),
-    )
+    equipment = Equipment(plan.device, plan.gpus, trainer.data_digest)
+    best = best_of_study(storage, study_file.study)
+    watchers = (supervisor, *trackers(study_file, options.home, equipment=equipment, best=best))
     search = storage.through_outages(lambda: join_search(storage, study_file))
     kept = KeptPredictions(open_store(options.artifacts), study_file.study)
     records = TrialRecorder(
         storage,
         search.study_id,
-        Equipment(plan.device, plan.gpus, trainer.data_digest),
+        equipment,
         run_url=lambda trial: run_url(watchers, trial),
         keep=lambda trial, predictions: kept.keep(trial.trial, predictions),
     )
