@@ -188,7 +188,7 @@ class Exports:
         from hms_tune.export.place import check_vacant
         from hms_tune.machine.device import resolve_device
 
-        resolve_device(device)
+        self._place = str(resolve_device(device))
         check_vacant(target)
         self._settings = Settings.from_environment()
         self._root = data_root(data, study_file, self._settings)
@@ -207,9 +207,12 @@ class Exports:
     def write(self, choice: Choice, path: Path) -> Exported:
         """Train a choice with its weights kept, and write its bundle."""
         from hms_tune.studies.export_best import export_watched
+        from hms_tune.studies.record_writer import Equipment
         from hms_tune.tracking.console import ConsoleObserver
         from hms_tune.tracking.observers import trackers
 
+        gpus = 1.0 if self._place.startswith("cuda") else 0.0
+        equipment = Equipment(self._place, gpus, self._store.manifest.digest)
         return export_watched(
             choice,
             self._store,
@@ -217,7 +220,10 @@ class Exports:
             device=self._device,
             refit=self._refit,
             checkpoint_every_s=self._settings.checkpoint_seconds,
-            observers=[ConsoleObserver(self._console), *trackers(choice.study_file, self._settings.home)],
+            observers=[
+                ConsoleObserver(self._console),
+                *trackers(choice.study_file, self._settings.home, equipment=equipment),
+            ],
         )
 
 

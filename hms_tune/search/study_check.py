@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,15 @@ from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, paramete
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
 from hms_tune.config.trial import ModelConfig, TrialConfig
-from hms_tune.errors import ConfigError, ModelError
+from hms_tune.errors import ConfigError, ModelError, PretrainedError
+from hms_tune.models.backbone import traits
 from hms_tune.models.layers import check_depth
 from hms_tune.models.network import check_single
+from hms_tune.models.pretrained import Place, place_of_weights
 from hms_tune.search.suggest import grid_size, start_params
+
+_ASKED_AT_ONCE = 8
+"""Backbones whose weights the hub is asked for at once."""
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
 
@@ -40,6 +46,59 @@ class StudyCheck:
     start: tuple[dict[str, Any], ...]
     cells: int | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where the published weights of a backbone are for this machine; or why they are out of its reach."""
+
+    backbone: str
+    place: Place | None
+    error: PretrainedError | None = None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"weights of {self.backbone} are out of this machine's reach: {self.error.what}"
+        where = "are in the local cache" if self.place == "cache" else "will be fetched from the hub"
+        return f"weights of {self.backbone} {where}"
+
+
+def find_weights(study_file: StudyFile) -> tuple[Weights, ...]:
+    """Where this machine finds the weights of each backbone that the study would load published ones of.
+
+    What is not in the local cache the hub is asked for. Nothing is downloaded.
+    """
+    configs = _model_configs(study_file)
+    asked = dict.fromkeys(config.backbone for config in configs if config.pretrained is True)
+    backbones = [backbone for backbone in asked if traits(backbone).published]
+
+    def find(backbone: str) -> Weights:
+        try:
+            return Weights(backbone, place_of_weights(backbone))
+        except PretrainedError as error:
+            return Weights(backbone, None, error)
+
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as threads:
+        return tuple(threads.map(find, backbones))
+
+
+def require_weights(study_file: StudyFile) -> None:
+    """See that a trial of this machine finds its weights, whichever backbone is drawn.
+
+    Raises
+    ------
+    PretrainedError
+        If the weights of a backbone are out of reach.
+    """
+    missing = [each for each in find_weights(study_file) if each.error is not None]
+    for first in missing[:1]:
+        assert first.error is not None
+        more = "" if len(missing) == 1 else f"; nor are those of {', '.join(e.backbone for e in missing[1:])}"
+        raise PretrainedError(
+            f"{first.error.what}{more}",
+            where=f"{study_file.source}: {first.error.where}",
+            hint=first.error.hint,
+        ) from first.error
 
 
 def check_study(study_file: StudyFile) -> StudyCheck:

@@ -230,6 +230,21 @@ def contains(node: Range, value: float) -> bool:
     return node.step is None or any(abs(value - known) <= 1e-9 * node.step for known in stepped_values(node))
 
 
+def lies_in(space: Group, params: Mapping[str, Any]) -> bool:
+    """Whether each of these values is one that its parameter may have in a space."""
+    nodes = {parameter.name: parameter.node for parameter in parameters(space)}
+
+    def has(node: Searched, value: Any) -> bool:
+        if isinstance(node, Choices):
+            labels = [branch.label for branch in node.branches]
+            return any(
+                label == value and isinstance(label, bool) == isinstance(value, bool) for label in labels
+            )
+        return isinstance(value, int | float) and not isinstance(value, bool) and contains(node, value)
+
+    return all(name in nodes and has(nodes[name], value) for name, value in params.items())
+
+
 def describe_label(label: Label) -> str:
     """A label as a person writes it: words without quotes, the rest as in JSON."""
     return label if isinstance(label, str) else json.dumps(label)
