@@ -4,8 +4,9 @@
 
 * everything, without the password, where one is set (HTTP basic authentication, any user name), and for a
   while whatever comes from an address that guesses;
-* where none is set, requests that do not name this machine itself: a page elsewhere whose name was made to
-  point here (DNS rebinding) would otherwise read the studies through its visitor's browser;
+* where none is set, other users of this machine, and requests that do not name this machine itself: a page
+  elsewhere whose name was made to point here (DNS rebinding) would otherwise read the studies through its
+  visitor's browser;
 * whatever would change something, unless the dashboard is writable, and then what another site's page asks
   for.
 
@@ -20,13 +21,14 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from hms_tune.reports.dashboard.tries import PAUSE_S, Tries, address_of
+from hms_tune.reports.dashboard.tries import PAUSE_S, Tries, address_of, user_of_peer
 
 Environment = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -109,6 +111,7 @@ class Gatekeeper:
         self._tries = Tries()
         self._writable = writable
         self._proxy = proxy
+        self._users = (os.getuid(), 0, proxy, None)  # None: the system does not tell
 
     def __call__(self, environment: Environment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request (PEP 3333)."""
@@ -162,12 +165,14 @@ class Gatekeeper:
     def _reason_against(self, environment: Environment, host: str) -> str | None:
         if self._password is None and not is_loopback(_name(host)):
             return "without a password this dashboard answers to 127.0.0.1 and localhost alone"
+        if self._password is None and user_of_peer(environment) not in self._users:
+            return "without a password this dashboard answers to the user who started it and to root alone"
         if environment["REQUEST_METHOD"] in READING:
             return None
         if not self._writable:
             return READ_ONLY
         origin = environment.get("HTTP_ORIGIN")
-        if origin is not None and _netloc(origin) != host:
+        if origin is not None and (_netloc(origin) or "nobody's") != host:
             return "another site's page may change nothing here"
         return None
 

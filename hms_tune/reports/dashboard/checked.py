@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from io import BytesIO
 
 from bottle import BaseRequest, HTTPError
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -23,7 +24,7 @@ _PLACE = re.compile(r"[0-9]{1,9}")
 class Checked:
     """A WSGI application that asks another only what makes sense.
 
-    What changes something is a JSON object, as the dashboard takes for granted.
+    What changes something is a JSON object, as the dashboard takes for granted; no body is an empty one.
     """
 
     def __init__(self, application: Application) -> None:
@@ -36,7 +37,7 @@ class Checked:
             return refuse(environment, start_response, Refusal("400 Bad Request", reason))
         try:
             return self._application(environment, start_response)
-        except (KeyError, ArtifactNotFound):
+        except (KeyError, TypeError, ValueError, ArtifactNotFound):  # what describes a file is anybody's, too
             if not environment["PATH_INFO"].startswith("/artifacts/"):
                 raise
             return refuse(environment, start_response, Refusal("404 Not Found", "there is no such file"))
@@ -47,9 +48,13 @@ def _reason_against(environment: Environment) -> str | None:
     if environment["REQUEST_METHOD"] in READING:
         after = request.query.get("after")
         return None if after is None or _PLACE.fullmatch(after) else "after is no number of a trial"
+    if request.content_length <= 0:
+        environment |= {
+            "CONTENT_LENGTH": "2",
+            "CONTENT_TYPE": "application/json",
+            "wsgi.input": BytesIO(b"{}"),
+        }
     try:
-        body = request.json
+        return None if isinstance(request.json, dict) else "the body is no JSON object"
     except (HTTPError, RecursionError):
         return "the body is no JSON"
-    empty = body is None and environment["REQUEST_METHOD"] == "DELETE"
-    return None if empty or isinstance(body, dict) else "the body is no JSON object"

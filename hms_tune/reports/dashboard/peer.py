@@ -18,6 +18,10 @@ _ESTABLISHED = "01"
 """Another state has no owner any more, and 0 stands for that, which is root's number."""
 
 
+NOBODY = -1
+"""The owner of a connection that is not found, or that is found twice."""
+
+
 def plain_address(written: str) -> Address:
     """An address; one of IPv4 that is written as IPv6 is one of IPv4.
 
@@ -31,9 +35,9 @@ def plain_address(written: str) -> Address:
 
 
 def owner_of(their: End, our: End) -> int | None:
-    """The user id whose process opened a TCP connection from this machine to us.
+    """The user id whose process opened a TCP connection from this machine to us, or :data:`NOBODY`.
 
-    None where no such connection is found, or more than one.
+    None where the system does not tell.
 
     Parameters
     ----------
@@ -45,7 +49,7 @@ def owner_of(their: End, our: End) -> int | None:
     Linux tells it in ``/proc/net/tcp`` and ``tcp6`` (proc_pid_net(5)): each connection within the machine is
     there twice, and the line that begins with their end is theirs.
     """
-    found = []
+    found, told = [], False
     for name, ends in (("tcp", _as_4(their, our)), ("tcp6", _as_6(their, our))):
         if ends is None:
             continue
@@ -53,11 +57,14 @@ def owner_of(their: End, our: End) -> int | None:
             lines = (_TABLES / name).read_text().splitlines()
         except OSError:
             continue
+        told = True
         for line in lines[1:]:
             fields = line.split()
             if (fields[1], fields[2]) == ends and fields[3] == _ESTABLISHED:
                 found.append(int(fields[7]))
-    return found[0] if len(found) == 1 else None
+    if not told:
+        return None
+    return found[0] if len(found) == 1 else NOBODY
 
 
 def user_id(name: str) -> int:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from hms_tune.reports.dashboard.peer import Address, owner_of, plain_address
+from hms_tune.reports.dashboard.peer import NOBODY, Address, owner_of, plain_address
 
 MOST = 10
 """Wrong passwords that an address may send before it has to pause."""
@@ -66,15 +66,15 @@ def address_of(environment: dict[str, Any], *, proxy: int | None = None) -> str:
             return _network(address)
         owner = user_of_peer(environment)
         named = environment.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
-        if named and owner is not None and owner == proxy:
+        if named and proxy is not None and owner == proxy:
             return _network(plain_address(named))
     except ValueError:
         return peer
-    return str(address) if owner is None else f"{address}, user {owner}"
+    return str(address) if owner in (None, NOBODY) else f"{address}, user {owner}"
 
 
 def user_of_peer(environment: dict[str, Any]) -> int | None:
-    """The user of this machine who asks; None where that cannot be told."""
+    """The user of this machine who asks, as of :func:`~hms_tune.reports.dashboard.peer.owner_of`."""
     try:
         their = plain_address(environment["REMOTE_ADDR"]), int(environment["REMOTE_PORT"])
         our = plain_address(environment["SERVER_ADDR"]), int(environment["SERVER_PORT"])

@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from serving import serving_dashboard
 
 from hms_tune.database.connect import Storage
+from hms_tune.reports.dashboard.files import DashboardFiles
 from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.reports.dashboard.tries import MOST
 from hms_tune.search.optuna_private import study_id_of
@@ -147,6 +149,34 @@ def test_a_change_that_is_no_json_object_is_refused(
     headers = [HOST, b"Content-Type: application/json\r\n"]
     for method, path in ((b"POST", b"/api/studies"), (b"PUT", b"/api/studies/%d/note" % study)):
         assert status(open_one(), asked(path, *headers, method=method, body=body)) == 400
+    assert caplog.messages == []
+
+
+def test_a_change_without_a_body_is_one_of_nothing(
+    study: int, storage: Storage, connect: Callable[..., Send]
+) -> None:
+    storage.optuna.set_study_system_attr(study, "preference:is_preferential", True)
+    (trial,) = storage.optuna.get_all_trials(study)
+    path = b"/api/studies/%d/%d/skip" % (study, trial._trial_id)
+    assert status(connect(writable=True)(), asked(path, HOST, method=b"POST")) == 204
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{"mimetype": "text/html\r\nX-Evil: 1"}, {"mimetype": 7, "encoding": "a\nb"}, {}, None, "text"],
+    ids=["newline", "number", "empty", "removed", "text"],
+)
+def test_a_file_that_somebody_described_wrongly_is_not_found(
+    described: object,
+    study: int,
+    storage: Storage,
+    connect: Callable[..., Send],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    DashboardFiles(tmp_path).write("ab", BytesIO(b"x"))
+    storage.optuna.set_study_system_attr(study, "artifacts:ab", json.dumps(described))
+    assert status(connect()(), asked(b"/artifacts/%d/ab" % study, HOST)) == 404
     assert caplog.messages == []
 
 

@@ -139,6 +139,13 @@ def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin
     assert ask(gate, "DELETE", "/api/studies/1")[0] == "200 OK"  # no browser: a script of the user's
 
 
+@pytest.mark.parametrize("origin", ["null", "", "http://", "[", "http://["])
+def test_an_origin_without_a_name_is_not_that_of_a_request_without_one(origin: str) -> None:
+    gate = Gatekeeper(Behind(), password="sésame", writable=True)
+    known = basic("sésame")
+    assert ask(gate, "DELETE", host="", origin=origin, authorization=known)[0] == "403 Forbidden"
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -9,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hms_tune.errors import UsageError
 from hms_tune.reports.dashboard import peer
-from hms_tune.reports.dashboard.peer import owner_of, plain_address, user_id
+from hms_tune.reports.dashboard.access import Gatekeeper
+from hms_tune.reports.dashboard.peer import NOBODY, owner_of, plain_address, user_id
 from hms_tune.reports.dashboard.tries import address_of
 
 ME = os.getuid()
@@ -133,7 +136,25 @@ def test_two_connections_with_the_same_ends_belong_to_nobody(
     assert owner_of(their, our) == 33
     mapped = "0000000000000000FFFF0000"
     (tmp_path / "tcp6").write_text("heading\n" + line.format(mapped, mapped))
+    assert owner_of(their, our) == NOBODY
+    monkeypatch.setattr(peer, "_TABLES", tmp_path / "none")
     assert owner_of(their, our) is None
+
+
+@pytest.mark.parametrize(("user", "answered"), [(ME, True), (33, True), (1234, False)])
+@as_root
+def test_without_a_password_other_users_of_the_machine_are_refused(user: int, answered: bool) -> None:
+    def inside(_environment: object, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"inside"]
+
+    gate = Gatekeeper(inside, password=None, writable=True, proxy=33)
+    said: list[str] = []
+    with listening(socket.AF_INET, "127.0.0.1") as server, connected(user, server), asked(server) as told:
+        body = {"wsgi.input": io.BytesIO(), "HTTP_HOST": "localhost"}
+        for method in ("GET", "POST"):
+            gate({"REQUEST_METHOD": method} | told | body, lambda status, _headers: said.append(status))
+    assert said == (["200 OK"] * 2 if answered else ["403 Forbidden"] * 2)
 
 
 def test_a_proxy_is_named_by_its_user() -> None:
