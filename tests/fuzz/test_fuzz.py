@@ -259,6 +259,7 @@ def test_a_checkpoint(changes: list[tuple[int, int, bytes]]) -> None:
             read_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @given(CHANGES)
 def test_the_pickle_in_a_checkpoint(changes: list[tuple[int, int, bytes]]) -> None:
     tried("pickles of checkpoints")
