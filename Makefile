@@ -3,7 +3,7 @@
 # make slow    the tests that take more than half a minute each, which make test leaves out
 # make lint    the first three of these
 # make generated  what is written from the code: the study file's schema, the picture of the house
-# make fuzz    new hostile inputs for ten minutes: SECONDS=75 for each of eight tests, skipped when time is up
+# make fuzz    new hostile inputs for ten minutes: SECONDS=50 for each of twelve tests, skipped when time is up
 # make faults  the fault suite at full size, about half an hour: kills, outages, damage, and the checker's report
 #
 # Each installs what it needs into .venv first, the demo what users need. PYTHON=python3.12 chooses the interpreter.
@@ -79,7 +79,7 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS)
 	$(BIN)/python tests/faults/campaign.py --seeds $(SEEDS) --trials $(TRIALS) --kills $(KILLS) --promotion
 
-SECONDS ?= 75
+SECONDS ?= 50
 
 fuzz: $(STAMP)
 	HMS_TUNE_FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest tests/fuzz

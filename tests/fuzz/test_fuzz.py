@@ -14,10 +14,13 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
+import numpy as np
+import optuna
 import pytest
 import torch
 from bundles import sealed, write_bundle
@@ -25,15 +28,29 @@ from competition import write_competition
 from fuzz_settings import INPUTS, SECONDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna_dashboard import save_note
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.download.unzip import Limits, unpack
 from hms_tune.data.files.decoding import check_footer, read_signal
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.tables import read_table
-from hms_tune.errors import BundleError, CheckpointError, ConfigError, DownloadError
+from hms_tune.data.schema import CLASSES
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.database.embedded.server import start_embedded
+from hms_tune.database.queries.archive import has_study
+from hms_tune.errors import BundleError, CheckpointError, ConfigError, DownloadError, HmsTuneError
 from hms_tune.export.bundle import read_bundle_config
+from hms_tune.export.out_of_fold import out_of_fold_table, read_out_of_fold
+from hms_tune.machine.saved_state import NotAStateError, read_state
+from hms_tune.reports.dashboard.serve import dashboard_app
+from hms_tune.studies.control import delete_study
+from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_checkpoint, write_checkpoint
+from hms_tune.training.events import OutOfFold
+from hms_tune.worker.checkpoint_store.archive import load_study, save_study
+from hms_tune.worker.checkpoint_store.files import DirectoryStore
+from hms_tune.worker.open_study import join_search
 
 settings.load_profile("fuzz")
 
@@ -240,3 +257,144 @@ def test_a_checkpoint(changes: list[tuple[int, int, bytes]]) -> None:
         path.write_bytes(content[: start - 32] + hashlib.sha256(payload).digest() + payload)
         with contextlib.suppress(CheckpointError):
             read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
+@given(CHANGES)
+def test_the_pickle_in_a_checkpoint(changes: list[tuple[int, int, bytes]]) -> None:
+    tried("pickles of checkpoints")
+    saved = io.BytesIO()
+    torch.save({"epoch": 3, "weights": torch.zeros(2, 4), "story": [{"kl": 1.0}, (True, None)]}, saved)
+    changed_pickle = io.BytesIO()
+    with zipfile.ZipFile(saved) as archive, zipfile.ZipFile(changed_pickle, "w") as written:
+        for name in archive.namelist():
+            content = archive.read(name)
+            written.writestr(name, changed(content, changes) if name.endswith("data.pkl") else content)
+    with contextlib.suppress(NotAStateError):
+        read_state(changed_pickle.getvalue())
+
+
+@given(CHANGES, st.booleans())
+def test_the_predictions_in_a_bundle(changes: list[tuple[int, int, bytes]], footer: bool) -> None:
+    tried("predictions of bundles")
+    with tempfile.TemporaryDirectory() as place:
+        path = (
+            write_bundle(Path(place) / "bundle", networks=0, oof={"oof.parquet": PREDICTIONS}) / "oof.parquet"
+        )
+        content = path.read_bytes()
+        half = len(content) // 2 if footer else 0
+        path.write_bytes(content[:half] + changed(content[half:], changes))
+        with contextlib.suppress(BundleError):
+            read_out_of_fold(path.parent)
+
+
+PREDICTIONS = out_of_fold_table(
+    OutOfFold(
+        row=np.arange(4),
+        eeg_id=np.arange(4),
+        patient_id=np.arange(4),
+        fold=np.arange(4),
+        probabilities=np.full((4, len(CLASSES)), 1 / len(CLASSES), np.float32),
+        targets=np.full((4, len(CLASSES)), 1 / len(CLASSES), np.float32),
+        total_votes=np.full(4, 10),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[Storage]:
+    opened = open_storage(folder(lambda place: start_embedded(place / "postgres")))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def saved(storage: Storage) -> dict[str, bytes]:
+    """The entries of a study's file."""
+    study = join_search(storage, StudyFile.parse(ARCHIVED, "a.yaml")).study
+    for value in (0.5, 0.25):
+        trial = study.ask()
+        trial.suggest_float("training.learning_rate", 1e-4, 1e-2, log=True)
+        trial.set_user_attr("trial", trial.number)
+        trial.report(value, 1)
+        study.tell(trial, value)
+    study.ask({"model.dropout": optuna.distributions.CategoricalDistribution([0.1, 0.2])})
+    save_note(study, "of the study")
+
+    def written(place: Path) -> dict[str, bytes]:
+        store = DirectoryStore(place / "store")
+        (place / "c").write_bytes(b"content")
+        store.put("archived/trial-0/attempt-000000/checkpoint-000001.pt", place / "c")
+        save_study(storage, store, "archived", place / "study.zip")
+        with zipfile.ZipFile(place / "study.zip") as read:
+            return {name: read.read(name) for name in read.namelist()}
+
+    content: dict[str, bytes] = folder(written)
+    delete_study(storage, "archived")
+    return content
+
+
+ARCHIVED = """\
+study: archived
+training: {epochs: 4, learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
+model: {backbone: test_resnet, pretrained: false}
+"""
+
+
+def check_loading(storage: Storage, entries: dict[str, bytes], changes: Any = None) -> None:
+    """A study's file is refused and leaves nothing behind, or everybody can read the study."""
+    with tempfile.TemporaryDirectory() as place:
+        file, store = Path(place) / "study.zip", Path(place) / "store"
+        with zipfile.ZipFile(file, "w") as written:
+            for name, content in entries.items():
+                written.writestr(name, content)
+        if changes:
+            file.write_bytes(changed(file.read_bytes(), changes))
+        try:
+            load_study(storage, DirectoryStore(store), file)
+        except HmsTuneError:
+            assert not [path for path in store.rglob("*") if path.is_file()]
+            with storage.transaction() as connection:
+                assert not has_study(connection, "archived")
+            return
+        try:
+            record = study_record(storage, "archived")
+            request: dict[str, Any] = {
+                "PATH_INFO": f"/api/studies/{record.study_id}",
+                "HTTP_HOST": "127.0.0.1",
+            }
+            setup_testing_defaults(request)
+            answer: list[str] = []
+            parts = dashboard_app(storage, store)(request, lambda status, *_: answer.append(status))
+            json.loads(b"".join(parts), parse_constant=pytest.fail)
+            assert answer[0].startswith("200")
+        finally:
+            delete_study(storage, "archived")
+
+
+@given(CHANGES)
+def test_a_studys_file_with_changed_bytes(
+    storage: Storage, saved: dict[str, bytes], changes: list[tuple[int, int, bytes]]
+) -> None:
+    tried("files of studies")
+    check_loading(storage, saved, changes)
+
+
+ROWS = JSON | st.sampled_from(
+    ["infinity", "NaN", "[" * 99, "{}", "[]", '"x"', "-1", 2**31, 2**63, 1e308, "a\0"]
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 1 << 10), ROWS), min_size=1, max_size=3))
+def test_a_studys_file_with_changed_rows(
+    storage: Storage, saved: dict[str, bytes], values: list[tuple[int, int, Any]]
+) -> None:
+    tried("files of studies")
+    entries = dict(saved)
+    filled = [name for name, content in entries.items() if content and name.startswith("rows/")]
+    for where, place, value in values:
+        name = filled[where % len(filled)]
+        lines = [json.loads(line) for line in entries[name].splitlines()]
+        put(lines, (where // len(filled)) % len(lines) + len(lines) * place | 512, value)
+        entries[name] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    check_loading(storage, entries)

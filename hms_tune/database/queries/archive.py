@@ -6,6 +6,7 @@ is, so a row is read and written whole, and only its ids are changed.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -37,11 +38,14 @@ _NOTE = re.compile(r"dashboard:(?:(\d+):)?note_(?:ver|str:\d+)")
 there is the dashboard's: files that stay where they are, and figures that are drawn again."""
 
 
+_MAY_BE_EMPTY = frozenset({"value", "intermediate_value", "datetime_start", "datetime_complete"})
+
+
 class RowsError(ValueError):
     """Rows of a file that are not those of a study."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Table:
     """A table with rows of a study.
 
@@ -216,6 +220,8 @@ def _goes_along(table: _Table, row: Row) -> bool:
 
 def _moved(table: _Table, row: Row, numbers: Mapping[str, Mapping[int, int]]) -> Row:
     """A row that refers to the rows of this database."""
+    if (empty := next((name for name in _filled(table) if row.get(name) is None), None)) is not None:
+        raise ValueError(f"{empty} is empty")
     moved = row | {
         column: None if row[column] is None else numbers[other][row[column]]
         for column, other in table.refers.items()
@@ -231,6 +237,15 @@ def _moved(table: _Table, row: Row, numbers: Mapping[str, Mapping[int, int]]) ->
     if table.name == "out_of_fold":
         moved["published_at"] = None
     return moved
+
+
+@functools.cache
+def _filled(table: _Table) -> tuple[str, ...]:
+    """The columns of Optuna's that are never empty, though Optuna's tables let most of them be."""
+    if table.table not in _OPTUNAS:
+        return ()
+    columns = (column.name for column in _OPTUNAS[table.table].columns)
+    return tuple(name for name in columns if name not in _MAY_BE_EMPTY)
 
 
 def _new_numbers(connection: Connection, table: _Table, count: int) -> list[int]:
@@ -272,7 +287,7 @@ def study_attributes(connection: Connection, study_id: int) -> StudyAttributes:
 
 def odd_column(connection: Connection, study_id: int) -> str | None:
     """A column in which a row of a study has a time or a number that nobody reads: infinite, or long ago."""
-    known = {table.fullname: table for table in (*metadata.sorted_tables, *_OPTUNAS)}
+    known = {table.fullname: table for table in (*metadata.sorted_tables, *_OPTUNAS.values())}
     for table in TABLES:
         for column in known[table.table].columns:
             if isinstance(column.type, DateTime):
@@ -287,4 +302,4 @@ def odd_column(connection: Connection, study_id: int) -> str | None:
     return None
 
 
-_OPTUNAS: list[Table] = models.BaseModel.metadata.sorted_tables
+_OPTUNAS: Mapping[str, Table] = models.BaseModel.metadata.tables

@@ -300,6 +300,12 @@ HOSTILE: dict[str, tuple[Callable[[Rows], object], str]] = {
         lambda rows: rows["optuna_user_attributes"][0].update(value_json="[" * 9999),
         "optuna_user_attributes.jsonl",
     ),
+    "no key": (
+        lambda rows: rows["optuna_user_attributes"][0].update(key=None),
+        "user_attributes: .*key is empty",
+    ),
+    "nobody's": (lambda rows: rows["optuna_values"][0].update(trial_id=None), "trial_id is empty"),
+    "no name": (lambda rows: rows["optuna_params"][0].pop("param_name"), "param_name is empty"),
     "two studies": (lambda rows: rows["optuna_studies"].append(dict(rows["optuna_studies"][0])), "twice"),
     "no study": (lambda rows: rows["optuna_studies"].clear(), "optuna_directions: KeyError"),
     "two of ours": (lambda rows: rows["studies"].append(dict(rows["studies"][0])), "studies: .*duplicate"),
@@ -343,7 +349,7 @@ HOSTILE: dict[str, tuple[Callable[[Rows], object], str]] = {
         "param_value",
     ),
     "state": (lambda rows: rows["optuna_trials"][0].update(state="EVIL"), "optuna_trials: .*enum"),
-    "no state": (lambda rows: rows["optuna_trials"][0].pop("state"), "optuna_trials: .*null"),
+    "no state": (lambda rows: rows["optuna_trials"][0].pop("state"), "state is empty"),
     "time": (lambda rows: rows["optuna_trials"][0].update(datetime_start="infinity"), "datetime_start"),
     "time of ours": (
         lambda rows: rows["attempts"][0].update(claimed_at="0044-03-15 BC"),
