@@ -202,7 +202,10 @@ _FIELDS: dict[str, tuple[TextClause, Callable[[Row[Any]], Sequence[Any]]]] = {
 
 
 class _Field:
-    """A field that is read with those of all other trials when it is first asked for."""
+    """A field that is read with those of all other trials when it is first asked for.
+
+    Once it is in the trial's own dictionary, Python finds it there.
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -211,12 +214,8 @@ class _Field:
         if trial is None:
             return self
         kept = vars(trial)
-        if self._name not in kept:
-            kept[self._name] = kept["_past"].told(self._name, kept["_place"])
+        kept[self._name] = kept["_past"].told(self._name, kept["_place"])
         return kept[self._name]
-
-    def __set__(self, trial: Any, value: Any) -> None:
-        vars(trial)[self._name] = value
 
 
 class _EndedTrial(FrozenTrial):

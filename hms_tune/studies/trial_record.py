@@ -41,7 +41,7 @@ from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.lookup import load_study
 from hms_tune.studies.standing import Standing
-from hms_tune.training.history import FoldRecord, folds_from_json
+from hms_tune.training.history import FoldRecord, StoredFolds
 from hms_tune.trial_state import REQUEUED_OR_LOST, AttemptState, label
 
 
@@ -64,7 +64,7 @@ class TrialRecord:
     traceback: str | None
     params: dict[str, Any]
     config: dict[str, Any] | None
-    folds: tuple[FoldRecord, ...]
+    folds: Sequence[FoldRecord]
     reported: dict[int, float]
     device: str | None
     device_name: str | None
@@ -93,7 +93,8 @@ class TrialRecord:
     @property
     def epochs_run(self) -> int:
         """Epochs over all folds."""
-        return sum(len(fold.epochs) for fold in self.folds)
+        folds = self.folds
+        return folds.epochs if isinstance(folds, StoredFolds) else sum(len(fold.epochs) for fold in folds)
 
     @property
     def last_attempt(self) -> AttemptRow | None:
@@ -332,7 +333,7 @@ def _record(
         traceback=row.traceback,
         params=dict(frozen.params),
         config=row.config or _config(frozen, space),
-        folds=folds_from_json(row.folds) if row.folds else (),
+        folds=StoredFolds(row.folds, folds=row.fold_count, epochs=row.epochs_run) if row.folds else (),
         reported=dict(frozen.intermediate_values),
         device=row.device,
         device_name=row.device_name,

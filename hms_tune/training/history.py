@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, overload
 
 from hms_tune.training.events import EpochEnded, Event, FoldEnded, FoldStarted
 
@@ -133,6 +135,59 @@ def folds_from_json(content: list[dict[str, Any]]) -> tuple[FoldRecord, ...]:
         )
         for record in content
     )
+
+
+class StoredFolds(Sequence[FoldRecord]):
+    """The folds of a record as it is stored, read when somebody looks at one: of most trials nobody does.
+
+    Parameters
+    ----------
+    content : what :func:`folds_as_json` gave, or that as text
+    folds, epochs : how many it has; None: they are counted
+    """
+
+    __slots__ = ("_content", "_epochs", "_folds", "_records")
+
+    def __init__(
+        self, content: str | list[dict[str, Any]], *, folds: int | None = None, epochs: int | None = None
+    ) -> None:
+        self._content: str | list[dict[str, Any]] | None = content
+        self._records: tuple[FoldRecord, ...] = ()
+        self._folds = len(self._read()) if folds is None else folds
+        self._epochs = epochs
+
+    @property
+    def epochs(self) -> int:
+        """Epochs over all folds."""
+        if self._epochs is None:
+            self._epochs = sum(len(fold.epochs) for fold in self._read())
+        return self._epochs
+
+    def __len__(self) -> int:
+        return self._folds
+
+    @overload
+    def __getitem__(self, place: int) -> FoldRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[FoldRecord]: ...
+    def __getitem__(self, place: int | slice) -> FoldRecord | Sequence[FoldRecord]:
+        return self._read()[place]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the folds are the same."""
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._read())
+
+    def __repr__(self) -> str:
+        return f"StoredFolds{self._read()!r}"
+
+    def _read(self) -> tuple[FoldRecord, ...]:
+        content, self._content = self._content, None
+        if content is not None:
+            self._records = folds_from_json(json.loads(content) if isinstance(content, str) else content)
+        return self._records
 
 
 def _finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, Text, case, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from hms_tune.database.tables import attempt_records, now, out_of_fold
@@ -15,11 +15,16 @@ from hms_tune.database.tables import attempt_records, now, out_of_fold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordRow:
-    """What an attempt told; None where it has not. Fields are named as the columns."""
+    """What an attempt told; None where it has not. Fields are named as the columns.
+
+    ``folds`` are JSON, as it is or as text; ``fold_count`` and ``epochs_run`` are counted in them.
+    """
 
     number: int
     config: dict[str, Any] | None = None
-    folds: list[Any] | None = None
+    folds: list[Any] | str | None = None
+    fold_count: int | None = None
+    epochs_run: int | None = None
     reason: str | None = None
     traceback: str | None = None
     device: str | None = None
@@ -39,7 +44,22 @@ class RecordsEnded:
     last_written_at: datetime | None
 
 
-_COLUMNS = tuple(attempt_records.c[field.name] for field in fields(RecordRow))
+# What has no folds may have a null of JSON's there.
+_folds = case((func.jsonb_typeof(attempt_records.c.folds) == "array", attempt_records.c.folds))
+_fold = func.jsonb_array_elements(_folds).table_valued("value", joins_implicitly=True)
+_COUNTED: dict[str, ColumnElement[Any]] = {
+    "folds": cast(_folds, Text).label("folds"),
+    "fold_count": func.jsonb_array_length(_folds).label("fold_count"),
+    "epochs_run": select(
+        func.sum(func.jsonb_array_length(func.jsonb_extract_path(_fold.c.value, "curves", "epoch")))
+    )
+    .scalar_subquery()
+    .label("epochs_run"),
+}
+_COLUMNS = tuple(
+    _COUNTED[field.name] if field.name in _COUNTED else attempt_records.c[field.name]
+    for field in fields(RecordRow)
+)
 _KEY = ("study_id", "number")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -17,6 +18,9 @@ PRUNED = "#d9a441"
 _MOST = 3.0
 """Values above this multiple of the median are drawn at the edge: one diverged trial hides no others."""
 
+_MANY = 1000
+"""More dots than these are drawn as a picture: each would be an element of the page."""
+
 
 def history_figure(study: StudyRecord) -> Figure:
     """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
@@ -31,7 +35,12 @@ def history_figure(study: StudyRecord) -> Figure:
     top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
     numbers = [trial.trial for trial in pruned]
     axes.scatter(
-        numbers, [min(each, top) for each in estimates], s=12, color=PRUNED, label="pruned, estimate"
+        numbers,
+        [min(each, top) for each in estimates],
+        s=12,
+        color=PRUNED,
+        label="pruned, estimate",
+        rasterized=len(pruned) > _MANY,
     )
     axes.scatter(
         [trial.trial for trial in complete],
@@ -39,9 +48,10 @@ def history_figure(study: StudyRecord) -> Figure:
         s=18,
         color=ACCENT,
         label="complete",
+        rasterized=len(complete) > _MANY,
     )
     if complete:
-        best = [min(values[: place + 1]) for place in range(len(values))]
+        best = list(itertools.accumulate(values, min))
         axes.step([trial.trial for trial in complete], best, where="post", color=INK, linewidth=1.2)
     if max([*values, *estimates], default=0.0) > top:
         axes.annotate(
@@ -77,7 +87,8 @@ def cost_figure(shown: CostFront) -> Figure:
     """What complete trials cost, and those that none beats on both cost and KL."""
     figure, axes = chart(5.4, 3.4)
     costs, front = [trial.cost for trial in shown.trials], shown.front
-    axes.scatter(costs, [trial.value or 0.0 for trial in shown.trials], s=18, color=ACCENT)
+    values = [trial.value or 0.0 for trial in shown.trials]
+    axes.scatter(costs, values, s=18, color=ACCENT, rasterized=len(costs) > _MANY)
     edge = max(costs, default=0.0)
     axes.step(
         [*(trial.cost for trial in front), edge],

@@ -26,6 +26,9 @@ SHARES = (0.3, 0.6, 0.9)
 MOST_TO_FIT = 300
 """Length scale and share are fitted to at most so many trials."""
 
+MOST_KNOWN = 1000
+"""The model knows at most so many trials: its time grows with their cube, its memory with their square."""
+
 INCUMBENT_QUANTILE = 0.05
 ELSEWHERE_DOUBT = 0.5
 """Variance of a score from another study about what it tells of this one's, over the variance of scores."""
@@ -145,12 +148,16 @@ class Surrogate:
         noise = np.array(drift.variance)[levels] + 1e-6
         x = np.array([self._encoded(trial) for trial in seen])
         best = float(np.quantile(y, INCUMBENT_QUANTILE)) if seen else None
+        many = len(self._elsewhere) + len(y)
+        if len(y) > MOST_KNOWN:
+            chosen = _telling(y)
+            seen, x, y, noise = [seen[place] for place in chosen], x[chosen], y[chosen], noise[chosen]
         if self._elsewhere:
             x, y, noise = self._with_elsewhere(x, y, noise)
-        if self._hyperparameters is None or len(y) >= 1.2 * self._fitted_to + 4:
+        if self._hyperparameters is None or many >= 1.2 * self._fitted_to + 4:
             recent = slice(max(len(y) - MOST_TO_FIT, 0), None)
             self._hyperparameters = _most_likely(x[recent], y[recent], noise[recent])
-            self._fitted_to = len(y)
+            self._fitted_to = many
         numbers = [trial.number for trial in seen]
         posterior = Posterior(self._encode, x, y, noise, numbers, self._hyperparameters, best=best)
         return posterior.believing(pending) if pending else posterior
@@ -170,6 +177,16 @@ class Surrogate:
         if trial.number not in self._rows:
             self._rows[trial.number] = self._encode([trial.params])[0]
         return self._rows[trial.number]
+
+
+def _telling(y: Floats) -> NDArray[np.intp]:
+    """The places of :data:`MOST_KNOWN` trials: the best quarter, and others evenly over the study's course.
+
+    Beside the best ones the others keep mean and spread near those of all.
+    """
+    best, others = np.split(np.argsort(y, kind="stable"), [MOST_KNOWN // 4])
+    even = np.linspace(0, len(others) - 1, MOST_KNOWN - len(best)).astype(np.intp)
+    return np.sort(np.concatenate([best, np.sort(others)[even]]))
 
 
 class Posterior:

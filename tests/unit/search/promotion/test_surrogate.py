@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
-from hms_tune.search.promotion.surrogate import Encoder, Surrogate
+from hms_tune.search.promotion.surrogate import MOST_KNOWN, Encoder, Surrogate
 
 RUNGS = (1, 4)
 SPACE = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(["a", "b"])}
@@ -133,3 +133,17 @@ def test_one_trial_and_equal_trials_can_be_learnt_from() -> None:
     for trials in ([seen(0, 0.5, 1.0)], [seen(n, 0.5, 1.0) for n in range(12)]):
         gains = Surrogate(SPACE, RUNGS).fit(trials).expected_improvement([{"x": 0.1, "kind": "b"}])
         assert np.isfinite(gains).all()
+
+
+def test_of_thousands_of_trials_the_model_knows_the_best_and_some_of_every_time() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(0, 1, 2500)
+    trials = [seen(n, float(x), float(1 + (x - 0.5) ** 2)) for n, x in enumerate(drawn)]
+    posterior = Surrogate(SPACE, RUNGS).fit(trials)
+    known = posterior.improvement_of_trials()
+    assert len(known) == MOST_KNOWN
+    best = sorted(trials, key=lambda trial: trial.estimates[1])[: MOST_KNOWN // 4]
+    assert {trial.number for trial in best} <= known.keys()
+    assert np.bincount(np.array(list(known)) // 250).min() > 70
+    gains = posterior.expected_improvement([{"x": x, "kind": "a"} for x in (0.02, 0.5, 0.98)])
+    assert gains.argmax() == 1
