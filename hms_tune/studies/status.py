@@ -14,6 +14,7 @@ from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.database.queries.studies import is_ours, study_names
 from hms_tune.database.queries.workers import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
@@ -22,7 +23,6 @@ from hms_tune.errors import UsageError
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
-from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import find_any_study, find_study
 from hms_tune.studies.standing import Curve, Standing
 from hms_tune.studies.status_types import (
@@ -105,6 +105,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         enqueued = enqueued_values(connection, study_id)
         trials = _trials(connection, used)
         curves = totals.complete_curves(connection, study_id) if running else []
+        confirmation = confirmation_progress(connection, name)
     leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     state = used.state(at_work=any(is_working(each) for each in workers))
@@ -135,7 +136,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         images_per_second=used.images_per_second,
         left_s=used.seconds_left,
         ends_at=used.ends_at if state == "running" else None,
-        confirmation=confirmation_progress(storage, name),
+        confirmation=confirmation,
     )
 
 

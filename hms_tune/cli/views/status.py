@@ -18,8 +18,8 @@ from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
+    from hms_tune.database.queries.confirmations import Progress
     from hms_tune.database.queries.workers import RunningTrial
-    from hms_tune.studies.confirmation.request import Progress
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red", "finished": "cyan"}
