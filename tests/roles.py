@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,12 @@ def a_role(
         try:
             yield role
         finally:
-            # Beside other tests a server may take longer than is waited; all of it goes with the session.
-            with suppress(OperationalError):
+            # Now and then a process of the server keeps it waiting. What is left goes with the session.
+            connection.execute(text("SET statement_timeout = '10s'"))
+            try:
                 connection.execute(text(f"DROP DATABASE {role.database} WITH (FORCE)"))
                 connection.execute(text(f"DROP ROLE {name}"))
+            except OperationalError as error:
+                at_work = connection.execute(text("SELECT * FROM pg_stat_activity")).mappings().all()
+                warnings.warn(f"{error}; {[dict(row) for row in at_work]}", stacklevel=1)
     engine.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import shutil
 import sys
@@ -19,9 +18,10 @@ from packaging.requirements import Requirement
 from rich.table import Table
 from rich.text import Text
 
-from hms_tune.cli.options import JsonOption, StorageOption
+from hms_tune.cli.options import JsonOption, StorageOption, artifacts_location
 from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
+from hms_tune.config.trial import ModelConfig
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.store.store import competition_of
 from hms_tune.database.connect import Server, alone, errors_told, resolve_address
@@ -30,7 +30,8 @@ from hms_tune.database.connection.url import redacted
 from hms_tune.database.other_programs import address_for_others
 from hms_tune.database.read_only import open_to_read
 from hms_tune.database.rights import missing_grants
-from hms_tune.errors import EmptyDatabaseError, HmsTuneError
+from hms_tune.errors import EmptyDatabaseError, HmsTuneError, PretrainedError
+from hms_tune.machine.private_folder import is_writable
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.tracking.wandb import ask_account
 
@@ -97,6 +98,8 @@ def examine(settings: Settings, *, storage: str | None = None, data: Path | None
     yield _wandb()
     yield _onnx()
     yield _home(settings.home)
+    yield _artifacts(settings)
+    yield _hub()
 
 
 def _version(package: str) -> str | None:
@@ -219,7 +222,7 @@ def _onnx() -> Check:
 
 def _home(home: Path) -> Check:
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not os.access(existing, os.W_OK):
+    if not is_writable(home):
         return Check(
             "disk", "fail", f"{existing} cannot be written to", "Set HMS_TUNE_HOME to a folder of yours"
         )
@@ -230,6 +233,29 @@ def _home(home: Path) -> Check:
     if free_gb < LITTLE_DISK_GB:
         return Check("disk", "warn", detail, "The store of the whole competition takes about 15 GB")
     return Check("disk", "ok", detail)
+
+
+def _artifacts(settings: Settings) -> Check:
+    location = artifacts_location(settings)
+    if "://" in location:
+        return Check("artifacts", "ok", f"{location} (not asked)")
+    folder = Path(location).expanduser()
+    if not is_writable(folder):
+        return Check(
+            "artifacts", "fail", f"{folder} cannot be written to", "Set HMS_TUNE_ARTIFACTS to another"
+        )
+    return Check("artifacts", "ok", str(folder))
+
+
+def _hub() -> Check:
+    """The model hub, asked for the weights of one backbone, and the folder of what was fetched."""
+    from hms_tune.models.pretrained import ask_hub  # brings timm along
+
+    try:
+        cache = ask_hub(ModelConfig().backbone)
+    except PretrainedError as error:
+        return Check("model hub", "warn", error.what, error.hint)
+    return Check("model hub", "ok", f"answers; what it sends is kept in {cache}")
 
 
 def _failed(name: str, error: HmsTuneError) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,28 +83,36 @@ def show(
             help="trial, state, KL, time or a parameter; -COLUMN has the largest first.",
         ),
     ] = "trial",
+    page: Annotated[
+        int, typer.Option("--page", min=1, help="Which hundred to show; --csv and --json have all.")
+    ] = 1,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print every parameter of every trial as CSV.")
     ] = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trials of a study, or show one of them."""
+    """List the trials of a study page by page, or show one of them."""
     if trial is not None:
         _show_trial(study_name(study), trial, storage, as_json)
         return
-    from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
-    from hms_tune.studies.status import show_trials
+    from hms_tune.cli.views.trials import PAGE, sort_column, sorted_trials, trial_view, trials_csv
+    from hms_tune.studies.status import attempt_list, attempts_shown, parameter_names
 
+    name = study_name(study)
     with opened(storage, to="read") as database:
-        trials = sorted_trials(show_trials(database, study_name(study)), sort)
-    if as_json:
-        typer.echo(render.as_json(trials))
-    elif as_csv:
-        typer.echo(trials_csv(trials), nl=False)
-    else:
-        console = render.out()
-        console.print(trial_view(trials, width=console.width))
+        params = parameter_names(database, name)
+        column = sort_column(sort, params)
+        keys = attempt_list(database, name, param=column)
+        ordered = sorted_trials(keys, column, largest_first=sort.startswith("-"))
+        ids = [key.optuna_trial_id for key in ordered]
+        if as_json or as_csv:
+            trials = attempts_shown(database, ids)
+            sys.stdout.writelines(render.as_json_lines(trials) if as_json else trials_csv(trials, params))
+            return
+        shown = list(attempts_shown(database, ids[(page - 1) * PAGE : page * PAGE]))
+    console = render.out()
+    console.print(trial_view(shown, width=console.width, page=page, of=len(ids)))
 
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:

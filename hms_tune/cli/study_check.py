@@ -39,6 +39,8 @@ def check(
 ) -> None:
     """Check a study file and show what it searches.
 
+    Weights that this machine cannot fetch are a warning: another may train.
+
     Parameters
     ----------
     file : the study's name, or the path of a study file
@@ -56,9 +58,10 @@ def check(
     """
     study_file = load_study_file(file)
     # Imported with timm only now: what is wrong with the file itself is said at once.
-    from hms_tune.search.study_check import check_study
+    from hms_tune.search.study_check import check_study, find_weights
 
     result = check_study(study_file)
+    weights = find_weights(study_file)
     parent = None
     if study_file.search.parent is not None:
         with opened(storage, to="read") as database:
@@ -66,6 +69,10 @@ def check(
     plan = None if data is None else _plan(study_file, data, device)
     if json:
         as_json = _as_json(study_file, result)
+        as_json["weights"] = [
+            {"backbone": each.backbone, "place": each.place, "error": each.error and str(each.error)}
+            for each in weights
+        ]
         if parent is not None:
             as_json["parent"] = {"study": parent.study, "trials": len(parent.known), "winner": parent.winner}
         if plan is not None:
@@ -73,6 +80,10 @@ def check(
         typer.echo(json_format.dumps(as_json, indent=2))
         return
     _print(study_file, result)
+    for each in weights:
+        typer.echo(f"{'warning' if each.error else 'note'}: {each}")
+    for hint in dict.fromkeys(each.error.hint for each in weights if each.error):
+        typer.echo(f"hint: {hint}")
     if parent is not None:
         typer.echo(_parent_text(parent))
     if plan is not None:

@@ -227,6 +227,12 @@ class WandbConfig(Section):
         min_length=1,
         description="User or team; null: the one that W&B is set to, else the key's own.",
     )
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field(
+        (), description="Tags of the runs; none: those that W&B is set to (WANDB_TAGS)."
+    )
+    notes: str | None = Field(
+        None, description="Notes on every run; null: those that W&B is set to (WANDB_NOTES)."
+    )
     mode: Literal["auto", "online", "offline", "off"] = Field(
         "auto", description="auto: as W&B is set; online with credentials for its server, offline without."
     )

@@ -39,6 +39,12 @@ def _make(folder: Path) -> None:
             folder.chmod(0o2770)
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether this user may write to a folder, or make it where it is not there. Nothing is made."""
+    existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
 def private_mode(folder: int | Path) -> int:
     """The mode of a new file in a folder, given by its path or open handle."""
     return 0o660 if _of_the_group(folder) else 0o600

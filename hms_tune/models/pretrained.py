@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 from huggingface_hub import (
@@ -21,6 +22,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from hms_tune.errors import PretrainedError
+from hms_tune.machine.private_folder import is_writable
 from hms_tune.models.backbone import make_backbone
 
 WEIGHTS_NAME = constants.SAFETENSORS_SINGLE_FILE
@@ -32,6 +34,10 @@ _HUB_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases
 # The base of the hub's own errors is that of the HTTP client it uses, which differs between its versions.
 
 
+Place = Literal["cache", "hub"]
+"""Where published weights are found: on this machine, or on the hub, from where they are fetched."""
+
+
 def published_weights(backbone: str) -> Path:
     """The published weights of a backbone, from the local cache or else from the hub.
 
@@ -40,6 +46,52 @@ def published_weights(backbone: str) -> Path:
     PretrainedError
         If none are published as safetensors, or the hub cannot be reached.
     """
+    repository, revision = _repository(backbone)
+    if (path := _cached(repository, revision)) is not None:
+        return path
+    with _told(backbone, repository):
+        # Asked once: a download tries again, and a search must not wait long.
+        _ask(repository, revision)
+        return Path(hf_hub_download(repository, WEIGHTS_NAME, revision=revision))
+
+
+def place_of_weights(backbone: str) -> Place:
+    """Where :func:`published_weights` finds a backbone's weights. Nothing is downloaded.
+
+    Raises
+    ------
+    PretrainedError
+        If none are published as safetensors, the hub cannot be reached, or there is no room for a cache.
+    """
+    if _cached(*_repository(backbone)) is not None:
+        return "cache"
+    ask_hub(backbone)
+    return "hub"
+
+
+def ask_hub(backbone: str) -> Path:
+    """Ask the hub whether it has a backbone's weights; returns the folder where they would be kept.
+
+    Raises
+    ------
+    PretrainedError
+        If it does not answer or has none, or nothing can be written to the folder.
+    """
+    repository, revision = _repository(backbone)
+    cache = Path(constants.HF_HUB_CACHE)
+    if not is_writable(cache):
+        raise PretrainedError(
+            "nothing can be written to the cache of the model hub",
+            where=cache,
+            hint="Point HF_HOME at a folder of yours",
+        )
+    with _told(backbone, repository):
+        _ask(repository, revision)
+    return cache
+
+
+def _repository(backbone: str) -> tuple[str, str | None]:
+    """The repository of a backbone's weights on the hub, and its revision; None: the newest."""
     config = timm.get_pretrained_cfg(backbone)
     if config is None or not config.hf_hub_id:
         raise PretrainedError(
@@ -48,7 +100,7 @@ def published_weights(backbone: str) -> Path:
             hint=f"Set model.pretrained to false, or choose one of timm.list_pretrained('{backbone[:4]}*').",
         )
     repository, _, revision = config.hf_hub_id.partition("@")
-    return _cached(repository, revision or None) or _downloaded(backbone, repository, revision or None)
+    return repository, revision or None
 
 
 def _cached(repository: str, revision: str | None) -> Path | None:
@@ -56,14 +108,19 @@ def _cached(repository: str, revision: str | None) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _downloaded(backbone: str, repository: str, revision: str | None) -> Path:
+def _ask(repository: str, revision: str | None) -> None:
+    """Ask the hub whether it has the weights, within its own time-out."""
+    get_hf_file_metadata(
+        hf_hub_url(repository, WEIGHTS_NAME, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT
+    )
+
+
+@contextmanager
+def _told(backbone: str, repository: str) -> Iterator[None]:
+    """Turn what the hub's client raises into errors that say what to do."""
     where = f"model.pretrained of {backbone}"
     try:
-        # Asked once, within the hub's own time-out: a download tries again, and a search must not wait long.
-        get_hf_file_metadata(
-            hf_hub_url(repository, WEIGHTS_NAME, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
-        return Path(hf_hub_download(repository, WEIGHTS_NAME, revision=revision))
+        yield
     except EntryNotFoundError as error:
         if not isinstance(error, LocalEntryNotFoundError):
             raise PretrainedError(
@@ -81,7 +138,7 @@ def _unreachable(repository: str, where: str, error: BaseException) -> Pretraine
     return PretrainedError(
         f"the model hub could not be reached for {repository} ({reason})",
         where=where,
-        hint=f"Download {WEIGHTS_NAME} of {repository} on a machine that reaches the hub and set"
+        hint=f"Download the repository's {WEIGHTS_NAME} on a machine that reaches the hub and set"
         " model.pretrained to its path; or point HF_HOME at a cache that holds it; or set"
         " model.pretrained to false.",
     )

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hms_tune.config.ranges import Group
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database.connect import Storage
+from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.optuna_trial import (
     KL_ALL_ROWS_ATTRIBUTE,
     KL_HIGH_VOTE_ATTRIBUTE,
@@ -143,11 +143,17 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     study = load_study(storage, name)
     frozen = study.get_trials(deepcopy=False)
     with storage.transaction() as connection:
-        rows = records_of_study(connection, study_id_of(study))
-        attempts = attempts_by_trial(connection, study_id_of(study))
-        given_up = last_attempts_of_trials_ended_for(connection, study_id_of(study), GIVEN_UP)
-        torch = tuple(torch_versions(connection, study_id_of(study)))
-    study_file = stored_study_file(study)
+        return record_of(connection, study_id_of(study), stored_study_file(study), frozen)
+
+
+def record_of(
+    connection: Transaction, study_id: int, study_file: StudyFile, frozen: Sequence[FrozenTrial]
+) -> StudyRecord:
+    """A study whose trials Optuna has read."""
+    rows = records_of_study(connection, study_id)
+    attempts = attempts_by_trial(connection, study_id)
+    given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
+    torch = tuple(torch_versions(connection, study_id))
     continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in frozen}
     records = (
         _record(each, study_file.space, rows.get(each.number), attempts, trial_id_of(each) in given_up)
@@ -156,7 +162,7 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     )
     trials = tuple(record for record in records if record.state not in REQUEUED_OR_LOST)
     return StudyRecord(
-        name=name, study_id=study_id_of(study), study_file=study_file, trials=trials, torch=torch
+        name=study_file.study, study_id=study_id, study_file=study_file, trials=trials, torch=torch
     )
 
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.machine.private_folder import private_folder
+from hms_tune.studies.record_writer import Equipment
 from hms_tune.training.observer import Observer
+from hms_tune.version import __version__
+
+_TOLD_PACKAGES = ("torch", "timm", "optuna")
 
 
 def trackers(
-    study_file: StudyFile, folder: Path, *, best: Callable[[], float | None] | None = None
+    study_file: StudyFile,
+    folder: Path,
+    *,
+    equipment: Equipment | None = None,
+    best: Callable[[], float | None] | None = None,
 ) -> list[Observer]:
     """Weights & Biases, unless the study file has it off.
 
     Parameters
     ----------
     folder : where runs are kept
+    equipment : where trials run and on which data, for those who compare runs
     best : the study's best KL so far, in a search
     """
     from hms_tune.tracking.wandb import WandbObserver
@@ -30,6 +42,36 @@ def trackers(
         private_folder(folder)
     return [
         WandbObserver(
-            project=wandb.project, entity=wandb.entity, mode=wandb.mode, directory=folder, best=best
+            project=wandb.project,
+            entity=wandb.entity,
+            tags=wandb.tags,
+            notes=wandb.notes,
+            mode=wandb.mode,
+            directory=folder,
+            facts=_facts(study_file, equipment),
+            gpus=0.0 if equipment is None else equipment.gpus,
+            best=best,
         )
     ]
+
+
+def _facts(study_file: StudyFile, equipment: Equipment | None) -> dict[str, Any]:
+    """What else a result depends on: how it was searched, with which versions, on which device and data."""
+    search = study_file.search
+    facts: dict[str, Any] = {
+        "search": {
+            "sampler": search.sampler,
+            "scheduler": search.scheduler.name,
+            "pruner": search.pruner.name,
+            "seed": search.seed,
+        },
+        "versions": {
+            "hms-tune": __version__,
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in _TOLD_PACKAGES},
+        },
+    }
+    if equipment is not None:
+        facts["device"] = {"name": equipment.device_name, "place": equipment.device, "gpus": equipment.gpus}
+        facts["data_digest"] = equipment.data_digest
+    return facts

@@ -30,6 +30,7 @@ from hms_tune.errors import (
     HmsTuneError,
     LeaseLostError,
     MemoryPlanError,
+    PretrainedError,
     RankLostError,
     StorageAwayError,
 )
@@ -164,7 +165,7 @@ class AttemptRun:
             return self._evaluate()
         except LeaseLostError:
             raise
-        except (RankLostError, ArtifactError) as error:
+        except (RankLostError, ArtifactError, PretrainedError) as error:  # facts about the machine
             self.fatal = error
             state = AttemptState.LOST if isinstance(error, RankLostError) else AttemptState.REQUEUED
             return Result(state, reason=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,17 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.identity import DataIdentity
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import as_confirmation
+from hms_tune.database.queries.workers import workers_of_study
 from hms_tune.database.queue.claim import Budget, is_registered, keep_to_data, next_ordinal, register_study
+from hms_tune.database.queue.requests import replace_enqueued
+from hms_tune.errors import SpaceChangedError
 from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.reports import Reporter, make_promotion, rungs_of
 from hms_tune.search.study import create_or_load, trial_limit
-from hms_tune.search.suggest import start_params, suggest
+from hms_tune.search.suggest import lies_in, start_params, suggest
+from hms_tune.studies.status_types import is_working
 
 
 def open_search(
@@ -37,17 +42,11 @@ def open_search(
     DataChangedError
         If the study's trials ran on other data; nothing is written then.
     SpaceChangedError
-        If the study was started with another search space.
+        If the study was started with another search space, and it is too late to change it.
     ConfigError, UnknownStudyError
         If the parent that it names has nothing to teach, or is not there.
     """
-    if is_registered(storage, study_file.study):
-        study, study_id = _made_or_joined(storage, study_file, ordinal, data)
-    else:
-        # Of workers that start at once, one makes the study and the others find it whole.
-        with storage.setup_lock():
-            study, study_id = _made_or_joined(storage, study_file, ordinal, data)
-
+    study, study_id = _opened(storage, study_file, ordinal, data)
     with storage.statements() as connection:
         confirms = as_confirmation(connection, study_id) is not None
 
@@ -70,8 +69,41 @@ def open_search(
     )
 
 
-def _made_or_joined(
+def _opened(
     storage: Storage, study_file: StudyFile, ordinal: int, data: DataIdentity | None
+) -> tuple[optuna.Study, int]:
+    if is_registered(storage, study_file.study):
+        with suppress(SpaceChangedError):
+            return _made_or_joined(storage, study_file, ordinal, data, make_way=lambda: False)
+    # Of workers that start at once, one makes or changes the study and the others find it whole.
+    with storage.setup_lock():
+        return _made_or_joined(
+            storage, study_file, ordinal, data, make_way=lambda: _made_way(storage, study_file)
+        )
+
+
+def _made_way(storage: Storage, study_file: StudyFile) -> bool:
+    """Prepare a study that knows nothing for another search, unless a worker is at it with the old one."""
+    study_id = storage.optuna.get_study_id_from_name(study_file.study)
+    with storage.statements() as connection:
+        if any(map(is_working, workers_of_study(connection, study_id))):
+            return False
+    replace_enqueued(
+        storage,
+        study_id,
+        start_params(study_file),
+        fits=lambda values: lies_in(study_file.space, values),
+    )
+    return True
+
+
+def _made_or_joined(
+    storage: Storage,
+    study_file: StudyFile,
+    ordinal: int,
+    data: DataIdentity | None,
+    *,
+    make_way: Callable[[], bool],
 ) -> tuple[optuna.Study, int]:
     if data is not None:
         keep_to_data(storage, study_file.study, data)  # before anything else is written
@@ -81,6 +113,7 @@ def _made_or_joined(
         study_file,
         worker_seed=ordinal,
         elsewhere=() if parent is None else parent.known,
+        make_way=make_way,
     )
     budget = study_file.budget
     study_id = register_study(

@@ -50,6 +50,8 @@ class Slot:
             After a trial was requeued because another of its ranks is gone.
         ArtifactError
             If the checkpoints of a trial that is to go on stayed out of reach.
+        PretrainedError
+            After a trial was requeued because its weights are out of reach.
         """
         ended = 0
         while not self._setup.stop.requested:

@@ -102,10 +102,9 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     trainer = Trainer(plan, stop)
     patience = Patience(hurried=lambda: stop.requested, who=f"Slot {plan.slot}")
     storage = open_patiently(plan.storage_url, patience)
-    watchers = (
-        supervisor,
-        *trackers(study_file, options.home, best=best_of_study(storage, study_file.study)),
-    )
+    equipment = Equipment(plan.device, plan.gpus, trainer.data_digest)
+    best = best_of_study(storage, study_file.study)
+    watchers = (supervisor, *trackers(study_file, options.home, equipment=equipment, best=best))
     # This process has opened the data itself, which may have changed since the worker looked.
     data = None if plan.data is None else replace(plan.data, digest=trainer.data_digest)
     search = storage.through_outages(lambda: join_search(storage, study_file, data=data))
@@ -115,7 +114,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     records = TrialRecorder(
         storage,
         search.study_id,
-        Equipment(plan.device, plan.gpus, trainer.data_digest),
+        equipment,
         run_url=lambda trial: run_url(watchers, trial),
         keep=lambda trial, predictions: kept.keep(trial.trial, predictions),
     )

@@ -26,9 +26,9 @@ from hms_tune.database.connect import Storage, open_storage, resolve_address
 from hms_tune.database.connection.retry import as_storage_error
 from hms_tune.database.connection.url import parse_address
 from hms_tune.database.queries.confirmations import confirmation_progress
-from hms_tune.errors import RankLostError
+from hms_tune.errors import ArtifactError, RankLostError
 from hms_tune.machine.cores import cpu_threads
-from hms_tune.machine.private_folder import private_folder
+from hms_tune.machine.private_folder import is_writable, private_folder
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
 from hms_tune.studies.totals import has_work
@@ -101,7 +101,7 @@ class Worker:
             Whatever kept the worker from going on: the data, the database, three failed trials in a row.
         """
         from hms_tune.search.data_check import check_data
-        from hms_tune.search.study_check import check_study
+        from hms_tune.search.study_check import check_study, require_weights
 
         options = self.options
         # What is wrong with addresses is said before the data is prepared.
@@ -109,8 +109,9 @@ class Worker:
             parse_address(options.storage)
         with suppress(OSError):  # whoever needs it says so
             private_folder(options.home)
-        open_store(options.artifacts)
+        _check_folders(options)
         check_study(options.study_file)
+        require_weights(options.study_file)
         slots = 1 if options.slots_per_device == "auto" else options.slots_per_device
         devices = self._groups(slots)  # wrong ones are refused first
         try:
@@ -269,6 +270,25 @@ class Worker:
 
 def _new_id() -> str:
     return uuid.uuid4().hex[:12]
+
+
+def _check_folders(options: WorkerOptions) -> None:
+    """See that checkpoints can be written, here and where the fleet shares them.
+
+    Raises
+    ------
+    ArtifactError
+        If a folder cannot be written to.
+    UsageError
+        If the store's address is one that cannot be used.
+    """
+    open_store(options.artifacts)
+    shared = dashboard_folder(options.artifacts, options.home)
+    for variable, folder in (("HMS_TUNE_HOME", options.home), ("HMS_TUNE_ARTIFACTS", shared)):
+        if not is_writable(folder):
+            raise ArtifactError(
+                "nothing can be written there", where=folder, hint=f"Set {variable} to a folder of yours"
+            )
 
 
 def _slots_told(slots: Sequence[str]) -> str:

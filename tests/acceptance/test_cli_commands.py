@@ -249,7 +249,7 @@ def test_doctor_names_every_finding_and_its_hint(
         "wandb",
         "onnx",
     }
-    assert set(states) == expected | {"disk", "for optuna's tools"}
+    assert set(states) == expected | {"disk", "for optuna's tools", "artifacts", "model hub"}
     assert (states["database"], states["data"], states["torch"]) == ("ok", "ok", "ok")
     assert all(check["hint"] for check in found if check["state"] != "ok")
 

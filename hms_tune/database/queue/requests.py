@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import case, func, select, update
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.locks import lock_study
 from hms_tune.database.queries.studies import RequestedState
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
 from hms_tune.database.queue.usage import trials_claimed
@@ -127,3 +128,38 @@ def enqueue_trial(storage: Storage, study_id: int, values: Mapping[str, Any]) ->
 def _nobody_joined(storage: Storage, study_id: int) -> UnknownStudyError:
     name = storage.optuna.get_study_name_from_id(study_id)
     return UnknownStudyError("no worker has joined this study yet", where=name)
+
+
+def replace_enqueued(
+    storage: Storage,
+    study_id: int,
+    start: Sequence[Mapping[str, Any]],
+    *,
+    fits: Callable[[Mapping[str, Any]], bool],
+) -> None:
+    """Of the values that wait for a slot and never had one, keep those that fit; enqueue others beside them.
+
+    Parameters
+    ----------
+    start : values to enqueue, unless they wait already
+    fits : whether values are still to be tried
+    """
+    with storage.transaction() as connection:
+        lock_study(connection, study_id)
+        untouched = (
+            trials.c.study_id == study_id,
+            trials.c.state == TrialState.WAITING,
+            trials.c.given.is_not(None),
+            trials.c.last_optuna_trial_id.is_(None),
+        )
+        waiting = connection.execute(select(trials.c.trial_id, trials.c.given).where(*untouched)).all()
+        kept = [row.given for row in waiting if fits(row.given)]
+        unfit = [row.trial_id for row in waiting if row.given not in kept]
+        connection.execute(trials.delete().where(trials.c.trial_id.in_(unfit), *untouched))
+        rows = [
+            {"study_id": study_id, "state": TrialState.WAITING, "given": dict(values)}
+            for values in start
+            if dict(values) not in kept
+        ]
+        if rows:
+            connection.execute(trials.insert(), rows)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ from hms_tune.errors import first_line
 from hms_tune.machine.background import BackgroundQueue
 from hms_tune.tracking.wandb.account import Mode
 from hms_tune.tracking.wandb.bundles import log_bundle
-from hms_tune.tracking.wandb.metrics import define_metrics, log_event, log_layers
+from hms_tune.tracking.wandb.metrics import Course, define_metrics, log_end, log_event, log_layers
 from hms_tune.tracking.wandb.predictions import log_out_of_fold
-from hms_tune.tracking.wandb.run import Session
+from hms_tune.tracking.wandb.run import Labels, Session
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -37,6 +38,9 @@ class WandbObserver:
     project, entity : where the runs go; those of W&B's own configuration when None
     mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.ask_account`)
     directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
+    tags, notes : of every run; those of W&B's own configuration when None or empty
+    facts : what stands in every run's configuration beside the trial's
+    gpus : how many GPUs an attempt holds, to tell its GPU-hours
     best : the study's best KL so far, None before there is one; asked when a trial is through. Tables and
         plots of its predictions are kept if nothing was better. Without ``best`` exports alone have them.
     """
@@ -48,15 +52,23 @@ class WandbObserver:
         project: str | None = None,
         mode: Mode = "auto",
         entity: str | None = None,
+        tags: Sequence[str] = (),
+        notes: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        gpus: float = 0.0,
         best: Callable[[], float | None] | None = None,
     ) -> None:
         self._off = mode == "off"
-        self._session = Session(project=project, entity=entity, directory=directory, mode=mode)
+        labels = Labels(project, entity, tuple(tags), notes)
+        self._session = Session(labels, directory=directory, mode=mode, facts=facts or {})
+        self._gpus = gpus
         self._best = best
         self._tasks: BackgroundQueue[Task] = BackgroundQueue(self._run_task, name="wandb")
         self._warned = False
         self._run: Any = None
         self._done = 0
+        self._course = Course()
+        self._begun_at = 0.0
         self._address: tuple[int, str] | None = None
 
     def url_of(self, trial: TrialInfo) -> str | None:
@@ -69,6 +81,7 @@ class WandbObserver:
 
     def trial_started(self, trial: TrialInfo) -> None:
         """Open the attempt's run, or go on with it."""
+        self._begun_at = time.monotonic()
         if not self._off:
             from hms_tune.tracking.wandb.layers import layers_of  # brings torch and timm along
 
@@ -85,9 +98,11 @@ class WandbObserver:
         self, trial: TrialInfo, state: AttemptState, value: float | None, reason: str | None
     ) -> None:
         """Write how the trial ended and close its run."""
-        summary = {"state": state.value, "value": value, "reason": reason}
+        seconds = time.monotonic() - self._begun_at
+        cost = {"attempt_seconds": seconds, "gpu_hours": seconds * self._gpus / 3600.0}
         failed = state in (AttemptState.FAILED, AttemptState.INFEASIBLE)
-        self._later(lambda: self._close_run(summary, failed=failed))
+        self._later(lambda: self._with_run(lambda run: log_end(run, self._course, state, value, reason)))
+        self._later(lambda: self._close_run(cost, failed=failed))
 
     def bundle_written(self, trial: TrialInfo, path: Path) -> None:
         """Keep an exported bundle as an artifact of its run."""
@@ -125,6 +140,7 @@ class WandbObserver:
         url = run.url
         self._address = (trial.attempt, url) if isinstance(url, str) else None
         # What a run that is gone on with already has is not sent again.
+        self._course = Course()
         self._done = int(run.summary.get("epochs_trained") or 0) if run.resumed else 0
         define_metrics(run)
         if layers and not run.resumed:
@@ -132,14 +148,14 @@ class WandbObserver:
 
     def _log(self, trial: TrialInfo, event: Event) -> None:
         def log(run: Any) -> None:
-            log_event(run, event, done=self._done)
+            log_event(run, event, self._course, done=self._done)
             if isinstance(event, CrossValidationEnded) and self._is_news(trial, event):
                 log_out_of_fold(run, event.out_of_fold)
 
         self._with_run(log)
 
     def _is_news(self, trial: TrialInfo, event: CrossValidationEnded) -> bool:
-        if trial.job_type == "export":
+        if trial.job_type in ("export", "training"):
             return True
         if self._best is None:
             return False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,19 +39,30 @@ def run_id(trial: TrialInfo) -> str:
     return f"{trial.study}{kind}-{trial.attempt}-{trial.config.hash[:8]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Where runs go and how they are found; for what is None or empty W&B's own configuration counts."""
+
+    project: str | None = None
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+
 class Session:
     """Opens and closes runs with one account.
 
     Parameters
     ----------
-    project, entity : where the runs go; those of W&B's own configuration when None
+    labels : of all its runs
+    facts : what stands in each run's configuration beside the trial's
     directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
     mode : online, offline, or auto: as :func:`~hms_tune.tracking.wandb.account.ask_account` says
     """
 
-    def __init__(self, *, project: str | None, entity: str | None, directory: Path, mode: Mode) -> None:
-        self._project = project
-        self._entity = entity
+    def __init__(self, labels: Labels, *, directory: Path, mode: Mode, facts: Mapping[str, Any]) -> None:
+        self._labels = labels
+        self._facts = facts
         self._directory = directory
         self._mode = mode
         self._offline_until = 0.0
@@ -101,8 +115,10 @@ class Session:
         folder = self._runs_folder(configured)
         private_folder(folder / "wandb")  # patients' predictions
         return wandb.init(
-            project=self._project or configured.project or PROJECT,
-            entity=self._entity,
+            project=self._labels.project or configured.project or PROJECT,
+            entity=self._labels.entity,
+            tags=self._labels.tags or None,
+            notes=self._labels.notes,
             id=run_id(trial),
             resume="allow",
             name=run_name(trial),
@@ -110,7 +126,7 @@ class Session:
             job_type=trial.job_type,
             dir=str(folder),
             mode=mode,
-            config=run_config(trial),
+            config=run_config(trial) | dict(self._facts),
             allow_val_change=True,
             settings=wandb.Settings(
                 silent=True,
@@ -118,6 +134,7 @@ class Session:
                 sagemaker_disable=True,  # it would name the run
                 disable_code=True,
                 disable_git=True,
+                host="",  # else W&B asks the machine
                 x_disable_meta=True,  # it holds the command line, which may name a database's password
                 x_save_requirements=False,
                 symlink=False,
@@ -136,14 +153,30 @@ def run_name(trial: TrialInfo) -> str:
 
 
 def run_config(trial: TrialInfo) -> dict[str, Any]:
-    """The trial configuration, and the numbers of trial and attempt."""
-    return trial.config.model_dump(mode="json") | {
-        "params": trial.params,
+    """The trial configuration, what of it is searched, and the numbers of trial and attempt.
+
+    W&B shows ``{"training": {"epochs": 5}}`` as ``training.epochs``, the study file's own name for it. Values
+    that are searched do not stand there again.
+    """
+    return _drawable(trial.config.model_dump(mode="json")) | {
+        "searched": sorted(trial.params),
         "trial": trial.trial,
         "attempt": trial.attempt,
         "slot": trial.slot,
         "config_hash": trial.config.hash,
     }
+
+
+def _drawable(values: dict[str, Any]) -> dict[str, Any]:
+    """Lists of plain values as text, which W&B's panels draw as a category; of a list they draw nothing."""
+
+    def drawn(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _drawable(value)
+        is_plain = isinstance(value, list) and not any(isinstance(each, dict | list) for each in value)
+        return json.dumps(value) if is_plain else value
+
+    return {key: drawn(value) for key, value in values.items()}
 
 
 def _stop_service() -> None:

@@ -750,7 +750,7 @@ def test_a_worker_refuses_a_spoilt_folder_in_the_words_of_check(
     CORPUS[name].change(root)
     first = check_folder(root, jobs=1).defects[0]
     study = tmp_path / f"{study_name}.yaml"
-    study.write_text(f"study: {study_name}\nbudget: {{trials: 1}}\n")
+    study.write_text(f"study: {study_name}\nmodel: {{pretrained: false}}\nbudget: {{trials: 1}}\n")
     before = sorted(root.rglob("*"))
     options = WorkerOptions(
         study_file=load_study_file(str(study)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -15,28 +14,26 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from huggingface_hub import constants
+from model_hub import REPOSITORY, Hub, point_to, published
 from safetensors.torch import load_file, save, save_file
 from serving import served
 
+from hms_tune.cli.doctor import examine
+from hms_tune.cli.study_check import check
+from hms_tune.config.image_layout import ModelInput
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import PretrainedError
 from hms_tune.models.network import Network, build_network
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-REPOSITORY = "timm/test_resnet.r160_in1k"
-
-
-def published() -> dict[str, torch.Tensor]:
-    """What the hub publishes for test_resnet: three input channels and a classifier of 1,000 classes."""
-    torch.manual_seed(7)
-    return dict(timm.create_model("test_resnet", num_classes=1000).state_dict())
+from hms_tune.models.pretrained import place_of_weights
+from hms_tune.search.study_check import find_weights, require_weights
 
 
 def build(pretrained: bool | str, channels: int = 3, backbone: str = "test_resnet") -> Network:
-    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), channels=channels)
+    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), ModelInput(channels))
 
 
 def assert_backbone_is(network: Network, weights: dict[str, torch.Tensor]) -> None:
@@ -48,48 +45,6 @@ def assert_backbone_is(network: Network, weights: dict[str, torch.Tensor]) -> No
         torch.testing.assert_close(tensor, expected)
 
 
-class Hub(ThreadingHTTPServer):
-    """Answers HEAD and GET of ``/{repository}/resolve/{revision}/{file}`` with the hub's headers."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[str] = []
-        self.status = 200
-        super().__init__(("127.0.0.1", 0), _Answer)
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
-        prefix = f"/{REPOSITORY}/resolve/main/"
-        content = (
-            self.server.files.get(self.path.removeprefix(prefix)) if self.path.startswith(prefix) else None
-        )
-        status = self.server.status if content is not None or self.server.status != 200 else 404
-        content = content if status == 200 and content is not None else b""
-        self.send_response(status)
-        self.send_header("X-Repo-Commit", COMMIT)
-        if status == 404:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Stay silent."""
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that publishes test_resnet, in place of the real one, with an empty cache."""
@@ -97,18 +52,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with served(server) as address:
         point_to(address, tmp_path, monkeypatch)
         yield server
-
-
-def point_to(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make huggingface_hub, which reads its settings at import, use this endpoint and cache."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -127,9 +70,14 @@ def test_a_cache_serves_without_the_hub(hub: Hub) -> None:
 
 
 OFFLINE = """
+from hms_tune.config.image_layout import ModelInput
+from hms_tune.cli.doctor import examine
+from hms_tune.cli.study_check import check
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig
 from hms_tune.models.network import build_network
-build_network(ModelConfig(backbone="test_resnet", pretrained=True), channels=3)
+build_network(ModelConfig(backbone="test_resnet", pretrained=True), ModelInput(3))
 """
 
 
@@ -249,3 +197,64 @@ def test_no_pickle_is_ever_opened(tmp_path: Path, name: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PretrainedError, match=r"absent.safetensors: no such file"):
         build(str(tmp_path / "absent.safetensors"))
+
+
+STUDY = """
+study: weights
+model: {backbone: {choices: [test_resnet, test_efficientnet]}, pretrained: {choices: [true, false]}}
+"""
+
+
+def test_each_backbone_of_a_space_is_asked_for_and_nothing_is_downloaded(
+    hub: Hub, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "weights.yaml").write_text(STUDY)
+    study_file = StudyFile.parse(STUDY, "weights.yaml")
+    found = find_weights(study_file)
+    assert [(each.backbone, each.place) for each in found] == [
+        ("test_resnet", "hub"),
+        ("test_efficientnet", None),
+    ]
+    assert all(asked.startswith("HEAD") for asked in hub.asked)
+    build(True)
+    assert find_weights(study_file)[0].place == "cache"
+    check(str(tmp_path / "weights.yaml"))
+    shown = capsys.readouterr().out
+    assert "note: weights of test_resnet are in the local cache" in shown
+    assert "warning: weights of test_efficientnet are out of this machine's reach: the hub's" in shown
+    with pytest.raises(PretrainedError, match=r"weights.yaml: model.pretrained of test_efficientnet: the"):
+        require_weights(study_file)
+    asked = len(hub.asked)
+    assert find_weights(StudyFile.parse(STUDY.replace("{choices: [true, false]}", "false"), "test")) == ()
+    assert len(hub.asked) == asked
+
+
+def test_all_backbones_without_weights_are_named_at_once(hub: Hub) -> None:
+    hub.status = 503
+    with pytest.raises(
+        PretrainedError, match=r"be reached for timm/test_resnet.*nor are .* test_efficientnet"
+    ):
+        require_weights(StudyFile.parse(STUDY, "weights.yaml"))
+
+
+def test_a_cache_that_takes_nothing_is_found_before_a_download(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    with pytest.raises(PretrainedError, match="nothing can be written to the cache") as refused:
+        place_of_weights("test_resnet")
+    assert "HF_HOME" in str(refused.value)
+    assert hub.asked == []
+
+
+def test_doctor_says_whether_the_hub_answers_and_checkpoints_can_be_written(
+    hub: Hub, database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    hub.status = 503
+    settings = Settings(home=tmp_path / "file", artifacts=str(tmp_path / "file" / "artifacts"))
+    found = {check.name: check for check in examine(settings, storage=database_url)}
+    states = {name: found[name].state for name in ("disk", "artifacts", "model hub")}
+    assert states == {"disk": "fail", "artifacts": "fail", "model hub": "warn"}
+    assert "HF_HOME" in (found["model hub"].hint or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,9 +24,13 @@ from stories import EPOCHS, FOLDS, a_fold_start, a_story, a_trial, an_epoch, som
 from wandb_records import Stored, read_run
 from wandb_server import Server, wandb_server
 
+from hms_tune.config.study_file import StudyFile
+from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
+from hms_tune.studies.record_writer import Equipment
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
+from hms_tune.tracking.observers import trackers
 from hms_tune.tracking.wandb import WandbObserver, ask_account, run_id
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
@@ -82,6 +87,7 @@ def test_an_offline_run_holds_identity_configuration_curves_and_summary(
     trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["hms-tune", "--storage", "postgresql://u:canary-password@db/x"])
+    monkeypatch.setattr(socket, "gethostname", lambda: "canary-host")
     tell(observed(tmp_path), trial)
     found = the_run(tmp_path)
     assert (found.run.run_id, found.run.run_group, found.run.job_type, found.run.project) == (
@@ -92,7 +98,8 @@ def test_an_offline_run_holds_identity_configuration_curves_and_summary(
     )
     assert found.run.display_name == "effnet 4 (attempt 9)"
     assert found.config["model"]["backbone"] == "efficientnet_b0"
-    assert (found.config["params"], found.config["trial"]) == ({"model.dropout": 0.25}, 4)
+    assert (found.config["searched"], found.config["trial"]) == (["model.dropout"], 4)
+    assert [key for key in paths(found.config) if "dropout" in key] == ["model.dropout"]
 
     assert len(found.history) == FOLDS * EPOCHS  # nothing per batch
     second_fold = [row["fold_1/kl"] for row in found.history if "fold_1/kl" in row]
@@ -112,8 +119,153 @@ def test_an_offline_run_holds_identity_configuration_curves_and_summary(
     assert found.summary["graph_0"]["_type"] == "graph-file"
     assert found.system >= 1
     assert "oof/table" not in found.summary
+    assert found.run.host == ""
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in written if b"canary" in path.read_bytes()]
+
+
+def paths(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    """The keys of a configuration as W&B's panels show them."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from paths(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
+FACTS = {"search": {"sampler": "random"}, "data_digest": "d1"}
+
+ENDS = {
+    "complete": (list(a_story()), AttemptState.COMPLETE, 1.05),
+    "pruned": ([a_fold_start(0), an_epoch(0, 0), an_epoch(0, 1, kl=0.8)], AttemptState.PRUNED, 0.8),
+    "resumed": (list(a_story(replayed=4)), AttemptState.COMPLETE, 1.05),
+}
+
+
+def runs_of_each_kind(directory: Path, trial: TrialInfo) -> dict[str, Stored]:
+    """A complete, a pruned and a resumed run, written offline and read back."""
+    found = {}
+    for number, (kind, (story, state, value)) in enumerate(ENDS.items()):
+        observer = observed(directory / kind, mode="offline", facts=FACTS, gpus=0.5)
+        told = replace(trial, attempt=20 + number)
+        observer.trial_started(told)
+        for event in story:
+            observer.event(told, event)
+        observer.trial_ended(told, state, value, None if state is AttemptState.COMPLETE else "pruned")
+        observer.close()
+        found[kind] = the_run(directory / kind)
+    return found
+
+
+def keys_by_place(runs: dict[str, Stored]) -> dict[tuple[str, str], list[str]]:
+    """Where each key stands (config, history, summary), and in which of the runs; ``k`` is any fold."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for kind, found in runs.items():
+        places = {
+            "config": paths({key: value for key, value in found.config.items() if key != "_wandb"}),
+            "history": (key for row in found.history for key in row),
+            "summary": iter(found.summary),
+        }
+        for place, keys in places.items():
+            for key in keys:
+                if not key.startswith("_"):
+                    name = re.sub(r"(fold_kl/|best_epoch/|fold_)\d", r"\1k", key)
+                    kinds = rows.setdefault((place, name), [])
+                    if kind not in kinds:
+                        kinds.append(kind)
+    return rows
+
+
+def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(
+    trial: TrialInfo, tmp_path: Path
+) -> None:
+    runs = runs_of_each_kind(tmp_path, trial)
+    rows = keys_by_place(runs)
+    table = [f"| {place} | `{key}` | {', '.join(kinds)} |" for (place, key), kinds in sorted(rows.items())]
+    sys.stdout.write("\n".join(["", "| place | key | runs |", "|---|---|---|", *table, ""]))
+
+    everywhere = [
+        *(("summary", key) for key in ("kl", "state", "train_seconds", "attempt_seconds", "gpu_hours")),
+        *(("history", key) for key in ("val/kl", "train/loss", "estimate", "fold_k/kl", "epoch")),
+        *(("config", key) for key in ("data_digest", "search.sampler", "model.dropout", "searched")),
+    ]
+    assert {row: rows.get(row) for row in everywhere} == {row: list(ENDS) for row in everywhere}
+    assert len({key for place, key in rows if place == "config" and "dropout" in key}) == 1
+    assert {kind: (run.summary["kl"], run.summary["state"]) for kind, run in runs.items()} == {
+        "complete": (1.05, "complete"),
+        "pruned": (0.8, "pruned"),
+        "resumed": (1.05, "complete"),
+    }
+    assert runs["resumed"].summary["train_seconds"] == runs["complete"].summary["train_seconds"] == 12.0
+    document = (TESTS.parent / "docs" / "observing-terminal.md").read_text()
+    told = set(re.findall(r"`([\w./-]+)`", document))
+    sections = {key.partition(".")[0] for place, key in rows if place == "config"}
+    missing = {key for place, key in rows if place != "config"} | sections - set(TrialConfig.model_fields)
+    assert missing - told == set()
+
+
+def test_means_over_folds_are_told_once_for_each_epoch(trial: TrialInfo, tmp_path: Path) -> None:
+    observer = observed(tmp_path)
+    observer.trial_started(trial)
+    for fold, epochs in enumerate((3, 2)):  # the second fold stopped early
+        observer.event(trial, a_fold_start(fold))
+        for epoch in range(epochs):
+            kl = 1.0 - 0.1 * epoch + 0.5 * fold
+            high = float("nan") if fold else kl
+            observer.event(trial, an_epoch(fold, epoch, kl=kl, kl_high_vote=high, train_loss=2.0 * kl))
+    observer.trial_ended(trial, AttemptState.PRUNED, 0.9, "pruned")
+    observer.close()
+    found = the_run(tmp_path)
+    rows = [row for row in found.history if "val/kl" in row]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["val/kl"] for row in rows] == pytest.approx([1.25, 1.15, 0.8])
+    assert [row["train/loss"] for row in rows] == pytest.approx([2.5, 2.3, 1.6])
+    assert [row["val/kl_high_vote"] for row in rows] == pytest.approx([1.0, 0.9, 0.8])
+    for name in ("val/kl", "train/loss", "val/kl_high_vote"):
+        assert (found.metrics[name].step_metric, found.metrics[name].summary.min) == ("epoch", True)
+
+
+@pytest.mark.parametrize("state", [AttemptState.REQUEUED, AttemptState.LOST, AttemptState.FAILED])
+def test_a_run_whose_trial_has_no_result_there_stands_in_no_comparison(
+    state: AttemptState, trial: TrialInfo, tmp_path: Path
+) -> None:
+    observer = observed(tmp_path)
+    observer.trial_started(trial)
+    observer.event(trial, an_epoch())
+    observer.trial_ended(trial, state, 0.9, "the worker was asked to stop")
+    observer.close()
+    summary = the_run(tmp_path).summary
+    assert ("kl" in summary, summary["state"]) == (False, state.value)
+
+
+def test_lists_are_text_that_panels_draw() -> None:
+    config = session.run_config(a_trial())
+    assert config["input"]["image"] == json.dumps(list(a_trial().config.input.image))
+
+
+def test_a_study_files_tags_and_notes_go_before_wandbs(
+    trial: TrialInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "theirs,more")
+    monkeypatch.setenv("WANDB_NOTES", "their notes")
+    tell(observed(tmp_path / "file", tags=("baseline",), notes="ours"), trial)
+    tell(observed(tmp_path / "none"), trial)
+    ours, theirs = the_run(tmp_path / "file").run, the_run(tmp_path / "none").run
+    assert (list(ours.tags), ours.notes) == (["baseline"], "ours")
+    assert (list(theirs.tags), theirs.notes) == (["theirs", "more"], "their notes")
+
+
+def test_a_run_says_how_it_was_searched_with_what_and_on_which_data(trial: TrialInfo, tmp_path: Path) -> None:
+    text = "study: effnet\nsearch: {sampler: random, pruner: median, seed: 3}\n"
+    text += "tracking: {wandb: {mode: offline}}"
+    equipment = Equipment("cpu", 0.0, "digest-1")
+    (observer,) = trackers(StudyFile.parse(text, "test"), tmp_path, equipment=equipment)
+    tell(observer, trial)
+    config = the_run(tmp_path).config
+    assert config["search"] == {"sampler": "random", "scheduler": "none", "pruner": "median", "seed": 3}
+    assert set(config["versions"]) == {"hms-tune", "python", "torch", "timm", "optuna"}
+    assert config["device"] == {"name": equipment.device_name, "place": "cpu", "gpus": 0.0}
+    assert config["data_digest"] == "digest-1"
 
 
 def test_the_network_is_drawn_without_touching_its_random_numbers(trial: TrialInfo) -> None:
@@ -303,6 +455,7 @@ def test_an_online_run_arrives_whole(
     trial: TrialInfo, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["hms-tune", "--storage", "postgresql://u:canary-password@db/x"])
+    monkeypatch.setattr(socket, "gethostname", lambda: "canary-host")
     observer = observed(tmp_path, best=lambda: None)
     tell(observer, trial, predictions=some_predictions(20))
     run = server.runs[run_id(trial)]
@@ -316,6 +469,7 @@ def test_an_online_run_arrives_whole(
     assert any("oof/table" in name for name in server.uploads)
     assert server.unknown == []
     assert not [body for body in server.bodies if b"canary" in body]
+    assert not [body for body in server.bodies if re.search(rb'"host": *"[^"]', body)]
 
 
 class Opened:

@@ -12,6 +12,7 @@ from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
 from hms_tune.search.study import SPACE_HASH, create_or_load, stored_study_file, trial_limit
 from hms_tune.search.study_check import check_study
+from hms_tune.search.suggest import suggest
 
 TEXT = """\
 study: example
@@ -51,7 +52,7 @@ def test_budget_tracking_and_sampler_may_change_while_a_study_runs() -> None:
 
 def test_a_changed_space_is_refused_with_what_changed_and_how_to_go_on() -> None:
     storage = optuna.storages.InMemoryStorage()
-    create_or_load(storage, parse())
+    report(create_or_load(storage, parse()))
     with pytest.raises(SpaceChangedError) as caught:
         create_or_load(storage, parse(TEXT.replace("high: 1e-2", "high: 1e-1").replace("high: 4", "high: 3")))
     message = str(caught.value)
@@ -64,9 +65,60 @@ def test_a_changed_space_is_refused_with_what_changed_and_how_to_go_on() -> None
 
 def test_a_pruner_that_compares_whole_folds_cannot_replace_one_that_does_not() -> None:
     storage = optuna.storages.InMemoryStorage()
-    create_or_load(storage, parse())
+    report(create_or_load(storage, parse()))
     with pytest.raises(SpaceChangedError, match=r"search\.pruner was median and is wilcoxon"):
         create_or_load(storage, parse(TEXT.replace("median", "wilcoxon")))
+
+
+def failed_trial(study: optuna.Study) -> None:
+    """A trial that has drawn its values and failed before its first score."""
+    trial = study.ask()
+    suggest(parse().space, trial)
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def report(study: optuna.Study) -> None:
+    """A trial that failed after its first score."""
+    trial = study.ask()
+    suggest(parse().space, trial)
+    trial.report(1.0, 1)
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def test_a_study_whose_trials_failed_before_any_score_may_be_mended() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    failed_trial(create_or_load(storage, parse()))
+    mended = parse(TEXT.replace("high: 1e-2", "high: 1e-1").replace("pruner: median", "pruner: wilcoxon"))
+    study = create_or_load(storage, mended)
+    assert stored_study_file(study) == mended
+    assert study.user_attrs[SPACE_HASH] == mended.space_hash
+    suggest(mended.space, study.ask())
+
+
+def test_a_trial_that_runs_keeps_the_search_as_it_is() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    create_or_load(storage, parse()).ask()
+    with pytest.raises(SpaceChangedError, match="before a trial has reported a score"):
+        create_or_load(storage, parse(TEXT.replace("high: 1e-2", "high: 1e-1")))
+
+
+def test_choices_of_which_optuna_has_drawn_stay() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    failed_trial(create_or_load(storage, parse()))
+    with pytest.raises(SpaceChangedError):
+        create_or_load(storage, parse(TEXT.replace(", test_efficientnet]", ", test_vit]")))
+
+
+def test_a_grid_of_which_a_cell_is_used_up_stays() -> None:
+    storage = optuna.storages.InMemoryStorage()
+    small = TEXT.replace("{low: 1e-4, high: 1e-2, log: true}", "0.001").replace(
+        "pruner: median", "sampler: grid"
+    )
+    create_or_load(storage, parse(small))
+    larger = parse(small.replace("0.001", "0.002"))
+    failed_trial(create_or_load(storage, larger))
+    with pytest.raises(SpaceChangedError):
+        create_or_load(storage, parse(small))
 
 
 def test_a_study_of_someone_else_is_left_alone() -> None:

@@ -29,6 +29,7 @@ from hms_tune.errors import (
     HmsTuneError,
     MemoryPlanError,
     NonFiniteLossError,
+    PretrainedError,
     RankLostError,
     StorageAwayError,
     TrainingError,
@@ -369,9 +370,13 @@ def test_a_sampler_that_fails_releases_the_claim_and_ends_the_worker(tmp_path: P
 
 @pytest.mark.parametrize(
     ("error", "ending"),
-    [(RankLostError("rank 1 is gone"), "lost"), (ArtifactError("cannot be made"), "requeued")],
+    [
+        (RankLostError("rank 1 is gone"), "lost"),
+        (ArtifactError("cannot be made"), "requeued"),
+        (PretrainedError("the model hub could not be reached"), "requeued"),
+    ],
 )
-def test_a_lost_rank_or_store_ends_the_worker_once_the_trial_is_requeued(
+def test_a_lost_rank_store_or_hub_ends_the_worker_once_the_trial_is_requeued(
     error: HmsTuneError, ending: str, tmp_path: Path
 ) -> None:
     queue = a_queue(1)
