@@ -11,7 +11,7 @@ from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.database.queries.confirmations import Progress
 from hms_tune.database.queries.patience import Patience
-from hms_tune.export.race import HEADINGS
+from hms_tune.export.confirmation.race import HEADINGS
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures

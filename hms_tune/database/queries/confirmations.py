@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from hms_tune.database.queries.totals import trials_by_state
 from hms_tune.database.tables import confirmations, studies
-from hms_tune.export.race import Candidate, Ranking
+from hms_tune.export.confirmation.race import Candidate, Ranking
 
 
 @dataclass(frozen=True, slots=True)
