@@ -229,8 +229,8 @@ class Exports:
 
 def _confirm(study: str, storage: str | None, data: Path | None, device: str) -> None:
     """Train the leading trials again, as one worker of the fleet."""
-    from hms_tune.studies.confirmation.request import confirmation_file, request_confirmation
     from hms_tune.tracking.console import ConsoleObserver
+    from hms_tune.worker.confirmation.request import confirmation_file, request_confirmation
     from hms_tune.worker.options import WorkerOptions
     from hms_tune.worker.worker import Worker
 

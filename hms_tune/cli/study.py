@@ -274,7 +274,7 @@ def confirm(
     Workers of the study take it up when its own search is over. A candidate that is worse than the leader
     over the same patients is dropped.
     """
-    from hms_tune.studies.confirmation.request import request_confirmation
+    from hms_tune.worker.confirmation.request import request_confirmation
 
     study = study_name(study)
     with opened(storage) as database:
@@ -317,8 +317,8 @@ def delete(
     storage: StorageOption = None,
 ) -> None:
     """Delete a study with its trials and checkpoints, and the one that confirms it."""
+    from hms_tune.database.queries.confirmations import confirmation_progress
     from hms_tune.studies import control
-    from hms_tune.studies.confirmation.request import confirmation_progress
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
     from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
@@ -331,7 +331,8 @@ def delete(
         )
     settings = Settings.from_environment()
     with opened(storage) as database:
-        confirming = confirmation_progress(database, study)
+        with database.transaction() as connection:
+            confirming = confirmation_progress(connection, study)
         names = [*([] if confirming is None else [confirming.study]), study]
         for name in names:
             control.delete_study(database, name)

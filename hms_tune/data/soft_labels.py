@@ -20,7 +20,6 @@ from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import held_out_patients
 from hms_tune.data.labels import Labels, Rows, make_labels
 from hms_tune.data.schema import CLASSES
-from hms_tune.data.store.store import Store
 from hms_tune.errors import DataError
 
 FOLDER = "soft_labels"
@@ -110,8 +109,13 @@ def soft_labels_path(root: Path, name: str) -> Path:
     return root / FOLDER / f"{name}.parquet"
 
 
-def labelled_rows(store: Store, config: DataConfig) -> Labels:
+def labelled_rows(train: pd.DataFrame, root: Path, config: DataConfig) -> Labels:
     """The rows of a trial, with the soft labels that its configuration names.
+
+    Parameters
+    ----------
+    train : validated table of the train half
+    root : the competition folder
 
     Raises
     ------
@@ -119,10 +123,10 @@ def labelled_rows(store: Store, config: DataConfig) -> Labels:
         If there are no rows, or the soft labels are missing, are of other rows, or were taught by patients
         that this configuration holds out: their score would not be that of patients nobody has seen.
     """
-    labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)
+    labels = make_labels(train, rows=config.rows, min_votes=config.min_votes)
     if config.soft_labels is None:
         return labels
-    path = soft_labels_path(store.root, config.soft_labels)
+    path = soft_labels_path(root, config.soft_labels)
     found = SoftLabels.read(path)
     where = f"data.soft_labels: {config.soft_labels}"
     if found.rows != config.rows:

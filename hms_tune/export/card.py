@@ -5,8 +5,8 @@ from __future__ import annotations
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
+from hms_tune.export.confirmation.race import HEADINGS, Ranking
 from hms_tune.export.onnx import OnnxCheck
-from hms_tune.export.race import HEADINGS, Ranking
 from hms_tune.export.scores import Scores
 from hms_tune.version import __version__
 

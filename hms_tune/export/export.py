@@ -21,10 +21,10 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, TrainingError, UsageError
 from hms_tune.export.bundle import load_network, seal_bundle
 from hms_tune.export.card import model_card
+from hms_tune.export.confirmation.race import Ranking
 from hms_tune.export.onnx import OnnxCheck, export_onnx
 from hms_tune.export.out_of_fold import out_of_fold_table, table_name
 from hms_tune.export.place import check_vacant
-from hms_tune.export.race import Ranking
 from hms_tune.export.scores import METRICS, Scores, scores_of
 from hms_tune.export.test_time import changes, measurable
 from hms_tune.machine.device import resolve_device

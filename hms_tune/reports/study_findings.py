@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.database.queries.confirmations import Progress
 from hms_tune.database.queries.patience import Patience
-from hms_tune.export.race import HEADINGS
+from hms_tune.export.confirmation.race import HEADINGS
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
 from hms_tune.search.reports import rule_text
-from hms_tune.studies.confirmation.request import Progress
 from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, patience_text, score_text

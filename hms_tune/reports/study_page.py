@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hms_tune.config.ranges import parameters
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.database.queries.patience import patience_used
 from hms_tune.errors import BundleError
 from hms_tune.export.place import BUNDLES, bundle_path
@@ -28,7 +29,6 @@ from hms_tune.reports.study_findings import (
     space_section,
     winner_of,
 )
-from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.cost import cost_front, cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
@@ -58,7 +58,8 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     if predictions is not None and not len(predictions.row):
         predictions = None
-    confirmation = confirmation_progress(storage, name)
+    with storage.transaction() as connection:
+        confirmation = confirmation_progress(connection, name)
     winner = winner_of(study, confirmation)
     shown = bundle
     if shown is None and winner is not None:

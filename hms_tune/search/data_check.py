@@ -41,7 +41,7 @@ def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
     )
     folds = hashlib.sha256()
     for config in _configs(study_file, "data", DataConfig):
-        labels = labelled_rows(store, config)
+        labels = labelled_rows(store.train, store.root, config)
         assigned = assign_folds(labels, config)
         soft = () if labels.soft is None else (labels.soft,)
         for values in (labels.eeg_id, labels.eeg_offset_seconds, assigned, *soft):

@@ -16,12 +16,12 @@ from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import trial_number
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import changed, config_of, fixed_config
-from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
@@ -56,7 +56,8 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     """
     loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
-    progress = confirmation_progress(storage, study)
+    with storage.transaction() as connection:
+        progress = confirmation_progress(connection, study)
     first = None if progress is None else progress.winner
     pending = number is None and progress is not None and first is None
     confirmed = number is None and first is not None

@@ -14,6 +14,7 @@ from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, reasons_of_last_attempts
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.database.queries.studies import is_ours, study_names
 from hms_tune.database.queries.trial_list import AttemptKey, attempt_keys, param_names
 from hms_tune.database.queries.workers import running_trials, workers_of_study
@@ -23,7 +24,6 @@ from hms_tune.database.trial_reader import trials_by_id
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
-from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import find_any_study, find_study
 from hms_tune.studies.standing import Curve, Standing
 from hms_tune.studies.status_types import (
@@ -106,6 +106,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         enqueued = enqueued_values(connection, study_id)
         trials = _trials(connection, used)
         curves = totals.complete_curves(connection, study_id) if running else []
+        confirmation = confirmation_progress(connection, name)
     leaders = tuple(BestTrial.of(storage.optuna.get_trial(each)) for each in best_ids)
     row = used.row
     state = used.state(at_work=any(is_working(each) for each in workers))
@@ -136,7 +137,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         images_per_second=used.images_per_second,
         left_s=used.seconds_left,
         ends_at=used.ends_at if state == "running" else None,
-        confirmation=confirmation_progress(storage, name),
+        confirmation=confirmation,
     )
 
 

@@ -16,11 +16,11 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     trial_number,
 )
+from hms_tune.database.queries.confirmations import Progress
 from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
-from hms_tune.studies.confirmation.request import Progress
 from hms_tune.studies.standing import Standing
 from hms_tune.studies.totals import StudyState
 from hms_tune.trial_state import AttemptState, TrialState

@@ -157,7 +157,7 @@ class Workspace:
         if config.soft_labels is not None:
             name += f":{config.soft_labels}:{config.holdout}:{config.fold_seed}"
         if self._rows is None or name != self._rows.name:
-            labels = labelled_rows(self.store, config)
+            labels = labelled_rows(self.store.train, self.store.root, config)
             self._rows = LabelledRows(name, labels, WindowSource(self.store, labels, self.device))
         return self._rows
 

@@ -30,7 +30,7 @@ from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
-from hms_tune.worker.checkpoint_store.race import RaceJudge
+from hms_tune.worker.confirmation.judge import RaceJudge
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import PipeObserver, SlotFailed, log_to_pipe

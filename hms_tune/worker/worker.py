@@ -25,12 +25,12 @@ from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import Storage, open_storage, resolve_address
 from hms_tune.database.connection.retry import as_storage_error
 from hms_tune.database.connection.url import parse_address
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.errors import ArtifactError, RankLostError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import is_writable, private_folder
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
-from hms_tune.studies.confirmation.request import confirmation_file, confirmation_progress
 from hms_tune.studies.totals import has_work
 from hms_tune.tracking.notify.watch import StudyWatch
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -38,7 +38,8 @@ from hms_tune.training.distributed.group import RankPlace, place_from_environmen
 from hms_tune.training.observer import Observer
 from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.open import open_store
-from hms_tune.worker.checkpoint_store.race import RaceJudge
+from hms_tune.worker.confirmation.judge import RaceJudge
+from hms_tune.worker.confirmation.request import confirmation_file
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
 from hms_tune.worker.open_study import Search, open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
@@ -199,7 +200,8 @@ class Worker:
             if self._has_more or search.confirms:
                 return None
             if self._is_hurried():
-                progress = confirmation_progress(storage, name)
+                with storage.transaction() as connection:
+                    progress = confirmation_progress(connection, name)
                 self._has_more = progress is not None and not progress.is_over
                 return None
             return confirmation_file(storage, name)

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
-from hms_tune.export.race import HEADINGS
+from hms_tune.export.confirmation.race import HEADINGS
 from hms_tune.machine.progress import duration
 from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
+    from hms_tune.database.queries.confirmations import Progress
     from hms_tune.database.queries.workers import RunningTrial
-    from hms_tune.studies.confirmation.request import Progress
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red", "finished": "cyan"}

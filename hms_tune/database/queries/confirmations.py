@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
+from hms_tune.database.queries.totals import trials_by_state
 from hms_tune.database.tables import confirmations, studies
+from hms_tune.export.confirmation.race import Candidate, Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,30 @@ class Confirmation:
     ranking: list[dict[str, Any]] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a confirmation is.
+
+    ``runs``: of how many there are; ``left``: how many have not ended; ``ranking``: None before the first
+    complete run.
+    """
+
+    study: str
+    runs: int
+    left: int
+    ranking: Ranking | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every run has ended."""
+        return not self.left
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The best candidate once all is over."""
+        return self.ranking.winner if self.is_over and self.ranking is not None else None
+
+
 _ROWS = select(confirmations, studies.c.name).join_from(
     confirmations, studies, studies.c.study_id == confirmations.c.study_id
 )
@@ -43,6 +69,17 @@ def confirmation_of(connection: Connection, study: str) -> Confirmation | None:
 def as_confirmation(connection: Connection, study_id: int) -> Confirmation | None:
     """What a study confirms; None: it is a search."""
     return _read(connection.execute(_ROWS.where(confirmations.c.study_id == study_id)).one_or_none())
+
+
+def confirmation_progress(connection: Connection, study: str) -> Progress | None:
+    """How far the confirmation of a study is; None: nobody has asked for one."""
+    known = confirmation_of(connection, study)
+    if known is None:
+        return None
+    trials = trials_by_state(connection, known.study_id)
+    left = sum(number for state, number in trials.items() if not state.is_final)
+    ranking = None if known.ranking is None else Ranking.from_json(known.ranking)
+    return Progress(known.study, sum(trials.values()), left, ranking)
 
 
 def _read(row: Row[Any] | None) -> Confirmation | None:

@@ -111,7 +111,7 @@ def test_rows_of_few_votes_learn_from_them_and_are_judged_by_their_votes(
     own: Store, labels: SoftLabels, tmp_path: Path
 ) -> None:
     config = a_config(min_votes=1, soft_labels="teacher")
-    taught = labelled_rows(own, config.data)
+    taught = labelled_rows(own.train, own.root, config.data)
     few = taught.total_votes <= 9
     learnt = learning_targets(TrainingConfig(vote_prior=6.0), taught)
     np.testing.assert_allclose(learnt[few], labels.on(taught)[few])
@@ -127,12 +127,14 @@ def test_rows_of_few_votes_learn_from_them_and_are_judged_by_their_votes(
 def test_whoever_holds_out_a_patient_that_taught_the_labels_is_refused(
     own: Store, labels: SoftLabels
 ) -> None:
-    same = labelled_rows(own, DataConfig.model_validate(DATA | {"min_votes": 1, "soft_labels": "teacher"}))
+    same = labelled_rows(
+        own.train, own.root, DataConfig.model_validate(DATA | {"min_votes": 1, "soft_labels": "teacher"})
+    )
     assert not np.isnan(same.soft).all() if same.soft is not None else False
     for other in ({"holdout": 0.4}, {"fold_seed": 3}):
         config = DataConfig.model_validate(DATA | {"min_votes": 1, "soft_labels": "teacher"} | other)
         with pytest.raises(DataError, match=r"patients that are held out here taught teacher, trial 4"):
-            labelled_rows(own, config)
+            labelled_rows(own.train, own.root, config)
 
 
 def test_a_bundle_whose_networks_all_saw_a_patient_is_refused(own: Store, tmp_path: Path) -> None:
@@ -158,13 +160,13 @@ def test_a_bundle_that_learnt_from_soft_labels_teaches_nobody(
 def test_labels_that_are_not_there_or_of_other_rows_are_named(own: Store, labels: SoftLabels) -> None:
     absent = DataConfig.model_validate(DATA | {"soft_labels": "absent"})
     with pytest.raises(DataError, match=r"soft_labels/absent\.parquet: there are no such soft labels"):
-        labelled_rows(own, absent)
+        labelled_rows(own.train, own.root, absent)
     other_rows = DataConfig.model_validate(DATA | {"rows": "eeg", "soft_labels": "teacher"})
     with pytest.raises(DataError, match=r"they are of data\.rows: vote_vector, not eeg"):
-        labelled_rows(own, other_rows)
+        labelled_rows(own.train, own.root, other_rows)
     (own.root / "soft_labels" / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="these are no soft labels"):
-        labelled_rows(own, DataConfig.model_validate(DATA | {"soft_labels": "broken"}))
+        labelled_rows(own.train, own.root, DataConfig.model_validate(DATA | {"soft_labels": "broken"}))
 
 
 def test_other_soft_labels_are_other_data_for_a_study(own: Store, labels: SoftLabels, tmp_path: Path) -> None:

@@ -14,14 +14,9 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.database.queue.confirm import DROPPED
 from hms_tune.errors import UsageError
-from hms_tune.studies.confirmation.request import (
-    SEED,
-    confirmation_file,
-    confirmation_progress,
-    request_confirmation,
-)
 from hms_tune.studies.export_best import best_trial
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.status import status
@@ -31,7 +26,8 @@ from hms_tune.training.events import Event, OutOfFold
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
-from hms_tune.worker.checkpoint_store.race import RaceJudge
+from hms_tune.worker.confirmation.judge import RaceJudge
+from hms_tune.worker.confirmation.request import SEED, confirmation_file, request_confirmation
 from hms_tune.worker.open_study import join_search
 
 FILE = """
@@ -119,7 +115,8 @@ def test_the_winner_is_the_candidate_with_the_best_confirmed_mean(
     assert file is not None
     assert work(storage, file, tmp_path / "store", training) >= 6
 
-    progress = confirmation_progress(storage, name)
+    with storage.transaction() as connection:
+        progress = confirmation_progress(connection, name)
     assert progress is not None
     assert progress.is_over
     assert progress.ranking is not None

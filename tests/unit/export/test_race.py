@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hms_tune.export.race import Ranking, RowScores, rank
+from hms_tune.export.confirmation.race import Ranking, RowScores, rank
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.scores import kl_per_row
 

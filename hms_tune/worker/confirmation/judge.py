@@ -10,11 +10,11 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import as_confirmation, write_ranking
 from hms_tune.database.queue.confirm import drop_runs
 from hms_tune.errors import ArtifactError
-from hms_tune.export.race import Ranking, RowScores, rank
-from hms_tune.studies.confirmation.request import SEED, without_seed
+from hms_tune.export.confirmation.race import Ranking, RowScores, rank
 from hms_tune.studies.trial_record import study_record
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
+from hms_tune.worker.confirmation.request import SEED, without_seed
 
 _logger = logging.getLogger(__name__)
 

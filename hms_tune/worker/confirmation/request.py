@@ -14,16 +14,14 @@ from typing import Any
 from hms_tune.config.study_file import STUDY_NAME, StudyFile
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.confirmations import Confirmation, as_confirmation, confirmation_of
+from hms_tune.database.queries.confirmations import as_confirmation, confirmation_of
 from hms_tune.database.queue.claim import Budget, register_study
 from hms_tune.database.queue.confirm import enqueue_confirmation
 from hms_tune.errors import ConfigError, UsageError
-from hms_tune.export.race import Candidate, Ranking
 from hms_tune.search.random_draws import derived_seed
 from hms_tune.search.study import create_or_load, stored_study_file
 from hms_tune.search.suggest import config_of
 from hms_tune.studies.lookup import find_study, load_study
-from hms_tune.studies.totals import StudyTotals, study_totals
 from hms_tune.studies.trial_record import study_record
 
 SEED = "training.seed"
@@ -43,30 +41,6 @@ class Requested:
     study: str
     candidates: tuple[int, ...]
     added: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a confirmation is.
-
-    ``runs``: of how many there are; ``left``: how many have not ended; ``ranking``: None before the first
-    complete run.
-    """
-
-    study: str
-    runs: int
-    left: int
-    ranking: Ranking | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether every run has ended."""
-        return not self.left
-
-    @property
-    def winner(self) -> Candidate | None:
-        """The best candidate once all is over."""
-        return self.ranking.winner if self.is_over and self.ranking is not None else None
 
 
 def request_confirmation(storage: Storage, name: str, *, top: int = TOP, seeds: int = SEEDS) -> Requested:
@@ -175,17 +149,3 @@ def confirmation_file(storage: Storage, name: str) -> StudyFile | None:
     with storage.transaction() as connection:
         known = confirmation_of(connection, name)
     return None if known is None else stored_study_file(load_study(storage, known.study))
-
-
-def confirmation_progress(storage: Storage, name: str) -> Progress | None:
-    """How far the confirmation of a study is; None: nobody has asked for one."""
-    with storage.transaction() as connection:
-        known = confirmation_of(connection, name)
-        if known is None:
-            return None
-        return _progress(known, study_totals(connection, known.study_id))
-
-
-def _progress(known: Confirmation, totals: StudyTotals) -> Progress:
-    ranking = None if known.ranking is None else Ranking.from_json(known.ranking)
-    return Progress(known.study, sum(totals.trials.values()), totals.unended, ranking)

@@ -1,0 +1,1 @@
+"""Candidates that were trained again, ranked."""
