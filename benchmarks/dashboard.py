@@ -37,7 +37,7 @@ from sqlalchemy import text
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.embedded.server import start_embedded
-from hms_tune.reports.dashboard.files import dashboard_store
+from hms_tune.reports.dashboard.files import DashboardFiles
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.search.suggest import distributions
 from hms_tune.studies.predictions import keep_out_of_fold
@@ -215,7 +215,7 @@ def _serve(url: str, artifacts: Path, bare: bool, told: Connection) -> None:
 
     storage = open_storage(url)
     app: Any = (
-        optuna_dashboard.wsgi(storage.optuna, artifact_store=dashboard_store(artifacts))
+        optuna_dashboard.wsgi(storage.optuna, artifact_store=DashboardFiles(artifacts))
         if bare
         else dashboard_app(storage, artifacts)
     )

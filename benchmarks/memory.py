@@ -14,6 +14,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import TrialConfig
 from hms_tune.models.network import build_network
 from hms_tune.training.memory.footprint import count_step, footprint
@@ -49,7 +50,7 @@ def row(backbone: str, batch: int, image: tuple[int, int]) -> str:
     start = time.perf_counter()
     counted = footprint(config, half=False)
     seconds = time.perf_counter() - start
-    network = build_network(config.model, channels=1, image=image).to(memory_format=torch.channels_last)
+    network = build_network(config.model, ModelInput(1, image)).to(memory_format=torch.channels_last)
     images = torch.randn(batch, 1, *image).contiguous(memory_format=torch.channels_last)
     real_saved = saved_bytes(network.train(), images)
     real_peak = count_step(network, images).peak

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from hms_tune.config.acceleration import Acceleration, AccelerationSettings
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import Precision, TrialConfig
 from hms_tune.machine.device import autocast, computes_in_bfloat16, prepare_device
 from hms_tune.models.layers import layer_groups
@@ -210,7 +211,7 @@ def work_of_image(backbone: str, image: tuple[int, int], frozen: bool) -> Work:
     """
     config = Cell(backbone, image, 2).config(frozen=frozen).model
     with torch.device("meta"):
-        network = build_network(config, channels=1, image=image)
+        network = build_network(config, ModelInput(1, image))
     trained = {
         name for name, module in network.named_modules() if any(each.requires_grad for each in _own(module))
     }

@@ -22,7 +22,8 @@ Each says what happened, where (file, column, study, trial) and what to do next:
     │   ├── EmptyDatabaseError     no worker has used it yet
     │   ├── RewoundError           an older backup of it was restored under this process
     │   ├── LeaseLostError         another worker owns this trial now
-    │   └── SpaceChangedError      a running study's search space differs from its file
+    │   ├── SpaceChangedError      a running study's search space differs from its file
+    │   └── DataChangedError       a running study's trials ran on other data
     ├── ArtifactError              the place where checkpoints are shared
     ├── BundleError                an exported model
     └── NotificationError          a webhook or a command that should tell people something
@@ -162,6 +163,10 @@ class LeaseLostError(StorageError):
 
 class SpaceChangedError(StorageError):
     """The study in the database was started with another search space."""
+
+
+class DataChangedError(StorageError):
+    """The trials of the study in the database ran on other data."""
 
 
 class ArtifactError(HmsTuneError):

@@ -35,7 +35,7 @@ class _State(StrEnum):
 class TrialState(_State):
     """A trial begins as running, when a slot claims it, or as waiting, when a person enqueues it."""
 
-    WAITING = "waiting", "running", "failed"
+    WAITING = "waiting", "running", "pruned", "failed"
     """No slot is at it. If a person stops it, it has failed."""
     RUNNING = "running", "waiting", "paused", "complete", "pruned", "failed", "infeasible"
     """A slot has claimed it."""
@@ -44,7 +44,7 @@ class TrialState(_State):
     COMPLETE = "complete"
     """It has a value."""
     PRUNED = "pruned"
-    """Its pruner ended it, or it was paused and given up."""
+    """Its pruner ended it, it was paused and given up, or a race dropped it before it began."""
     FAILED = "failed"
     """It raised an error, a person stopped it, or it took too many workers with it."""
     INFEASIBLE = "infeasible"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
@@ -15,7 +16,9 @@ from safetensors.torch import save_file
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.export.bundle import seal_bundle
+from hms_tune.export.out_of_fold import out_of_fold_table
 from hms_tune.models.network import build_network
+from hms_tune.training.events import OutOfFold
 
 
 def write_bundle(
@@ -41,14 +44,34 @@ def write_bundle(
     path.mkdir(parents=True)
     for number in range(networks):
         torch.manual_seed(100 * (trial - 5) + number)
-        network = build_network(
-            config.model, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
-        )
+        network = build_network(config.model, config.input.for_model, n_classes=len(CLASSES))
         save_file(network.state_dict(), path / f"fold_{number}.safetensors")
     for name, table in (oof or {}).items():
         table.to_parquet(path / name, index=False)
     seal_bundle(path, study="tiny", trial=trial, config=config)
     return path
+
+
+def predictions(seed: int) -> pd.DataFrame:
+    """Out-of-fold predictions of a model whose errors are its own, over twenty patients."""
+
+    def shares(logits: np.ndarray) -> np.ndarray:
+        return (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+
+    truth = np.random.default_rng(0).normal(0, 1.5, (60, len(CLASSES)))
+    noise = np.random.default_rng(seed).normal(0, 1.0, truth.shape)
+    rows = np.arange(60)
+    return out_of_fold_table(
+        OutOfFold(
+            row=rows,
+            eeg_id=1000 + rows,
+            patient_id=rows % 20,
+            fold=rows % 5,
+            probabilities=shares(truth + noise),
+            targets=shares(truth),
+            total_votes=np.full(60, 10),
+        )
+    )
 
 
 def sealed(config: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from socketserver import BaseServer
 from typing import Any
 
-from hms_tune.reports.dashboard.access import Application
-from hms_tune.reports.dashboard.serve import dashboard_server
+from hms_tune.reports.dashboard.access import Gate
+from hms_tune.reports.dashboard.server import dashboard_server
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def served(server: BaseServer) -> Iterator[str]:
 
 
 @contextmanager
-def serving_dashboard(application: Application, *, host: str = "127.0.0.1") -> Iterator[Any]:
+def serving_dashboard(application: Gate, *, host: str = "127.0.0.1") -> Iterator[Any]:
     """Serve the dashboard as its command does, in a thread. Gives the server."""
     server = dashboard_server(application, host=host, port=0)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -28,12 +28,21 @@ def dashboard(
         str | None,
         typer.Option("--prefix", help="Path below which a reverse proxy serves it, such as /hms-tune."),
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy",
+            metavar="USER",
+            help="As whom a reverse proxy runs on this machine, such as www-data: it names its visitors.",
+        ),
+    ] = None,
     storage: StorageOption = None,
 ) -> None:
     """Serve optuna-dashboard on the studies, until Ctrl-C. It is read-only and for this machine.
 
     HMS_TUNE_DASHBOARD_PASSWORD is asked of everyone, with any user name.
     """
+    from hms_tune.reports.dashboard.peer import user_id
     from hms_tune.reports.dashboard.serve import check_exposure, dashboard_app, serve_dashboard
 
     if password is not None:
@@ -41,6 +50,7 @@ def dashboard(
     settings = Settings.from_environment()
     asked = settings.dashboard_password
     check_exposure(host, asked)
+    trusted = None if proxy is None else user_id(proxy)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Of a conditional parameter that few trials have; nobody can fix that, and each page would say it.
@@ -48,7 +58,9 @@ def dashboard(
     with opened(storage, to="change" if writable else "serve") as database, suppress(KeyboardInterrupt):
         artifacts = artifacts_folder(settings)
         serve_dashboard(
-            dashboard_app(database, artifacts, password=asked, writable=writable, prefix=prefix),
+            dashboard_app(
+                database, artifacts, password=asked, writable=writable, prefix=prefix, proxy=trusted
+            ),
             host=host,
             port=port,
             prefix=prefix,

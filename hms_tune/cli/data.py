@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from hms_tune.cli.console import line_to, progress_bar
-from hms_tune.cli.data_show import folds, report, show
+from hms_tune.cli.data_show import folds, label, report, show
 from hms_tune.cli.options import JsonOption
 from hms_tune.cli.views import tables as render
 from hms_tune.cli.views.data_check import report_view
@@ -192,5 +192,5 @@ def prepare(
     typer.echo(f"{prepared.path}: {recordings} EEGs, {spectrograms} spectrograms, {size:,.0f} MiB")
 
 
-for _command in (download, synth, check, prepare, folds, show, report):
+for _command in (download, synth, check, prepare, folds, show, report, label):
     app.command()(_command)

@@ -1,7 +1,8 @@
-"""``hms-tune data show``, ``data report`` and ``data folds``: look at a competition folder."""
+"""``hms-tune data show``, ``report``, ``folds`` and ``label``: look at a competition folder, and label it."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +14,11 @@ from hms_tune.cli.console import progress_bar
 from hms_tune.cli.options import JsonOption
 from hms_tune.cli.views import tables as render
 from hms_tune.config.ranges import Choices, FloatRange, Searched, resolve
-from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.config.study_file import STUDY_NAME, StudyFile, load_study_file
 from hms_tune.config.trial import DataConfig
+from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import UsageError
+from hms_tune.machine.stop_signals import ended_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from hms_tune.data.fold_report import FoldReport
@@ -86,6 +89,35 @@ def folds(
     console = render.out()
     console.print(_fold_table(report, config.fold_repeats))
     console.print("Shares are mean vote shares. No patient is on both sides of a split.", style="dim")
+
+
+def label(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that export-best wrote.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The competition folder it was trained on.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What a study file names them by; else the bundle's study.")
+    ] = None,
+    most_votes: Annotated[
+        int, typer.Option("--most-votes", min=1, help="Rows of more votes keep theirs.")
+    ] = HIGH_VOTES - 1,
+    device: Annotated[
+        str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")
+    ] = "auto",
+) -> None:
+    """Write soft labels for rows of few votes, by the networks that never saw their patients.
+
+    They lie in ROOT/soft_labels/NAME.parquet; a study file names them by data: {soft_labels: NAME}.
+    """
+    from hms_tune.data.store.prepare import prepare
+    from hms_tune.export.teacher.label import label as label_rows
+
+    if name is not None and not STUDY_NAME.fullmatch(name):
+        raise UsageError(f"{json.dumps(name)} is no name", hint="Use lower-case letters, digits and hyphens")
+    with progress_bar("preparing", "files") as preparing:
+        store = prepare(root, progress=preparing)
+    with ended_as_by_ctrl_c(), progress_bar("labelling", "networks") as progress:
+        done = label_rows(bundle, store, name=name, most_votes=most_votes, device=device, progress=progress)
+    typer.echo(f"{done.path}: {done.rows:,} of {done.rows_in_all:,} rows, of {done.patients:,} patients")
 
 
 def _data_config(study_file: StudyFile) -> DataConfig:

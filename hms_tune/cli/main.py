@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
     "database": ("database", "app", "Print the database's address; keep this machine's own server up."),
     "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
+    "train": ("export", "train", "Train one configuration, outside of a search, and write its bundle."),
     "predict": ("export", "predict", "Predict a competition folder with a bundle."),
     "kaggle": ("export", "kaggle", "Write a data set and notebooks that predict and train on Kaggle."),
     "blend": ("export", "blend", "Blend bundles, with a score of patients that had no part in it."),

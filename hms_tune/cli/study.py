@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,28 +83,36 @@ def show(
             help="trial, state, KL, time or a parameter; -COLUMN has the largest first.",
         ),
     ] = "trial",
+    page: Annotated[
+        int, typer.Option("--page", min=1, help="Which hundred to show; --csv and --json have all.")
+    ] = 1,
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print every parameter of every trial as CSV.")
     ] = False,
     storage: StorageOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the trials of a study, or show one of them."""
+    """List the trials of a study page by page, or show one of them."""
     if trial is not None:
         _show_trial(study_name(study), trial, storage, as_json)
         return
-    from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
-    from hms_tune.studies.status import show_trials
+    from hms_tune.cli.views.trials import PAGE, sort_column, sorted_trials, trial_view, trials_csv
+    from hms_tune.studies.status import attempt_list, attempts_shown, parameter_names
 
+    name = study_name(study)
     with opened(storage, to="read") as database:
-        trials = sorted_trials(show_trials(database, study_name(study)), sort)
-    if as_json:
-        typer.echo(render.as_json(trials))
-    elif as_csv:
-        typer.echo(trials_csv(trials), nl=False)
-    else:
-        console = render.out()
-        console.print(trial_view(trials, width=console.width))
+        params = parameter_names(database, name)
+        column = sort_column(sort, params)
+        keys = attempt_list(database, name, param=column)
+        ordered = sorted_trials(keys, column, largest_first=sort.startswith("-"))
+        ids = [key.optuna_trial_id for key in ordered]
+        if as_json or as_csv:
+            trials = attempts_shown(database, ids)
+            sys.stdout.writelines(render.as_json_lines(trials) if as_json else trials_csv(trials, params))
+            return
+        shown = list(attempts_shown(database, ids[(page - 1) * PAGE : page * PAGE]))
+    console = render.out()
+    console.print(trial_view(shown, width=console.width, page=page, of=len(ids)))
 
 
 def _show_trial(name: str, number: int, storage: str | None, as_json: bool) -> None:
@@ -253,6 +262,30 @@ def enqueue(
     typer.echo(f"{study}: {render.params_text(taken)} is tried {place}")
 
 
+@app.command(cls=StudyCommand)
+def confirm(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option("--top", min=2, help="So many of the best trials.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many fresh seeds for each.")] = 3,
+    storage: StorageOption = None,
+) -> None:
+    """Let the fleet train the leading trials again with fresh seeds and folds, to see which is best.
+
+    Workers of the study take it up when its own search is over. A candidate that is worse than the leader
+    over the same patients is dropped.
+    """
+    from hms_tune.studies.confirmation.request import request_confirmation
+
+    study = study_name(study)
+    with opened(storage) as database:
+        asked = request_confirmation(database, study, top=top, seeds=seeds)
+    trials = ", ".join(map(str, asked.candidates))
+    typer.echo(
+        f"{study}: {asked.added} runs wait to confirm trials {trials}, as study {asked.study}; "
+        f"workers of {study} take them"
+    )
+
+
 def parse_params(text: str) -> dict[str, str]:
     """Values to enqueue, from a JSON object or from ``KEY=VALUE``; each as a study file would have it.
 
@@ -283,8 +316,9 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do it: it cannot be undone.")] = False,
     storage: StorageOption = None,
 ) -> None:
-    """Delete a study with its trials and checkpoints."""
+    """Delete a study with its trials and checkpoints, and the one that confirms it."""
     from hms_tune.studies import control
+    from hms_tune.studies.confirmation.request import confirmation_progress
     from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
     from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
@@ -297,13 +331,17 @@ def delete(
         )
     settings = Settings.from_environment()
     with opened(storage) as database:
-        control.delete_study(database, study)
-    # Whoever may write into the database may have given it a name that leads out of the folder.
-    if STUDY_NAME.fullmatch(study):
-        artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", study)
-        artifacts.remove_all()
-        KeptPredictions(artifacts.store, study).remove_all()
-    typer.echo(f"{study}: deleted")
+        confirming = confirmation_progress(database, study)
+        names = [*([] if confirming is None else [confirming.study]), study]
+        for name in names:
+            control.delete_study(database, name)
+    for name in names:
+        # Whoever may write into the database may have given it a name that leads out of the folder.
+        if STUDY_NAME.fullmatch(name):
+            artifacts = Artifacts.at(artifacts_location(settings), settings.home / "scratch", name)
+            artifacts.remove_all()
+            KeptPredictions(artifacts.store, name).remove_all()
+        typer.echo(f"{name}: deleted")
 
 
 @app.command(cls=StudyCommand)

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hms_tune.config.image_layout import ModelInput, TracePlace, shown_lines
 from hms_tune.config.section import Section, named
 
 PANELS = {"chains": 4, "lateral_pairs": 16, "pairs": 18}
@@ -141,6 +142,10 @@ class Raw(EEGView):
     )
     scale_uv: float = Field(32.0, gt=0.0, le=1000.0, description="Amplitude that becomes 1, µV.")
 
+    def lines_of(self, height: int) -> int:
+        """Lines that each trace is cut into, in an image of that height."""
+        return self.lines if self.lines is not None else height // PANELS[self.montage]
+
 
 class Kaggle(View):
     """The 10-minute spectrogram of the competition's files."""
@@ -231,6 +236,24 @@ class InputConfig(Section):
         shares = [view.share for view in self.views.values()]
         ends = [round(self.image[1] * part / sum(shares)) for part in itertools.accumulate(shares)]
         return {key: end - start for key, start, end in zip(self.views, [0, *ends], ends, strict=False)}
+
+    @property
+    def for_model(self) -> ModelInput:
+        """What a network is given of it."""
+        return ModelInput(self.channels, self.image, self._traces)
+
+    @property
+    def _traces(self) -> TracePlace | None:
+        start, height = 0, self.image[0]
+        for key, view in self.views.items():
+            end = start + self.widths[key]
+            if isinstance(view, Raw):
+                panels, lines = PANELS[view.montage], view.lines_of(height)
+                shown = shown_lines(panels, lines, height)
+                rows = tuple(shown.index(line) for line in range(panels * lines))
+                return TracePlace(panels, rows, start, end, view.window_seconds)
+            start = end
+        return None
 
     @property
     def needs_eeg(self) -> bool:

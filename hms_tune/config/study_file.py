@@ -20,12 +20,11 @@ from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
 from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
-from hms_tune.config.secrets import public_text
+from hms_tune.config.secrets import check_webhook, public_text
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
-from hms_tune.config.webhook import check_webhook
-from hms_tune.config.yaml_lines import Located, Source, nearest, parse_yaml
+from hms_tune.config.yaml_lines import LARGEST_TEXT, Located, Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -102,7 +101,7 @@ class StudyFile:
         try:
             fields = json.loads(stored)
             known = fields["format"] == FORMAT and isinstance(fields["text"], str)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             known = False
         if not known:
             raise ConfigError(
@@ -322,7 +321,8 @@ def _shown(path: Path) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            return file.read(LARGEST_TEXT + 1)
     except UnicodeDecodeError as error:
         raise ConfigError("the file is not UTF-8 text", where=path) from error
     except OSError as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Raw
 from hms_tune.config.section import Section, named
 
 
@@ -45,9 +45,22 @@ class DataConfig(Section):
         description="One row per EEG (votes summed), one per distinct vote vector of an EEG, or every row.",
     )
     min_votes: int = Field(1, ge=1, description="Rows with fewer votes are left out.")
+    soft_labels: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
+        description="What rows of few votes learn from: NAME of hms-tune data label; null: their votes.",
+    )
     judged_on: Literal["all_rows", "high_votes"] = Field(
         "all_rows", description="Whose KL decides: all validation rows, or those with 10 votes or more."
     )
+
+    @model_serializer(mode="wrap")
+    def _as_before_soft_labels(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not used: hashes and seals stay those of versions that had no soft labels."""
+        content: dict[str, Any] = dump(self)
+        if content.get("soft_labels", "") is None:
+            del content["soft_labels"]
+        return content
 
     @property
     def trained_folds(self) -> int:
@@ -62,12 +75,25 @@ class DataConfig(Section):
         return self
 
 
-class ModelConfig(Section):
-    """A timm backbone and the head on it."""
+TraceBackbone = Literal["eegnet", "resnet1d", "conv_attention"]
+"""Backbones that read traces, not images."""
 
-    backbone: str = Field("efficientnet_b0", min_length=1, description="Any timm model name.")
+
+class ModelConfig(Section):
+    """A backbone and the head on it."""
+
+    backbone: str = Field(
+        "efficientnet_b0",
+        min_length=1,
+        description="Any timm model name; eegnet, resnet1d or conv_attention, which read the traces of a raw "
+        "view; or package.module:function, your own (docs/models.md).",
+    )
+    trace_backbone: TraceBackbone | None = Field(
+        None, description="Second branch, which reads the raw view, while backbone sees the other views."
+    )
     pretrained: bool | str = Field(
-        True, description="true: from the model hub; false: random; a path: a .safetensors file."
+        True,
+        description="true: from the model hub, if it is of timm; false: random; a path: a .safetensors file.",
     )
     frozen_layers: int | None = Field(
         None, ge=0, description="Layer groups frozen from the input side (hms-tune model layers BACKBONE)."
@@ -85,6 +111,11 @@ class ModelConfig(Section):
         "relu",
         description="Activation of the head: after the hidden layer, or on the pooled features without one.",
     )
+
+    @property
+    def reads_traces(self) -> bool:
+        """Whether a part of the network cannot do without a raw view."""
+        return self.trace_backbone is not None or self.backbone in get_args(TraceBackbone)
 
     @model_validator(mode="after")
     def _one_way_to_freeze(self) -> Self:
@@ -267,6 +298,21 @@ class TrialConfig(Section):
     augmentation: AugmentationConfig = AugmentationConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _views_suit_the_model(self) -> Self:
+        raw = [isinstance(view, Raw) for view in self.input.views.values()]
+        if self.model.reads_traces and not any(raw):
+            raise ValueError(
+                f"{self.model.trace_backbone or self.model.backbone} reads traces, and no view is raw; set "
+                "input.eeg or input.detail to {name: raw}"
+            )
+        if self.model.trace_backbone is not None and len(raw) == 1:
+            raise ValueError(
+                f"{self.model.trace_backbone} reads the only view; give {self.model.backbone} another, or "
+                f"set model.backbone to {self.model.trace_backbone} and leave trace_backbone out"
+            )
+        return self
 
     def canonical_json(self) -> str:
         """The configuration as JSON with sorted keys and no spaces; equal configurations, equal text."""

@@ -18,7 +18,8 @@ from hms_tune.errors import ConfigError
 
 Scalar = None | bool | int | float | str
 
-LARGEST_TEXT = 1_000_000
+LARGEST_TEXT = 300_000
+"""Characters. The study files that come with hms-tune have about 3,000."""
 MOST_VALUES = 20_000
 DEEPEST = 40
 _LONGEST_INTEGER = 19
@@ -149,10 +150,33 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+_NO_LETTERS = re.compile("[\0\ud800-\udfff]")
+"""What an escape can stand for and neither a database nor a path can hold."""
+
+
 class _CoreLoader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema."""
+    """SafeLoader with the scalars of YAML 1.2's core schema, which stops where a text becomes too large."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's attribute)
+
+    def __init__(self, text: str, source: Source) -> None:
+        super().__init__(text)
+        self._source = source
+        self._nodes = 0
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next value, unless it is one too many: a megabyte of them would take half a minute."""
+        self._nodes += 1
+        line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        if self._nodes > MOST_VALUES:
+            self._source.fail(f"more than {MOST_VALUES:,} keys and values", line)
+        if self._depth > DEEPEST:
+            self._source.fail(f"nested deeper than {DEEPEST} levels", line)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 for _kind, _pattern, _first in (
@@ -170,12 +194,13 @@ def parse_yaml(text: str, source: Source) -> Located:
     Raises
     ------
     ConfigError
-        If the text is no YAML, holds a key twice, is too large or nested too deeply, or asks for an object.
+        If the text is no YAML, holds a key twice, is too large or nested too deeply, asks for an object,
+        or holds what is no letter.
     """
     if len(text) > LARGEST_TEXT:
-        source.fail(f"{len(text):,} characters are too many for a study file")
+        source.fail(f"more than {LARGEST_TEXT:,} characters are too many for a study file")
     try:
-        root = yaml.compose(text, Loader=_CoreLoader)
+        root = _CoreLoader(text, source).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         source.fail(
@@ -185,8 +210,6 @@ def parse_yaml(text: str, source: Source) -> Located:
         source.fail(f"not valid YAML: {' '.join(str(error).split())}")
     except (ValueError, OverflowError) as error:  # an escape that stands for no letter
         source.fail(f"not valid YAML: {error}")
-    except RecursionError:
-        source.fail(f"nested deeper than {DEEPEST} levels")
     if root is None:
         source.fail("the file is empty")
     return _Composer(source).convert(root, root.start_mark.line + 1, 0)
@@ -220,7 +243,7 @@ class _Composer:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 self._source.fail("a key must be a word", line)
-            key = key_node.value
+            key = self._letters(key_node.value, line)
             if key in entries:
                 self._source.fail(f'key "{key}" is given twice, first on line {entries[key].line}', line)
             entries[key] = self.convert(value_node, line, depth + 1)
@@ -231,6 +254,11 @@ class _Composer:
         if len(text) > _LONGEST_INTEGER:
             self._source.fail(f'"{text[:40]}" has too many digits', line)
         return int(text)
+
+    def _letters(self, text: str, line: int) -> str:
+        if found := _NO_LETTERS.search(text):
+            self._source.fail(f"\\u{ord(found[0]):04x} stands for no letter", line)
+        return text
 
     def _scalar(self, node: yaml.ScalarNode, line: int) -> Scalar:
         text: str = node.value
@@ -245,7 +273,7 @@ class _Composer:
                 case "float":
                     return float(text)
                 case "str":
-                    return text
+                    return self._letters(text, line)
                 case _:
                     pass
         except ValueError:

@@ -54,6 +54,19 @@ def assign_folds(labels: Labels, config: DataConfig, *, shuffle_seed: int = 0) -
     return folds
 
 
+def fold_rows(folds: NDArray[np.int64], fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training and validation rows of a fold, which is counted through the repeats.
+
+    Parameters
+    ----------
+    folds : int64 (fold_repeats, n), of :func:`assign_folds`
+    """
+    searched = folds[0] != HELD_OUT
+    repeat, number = divmod(fold, int(folds[0].max()) + 1)
+    validation = folds[repeat] == number
+    return np.flatnonzero(~validation & searched), np.flatnonzero(validation)
+
+
 def _searched_rows(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
     """The rows that are not held out, in an order that the order of the labels has no part in.
 

@@ -36,6 +36,7 @@ class Labels:
     raters : int64 (n,) or None, votes behind one window; the row sums of ``votes`` when None. With one row
         per EEG the votes are summed over overlapping windows, and only ``raters`` tells few from many experts
     split : which half of the competition the ids belong to
+    soft : float32 (n, 6) or None, what rows learn from in place of their votes; NaN where a row has none
     """
 
     eeg_id: NDArray[np.int64]
@@ -46,6 +47,7 @@ class Labels:
     votes: NDArray[np.float64]
     raters: NDArray[np.int64] | None = None
     split: Split = "train"
+    soft: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.eeg_id)

@@ -27,15 +27,16 @@ from optuna.distributions import (
 )
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, event, inspect, select
+from sqlalchemy import Connection, Row, TextClause, event, inspect, select
 from sqlalchemy.orm import Session
 
 from hms_tune.database import live_trials
 from hms_tune.database.connection.retry import Patience, through_outages
+from hms_tune.database.ended_trials import read_ended
 from hms_tune.database.live_trials import Renewal
 from hms_tune.database.tables import now
 from hms_tune.database.trial_memory import TrialMemory
-from hms_tune.database.trial_reader import read_ended, read_trial, read_trials
+from hms_tune.database.trial_reader import read_trial, read_trials
 from hms_tune.search.optuna_private import database_session, models, trial_id_of
 
 P = ParamSpec("P")
@@ -94,10 +95,10 @@ class PatientStorage(RDBStorage):
     ) -> list[FrozenTrial]:
         """A study's trials: what has ended all at once, if all are asked for, and the rest one by one."""
         asked = None if states is None else [state for state in TrialState if state in states]
+        ended: list[FrozenTrial] = []
+        if trial_id_greater_than < 0 and (asked is None or any(map(TrialState.is_finished, asked))):
+            ended, included_trial_ids, trial_id_greater_than = read_ended(self._rows, study_id)
         with self.statements() as connection:
-            ended: list[FrozenTrial] = []
-            if trial_id_greater_than < 0 and (asked is None or any(map(TrialState.is_finished, asked))):
-                ended, included_trial_ids, trial_id_greater_than = read_ended(connection, study_id)
             others = read_trials(
                 connection,
                 study_id,
@@ -108,6 +109,12 @@ class PatientStorage(RDBStorage):
             )
         of_states = ended if states is None else [trial for trial in ended if trial.state in states]
         return sorted([*of_states, *others], key=trial_id_of)
+
+    @_patiently
+    def _rows(self, statement: TextClause, values: Mapping[str, Any]) -> Sequence[Row[Any]]:
+        """What a statement finds, in a transaction of its own."""
+        with self.statements() as connection:
+            return connection.execute(statement, values).all()
 
     @contextmanager
     def reading_ended(self) -> Iterator[None]:

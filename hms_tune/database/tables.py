@@ -16,6 +16,8 @@ attempt_records  what each attempt told; closed when it ended. Dashboards send O
 rungs            the estimate of each trial at each rung that it has reached
 duties           what one process at a time does for a study: who has it, and until when
 out_of_fold      predictions of each trial that was the best when it ended
+data_sets        what tells the study's data set from others; its first worker writes it
+confirmations    studies that train the leading trials of another again, and how the candidates stand
 
 A trial's ``number`` is that of its first attempt, ``rung`` the last step at which it paused or ended, and
 ``estimate`` its estimate there, which of a complete trial is its value. States and the steps between them are
@@ -110,6 +112,7 @@ workers = Table(
     Column("process_started", BigInteger),
     Column("machine", Text),
     Column("version", Text, nullable=False),
+    Column("torch", Text),
     Column("devices", Text, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("requested", Text, nullable=False, server_default="work"),
@@ -277,6 +280,39 @@ out_of_fold = Table(
     Column("content", LargeBinary, nullable=False),
     Column("published_at", DateTime(timezone=True)),
     Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+data_sets = Table(
+    "data_sets",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey(studies.c.study_id, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("digest", Text, nullable=False),
+    Column("folds", Text),
+    Column("eegs", Integer),
+    Column("rows", Integer),
+    Column("patients", Integer),
+    Column("written_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+confirmations = Table(
+    "confirmations",
+    metadata,
+    Column(
+        "study_id",
+        Integer,
+        ForeignKey(studies.c.study_id, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("confirms", Text, nullable=False, unique=True),
+    Column("candidates", JSONB, nullable=False),
+    Column("ranking", JSONB(none_as_null=True)),
 )
 
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -28,16 +28,16 @@ from hms_tune.errors import BundleError
 from hms_tune.export.blend_weights import Blending, choose_blend
 from hms_tune.export.bundle import (
     Bundle,
-    BundleConfig,
     Weights,
     check_digests,
     in_batches,
     read_bundle_config,
 )
 from hms_tune.export.bundle import load_bundle as load_member
+from hms_tune.export.copies import copy_bundle, copy_file
 from hms_tune.export.out_of_fold import OutOfFoldTable, averaged, read_out_of_fold
 from hms_tune.export.place import check_vacant
-from hms_tune.export.sealed import read_sealed, seal_of
+from hms_tune.export.sealed import MOST_BYTES, read_sealed, seal_of
 from hms_tune.export.signals import Windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.private_folder import private_folder
@@ -159,9 +159,7 @@ def load_bundle(
     for each in config.members:
         member = load_member(folder / each.folder, device=device, weights=weights)
         if member.config.seal != each.seal:
-            raise BundleError(
-                "is not the bundle that was blended", where=member.path, hint="Copy the blend again"
-            )
+            raise _exchanged(member.path)
         members.append(member)
     return Blend(folder, config, members)
 
@@ -220,7 +218,7 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     try:
         private_folder(partial)
         for member, place in zip(members, taken, strict=True):
-            _copy(bundles[place], configs[place], partial / member.folder)
+            copy_bundle(bundles[place], partial / member.folder)
         unsealed = BlendConfig.model_construct(hms_tune=__version__, members=members, score=asdict(found))
         sealed = BlendConfig.model_validate(unsealed.model_dump(mode="json") | {"seal": seal_of(unsealed)})
         text = json.dumps(sealed.model_dump(mode="json"), indent=2) + "\n"
@@ -232,14 +230,27 @@ def write_blend(bundles: Sequence[Path], out: Path, *, most: int | None = None) 
     return found
 
 
-def _copy(bundle: Path, config: BundleConfig, to: Path) -> None:
-    """Copy what the bundle names, and nothing else that lies there or that a link leads to."""
+def copy_blend(blend: Path, to: Path) -> BlendConfig:
+    """Copy a blend to a new folder, as :func:`~hms_tune.export.copies.copy_bundle` copies its members.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing, a link, or not as it was sealed.
+    """
+    config = read_blend_config(blend)
     private_folder(to)
-    for name in ("config.json", *config.files):
-        source = bundle / name
-        if source.is_symlink() or not source.is_file():
-            raise BundleError("is no regular file", where=source, hint="Export the trial again")
-        shutil.copyfile(source, to / name, follow_symlinks=False)
+    copy_file(blend, PurePosixPath(BLEND), to, most=MOST_BYTES)
+    for each in config.members:
+        if copy_bundle(blend, to / each.folder, member=each.folder).seal != each.seal:
+            raise _exchanged(blend / each.folder)
+    if read_blend_config(to).seal != config.seal:
+        raise BundleError("changed while it was copied", where=blend, hint="Try again")
+    return config
+
+
+def _exchanged(member: Path) -> BundleError:
+    return BundleError("is not the bundle that was blended", where=member, hint="Copy the blend again")
 
 
 def choose_trials(kept: Mapping[int, OutOfFold], *, most: int) -> list[int]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ from hms_tune.export.sealed import read_sealed, seal_of
 from hms_tune.export.signals import Windows, eeg_windows, spectrogram_windows
 from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.device import resolve_device
+from hms_tune.machine.regular_file import open_regular
 from hms_tune.models.network import build_network
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.step.inference import predict_probabilities
@@ -46,6 +47,8 @@ _FULL_WEIGHTS = "full.safetensors"
 _CONFIG = "config.json"
 _MOST_HEADER_BYTES = 1 << 20
 """Of what stands before the weights in their files."""
+_NO_NETWORK = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
+"""What building one raises whose configuration no trial has had."""
 
 
 class BundleConfig(Section):
@@ -245,22 +248,44 @@ def load_bundle(
 
 def load_network(config: TrialConfig, path: Path) -> nn.Module:
     """The trial's network with the weights of a safetensors file, on the CPU, in eval mode."""
-    bare = config.model.model_copy(update={"pretrained": False})
-    with torch.random.fork_rng(devices=[]):
-        network = build_network(
-            bare, channels=config.input.channels, n_classes=len(CLASSES), image=config.input.image
-        )
-    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
+    hint = "Export the trial again"
     try:
-        if path.stat().st_size > needed + _MOST_HEADER_BYTES:
-            raise RuntimeError(f"they take more than {needed:,} bytes")
+        if (needed := _misfit(config, path)) is not None:
+            raise BundleError(f"the weights do not fit the model: {needed}", where=path, hint=hint)
+        network = _bare_network(config, "cpu")
         network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = first_line(error)
+    except (SafetensorError, *_NO_NETWORK, OSError) as error:
         raise BundleError(
-            f"the weights do not fit the model: {reason}", where=path, hint="Export the trial again"
+            f"the weights do not fit the model: {first_line(error)}", where=path, hint=hint
         ) from error
     return network.eval()
+
+
+def _bare_network(config: TrialConfig, device: str) -> nn.Module:
+    bare = config.model.model_copy(update={"pretrained": False})
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return build_network(bare, config.input.for_model, n_classes=len(CLASSES))
+
+
+def _misfit(config: TrialConfig, path: Path) -> str | None:
+    """Why the weights are not those of the network, if so, by names and shapes alone: no memory is taken."""
+    with open_regular(path) as file:
+        size, header = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    if header > _MOST_HEADER_BYTES:
+        return f"what stands before them takes {header:,} bytes"
+    try:
+        wanted = _bare_network(config, "meta").state_dict()
+    except (NotImplementedError, RuntimeError):
+        return None  # a few backbones compute while they are built, and are not so large
+    if size > (needed := sum(tensor.nbytes for tensor in wanted.values())) + _MOST_HEADER_BYTES:
+        return f"they take more than {needed:,} bytes"
+    with safe_open(path, framework="pt") as weights:
+        there = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    if there == shapes:
+        return None
+    odd = min(name for name in there.keys() | shapes.keys() if there.get(name) != shapes.get(name))
+    return f"{odd} has shape {there.get(odd)}, not {shapes.get(odd)}"
 
 
 def read_bundle_config(folder: Path) -> BundleConfig:
@@ -301,7 +326,7 @@ def seal_bundle(folder: Path, *, study: str, trial: int, config: TrialConfig) ->
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -6,6 +6,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
 from hms_tune.export.onnx import OnnxCheck
+from hms_tune.export.race import HEADINGS, Ranking
 from hms_tune.export.scores import Scores
 from hms_tune.version import __version__
 
@@ -19,11 +20,13 @@ def model_card(
     data_digest: str,
     full: bool,
     onnx: OnnxCheck | None,
+    ranking: Ranking | None = None,
 ) -> str:
     """The card as Markdown."""
     sections = [
         _summary(study, trial, config, scores),
         _score_table(scores),
+        *([] if ranking is None else [_confirmation(ranking)]),
         _data(config, scores, data_digest),
         _files(scores, full, onnx),
         _usage(config, onnx),
@@ -77,6 +80,16 @@ def _score_table(scores: Scores) -> str:
     if scores.search_kl is not None:
         lines.append(f"In the search this trial scored {_figure(scores.search_kl)}.")
     return "\n".join(lines)
+
+
+def _confirmation(ranking: Ranking) -> str:
+    """Candidates before and after they were trained again."""
+    head = [" | ".join(HEADINGS), " | ".join("---" for _ in HEADINGS)]
+    lines = [*head, *(" | ".join(row) for row in ranking.rows())]
+    return (
+        "## Confirmation\n\nThe leading trials of the search, trained again with fresh seeds and folds; KL "
+        "out of fold with 95 % intervals over patients.\n\n" + "\n".join(f"| {line} |" for line in lines)
+    )
 
 
 def _data(config: TrialConfig, scores: Scores, data_digest: str) -> str:

@@ -24,6 +24,7 @@ from hms_tune.export.card import model_card
 from hms_tune.export.onnx import OnnxCheck, export_onnx
 from hms_tune.export.out_of_fold import out_of_fold_table, table_name
 from hms_tune.export.place import check_vacant
+from hms_tune.export.race import Ranking
 from hms_tune.export.scores import METRICS, Scores, scores_of
 from hms_tune.export.test_time import changes, measurable
 from hms_tune.machine.device import resolve_device
@@ -45,12 +46,16 @@ _ONNX_IMAGES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Winner:
-    """A finished trial that is worth its weights. ``value`` is its KL in the search."""
+    """A finished trial that is worth its weights.
+
+    ``value`` is its KL in the search; ``ranking`` how the study's candidates stand since they were confirmed.
+    """
 
     study: str
     number: int
     config: TrialConfig
     value: float | None
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +188,7 @@ def _assemble(
         data_digest=workspace.store.manifest.digest,
         full=refit == "full",
         onnx=onnx,
+        ranking=winner.ranking,
     )
     (bundle / "README.md").write_text(card, encoding="utf-8")
     seal_bundle(bundle, study=winner.study, trial=winner.number, config=winner.config)

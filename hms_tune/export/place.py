@@ -17,8 +17,8 @@ BUNDLES = Path("bundles")
 """The folder of bundles, in the working directory."""
 
 
-def bundle_path(study: str, trial: int | Literal["blend"], folder: Path = BUNDLES) -> Path:
-    """Where the bundle of a trial, or a study's blend, goes unless the user says otherwise."""
+def bundle_path(study: str, trial: int | Literal["blend", "training"], folder: Path = BUNDLES) -> Path:
+    """Where a bundle goes by default: a trial's, a study's blend, a training outside of a search."""
     return folder / f"{study}-{trial}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from hms_tune.config.section import Section
 from hms_tune.errors import BundleError
+from hms_tune.machine.regular_file import read_regular
 
 S = TypeVar("S", bound=Section)
 
@@ -39,10 +39,7 @@ def read_sealed(path: Path, kind: type[S], *, hint: str) -> S:
     BundleError
         If it is damaged.
     """
-    with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(errno.EFBIG, "it is too long")
+    content = read_regular(path, most=MOST_BYTES)
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:

@@ -60,13 +60,16 @@ class TrainedRest(nn.Module):
 
 
 def cut(network: Network) -> tuple[FrozenPrefix, TrainedRest] | None:
-    """Cut a network behind its frozen layers; None where nothing is frozen or its course cannot be traced.
+    """Cut a network behind its frozen layers; None where there is no such cut.
+
+    There is none where nothing is frozen, where its course cannot be traced, or where the backbone does not
+    see the image as it is.
 
     Both parts share the modules of the network, so that they follow its weights. The cut is where a network
     in training would be cut, whichever mode this one is in: a moving average, which never trains, takes the
     features of its network's prefix.
     """
-    if not any(not parameter.requires_grad for parameter in network.backbone.parameters()):
+    if network.sees is not None or all(each.requires_grad for each in network.backbone.parameters()):
         return None
     was_training = network.training
     network.train()

@@ -99,7 +99,9 @@ class FeatureMap(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Reorder; tokens become one column of places."""
+        """Reorder; tokens become one column of places, features without places one place."""
+        if features.ndim == 2:
+            return features[..., None, None]
         if features.ndim == 3:
             return features[:, self.prefix_tokens :].transpose(1, 2).unsqueeze(-1)
         return features.permute(0, 3, 1, 2) if self.channels_last else features
@@ -108,12 +110,13 @@ class FeatureMap(nn.Module):
 class Head(nn.Sequential):
     """Pooling, an optional hidden layer, activation, dropout, and the classifying layer.
 
-    Without a hidden layer the activation acts on the pooled features.
+    Without a hidden layer the activation acts on the pooled features. Maps of several branches are pooled
+    alike and lie beside one another.
 
     Parameters
     ----------
     config : the ``model`` section of a trial configuration
-    width : channels of the feature map
+    width : channels of all feature maps
     n_classes : outputs
     """
 
@@ -127,3 +130,12 @@ class Head(nn.Sequential):
             nn.Linear(config.hidden or width, n_classes),
         ]
         super().__init__(*layers)
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """From feature maps of (batch, width, rows, columns) to (batch, n_classes)."""
+        pooling, *rest = self
+        pooled = [pooling(each) for each in maps]
+        features: Tensor = pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+        for layer in rest:
+            features = layer(features)
+        return features

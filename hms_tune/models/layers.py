@@ -61,14 +61,15 @@ def _layer_groups(backbone: str) -> tuple[LayerGroup, ...]:
 def divide(backbone: nn.Module) -> list[LayerGroup]:
     """Divide a built backbone into its layer groups, from the input side.
 
-    The few backbones that timm does not divide are one group.
+    One that timm does not divide has its children as groups, and where a child is a sequence of blocks, the
+    blocks.
     """
     matcher = getattr(backbone, "group_matcher", None)
     group_of: dict[str, int] = (
-        dict.fromkeys((name for name, _ in backbone.named_parameters()), 0)
-        if matcher is None
-        else group_parameters(backbone, matcher(coarse=False), reverse=True)
+        {} if matcher is None else group_parameters(backbone, matcher(coarse=False), reverse=True)
     )
+    if len(set(group_of.values())) <= 1:
+        group_of = _by_children(backbone)
     owned = dict(_owned_modules(backbone, group_of))
     groups = []
     for number in sorted(set(group_of.values())):
@@ -87,6 +88,25 @@ def divide(backbone: nn.Module) -> list[LayerGroup]:
             )
         )
     return groups
+
+
+def _by_children(backbone: nn.Module) -> dict[str, int]:
+    """The number of each parameter's child; what lies in none belongs to the first."""
+    blocks = list(_blocks(backbone))
+    named = [name for name, _ in backbone.named_parameters()]
+    used = [block for block in blocks if any(is_within(name, block) for name in named)]
+    number_of = {block: number for number, block in enumerate(used)}
+    return {name: next((number_of[block] for block in used if is_within(name, block)), 0) for name in named}
+
+
+def _blocks(parent: nn.Module, prefix: str = "") -> Iterator[str]:
+    for name, child in parent.named_children():
+        is_sequence = isinstance(child, nn.Sequential | nn.ModuleList)
+        items = list(child.children()) if is_sequence else []
+        if items and all(any(True for _ in item.children()) for item in items):
+            yield from _blocks(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def is_within(name: str, module: str) -> bool:

@@ -1,4 +1,4 @@
-"""The network of a trial: a timm backbone, part of it frozen perhaps, and a head."""
+"""The network of a trial: a backbone, partly frozen perhaps, one of traces beside it perhaps, and a head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
 from hms_tune.models.backbone import make_backbone, traits
@@ -15,6 +16,8 @@ from hms_tune.models.dropout import replace_drop_paths
 from hms_tune.models.head import FeatureMap, Head
 from hms_tune.models.layers import check_depth, divide, freeze, frozen_count
 from hms_tune.models.pretrained import load_weights, with_published_weights
+from hms_tune.models.trace_backbones import TRACE_BACKBONES
+from hms_tune.models.traces import OtherViews, TraceReader
 
 
 class Network(nn.Module):
@@ -22,20 +25,30 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    backbone : timm model that returns its last feature map
-    head : from feature map to logits
+    backbone : returns its last feature map, of images or of what ``sees`` makes of them
+    head : from feature maps to logits
     frozen : modules of the backbone that stay in eval mode
     group_of : number of the layer group of each of the backbone's parameters, by name
+    sees : the part of an image that the backbone is given; None: all of it
+    second : reads the traces of an image, beside the backbone; None: there is no second branch
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, *, frozen: list[nn.Module], group_of: dict[str, int]
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        frozen: list[nn.Module],
+        group_of: dict[str, int],
+        sees: nn.Module | None = None,
+        second: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.features = FeatureMap.of(backbone)
         self.head = head
         self.group_of = group_of
+        self.sees, self.second = sees, second
         self._frozen = tuple(frozen)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,7 +62,10 @@ class Network(nn.Module):
         -------
         float tensor, shape (batch, n_classes)
         """
-        logits: Tensor = self.head(self.features(self.backbone(images)))
+        maps = [self.features(self.backbone(images if self.sees is None else self.sees(images)))]
+        if self.second is not None:
+            maps.append(self.second(images))
+        logits: Tensor = self.head(*maps)
         return logits
 
     def train(self, mode: bool = True) -> Self:
@@ -106,9 +122,7 @@ class Network(nn.Module):
         return {f"backbone.{name}" for name in ask()} if callable(ask) else set()
 
 
-def build_network(
-    config: ModelConfig, *, channels: int, n_classes: int = 6, image: tuple[int, int] | None = None
-) -> Network:
+def build_network(config: ModelConfig, given: ModelInput, *, n_classes: int = 6) -> Network:
     """Build the network of a trial, with random or pretrained weights.
 
     Random weights come from torch's global generator: seeded alike, it gives the same network.
@@ -116,9 +130,8 @@ def build_network(
     Parameters
     ----------
     config : the ``model`` section of a trial configuration
-    channels : input channels, 1 or 3
+    given : what the network is given
     n_classes : outputs
-    image : height and width in pixels; needed by backbones that are built for one size
 
     Raises
     ------
@@ -128,28 +141,62 @@ def build_network(
         If pretrained weights are out of reach or do not fit.
     """
     check_model(config)
-    arguments: dict[str, Any] = {"in_chans": channels}
-    if config.drop_path:
-        arguments["drop_path_rate"] = config.drop_path
-    if image is not None and traits(config.backbone).fixed_size:
-        arguments["img_size"] = image
-    if config.pretrained is True:
-        backbone = with_published_weights(config.backbone, **arguments)
-    else:
-        backbone = make_backbone(config.backbone, **arguments)
-        if config.pretrained:
-            load_weights(backbone, Path(config.pretrained))
+    sees, narrowed = _seen(config, given)
+    backbone = _build_backbone(config, narrowed)
     if config.drop_path:
         replace_drop_paths(backbone, config.drop_path)
     groups = divide(backbone)
     frozen = freeze(backbone, groups[: frozen_count(config, len(groups))])
-    width: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-    head = Head(config, width=int(width), n_classes=n_classes)
+    width, second = _width(backbone, narrowed), None
+    if config.trace_backbone is not None and given.traces is not None:
+        branch = make_backbone(config.trace_backbone, given=given)
+        second = nn.Sequential(TraceReader(given.traces), branch, FeatureMap.of(branch))
+        width += _width(branch, given)
+    head = Head(config, width=width, n_classes=n_classes)
     group_of = {name: group.number for group in groups for name in group.parameter_names}
-    return Network(backbone, head, frozen=frozen, group_of=group_of).train()
+    return Network(backbone, head, frozen=frozen, group_of=group_of, sees=sees, second=second).train()
 
 
-def check_single(config: ModelConfig, *, channels: int, image: tuple[int, int]) -> None:
+def _seen(config: ModelConfig, given: ModelInput) -> tuple[nn.Module | None, ModelInput]:
+    """The module that makes of an image what the backbone is given, and what that is."""
+    place = given.traces
+    if place is not None and config.backbone in TRACE_BACKBONES:
+        return TraceReader(place), given
+    if place is not None and config.trace_backbone is not None:
+        height, width = given.image
+        return OtherViews(place), ModelInput(given.channels, (height, width - (place.end - place.start)))
+    return None, given
+
+
+def _build_backbone(config: ModelConfig, given: ModelInput) -> nn.Module:
+    """The backbone with the weights that it begins with."""
+    known = traits(config.backbone)
+    arguments: dict[str, Any] = {"given": given}
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    if known.fixed_size:
+        arguments["img_size"] = given.image
+    if config.pretrained is True and known.published:
+        return with_published_weights(config.backbone, **arguments)
+    backbone = make_backbone(config.backbone, **arguments)
+    if isinstance(config.pretrained, str):
+        load_weights(backbone, Path(config.pretrained))
+    return backbone
+
+
+def _width(backbone: Any, given: ModelInput) -> int:
+    """Channels of a backbone's feature map."""
+    width = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+    if width is not None:
+        return int(width)
+    like = next(backbone.parameters())
+    with torch.no_grad():
+        features = FeatureMap.of(backbone)(backbone.eval()(torch.zeros(1, *given.shape, device=like.device)))
+    backbone.train()
+    return int(features.shape[1])
+
+
+def check_single(config: ModelConfig, given: ModelInput) -> None:
     """Refuse batches of one image where batch normalization would have one value of each channel.
 
     Raises
@@ -157,13 +204,13 @@ def check_single(config: ModelConfig, *, channels: int, image: tuple[int, int]) 
     ModelError
         If the last map of the backbone is one pixel.
     """
-    plain = config.model_copy(update={"pretrained": False})
+    plain, (height, width) = config.model_copy(update={"pretrained": False}), given.image
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         try:
-            build_network(plain, channels=channels, image=image)(torch.zeros(1, channels, *image))
+            build_network(plain, given)(torch.zeros(1, *given.shape))
         except ValueError as error:
             raise ModelError(
-                f"a batch of one image of {image[0]} x {image[1]} leaves {config.backbone} one value to "
+                f"a batch of one image of {height} x {width} leaves {config.backbone} one value to "
                 f"normalize: {error}",
                 where="training.batch_size",
                 hint="Use 2 or more, or a larger image",

@@ -10,16 +10,18 @@ from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.database.queries.patience import Patience
+from hms_tune.export.race import HEADINGS
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
 from hms_tune.search.reports import rule_text
+from hms_tune.studies.confirmation.request import Progress
 from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, patience_text, score_text
-from hms_tune.studies.trial_record import StudyRecord
+from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.trial_state import AttemptState
 
@@ -34,9 +36,10 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is written from; ``predictions`` are the best trial's, ``scores`` those of its export.
+    """What a report is written from; ``predictions`` are the best trial's.
 
-    ``patience`` is how little the latest draws promised.
+    ``scores`` are those of an export, of the trial ``exported``; ``patience`` is how little the latest draws
+    promised, and ``confirmation`` how far the leading trials have been trained again.
     """
 
     study: StudyRecord
@@ -44,6 +47,32 @@ class Material:
     importances: Mapping[str, float]
     scores: Scores | None
     patience: Patience | None = None
+    confirmation: Progress | None = None
+    exported: TrialRecord | None = None
+
+
+def winner_of(study: StudyRecord, confirmation: Progress | None) -> TrialRecord | None:
+    """The trial that an export takes."""
+    first = None if confirmation is None else confirmation.winner
+    confirmed = None if first is None else first.trial
+    return next((trial for trial in study.ranked if trial.trial == confirmed), study.best)
+
+
+def confirmation_section(material: Material) -> list[str]:
+    """The leading trials before and after they were trained again."""
+    progress = material.confirmation
+    if progress is None:
+        return []
+    parts = [
+        "<h2>Confirmation</h2>",
+        f"<p>The leading trials are trained again with fresh seeds and folds, in the study "
+        f"<code>{text(progress.study)}</code>: {progress.runs - progress.left} of {progress.runs} runs have "
+        "ended. Scores are KL out of fold, with 95 % intervals over patients; the last column is the "
+        "difference to the best over the same patients.</p>",
+    ]
+    if progress.ranking is not None:
+        parts.append(table(list(HEADINGS), progress.ranking.rows(), numbers=(0, 2, 5)))
+    return parts
 
 
 def score_section(material: Material) -> list[str]:
@@ -66,7 +95,8 @@ def score_section(material: Material) -> list[str]:
             rows.append(["class shares alone, on these", score_text(scores.held_out_prior_kl), ""])
         lead = (
             f"<b>KL {scores.held_out_kl:.4f} on {scores.held_out_rows:,} rows of patients that the whole "
-            f"search never saw</b>: {best.name}, retrained. That is the score to quote."
+            f"search never saw</b>: {(material.exported or best).name}, retrained. That is the score to "
+            "quote."
         )
     else:
         lead = (
@@ -86,6 +116,8 @@ def data_section(material: Material) -> list[str]:
     rows = [["data set", ", ".join(digest[:16] for digest in digests) or "unknown"]]
     if len(digests) > 1:
         rows.append(["beware", "trials ran on different data sets and cannot be compared"])
+    if len({version.partition(".")[0] for version in study.torch}) > 1:
+        rows.append(["beware", f"workers ran PyTorch {' and '.join(study.torch)}, whose scores may differ"])
     if predictions is not None:
         patients = len(set(predictions.patient_id.tolist()))
         high = int((predictions.total_votes >= HIGH_VOTES).sum())

@@ -19,13 +19,16 @@ from hms_tune.reports.page import facts, page, text
 from hms_tune.reports.page_parts import chart, listing, table
 from hms_tune.reports.study_findings import (
     Material,
+    confirmation_section,
     data_section,
     hardware_section,
     prediction_section,
     pruning_section,
     score_section,
     space_section,
+    winner_of,
 )
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.cost import cost_front, cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
@@ -55,18 +58,24 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     if predictions is not None and not len(predictions.row):
         predictions = None
+    confirmation = confirmation_progress(storage, name)
+    winner = winner_of(study, confirmation)
     shown = bundle
-    if shown is None and best is not None:
-        usual = bundle_path(name, best.trial)
+    if shown is None and winner is not None:
+        usual = bundle_path(name, winner.trial)
         shown = usual if (usual / METRICS).is_file() else None
     scores = None if shown is None else read_scores(shown)
-    if scores is not None and (best is None or scores.search_kl != best.value):
+    exported = None
+    if scores is not None:
+        ours = (trial for trial in (winner, best) if trial is not None)
+        exported = next((trial for trial in ours if trial.value == scores.search_kl), None)
+    if scores is not None and exported is None:
         raise BundleError(
             f"is not of the best trial of {name}", where=shown, hint="Export the best trial: export-best"
         )
     with storage.transaction() as connection:
         patience = patience_used(connection, study.study_id, study.study_file.budget.patience)
-    return Material(study, predictions, importances(storage, name), scores, patience)
+    return Material(study, predictions, importances(storage, name), scores, patience, confirmation, exported)
 
 
 def report_page(material: Material) -> str:
@@ -78,6 +87,7 @@ def report_page(material: Material) -> str:
         f'<h1>{text(study.name)}</h1><p class="faint">{about}</p>',
         *_question(material),
         *score_section(material),
+        *confirmation_section(material),
         *data_section(material),
         *space_section(material),
         *_course(material),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel
 
@@ -14,15 +16,20 @@ from hms_tune.config.ranges import resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
-from hms_tune.data.labels import make_labels
+from hms_tune.data.identity import DataIdentity
+from hms_tune.data.soft_labels import labelled_rows
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
 
 Section = TypeVar("Section", bound=BaseModel)
 
 
-def check_data(study_file: StudyFile, store: Store) -> None:
+def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
     """Check that the patients fill the folds, and that every input that may be drawn is there.
+
+    Returns
+    -------
+    What tells the data and their folds from others
 
     Raises
     ------
@@ -32,11 +39,22 @@ def check_data(study_file: StudyFile, store: Store) -> None:
     reads_spectrograms = any(
         config.needs_spectrogram for config in _configs(study_file, "input", InputConfig)
     )
+    folds = hashlib.sha256()
     for config in _configs(study_file, "data", DataConfig):
-        labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)
-        assign_folds(labels, config)
+        labels = labelled_rows(store, config)
+        assigned = assign_folds(labels, config)
+        soft = () if labels.soft is None else (labels.soft,)
+        for values in (labels.eeg_id, labels.eeg_offset_seconds, assigned, *soft):
+            folds.update(np.ascontiguousarray(values).tobytes())
         if reads_spectrograms:
             WindowSource(store, labels, torch.device("cpu")).require_spectrograms()
+    return DataIdentity(
+        digest=store.manifest.digest,
+        folds=folds.hexdigest(),
+        eegs=int(store.train["eeg_id"].nunique()),
+        rows=len(store.train),
+        patients=int(store.train["patient_id"].nunique()),
+    )
 
 
 def _configs(study_file: StudyFile, section: str, model: type[Section]) -> Iterator[Section]:

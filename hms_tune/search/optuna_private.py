@@ -15,6 +15,7 @@ __all__ = [
     "DATABASE_LOGGER",
     "CachedStorage",
     "all_trials_of",
+    "check_trial",
     "database_session",
     "models",
     "study_id_of",
@@ -38,3 +39,8 @@ def study_id_of(study: Any) -> int:
 def all_trials_of(study: Study) -> list[FrozenTrial]:
     """All trials; under Hyperband ``study.get_trials`` of a sampler has those of one bracket alone."""
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+def check_trial(trial: FrozenTrial) -> None:
+    """Raise ValueError if the parts of a trial contradict one another."""
+    trial._validate()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable, Container
-from typing import cast
+from typing import Any, cast
 
 import optuna
 from optuna.pruners import BasePruner
@@ -67,7 +67,7 @@ def values_of_fold(trial: FrozenTrial, fold: int, epochs: int) -> dict[int, floa
     """What a trial reported in one fold, by epoch counted from 1, in order."""
     first = fold * epochs
     values = trial.intermediate_values
-    return {step - first: values[step] for step in sorted(values) if fold_of(step, epochs) == fold}
+    return {epoch: values[first + epoch] for epoch in range(1, epochs + 1) if first + epoch in values}
 
 
 class FoldAwarePruner(BasePruner):
@@ -99,6 +99,19 @@ class FoldAwarePruner(BasePruner):
         return self._wrapped.prune(view, _with_values(trial, values_of_fold(trial, fold, self._epochs)))
 
 
+class _FoldOfTrial:
+    """A trial of which one fold is seen; whatever else of it is asked for, is the trial's own."""
+
+    __slots__ = ("_trial", "intermediate_values")
+
+    def __init__(self, trial: FrozenTrial, values: dict[int, float]) -> None:
+        self._trial = trial
+        self.intermediate_values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+
 class _Shown:
     """Finished trials as they were shown, since a long study's are too many to be made at each report."""
 
@@ -119,12 +132,13 @@ class _Shown:
         return list(shown)
 
     def _one(self, trial: FrozenTrial, show: Callable[[FrozenTrial], FrozenTrial]) -> FrozenTrial:
-        if not trial.state.is_finished():
-            return show(trial)
         trial_id = trial_id_of(trial)
-        if trial_id not in self._by_id:
-            self._by_id[trial_id] = show(trial)
-        return self._by_id[trial_id]
+        if trial_id in self._by_id:
+            return self._by_id[trial_id]
+        shown = show(trial)
+        if trial.state.is_finished():
+            self._by_id[trial_id] = shown
+        return shown
 
 
 class _FoldOfStudy:
@@ -149,14 +163,16 @@ class _FoldOfStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         trials = self._study.get_trials(deepcopy=deepcopy, states=states)
-        return self._shown.of(trials, lambda trial: _with_values(trial, self._carried_on(trial)))
+        return self._shown.of(
+            trials, lambda trial: cast("FrozenTrial", _FoldOfTrial(trial, self._carried_on(trial)))
+        )
 
     def _carried_on(self, trial: FrozenTrial) -> dict[int, float]:
         values = values_of_fold(trial, self._fold, self._epochs)
-        if not values:
-            return values
-        last = max(values)
-        return values | dict.fromkeys(range(last + 1, self._epochs + 1), values[last])
+        if values and self._epochs not in values:
+            last = max(values)
+            values |= dict.fromkeys(range(last + 1, self._epochs + 1), values[last])
+        return values
 
 
 def _with_values(trial: FrozenTrial, values: dict[int, float]) -> FrozenTrial:

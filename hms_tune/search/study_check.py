@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from hms_tune.config.input import InputConfig
 from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
-from hms_tune.config.trial import ModelConfig
+from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
+from hms_tune.models.backbone import traits
 from hms_tune.models.layers import check_depth
 from hms_tune.models.network import check_single
 from hms_tune.models.pretrained import Place, place_of_weights
@@ -65,7 +69,8 @@ def find_weights(study_file: StudyFile) -> tuple[Weights, ...]:
     What is not in the local cache the hub is asked for. Nothing is downloaded.
     """
     configs = _model_configs(study_file)
-    backbones = dict.fromkeys(config.backbone for config in configs if config.pretrained is True)
+    asked = dict.fromkeys(config.backbone for config in configs if config.pretrained is True)
+    backbones = [backbone for backbone in asked if traits(backbone).published]
 
     def find(backbone: str) -> Weights:
         try:
@@ -106,6 +111,7 @@ def check_study(study_file: StudyFile) -> StudyCheck:
         missing file, a batch of one image cannot be normalized, or the sampler cannot search the space.
     """
     _check_models(study_file)
+    _check_views(study_file)
     _check_single_images(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
@@ -128,20 +134,38 @@ def _check_models(study_file: StudyFile) -> None:
             )
 
 
+def _check_views(study_file: StudyFile) -> None:
+    """See that every image of the space shows traces, where a network of the space reads them."""
+    readers = dict.fromkeys(config for config in _model_configs(study_file) if config.reads_traces)
+    inputs = _inputs(study_file) if readers else []
+    for model, images in itertools.product(readers, inputs):
+        try:
+            TrialConfig(model=model, input=images)
+        except ValidationError as error:
+            raise ConfigError(
+                error.errors()[0]["msg"].removeprefix("Value error, "),
+                where=f"{study_file.source}: model and input",
+                hint="Every combination of the space is tried",
+            ) from error
+
+
+def _inputs(study_file: StudyFile) -> list[InputConfig]:
+    entries = study_file.space.entries
+    return [InputConfig.model_validate(values) for values in _resolved(entries["input"], "input")]
+
+
 def _check_single_images(study_file: StudyFile) -> None:
     """See that the smallest batch can be normalized, where that is one image."""
     training = keep_only(study_file.space.entries["training"], frozenset({"batch_size"}))
     least = min(values["batch_size"] for values in _resolved(training, "training"))
     if least > 1:
         return
-    inputs = [
-        InputConfig.model_validate(values) for values in _resolved(study_file.space.entries["input"], "input")
-    ]
-    sizes = dict.fromkeys((config.channels, config.image) for config in inputs)
+    inputs = _inputs(study_file)
+    given = dict.fromkeys(config.for_model for config in inputs)
     for config in {config.backbone: config for config in _model_configs(study_file)}.values():
-        for channels, image in sizes:
+        for each in given:
             try:
-                check_single(config, channels=channels, image=image)
+                check_single(config, each)
             except ModelError as error:
                 raise ConfigError(
                     error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
@@ -157,7 +181,7 @@ def _resolved(node: Node, section: str) -> Iterator[dict[str, Any]]:
 def _model_configs(study_file: StudyFile) -> Iterator[ModelConfig]:
     """One for every backbone with every extreme of its depth, and for every source of weights."""
     model = study_file.space.entries["model"]
-    for keys in (_DEPTH_KEYS, frozenset({"backbone", "pretrained"})):
+    for keys in (_DEPTH_KEYS, frozenset({"backbone", "trace_backbone", "pretrained"})):
         kept = keep_only(model, keys)
         for assignment in corners(kept, "model"):
             values = resolve(kept, lambda name, _, given=assignment: given[name], "model")  # type: ignore[misc]

@@ -16,6 +16,7 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
+from hms_tune.config.range_reader import dotted_keys
 from hms_tune.config.ranges import (
     Choices,
     FloatRange,
@@ -38,6 +39,9 @@ from hms_tune.config.yaml_lines import Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError
 
 LARGEST_GRID = 100_000
+
+_NAMED = 3
+"""Ranges that an error names."""
 
 
 def suggest(space: Group, trial: optuna.trial.BaseTrial) -> TrialConfig:
@@ -244,3 +248,66 @@ def lies_in(space: Group, params: Mapping[str, Any]) -> bool:
 def describe_label(label: Label) -> str:
     """A label as a person writes it: words without quotes, the rest as in JSON."""
     return label if isinstance(label, str) else json.dumps(label)
+
+
+def fixed_config(space: Group, given: Mapping[str, str]) -> TrialConfig:
+    """The configuration of a space whose ranges all have a value.
+
+    Parameters
+    ----------
+    given : dotted keys and their values as text, read as in a study file
+
+    Raises
+    ------
+    ConfigError
+        If a range has no value, or as :func:`changed`.
+    """
+    _check_keys(given)
+    left: list[str] = []
+
+    def choose(name: str, node: Searched) -> Any:
+        if not any(name == key or name.startswith(f"{key}.") for key in given):
+            left.append(name)
+        return node.branches[0].label if isinstance(node, Choices) else node.low
+
+    values = resolve(space, choose)
+    if left:
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        raise ConfigError(
+            f"{', '.join(left[:_NAMED])}{more}: one training needs values, not ranges",
+            hint=f"Give each one, as --set {left[0]}=…, or take those of a trial with --trial",
+        )
+    return changed(values, given)
+
+
+def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
+    """A configuration with other values at some keys.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value does not fit.
+    """
+    _check_keys(given)
+    for key, text in given.items():
+        *path, last = key.split(".")
+        section = values
+        for name in path:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = parse_yaml(text, Source(f"--set {key}")).plain() if text.strip() else None
+    try:
+        return TrialConfig.model_validate(values)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(str(part) for part in found["loc"])
+        raise ConfigError(found["msg"].removeprefix("Value error, "), where=where or None) from error
+
+
+def _check_keys(given: Mapping[str, str]) -> None:
+    known = list(dotted_keys(TrialConfig))
+    values = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
+    for key in given:
+        if key not in known and not any(key.startswith(f"{each}.") for each in values):
+            raise ConfigError(f'"{key}" is no key of a study file; {nearest(key, known)}', where="--set")

@@ -24,7 +24,7 @@ from hms_tune.config.ranges import (
 )
 from hms_tune.config.trial import TrialConfig
 from hms_tune.errors import ConfigError
-from hms_tune.models.backbone import make_skeleton
+from hms_tune.models.backbone import make_skeleton, own_size
 
 _LARGE = frozenset({"training.batch_size", "input.image", "input.channels", "model.finetuned_layers"})
 _SMALL = frozenset({"model.frozen_layers"})
@@ -109,8 +109,7 @@ def _size(node: Node, pick: Any) -> float:
 def _outputs(backbone: str) -> int:
     """Numbers that the layers of a backbone put out for an image of its own size."""
     network = make_skeleton(backbone)
-    settings: Any = getattr(network, "pretrained_cfg", None) or {}
-    size = settings.get("input_size") or (3, 224, 224)
+    size = own_size(backbone, network)
     total = 0
 
     def note(module: nn.Module, _inputs: object, output: object) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hms_tune.config.input import PANELS, STFT, Mel, Multitaper, Raw, Spectral, Wavelet
+from hms_tune.config.image_layout import panel_heights, shown_lines
+from hms_tune.config.input import STFT, Mel, Multitaper, Raw, Spectral, Wavelet
 from hms_tune.signals.montage import PAIRS_PER_REGION, REGIONS, SFREQ
 from hms_tune.signals.spectrogram import (
     PowerSpectrogram,
@@ -89,7 +90,7 @@ class RawPanels(nn.Module):
     def __init__(self, view: Raw, *, height: int, width: int) -> None:
         super().__init__()
         self.width = width
-        self.lines = view.lines if view.lines is not None else height // PANELS[view.montage]
+        self.lines = view.lines_of(height)
 
     def forward(self, pairs: Tensor) -> Tensor:
         """From (batch, n_pairs, n_times) in µV to (batch, n_pairs, lines, width) in µV."""
@@ -124,12 +125,6 @@ def multitaper_power(view: Multitaper, n_times: int) -> PowerSpectrogram:
     return PowerSpectrogram(n_times, tapers, kept, hop=round(view.step_seconds * SFREQ), one_sided=False)
 
 
-def panel_heights(height: int, panels: int) -> list[int]:
-    """Rows of each panel; what does not divide evenly goes to the first ones, one row each."""
-    rows, extra = divmod(height, panels)
-    return [rows + 1] * extra + [rows] * (panels - extra)
-
-
 def stack_panels(panels: Tensor, height: int, width: int, *, blend_rows: bool = True) -> Tensor:
     """Resize every panel to its share of the height and stack them top to bottom.
 
@@ -143,7 +138,7 @@ def stack_panels(panels: Tensor, height: int, width: int, *, blend_rows: bool = 
     float32 tensor, shape (batch, height, width)
     """
     if not blend_rows:
-        return panels.flatten(1, 2)[:, _repeated_rows(panels.shape[1], panels.shape[2], height)]
+        return panels.flatten(1, 2)[:, shown_lines(panels.shape[1], panels.shape[2], height)]
     heights = panel_heights(height, panels.shape[1])
     tall = heights.count(heights[0])
     parts = [
@@ -152,12 +147,6 @@ def stack_panels(panels: Tensor, height: int, width: int, *, blend_rows: bool = 
         if part.shape[1]
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _repeated_rows(panels: int, lines: int, height: int) -> list[int]:
-    """For each row of the image, the line it shows, counted over all panels."""
-    heights = panel_heights(height, panels)
-    return [panel * lines + row * lines // rows for panel, rows in enumerate(heights) for row in range(rows)]
 
 
 def _resize(panels: Tensor, height: int, width: int) -> Tensor:

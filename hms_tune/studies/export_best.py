@@ -1,16 +1,18 @@
-"""From a study in the database to a bundle on disk, with observers watching."""
+"""From a study in the database, or a study file alone, to a bundle on disk, with observers watching."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS
-from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import trial_number
@@ -18,24 +20,32 @@ from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
-from hms_tune.search.suggest import config_of
+from hms_tune.search.suggest import changed, config_of, fixed_config
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
-from hms_tune.training.observer import KeepsBundles, Observer, TrialInfo
+from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
 from hms_tune.trial_state import AttemptState
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The trial to export, the study file it was drawn from, and the number of its last attempt."""
+    """The trial to export, the study file it was drawn from, and the number of its last attempt.
+
+    ``job_type`` is what observers are told that it is. ``confirmed``: it is the best of the trials that were
+    confirmed, not of the search. ``pending``: a confirmation is under way, and has not decided.
+    """
 
     winner: Winner
     study_file: StudyFile
     attempt: int
+    job_type: JobType = "export"
+    confirmed: bool = False
+    pending: bool = False
 
 
 def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
-    """The complete trial with the smallest KL, or the one with that number.
+    """The winner of the confirmation, else the complete trial with the smallest KL; or that number.
 
     Raises
     ------
@@ -46,6 +56,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     """
     loaded = load_study(storage, study)
     study_file = stored_study_file(loaded)
+    progress = confirmation_progress(storage, study)
+    first = None if progress is None else progress.winner
+    pending = number is None and progress is not None and first is None
+    confirmed = number is None and first is not None
+    if number is None and first is not None:
+        number = first.trial
     trial = _chosen(loaded.get_trials(deepcopy=False), study, number)
     try:
         config = config_of(study_file.space, trial.params)
@@ -55,8 +71,11 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
             where=f"study {study}",
             hint=f"Choose another with --trial; hms-tune study show {study} names them",
         ) from error
-    winner = Winner(study=study, number=trial_number(trial), config=config, value=trial.value)
-    return Choice(winner, study_file, trial.number)
+    ranking = None if first is None or progress is None else progress.ranking
+    winner = Winner(
+        study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
+    )
+    return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending)
 
 
 def complete_trials(storage: Storage, study: str) -> list[int]:
@@ -106,7 +125,7 @@ def export_watched(
         config=winner.config,
         params={},
         slot=str(resolve_device(device)),
-        job_type="export",
+        job_type=choice.job_type,
     )
 
     def on_event(event: Event) -> None:
@@ -138,3 +157,65 @@ def export_watched(
     finally:
         for observer in observers:
             observer.close()
+
+
+def train(
+    study: str | Path,
+    data: Path | str,
+    out: Path | str,
+    *,
+    values: Mapping[str, object] | None = None,
+    device: str = "auto",
+    refit: RefitMode = "none",
+) -> Exported:
+    """Train a study file's configuration on its folds, and write a bundle.
+
+    Parameters
+    ----------
+    study : name of a study file, or its path
+    data : the competition folder
+    out : the bundle's folder, which must not exist yet
+    values : dotted keys and their values: one for each range, or in place of what the file says
+    device : auto, cpu or cuda:N
+    refit : ``full`` also trains one network on all rows
+
+    Raises
+    ------
+    ConfigError
+        If a range has no value, a key is unknown, or a value does not fit.
+    UsageError
+        If ``out`` exists or cannot be created.
+    """
+    given = {key: json.dumps(value) for key, value in (values or {}).items()}
+    choice = one_training(load_study_file(study), given)
+    return export_watched(choice, prepare(Path(data)), Path(out), device=device, refit=refit)
+
+
+def one_training(study_file: StudyFile, given: Mapping[str, str]) -> Choice:
+    """A study file's only configuration, to be trained outside of a search.
+
+    Parameters
+    ----------
+    given : dotted keys and their values as text: for the ranges, and in place of what the file says
+
+    Raises
+    ------
+    ConfigError
+        If a range has no value, a key is unknown, or a value does not fit.
+    """
+    config = fixed_config(study_file.space, given)
+    winner = Winner(study=study_file.study, number=0, config=config, value=None)
+    return Choice(winner, study_file, 0, job_type="training")
+
+
+def another_training(choice: Choice, given: Mapping[str, str]) -> Choice:
+    """A trial of a search once more, with other values at some keys.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value does not fit.
+    """
+    config = changed(choice.winner.config.model_dump(mode="json"), given)
+    winner = replace(choice.winner, config=config, value=None if given else choice.winner.value)
+    return replace(choice, winner=winner, job_type="training")

@@ -6,12 +6,16 @@ They lie in the database, half a megabyte each: whoever reads a study reads them
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries import records
 from hms_tune.training.events import OutOfFold
+
+MOST_BYTES = 1 << 28
+"""Of a trial's predictions; those of a million rows take about 150 MB."""
 
 
 def keep_out_of_fold(storage: Storage, study_id: int, number: int, predictions: OutOfFold) -> None:
@@ -27,7 +31,19 @@ def kept_out_of_fold(storage: Storage, study_id: int, number: int) -> OutOfFold 
     """The predictions of a trial that was the best when it ended; None of any other."""
     with storage.transaction() as connection:
         content = records.predictions(connection, study_id, number)
-    if content is None:
-        return None
+    return None if content is None else unpacked(content)
+
+
+def unpacked(content: bytes) -> OutOfFold:
+    """Predictions as they were kept.
+
+    Raises
+    ------
+    ValueError, KeyError, zipfile.BadZipFile, zlib.error
+        If these are none.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as members:
+        if sum(member.file_size for member in members.infolist()) > MOST_BYTES:
+            raise ValueError("predictions are too large")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return OutOfFold(**{name: arrays[name] for name in OutOfFold.__dataclass_fields__})

@@ -7,21 +7,23 @@ that uses Optuna.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
-from hms_tune.database.queries.attempts import enqueued_values, last_attempts_of_trials_ended_for
+from hms_tune.database.queries.attempts import enqueued_values, reasons_of_last_attempts
 from hms_tune.database.queries.studies import is_ours, study_names
+from hms_tune.database.queries.trial_list import AttemptKey, attempt_keys, param_names
 from hms_tune.database.queries.workers import running_trials, workers_of_study
 from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
 from hms_tune.database.queue.promote import GIVEN_UP
-from hms_tune.errors import UsageError
+from hms_tune.database.trial_reader import trials_by_id
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
+from hms_tune.studies.confirmation.request import confirmation_progress
 from hms_tune.studies.lookup import find_any_study, find_study
 from hms_tune.studies.standing import Curve, Standing
 from hms_tune.studies.status_types import (
@@ -134,32 +136,70 @@ def status(storage: Storage, name: str) -> StudyStatus:
         images_per_second=used.images_per_second,
         left_s=used.seconds_left,
         ends_at=used.ends_at if state == "running" else None,
+        confirmation=confirmation_progress(storage, name),
     )
 
 
-def show_trials(storage: Storage, name: str, *, number: int | None = None) -> list[TrialSummary]:
-    """All trials of a study, or the one with that number.
+_ENDED_LATER = {STOPPED_BY_A_PERSON: TrialState.FAILED, GIVEN_UP: TrialState.PRUNED}
+"""How a trial ended that was stopped or given up while no slot was at it: after its last attempt had."""
+
+_READ_AT_ONCE = 200
+"""Of a study of any length, so many attempts are in memory."""
+
+
+def show_trials(storage: Storage, name: str) -> list[TrialSummary]:
+    """All attempts of a study.
 
     Raises
     ------
     UnknownStudyError
         If there is no such study.
-    UsageError
-        If it has no such trial.
+    """
+    ids = [key.optuna_trial_id for key in attempt_list(storage, name)]
+    return list(attempts_shown(storage, ids))
+
+
+def parameter_names(storage: Storage, name: str) -> list[str]:
+    """The names of all parameters that attempts of a study have.
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
     """
     study_id = find_study(storage, name)
-    trials = storage.optuna.get_all_trials(study_id, deepcopy=False)
-    if number is not None:
-        trials = [trial for trial in trials if trial.number == number]
-        if not trials:
-            raise UsageError(f"no trial {number}", where=f"study {name}")
-    # A trial that is stopped or given up while no slot is at it ends after its last attempt has.
     with storage.transaction() as connection:
-        stopped = last_attempts_of_trials_ended_for(connection, study_id, STOPPED_BY_A_PERSON)
-        given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
-    ended = dict.fromkeys(stopped, (TrialState.FAILED, STOPPED_BY_A_PERSON))
-    ended |= dict.fromkeys(given_up, (TrialState.PRUNED, GIVEN_UP))
-    return [trial_summary(trial, *ended.get(trial_id_of(trial), (None, None))) for trial in trials]
+        return param_names(connection, study_id)
+
+
+def attempt_list(storage: Storage, name: str, *, param: str | None = None) -> list[AttemptKey]:
+    """The attempts of a study by what they may be sorted by.
+
+    Parameters
+    ----------
+    param : a parameter by which they may be sorted, too
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    """
+    study_id = find_study(storage, name)
+    with storage.transaction() as connection:
+        return attempt_keys(connection, study_id, ended_later=_ENDED_LATER, param=param)
+
+
+def attempts_shown(storage: Storage, optuna_trial_ids: Sequence[int]) -> Iterator[TrialSummary]:
+    """Attempts, read as they are asked for, some at a time."""
+    for place in range(0, len(optuna_trial_ids), _READ_AT_ONCE):
+        asked = optuna_trial_ids[place : place + _READ_AT_ONCE]
+        with storage.transaction() as connection:
+            found = {trial_id_of(trial): trial for trial in trials_by_id(connection, asked)}
+            later = reasons_of_last_attempts(connection, asked, among=tuple(_ENDED_LATER))
+        for each in asked:
+            if each in found:
+                reason = later.get(each)
+                yield trial_summary(found[each], None if reason is None else _ENDED_LATER[reason], reason)
 
 
 def _stored_file(storage: Storage, study_id: int) -> StudyFile | None:

@@ -20,6 +20,7 @@ from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
+from hms_tune.studies.confirmation.request import Progress
 from hms_tune.studies.standing import Standing
 from hms_tune.studies.totals import StudyState
 from hms_tune.trial_state import AttemptState, TrialState
@@ -88,6 +89,7 @@ class StudyStatus:
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far:
     ``hours`` are those in which a slot was at work; ``patience`` is how little the latest draws promised.
+    ``confirmation`` is how far the leading trials have been trained again, None unless somebody asked for it.
     ``standing`` is what estimates are held against; ``folds`` and ``epochs`` are the most of a trial and of a
     fold, 0 where no trial runs. ``per_hour`` (trials ended) and ``images_per_second`` are those of the last
     hour; ``left_s`` is the work until the first part of the budget is spent at that speed, and ``ends_at``
@@ -119,6 +121,7 @@ class StudyStatus:
     images_per_second: float | None
     left_s: float | None
     ends_at: datetime | None
+    confirmation: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from hms_tune.config.ranges import Group
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database.connect import Storage
+from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.optuna_trial import (
     KL_ALL_ROWS_ATTRIBUTE,
     KL_HIGH_VOTE_ATTRIBUTE,
@@ -24,6 +24,7 @@ from hms_tune.database.queries.attempts import (
     attempts_by_trial,
     last_attempts_of_trials_ended_for,
 )
+from hms_tune.database.queries.data_sets import torch_versions
 from hms_tune.database.queries.records import RecordRow, records_of_study
 from hms_tune.database.queries.totals import (
     best_complete_attempt,
@@ -102,12 +103,16 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """A study with all its trials, attempts that went on elsewhere left out."""
+    """A study with all its trials, attempts that went on elsewhere left out.
+
+    ``torch``: the versions of PyTorch that its workers ran.
+    """
 
     name: str
     study_id: int
     study_file: StudyFile
     trials: tuple[TrialRecord, ...]
+    torch: tuple[str, ...] = ()
 
     def ended(self, *states: AttemptState) -> list[TrialRecord]:
         """Trials in these states, by number."""
@@ -138,10 +143,17 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
     study = load_study(storage, name)
     frozen = study.get_trials(deepcopy=False)
     with storage.transaction() as connection:
-        rows = records_of_study(connection, study_id_of(study))
-        attempts = attempts_by_trial(connection, study_id_of(study))
-        given_up = last_attempts_of_trials_ended_for(connection, study_id_of(study), GIVEN_UP)
-    study_file = stored_study_file(study)
+        return record_of(connection, study_id_of(study), stored_study_file(study), frozen)
+
+
+def record_of(
+    connection: Transaction, study_id: int, study_file: StudyFile, frozen: Sequence[FrozenTrial]
+) -> StudyRecord:
+    """A study whose trials Optuna has read."""
+    rows = records_of_study(connection, study_id)
+    attempts = attempts_by_trial(connection, study_id)
+    given_up = last_attempts_of_trials_ended_for(connection, study_id, GIVEN_UP)
+    torch = tuple(torch_versions(connection, study_id))
     continued = {each.user_attrs.get(CONTINUES_ATTRIBUTE) for each in frozen}
     records = (
         _record(each, study_file.space, rows.get(each.number), attempts, trial_id_of(each) in given_up)
@@ -149,7 +161,9 @@ def study_record(storage: Storage, name: str) -> StudyRecord:
         if each.number not in continued
     )
     trials = tuple(record for record in records if record.state not in REQUEUED_OR_LOST)
-    return StudyRecord(name=name, study_id=study_id_of(study), study_file=study_file, trials=trials)
+    return StudyRecord(
+        name=study_file.study, study_id=study_id, study_file=study_file, trials=trials, torch=torch
+    )
 
 
 def trial_record(storage: Storage, study: str, number: int) -> TrialRecord:

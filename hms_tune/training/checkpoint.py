@@ -2,20 +2,18 @@
 
 A file is a SHA-256 digest followed by what ``torch.save`` wrote. It is written beside its place, flushed to
 the disk and renamed, so that a kill or a full disk leaves the one before it; a flipped or missing bit is
-found by the digest before anything is unpickled, and unpickling is restricted to tensors and plain values.
+found by the digest. Nothing is unpickled: see :mod:`~hms_tune.machine.saved_state`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
 import os
-import pickle
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hms_tune.errors import CheckpointError
+from hms_tune.errors import CheckpointError, first_line
+from hms_tune.machine.regular_file import open_regular
+from hms_tune.machine.saved_state import NotAStateError, read_state
 
 _MAGIC = b"hms-tune checkpoint 1\n"
 _KEPT = 2
@@ -90,7 +90,7 @@ def write_checkpoint(directory: Path, number: int, state: dict[str, Any]) -> Pat
         partial.replace(path)
         _flush_directory(directory)
     except OSError as error:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise CheckpointError(
             f"the checkpoint cannot be written ({error.strerror or error})",
@@ -120,17 +120,35 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If it is missing, cut, altered or of another format.
     """
-    payload = _payload(path)
     try:
-        with zipfile.ZipFile(io.BytesIO(payload)) as entries:
-            if sum(entry.file_size for entry in entries.infolist()) > len(payload):
-                raise ValueError("it unpacks to more than it holds")
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        state = read_state(_payload(path))
+    except (NotAStateError, MemoryError) as error:
         raise CheckpointError("holds other things than tensors and plain values", where=path) from error
     if not isinstance(state, dict):
         raise CheckpointError("is no state of a trial", where=path)
     return state
+
+
+@contextmanager
+def contents_checked(where: Path) -> Iterator[None]:
+    """Take in what a checkpoint holds, which may be anything that fits its form.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no trial's: something is missing, or of another kind or shape.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise  # the device's fault
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(
+            f"the checkpoint holds something else than a trial's state ({reason})",
+            where=where,
+            hint="Remove it; the trial then begins anew",
+        ) from error
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -146,7 +164,8 @@ def verify_checkpoint(path: Path) -> None:
 
 def _payload(path: Path) -> memoryview:
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror or error})", where=path) from error
     start = len(_MAGIC) + hashlib.sha256().digest_size

@@ -20,6 +20,7 @@ from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (
     CheckpointClock,
     checkpoint_path,
+    contents_checked,
     fold_weights_path,
     read_checkpoint,
     read_newest_checkpoint,
@@ -156,8 +157,9 @@ class CrossValidation:
         fold = _Fold(number, training, validation_rows, BestEpoch(self.config.training.early_stopping))
         epoch: int | None = 0
         if progress.fold_state is not None and progress.best_state is not None:
-            fold.training.load_state_dict(progress.fold_state)
-            fold.best.load_state_dict(progress.best_state)
+            with contents_checked(self.directory or Path()):
+                fold.training.load_state_dict(progress.fold_state)
+                fold.best.load_state_dict(progress.best_state)
             last = progress.story[-1]
             epoch = _next_epoch(last.epoch, fold) if isinstance(last, EpochEnded) else 0
 
@@ -183,7 +185,8 @@ class CrossValidation:
         state = self.workspace.ranks.from_first(lambda: self._shared_fold(directory, number))
         if state is None:
             return
-        shared = Progress.unpacked(state)
+        with contents_checked(shared_fold_path(directory, number)):
+            shared = Progress.unpacked(state)
         progress.predictions |= shared.predictions
         progress.best_weights, progress.fold_state = shared.best_weights, shared.fold_state
         progress.best_state = shared.best_state
@@ -319,7 +322,8 @@ class CrossValidation:
                 where=directory,
                 hint="Use another directory, or remove the checkpoints in this one",
             )
-        return Progress.unpacked(state)
+        with contents_checked(directory):
+            return Progress.unpacked(state)
 
     @property
     def _names(self) -> tuple[str, str]:

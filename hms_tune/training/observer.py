@@ -10,14 +10,16 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.training.events import Event
 from hms_tune.trial_state import AttemptState
 
+JobType = Literal["trial", "fold", "export", "training"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialInfo:
     """Which trial an event belongs to.
 
     ``trial`` and ``attempt`` are numbers, the trial's that of its first attempt; ``job_type`` is ``trial`` in
-    a search, ``fold`` where a worker trains one fold for another's attempt, and ``export`` when the best
-    trial is retrained.
+    a search, ``fold`` where a worker trains one fold for another's attempt, ``export`` when the best trial is
+    retrained, and ``training`` outside of a search.
     """
 
     study: str
@@ -26,7 +28,7 @@ class TrialInfo:
     config: TrialConfig
     params: dict[str, str | int | float | bool | None]
     slot: str
-    job_type: Literal["trial", "fold", "export"] = "trial"
+    job_type: JobType = "trial"
 
 
 class Observer(Protocol):

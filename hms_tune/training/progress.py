@@ -87,4 +87,4 @@ class Progress:
 
 def is_of(state: dict[str, Any], config: str, store: str) -> bool:
     """Whether a checkpoint is of this configuration and this prepared data."""
-    return (state["config"], state["store"]) == (config, store)
+    return (state.get("config"), state.get("store")) == (config, store)

@@ -14,6 +14,7 @@ from hms_tune.data.store.store import Store
 from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (
     CheckpointClock,
+    contents_checked,
     full_weights_path,
     read_newest_checkpoint,
     write_checkpoint,
@@ -83,9 +84,10 @@ class Refit:
         saved = read_newest_checkpoint(checkpoints)
         identity = [self.config.hash, self.workspace.store.manifest.digest]
         first_epoch = 0
-        if saved is not None and saved["identity"] == identity:
-            state.load_state_dict(saved["state"])
-            first_epoch = saved["epoch"] + 1
+        if saved is not None and saved.get("identity") == identity:
+            with contents_checked(checkpoints):
+                state.load_state_dict(saved["state"])
+                first_epoch = saved["epoch"] + 1
         yield FoldStarted(
             fold=0,
             folds=1,

@@ -95,18 +95,20 @@ def learning_targets(config: TrainingConfig, labels: Labels) -> NDArray[np.float
     """What is learnt in place of the plain shares of votes: smoothed most where votes are few.
 
     ``vote_prior`` votes are added to the experts' behind a row, spread evenly over the classes: the mean of
-    a Dirichlet posterior under an even prior of that many votes.
+    a Dirichlet posterior under an even prior of that many votes. A row with a soft label learns that.
 
     Returns
     -------
     float32 array, shape (n_rows, 6), rows sum to 1
     """
     targets = labels.targets
-    if config.vote_prior == 0.0:
-        return targets
-    experts = labels.total_votes[:, None].astype(np.float32)
-    even = config.vote_prior / targets.shape[1]
-    return np.asarray((targets * experts + even) / (experts + config.vote_prior), dtype=np.float32)
+    if config.vote_prior > 0.0:
+        experts = labels.total_votes[:, None].astype(np.float32)
+        even = config.vote_prior / targets.shape[1]
+        targets = np.asarray((targets * experts + even) / (experts + config.vote_prior), dtype=np.float32)
+    if labels.soft is not None:
+        targets = np.where(np.isnan(labels.soft), targets, labels.soft)
+    return targets
 
 
 def learning_weights(

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hms_tune.data.folds import HELD_OUT
+from hms_tune.data.folds import HELD_OUT, fold_rows
 from hms_tune.data.labels import HIGH_VOTES, Labels
 from hms_tune.errors import DataError
 from hms_tune.training.images.images import RowImages
@@ -35,11 +35,7 @@ class TrialData:
 
     def fold_rows(self, fold: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Training and validation rows of a fold."""
-        searched = self.folds[0] != HELD_OUT
-        folds_per_repeat = int(self.folds[0].max()) + 1
-        repeat, number = divmod(fold, folds_per_repeat)
-        validation = self.folds[repeat] == number
-        return np.flatnonzero(~validation & searched), np.flatnonzero(validation)
+        return fold_rows(self.folds, fold)
 
     def prior_kl(self, fold: int) -> float:
         """The deciding KL of a fold that is predicted with the mean target of its training rows."""

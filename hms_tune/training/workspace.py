@@ -10,7 +10,8 @@ import torch
 from hms_tune.config.acceleration import AccelerationSettings
 from hms_tune.config.trial import DataConfig, TrialConfig
 from hms_tune.data.folds import assign_folds
-from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.labels import Labels
+from hms_tune.data.soft_labels import labelled_rows
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
 from hms_tune.machine.device import make_current
@@ -119,8 +120,7 @@ class Workspace:
             key=images_key,
             ranks=self.ranks,
         )
-        shuffle_seed = int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
-        folds = assign_folds(rows.labels, config.data, shuffle_seed=shuffle_seed)
+        folds = assign_folds(rows.labels, config.data, shuffle_seed=shuffle_seed(config))
         return TrialData(rows.labels, folds, images, config.data.judged_on)
 
     def _plan(self, config: TrialConfig) -> MemoryPlan:
@@ -154,10 +154,17 @@ class Workspace:
 
     def _labelled_rows(self, config: DataConfig) -> LabelledRows:
         name = f"{config.rows}:{config.min_votes}"
+        if config.soft_labels is not None:
+            name += f":{config.soft_labels}:{config.holdout}:{config.fold_seed}"
         if self._rows is None or name != self._rows.name:
-            labels = make_labels(self.store.train, rows=config.rows, min_votes=config.min_votes)
+            labels = labelled_rows(self.store, config)
             self._rows = LabelledRows(name, labels, WindowSource(self.store, labels, self.device))
         return self._rows
+
+
+def shuffle_seed(config: TrialConfig) -> int:
+    """What a trial adds to the seed of its folds: 0, unless each has folds of its own."""
+    return int(config.hash, 16) % 2**31 if config.data.reshuffle else 0
 
 
 def _images_key(rows: LabelledRows, config: TrialConfig) -> str:

@@ -90,6 +90,7 @@ class SlotSetup:
     helping_observers : hear of folds that are trained for others
     admit : refuses a configuration that the device has no room for, before observers hear of the trial
     poll_s : how often an idle slot looks for work, s
+    before_claim : done before each claim, such as dropping what need not be run
     look_s : how old a running slot's knowledge of what people requested may be, s
     """
 
@@ -102,6 +103,7 @@ class SlotSetup:
     admit: Admit = admit_all
     observers: Sequence[Observer] = ()
     stop: Stop = field(default_factory=Stop)
+    before_claim: Callable[[], object] = lambda: None
     poll_s: float = 2.0
     look_s: float = 2.0
 

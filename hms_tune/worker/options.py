@@ -9,6 +9,7 @@ from typing import Literal
 from hms_tune.config.acceleration import Acceleration
 from hms_tune.config.settings import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
+from hms_tune.data.identity import DataIdentity
 from hms_tune.training.distributed.group import RankPlace
 
 
@@ -48,6 +49,7 @@ class SlotPlan:
     gpus : how many GPUs it occupies; 0 on the CPU
     threads : of the CPU; None: as many as torch likes
     place : which rank the slot's process is; None: it trains alone
+    data : what tells its worker's data from others
     """
 
     options: WorkerOptions
@@ -59,6 +61,7 @@ class SlotPlan:
     gpus: float
     threads: int | None
     place: RankPlace | None
+    data: DataIdentity | None = None
 
     @property
     def device(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.data_sets import torch_versions
 from hms_tune.database.queries.workers import Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
 from hms_tune.machine.private_folder import private_folder
@@ -17,6 +19,8 @@ from hms_tune.machine.usage import UsageMeter
 from hms_tune.training.events import EpochEnded, Event
 
 __all__ = ["ImageCount", "Presence", "announce"]
+
+_logger = logging.getLogger(__name__)
 
 SEEN_EVERY_S = 10.0
 
@@ -64,6 +68,20 @@ def showing_life(home: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             file.unlink()
+
+
+def warn_of_other_torch(storage: Storage, presence: Presence) -> None:
+    """Say that workers of the study ran another PyTorch; the row of each has its own."""
+    with storage.statements() as connection:
+        known = torch_versions(connection, presence.study_id)
+    own = presence.torch or ""
+    others = [each for each in known if each.partition(".")[0] != own.partition(".")[0]]
+    if others:
+        _logger.warning(
+            "This worker runs PyTorch %s, others of the study ran %s: scores may differ by more than chance",
+            own,
+            ", ".join(others),
+        )
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class Slot:
         while not self._setup.stop.requested:
             try:
                 self._recover()
+                self._setup.through_outages(self._setup.before_claim)
                 asked_at = seconds_awake_or_asleep()
                 claimed = self._claim()
                 if isinstance(claimed, Lease):

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from types import FrameType
 
@@ -29,6 +30,7 @@ from hms_tune.worker.attempt import SlotSetup
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
+from hms_tune.worker.checkpoint_store.race import RaceJudge
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import PipeObserver, SlotFailed, log_to_pipe
@@ -103,8 +105,12 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     equipment = Equipment(plan.device, plan.gpus, trainer.data_digest)
     best = best_of_study(storage, study_file.study)
     watchers = (supervisor, *trackers(study_file, options.home, equipment=equipment, best=best))
-    search = storage.through_outages(lambda: join_search(storage, study_file))
-    kept = KeptPredictions(open_store(options.artifacts), study_file.study)
+    # This process has opened the data itself, which may have changed since the worker looked.
+    data = None if plan.data is None else replace(plan.data, digest=trainer.data_digest)
+    search = storage.through_outages(lambda: join_search(storage, study_file, data=data))
+    shared = open_store(options.artifacts)
+    kept = KeptPredictions(shared, study_file.study)
+    judge = RaceJudge(storage, search.study_id, study_file, shared)
     records = TrialRecorder(
         storage,
         search.study_id,
@@ -130,6 +136,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         artifacts=Artifacts.at(options.artifacts, options.home / "scratch", study_file.study),
         observers=(*watchers, records),
         stop=stop,
+        before_claim=judge.judge if search.confirms else lambda: None,
     )
     try:
         Slot(setup).run()

@@ -13,9 +13,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from importlib.metadata import version
 from types import FrameType
 
 from hms_tune.config.settings import dashboard_folder
+from hms_tune.config.study_file import StudyFile
+from hms_tune.data.identity import DataIdentity
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import Storage, open_storage, resolve_address
@@ -26,6 +30,7 @@ from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import is_writable, private_folder
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
+from hms_tune.studies.confirmation.request import confirmation_file, confirmation_progress
 from hms_tune.studies.totals import has_work
 from hms_tune.tracking.notify.watch import StudyWatch
 from hms_tune.tracking.study_outlook import StudyOutlook
@@ -33,10 +38,11 @@ from hms_tune.training.distributed.group import RankPlace, place_from_environmen
 from hms_tune.training.observer import Observer
 from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.open import open_store
+from hms_tune.worker.checkpoint_store.race import RaceJudge
 from hms_tune.worker.devices import SlotDevices, device_names, gpu_share, slot_groups
-from hms_tune.worker.open_study import open_search
+from hms_tune.worker.open_study import Search, open_search
 from hms_tune.worker.options import SlotPlan, WorkerOptions
-from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life
+from hms_tune.worker.presence import ImageCount, Presence, announce, showing_life, warn_of_other_torch
 from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.supervisor import Supervisor
 
@@ -71,13 +77,14 @@ class Worker:
         self.observer = observer
         self.progress = progress
         self.show_study = show_study
-        self.worker_id = uuid.uuid4().hex[:12]
+        self.worker_id = _new_id()
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
         self._supervisor = Supervisor(observer, self._images, stopping=lambda: self._signals > 0)
         self._place = place_from_environment()
         self._own_rank: RankProcesses | None = None
+        self._data: DataIdentity | None = None
         self._has_more = False
 
     def run(self) -> bool:
@@ -114,7 +121,7 @@ class Worker:
                 if self._place is not None and self._place.rank > 0:
                     self._be_a_further_rank(self._place, devices)
                     return self._signals > 0
-                check_data(options.study_file, store)
+                self._data = check_data(options.study_file, store)
                 if options.slots_per_device == "auto" and options.ranks_per_trial == 1 and not self._place:
                     devices = self._groups(_slots_that_pay(options, store))
                 self._work(devices)
@@ -148,13 +155,15 @@ class Worker:
         self._storage_url = address.render_as_string(hide_password=False)
         storage = open_storage(address)
         try:
-            search = open_search(storage, self.options.study_file)
+            search = open_search(storage, self.options.study_file, data=self._data)
             presence = Presence(
                 worker_id=self.worker_id,
                 study_id=search.study_id,
                 version=__version__,
                 devices=tuple(device for _, group in devices for device in group),
+                torch=version("torch"),
             )
+            warn_of_other_torch(storage, presence)
             watch = StudyWatch.of(
                 storage,
                 search.study_id,
@@ -167,20 +176,40 @@ class Worker:
             with announce(storage, presence, self._images), watch.running(), publisher:
                 _logger.info("%s: %s", search.study.study_name, _slots_told([slot for slot, _ in devices]))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
-            self._has_more = self._asks_for_more(storage, search.study_id)
+            following = self._what_follows(storage, search)
         finally:
             storage.close()
+        if following is not None:
+            _logger.info("%s is over; its leading trials are confirmed", self.options.study_file.study)
+            self.options = replace(self.options, study_file=following)
+            self.worker_id = _new_id()
+            self._work(devices)
 
-    def _asks_for_more(self, storage: Storage, study_id: int) -> bool:
-        """Whether the study has more to do; a database that is away is asked by the next worker."""
+    def _what_follows(self, storage: Storage, search: Search) -> StudyFile | None:
+        """Find out whether there is more to do; returns the file of the study that confirms this one, if any.
+
+        A database that is away is asked by the next worker.
+        """
+        name = search.study.study_name
         try:
-            return has_work(storage, study_id)
+            if search.confirms:
+                artifacts = open_store(self.options.artifacts)
+                RaceJudge(storage, search.study_id, self.options.study_file, artifacts).judge()
+            self._has_more = has_work(storage, search.study_id)
+            if self._has_more or search.confirms:
+                return None
+            if self._is_hurried():
+                progress = confirmation_progress(storage, name)
+                self._has_more = progress is not None and not progress.is_over
+                return None
+            return confirmation_file(storage, name)
         except Exception as error:
             told = as_storage_error(error)
             if told is None:
                 raise
             _logger.warning("Nobody knows whether there is more to do: %s", told)
-            return True
+            self._has_more = True
+            return None
 
     def _publisher_plan(self) -> PublisherPlan:
         options = self.options
@@ -203,6 +232,7 @@ class Worker:
             gpus=sum(gpu_share(name, names) for name in group),
             threads=cpu_threads(names.count("cpu")) if group[0] == "cpu" else None,
             place=self._place,
+            data=self._data,
         )
 
     @contextmanager
@@ -234,6 +264,10 @@ class Worker:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]
 
 
 def _check_folders(options: WorkerOptions) -> None:

@@ -8,6 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import func, select
+
+from hms_tune.config.study_file import load_study_file
+from hms_tune.data.identity import DataIdentity
+from hms_tune.database.connect import Storage
+from hms_tune.database.tables import trials, workers
+from hms_tune.worker.open_study import open_search
 
 Run = Callable[..., tuple[int, str]]
 
@@ -113,6 +120,28 @@ def test_a_defect_of_the_data_is_named(
     line = refused(hms_tune, tmp_path, *arguments)
     for words in named:
         assert words in line
+
+
+def test_data_that_the_study_did_not_run_on_are_refused_with_what_differs(
+    hms_tune: Run,
+    tmp_path: Path,
+    competition_writer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    storage: Storage,
+    home: Path,
+) -> None:
+    competition_writer(tmp_path / "hms", patients=2, seconds=51)
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    known = DataIdentity("0" * 64, eegs=3, rows=3, patients=2)
+    open_search(storage, load_study_file(str(tmp_path / "tiny.yaml")), data=known)
+    monkeypatch.setenv("HMS_TUNE_HOME", str(home))
+    code, error = hms_tune("worker", "--study", "tiny.yaml", "--data", "hms")
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert code == 1
+    assert "study tiny: this worker's data are not the study's: 4 EEGs instead of 3" in line
+    with storage.statements() as connection:
+        counts = [select(func.count()).select_from(table) for table in (trials, workers)]
+        assert [connection.execute(count).scalar_one() for count in counts] == [0, 0]
 
 
 def test_a_missing_folder_is_named(hms_tune: Run, tmp_path: Path) -> None:

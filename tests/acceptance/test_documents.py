@@ -132,6 +132,7 @@ STAND_INS = {
     "STUDY": "effnet",
     "NAME": "effnet",
     "mine": "effnet",
+    "mine.yaml": "studies/effnet.yaml",
     "BACKBONE": "test_resnet",
     "BUNDLE": "bundles/effnet",
     "N": "1",

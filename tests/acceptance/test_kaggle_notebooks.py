@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bundles import write_bundle
+from bundles import predictions, write_bundle
 from offline import offline_python
 
+from hms_tune.export.blend import write_blend
 from studies import ONE_TRIAL
 
 HMS_TUNE = (sys.executable, "-m", "hms_tune")
@@ -65,11 +66,26 @@ def kaggle(tmp_path: Path, competition_writer: Callable[..., Path]) -> Path:
     return tmp_path / "kaggle"
 
 
+def bundle_in(folder: Path) -> Path:
+    return write_bundle(folder / "bundle")
+
+
+def blend_in(folder: Path) -> Path:
+    bundles = [
+        write_bundle(folder / f"tiny-{trial}", trial=trial, oof={"oof.parquet": predictions(trial)})
+        for trial in (5, 6)
+    ]
+    write_blend(bundles, folder / "blend")
+    return folder / "blend"
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(("model", "name"), [(bundle_in, "tiny-5"), (blend_in, "tiny-blend")])
 def test_the_offline_notebook_writes_the_submission_of_predict_to_the_last_bit(
-    kaggle: Path, tmp_path: Path
+    kaggle: Path, tmp_path: Path, model: Callable[[Path], Path], name: str
 ) -> None:
-    bundle = write_bundle(tmp_path / "bundle")
+    bundle = model(tmp_path)
+    dataset = f"somebody/hms-tune-{name}"
     out = tmp_path / "out"
     said = subprocess.run(
         [*HMS_TUNE, "kaggle", str(bundle), str(out), "--user", "somebody"],
@@ -77,10 +93,10 @@ def test_the_offline_notebook_writes_the_submission_of_predict_to_the_last_bit(
         text=True,
         check=True,
     ).stdout
-    assert said == f"{out}: data set somebody/hms-tune-tiny-5, notebooks inference and training\n"
+    assert said == f"{out}: data set {dataset}, notebooks inference and training\n"
     kernel = json.loads((out / "inference/kernel-metadata.json").read_text())
-    assert (kernel["enable_internet"], kernel["dataset_sources"]) == (False, ["somebody/hms-tune-tiny-5"])
-    assert json.loads((out / "dataset/dataset-metadata.json").read_text())["id"] == "somebody/hms-tune-tiny-5"
+    assert (kernel["enable_internet"], kernel["dataset_sources"]) == (False, [dataset])
+    assert json.loads((out / "dataset/dataset-metadata.json").read_text())["id"] == dataset
     assert json.loads((out / "training/kernel-metadata.json").read_text())["enable_internet"] is True
     (wheel,) = (out / "dataset").glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:

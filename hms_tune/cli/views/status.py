@@ -12,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
+from hms_tune.export.race import HEADINGS
 from hms_tune.machine.progress import duration
 from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
     from hms_tune.database.queries.workers import RunningTrial
+    from hms_tune.studies.confirmation.request import Progress
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
 _STATE_STYLES = {"running": "green", "paused": "yellow", "stopped": "red", "finished": "cyan"}
@@ -32,6 +34,8 @@ def status_view(status: StudyStatus) -> RenderableType:
     parts: list[RenderableType] = [_heading(status), Padding(_facts(status), (0, 0, 0, 2), expand=False)]
     if status.leaders:
         parts += [Text(), best_table(status.leaders, "best KL" if status.state != FOREIGN else "best")]
+    if status.confirmation is not None:
+        parts += [Text(), confirmation_view(status.confirmation)]
     if status.running:
         parts += [Text(), running_table(status)]
     if status.workers:
@@ -125,6 +129,17 @@ def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
         ]
         table.add_row(*cells, *([high] if high_vote else []), params)
     return table
+
+
+def confirmation_view(progress: Progress) -> RenderableType:
+    """How far the leading trials have been trained again, and how they stand."""
+    done = f"confirmation: {progress.runs - progress.left} of {progress.runs} runs, in study {progress.study}"
+    if progress.ranking is None:
+        return Text(done)
+    table = plain_table(*HEADINGS, numbers=("place", "in the search", "runs"))
+    for row in progress.ranking.rows():
+        table.add_row(*row)
+    return Group(Text(done), table)
 
 
 def running_table(status: StudyStatus) -> Table:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,6 +35,15 @@ _SHOWN = (
 def as_json(value: Any) -> str:
     """Dataclasses, times and paths as JSON; NaN and infinity, which JSON lacks, as null."""
     return json.dumps(_plain(value), indent=2, allow_nan=False)
+
+
+def as_json_lines(values: Iterable[Any]) -> Iterator[str]:
+    """A list as :func:`as_json` has it, one item after another, and a line break."""
+    before = "["
+    for value in values:
+        yield before + ("\n" + as_json(value)).replace("\n", "\n  ")
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -30,8 +30,41 @@ _MOST_REASONS = 10
 """Reasons under the table; the most frequent come first."""
 
 
-def trial_view(trials: Sequence[TrialSummary], *, width: int) -> RenderableType:
-    """Attempts at trials, a line each, in their order.
+PAGE = 100
+"""Attempts on a page: more scroll by unread, and take seconds to lay out."""
+
+
+class Sortable(Protocol):
+    """What a list of attempts is sorted by."""
+
+    @property
+    def trial(self) -> int:
+        """Number of the trial."""
+
+    @property
+    def state(self) -> AttemptState:
+        """State of the attempt."""
+
+    @property
+    def value(self) -> float | None:
+        """Its KL."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Its time."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that it may be sorted by."""
+
+
+S = TypeVar("S", bound=Sortable)
+
+
+def trial_view(
+    trials: Sequence[TrialSummary], *, width: int, page: int = 1, of: int | None = None
+) -> RenderableType:
+    """A page of attempts at trials, a line each, in their order.
 
     Parameters that differ and that most trials have get a column, as long as there is room. What trials ended
     for stands under the table, once.
@@ -39,6 +72,8 @@ def trial_view(trials: Sequence[TrialSummary], *, width: int) -> RenderableType:
     Parameters
     ----------
     width : characters of a line
+    page : from 1
+    of : how many attempts there are on all pages; None: these
     """
     reasons = _numbered(trials)
     why = ("why",) if reasons else ()
@@ -58,13 +93,14 @@ def trial_view(trials: Sequence[TrialSummary], *, width: int) -> RenderableType:
         parts.append(Text(f"{rest}: --csv lists all, --trial N shows a trial whole", style="dim"))
     if reasons:
         parts += [Text(), *_reason_lines(trials, reasons)]
+    pages = -(-(len(trials) if of is None else of) // PAGE)
+    if pages > 1:
+        parts.append(Text(f"page {page} of {pages}, of {of:,} attempts: --page N shows another", style="dim"))
     return Group(*parts)
 
 
-def sorted_trials(trials: Sequence[TrialSummary], by: str) -> list[TrialSummary]:
-    """Trials by their number, state, KL, time, or a parameter; downwards with a ``-`` before it.
-
-    Trials without a value come last either way, and before them those of which a part of the KL is known.
+def sort_column(by: str, params: Sequence[str]) -> str:
+    """The column that ``--sort`` names: the number, state, KL, time, or a parameter, in full or in short.
 
     Raises
     ------
@@ -72,7 +108,6 @@ def sorted_trials(trials: Sequence[TrialSummary], by: str) -> list[TrialSummary]
         If no trial has such a parameter.
     """
     name = by.removeprefix("-")
-    params = list(dict.fromkeys(name for each in trials for name in each.params))
     known = {each.lower(): each for each in _FIRST} | {each: each for each in params}
     known |= {short: each for each, short in _short_names(params).items()}
     column = known.get(name) or known.get(name.lower())
@@ -80,25 +115,38 @@ def sorted_trials(trials: Sequence[TrialSummary], by: str) -> list[TrialSummary]
         raise UsageError(
             f'nothing to sort by is called "{name}"; {nearest(name, list(known))}', where="--sort"
         )
+    return column
+
+
+def sorted_trials(trials: Sequence[S], column: str, *, largest_first: bool = False) -> list[S]:
+    """Trials by what :func:`sort_column` found.
+
+    Trials without a value come last either way, and before them those of which a part of the KL is known.
+    """
     valued = [(value, each) for each in trials if (value := _sort_value(each, column)) is not None]
-    valued.sort(key=lambda pair: pair[0], reverse=by.startswith("-"))
+    valued.sort(key=lambda pair: pair[0], reverse=largest_first)
     ordered = [each for _, each in valued]
     if column == "KL":  # a part of a score stands behind the whole ones
         ordered.sort(key=lambda each: each.state is not AttemptState.COMPLETE)
     return ordered + [each for each in trials if _sort_value(each, column) is None]
 
 
-def trials_csv(trials: Sequence[TrialSummary]) -> str:
-    """Every attempt with all its parameters, as CSV with a header; what it does not have is left empty."""
-    params = list(dict.fromkeys(name for each in trials for name in each.params))
+def trials_csv(trials: Iterable[TrialSummary], params: Sequence[str]) -> Iterator[str]:
+    """Attempts with all of ``params`` as lines of CSV, the first a header; what one lacks is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "attempt", "state", "kl", "seconds", "reason", *params])
+
+    def line(cells: Sequence[Any]) -> str:
+        text.seek(0)
+        text.truncate()
+        writer.writerow(cells)
+        return text.getvalue()
+
+    yield line(["trial", "attempt", "state", "kl", "seconds", "reason", *params])
     for each in trials:
         values = (each.params.get(name) for name in params)
         first = (each.trial, each.attempt, each.state.value, each.value, each.seconds, each.reason)
-        writer.writerow([*first, *(json.dumps(v) if isinstance(v, list) else v for v in values)])
-    return text.getvalue()
+        yield line([*first, *(json.dumps(v) if isinstance(v, list) else v for v in values)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +216,7 @@ def _widest(cells: Sequence[str]) -> int:
     return max(Text(cell).cell_len for cell in cells)
 
 
-def _sort_value(trial: TrialSummary, column: str) -> Any:
+def _sort_value(trial: Sortable, column: str) -> Any:
     own = {"trial": trial.trial, "state": trial.state.value, "KL": trial.value, "time": trial.seconds}
     value = own[column] if column in own else trial.params.get(column)
     # Labels of choices may be of several kinds, which have no order between them.

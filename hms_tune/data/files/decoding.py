@@ -42,7 +42,7 @@ _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 def check_footer(file: SignalFile) -> tuple[int, list[Defect]]:
     """Number of rows at 200 Hz, and every defect that can be seen without decoding the signal."""
     try:
-        _refuse_costly(file.path)
+        refuse_costly(file.path)
         with pa.OSFile(os.fsencode(file.path)) as stream, _FlatParquetFile(stream) as parquet:
             rows = resampled_rows(parquet.metadata.num_rows, file.sfreq)
             return rows, footer_defects(file, parquet)
@@ -142,7 +142,7 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
         self._nested_paths_by_prefix = super()._build_nested_paths()
 
 
-def _refuse_costly(path: Path) -> None:
+def refuse_costly(path: Path) -> None:
     """Refuse, before it is opened, what would wait for ever or take minutes to open.
 
     Raises
@@ -166,7 +166,7 @@ def _refuse_costly(path: Path) -> None:
 
 @contextmanager
 def _opened(file: SignalFile) -> Iterator[_FlatParquetFile]:
-    _refuse_costly(file.path)
+    refuse_costly(file.path)
     with pa.OSFile(os.fsencode(file.path)) as stream:  # as text, pyarrow takes UTF-8 alone
         content = stream.read_buffer()
     with _FlatParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:

@@ -8,16 +8,19 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
-from hms_tune.config.yaml_lines import LARGEST_TEXT, Source, parse_yaml
+from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.data.schema import SFREQ
 from hms_tune.errors import DataError
+from hms_tune.machine.regular_file import read_regular
 
 STATEMENT = "hms-tune.yaml"
+
+_MOST_BYTES = 10_000
+"""It takes about a hundred."""
 
 _BOUNDS = {"sampling_rate": (50, 20_000), "votes_per_row": (1, 1000)}
 
@@ -48,15 +51,14 @@ class Statement:
         """
         path = root / STATEMENT
         try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise DataError("no regular file", where=path, hint="Replace it by a file, or remove it.")
-            with path.open(encoding="utf-8") as stream:
-                text = stream.read(LARGEST_TEXT + 1)
+            text = read_regular(path, most=_MOST_BYTES).decode()
         except FileNotFoundError:
             return cls()
         except (OSError, UnicodeDecodeError) as error:
             what = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}"
-            raise DataError(what, where=path, hint="Check the file and its permissions.") from error
+            raise DataError(
+                what, where=path, hint="Replace it by a file that says this alone, or remove it"
+            ) from error
         return cls._parse(text, Source(str(path)))
 
     @classmethod

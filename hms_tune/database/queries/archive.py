@@ -6,18 +6,21 @@ is, so a row is read and written whole, and only its ids are changed.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, text, update
+from sqlalchemy import Connection, DateTime, Float, Table, func, text, update
+from sqlalchemy.exc import DataError, IntegrityError, InternalError
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
 from hms_tune.database.schema import VERSION_TABLE
-from hms_tune.database.tables import SCHEMA, attempts, now
+from hms_tune.database.tables import SCHEMA, attempts, metadata, now
 from hms_tune.search.optuna_private import models
 
 Row = dict[str, Any]
@@ -25,8 +28,17 @@ Row = dict[str, Any]
 _AT_ONCE = 1000
 """Rows in one statement."""
 
-_DASHBOARDS_FILES = "artifacts:"
-"""Begin of Optuna's attributes that name files of the dashboard, which are drawn again elsewhere."""
+_FILE_OF_TRIAL = "artifacts:"
+"""Begin of Optuna's attributes that name files of the dashboard, which stay where they are."""
+
+_OF_STUDY = re.compile(r"study:metric_names|hms_tune:note")
+_NOTE = re.compile(r"dashboard:(?:(\d+):)?note_(?:ver|str:\d+)")
+"""The system attributes of a study that go along: our own, and notes, some on a trial by its id. All else
+there is the dashboard's: files that stay where they are, and figures that are drawn again."""
+
+
+class RowsError(ValueError):
+    """Rows of a file that are not those of a study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +67,9 @@ TABLES = (
     _Table("optuna_studies", "studies", "study_id", {}),
     _Table("optuna_directions", "study_directions", "study_direction_id", _STUDY),
     _Table("optuna_study_user_attributes", "study_user_attributes", "study_user_attribute_id", _STUDY),
-    _Table("optuna_study_system_attributes", "study_system_attributes", "study_system_attribute_id", _STUDY),
     _Table("optuna_trials", "trials", "trial_id", _STUDY),
+    # After the trials: a note is on one of them.
+    _Table("optuna_study_system_attributes", "study_system_attributes", "study_system_attribute_id", _STUDY),
     _Table("optuna_params", "trial_params", "param_id", _TRIAL),
     _Table("optuna_values", "trial_values", "trial_value_id", _TRIAL),
     _Table("optuna_reports", "trial_intermediate_values", "trial_intermediate_value_id", _TRIAL),
@@ -74,6 +87,8 @@ TABLES = (
     _Table("attempt_records", f"{SCHEMA}.attempt_records", None, _STUDY),
     _Table("rungs", f"{SCHEMA}.rungs", None, _STUDY | _OURS),
     _Table("out_of_fold", f"{SCHEMA}.out_of_fold", None, _STUDY),
+    _Table("data_sets", f"{SCHEMA}.data_sets", None, _STUDY),
+    _Table("confirmations", f"{SCHEMA}.confirmations", None, _STUDY),
 )
 """Tables of a study, each after those that it refers to. Who was at work, and messages to people, stay."""
 
@@ -105,52 +120,98 @@ def study_rows(connection: Connection, study_id: int) -> Iterator[tuple[str, Ite
         yield table.name, _rows(connection, table, study_id)
 
 
-def _rows(connection: Connection, table: _Table, study_id: int) -> Iterator[Row]:
-    owner = "" if "study_id" in table.refers or table.own == "study_id" else "trial_id"
+def _of_study(table: _Table) -> str:
+    """The condition for the rows of a study."""
+    if "study_id" in table.refers or table.own == "study_id":
+        return "study_id = :study"
     trials = f"{SCHEMA}.trials" if table.refers.get("trial_id") == "trials" else "trials"
-    of_trials = f"trial_id IN (SELECT trial_id FROM {trials} WHERE study_id = :study)"
-    where = of_trials if owner else "study_id = :study"
+    return f"trial_id IN (SELECT trial_id FROM {trials} WHERE study_id = :study)"
+
+
+def _rows(connection: Connection, table: _Table, study_id: int) -> Iterator[Row]:
     order = "1" if table.own is None else f"r.{table.own}"  # which their new numbers keep
     found = connection.execution_options(stream_results=True).execute(
-        text(f"SELECT CAST(to_jsonb(r) AS text) FROM {table.table} r WHERE r.{where} ORDER BY {order}"),
+        text(
+            f"SELECT CAST(to_jsonb(r) AS text) FROM {table.table} r"
+            f" WHERE r.{_of_study(table)} ORDER BY {order}"
+        ),
         {"study": study_id},
     )
     for content in found.scalars():
         yield json.loads(content)
 
 
-def insert_rows(connection: Connection, tables: Mapping[str, Sequence[Row]]) -> int:
-    """Write a study's rows under new ids; returns Optuna's id of the study.
+def insert_rows(
+    connection: Connection, rows_of: Callable[[str], Iterable[Row]]
+) -> tuple[int, dict[str, int]]:
+    """Write a study's rows under new ids; returns Optuna's id of the study, and how many rows each table got.
 
     The lease of an attempt that ran when the rows were read is over: the next worker finds it lost, and its
     trial goes on.
+
+    Parameters
+    ----------
+    rows_of : the rows of a table of a name, read once; no more than a thousand are held at a time
+
+    Raises
+    ------
+    RowsError
+        If the rows do not fit the tables, or one another.
     """
     numbers: dict[str, dict[int, int]] = {}
+    counts: dict[str, int] = {}
     for table in TABLES:
-        rows = [_moved(table, row, numbers) for row in tables[table.name] if _goes_along(table, row)]
-        if table.own is not None:
-            fresh = _new_numbers(connection, table, len(rows))
-            numbers[table.name] = {row[table.own]: number for row, number in zip(rows, fresh, strict=True)}
-            rows = [row | {table.own: number} for row, number in zip(rows, fresh, strict=True)]
-        for first in range(0, len(rows), _AT_ONCE):
-            connection.execute(
-                text(
-                    f"INSERT INTO {table.table} SELECT * FROM"
-                    f" jsonb_populate_recordset(CAST(NULL AS {table.table}), CAST(:rows AS jsonb))"
-                ),
-                {"rows": json.dumps(rows[first : first + _AT_ONCE])},
-            )
+        numbers[table.name], counts[table.name] = {}, 0
+        rows = iter(rows_of(table.name))
+        while batch := list(itertools.islice(rows, _AT_ONCE)):
+            try:
+                _insert(connection, table, batch, numbers)
+            except (DataError, IntegrityError, InternalError) as error:
+                raise RowsError(f"{table.name}: {str(error.orig).splitlines()[0]}") from error
+            except (LookupError, TypeError, ValueError) as error:
+                raise RowsError(f"{table.name}: {type(error).__name__} {error}"[:200]) from error
+            counts[table.name] += len(batch)
+    if len(numbers["optuna_studies"]) != 1:
+        raise RowsError(f"optuna_studies: {len(numbers['optuna_studies'])} rows in place of one")
     (study_id,) = numbers["optuna_studies"].values()
     connection.execute(
         update(attempts)
         .where(attempts.c.study_id == study_id, attempts.c.ended_at.is_(None))
         .values(expires_at=func.least(attempts.c.expires_at, now()))
     )
-    return study_id
+    return study_id, counts
+
+
+def _insert(
+    connection: Connection, table: _Table, batch: Sequence[Row], numbers: dict[str, dict[int, int]]
+) -> None:
+    rows = [_moved(table, row, numbers) for row in batch if _goes_along(table, row)]
+    if table.own is not None:
+        fresh = _new_numbers(connection, table, len(rows))
+        known = numbers[table.name]
+        for place, number in enumerate(fresh):
+            old = rows[place][table.own]
+            if type(old) is not int or old in known:
+                raise ValueError(f"{table.own} {str(old)[:40]} is given twice, or is no number")
+            known[old] = number
+            rows[place] |= {table.own: number}
+    connection.execute(
+        text(
+            f"INSERT INTO {table.table} SELECT * FROM"
+            f" jsonb_populate_recordset(CAST(NULL AS {table.table}), CAST(:rows AS jsonb))"
+        ),
+        {"rows": json.dumps(rows)},
+    )
 
 
 def _goes_along(table: _Table, row: Row) -> bool:
-    return not (table.name.endswith("system_attributes") and str(row["key"]).startswith(_DASHBOARDS_FILES))
+    match table.name:
+        case "optuna_study_system_attributes":
+            return bool(_OF_STUDY.fullmatch(row["key"]) or _NOTE.fullmatch(row["key"]))
+        case "optuna_system_attributes":
+            return not row["key"].startswith(_FILE_OF_TRIAL)
+        case _:
+            return True
 
 
 def _moved(table: _Table, row: Row, numbers: Mapping[str, Mapping[int, int]]) -> Row:
@@ -162,6 +223,9 @@ def _moved(table: _Table, row: Row, numbers: Mapping[str, Mapping[int, int]]) ->
     if table.name == "optuna_user_attributes" and row["key"] == LEASE_ATTRIBUTE:
         # Of a lease that ended before its attempt was made, nothing is left to refer to.
         moved["value_json"] = json.dumps(numbers["attempts"].get(int(row["value_json"]), 0))
+    if table.name == "optuna_study_system_attributes" and (found := _NOTE.fullmatch(row["key"])) and found[1]:
+        trial = numbers["optuna_trials"][int(found[1])]
+        moved["key"] = f"{row['key'][: found.start(1)]}{trial}{row['key'][found.end(1) :]}"
     if table.name == "attempts":
         moved["token"] = None  # of a claim that nobody repeats here
     if table.name == "out_of_fold":
@@ -175,3 +239,52 @@ def _new_numbers(connection: Connection, table: _Table, count: int) -> list[int]
     )
     given = {"table": table.table, "column": table.own, "count": count}
     return sorted(connection.execute(statement, given).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class StudyAttributes:
+    """What Optuna keeps of a study itself. ``directions`` are of its objectives, in their order."""
+
+    name: str
+    directions: tuple[str, ...]
+    user: Mapping[str, Any]
+    system: Mapping[str, Any]
+
+
+def study_attributes(connection: Connection, study_id: int) -> StudyAttributes:
+    """What Optuna keeps of a study that another transaction may not see yet."""
+    given = {"study": study_id}
+    name = connection.execute(text("SELECT study_name FROM studies WHERE study_id = :study"), given)
+    directions = connection.execute(
+        text("SELECT direction::text FROM study_directions WHERE study_id = :study ORDER BY objective"), given
+    )
+    user, system = (
+        {
+            row.key: json.loads(row.value_json)
+            for row in connection.execute(
+                text(f"SELECT key, value_json FROM study_{kind}_attributes WHERE study_id = :study"), given
+            )
+        }
+        for kind in ("user", "system")
+    )
+    return StudyAttributes(name.scalar_one(), tuple(directions.scalars()), user, system)
+
+
+def odd_column(connection: Connection, study_id: int) -> str | None:
+    """A column in which a row of a study has a time or a number that nobody reads: infinite, or long ago."""
+    known = {table.fullname: table for table in (*metadata.sorted_tables, *_OPTUNAS)}
+    for table in TABLES:
+        for column in known[table.table].columns:
+            if isinstance(column.type, DateTime):
+                sound = f"{column.name} BETWEEN '2000-01-01' AND '2200-01-01'"
+            elif isinstance(column.type, Float):
+                sound = f"abs({column.name}) < 1e300"  # which PostgreSQL's NaN is not
+            else:
+                continue
+            odd = f"SELECT EXISTS (SELECT FROM {table.table} WHERE {_of_study(table)} AND NOT ({sound}))"
+            if connection.execute(text(odd), {"study": study_id}).scalar_one():
+                return f"{table.name}.{column.name}"
+    return None
+
+
+_OPTUNAS: list[Table] = models.BaseModel.metadata.sorted_tables

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -77,6 +78,19 @@ def last_attempts_of_trials_ended_for(
     if trial is not None:
         statement = statement.where(trials.c.number == trial)
     return frozenset(connection.execute(statement).scalars())
+
+
+def reasons_of_last_attempts(
+    connection: Connection, optuna_trial_ids: Collection[int], *, among: Collection[str]
+) -> dict[int, str]:
+    """Of these attempts that are their trials' last: for what the trial ended, if for one of some reasons."""
+    statement = select(trials.c.last_optuna_trial_id, trials.c.reason).where(
+        trials.c.trial_id.in_(
+            select(attempts.c.trial_id).where(attempts.c.optuna_trial_id.in_(optuna_trial_ids))
+        ),
+        trials.c.reason.in_(among),
+    )
+    return {row.last_optuna_trial_id: row.reason for row in connection.execute(statement)}
 
 
 def enqueued_values(connection: Connection, study_id: int) -> tuple[dict[str, Any], ...]:

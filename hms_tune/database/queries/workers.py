@@ -27,12 +27,13 @@ KEPT_HOURS = 24
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A worker as others see it. ``devices`` has one entry per slot."""
+    """A worker as others see it. ``devices`` has one entry per slot; ``torch`` is PyTorch's version."""
 
     worker_id: str
     study_id: int
     version: str
     devices: tuple[str, ...]
+    torch: str | None = None
 
 
 def add_worker(storage: Storage, presence: Presence, process: ProcessIdentity) -> None:
@@ -47,6 +48,7 @@ def add_worker(storage: Storage, presence: Presence, process: ProcessIdentity) -
                 process_started=process.started,
                 machine=process.machine,
                 version=presence.version,
+                torch=presence.torch,
                 devices=",".join(presence.devices),
                 slots=len(presence.devices),
             )

@@ -16,7 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, exists, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from hms_tune.data.identity import DataIdentity
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.data_sets import agree_on_data, id_of_joined
 from hms_tune.database.queries.hours import at_work
 from hms_tune.database.queries.patience import patience_used
 from hms_tune.database.queue.lease import Holder, Lease, grant, granted
@@ -67,7 +69,12 @@ class Budget:
 
 
 def register_study(
-    storage: Storage, name: str, budget: Budget, *, start: Sequence[Mapping[str, Any]] = ()
+    storage: Storage,
+    name: str,
+    budget: Budget,
+    *,
+    start: Sequence[Mapping[str, Any]] = (),
+    data: DataIdentity | None = None,
 ) -> int:
     """Make a study of Optuna's known to the fleet, with its budget. Safe to repeat.
 
@@ -77,6 +84,7 @@ def register_study(
     Parameters
     ----------
     start : values of the trials that wait for a slot in a study that is new to the fleet
+    data : what the caller's trials would run on; None: it runs none
 
     Returns
     -------
@@ -86,6 +94,8 @@ def register_study(
     ------
     UnknownStudyError
         If Optuna has no study of that name.
+    DataChangedError
+        If its trials ran on other data.
     """
     try:
         study_id = storage.optuna.get_study_id_from_name(name)
@@ -117,6 +127,8 @@ def register_study(
                 {"study_id": study_id, "state": TrialState.WAITING, "given": dict(given)} for given in start
             ]
             connection.execute(trials.insert(), rows)
+        if data is not None:
+            agree_on_data(connection, study_id, name, data)
     return study_id
 
 
@@ -126,6 +138,20 @@ def is_registered(storage: Storage, name: str) -> bool:
     known = exists().where(optunas.c.study_name == name, optunas.c.study_id == studies.c.study_id)
     with storage.statements() as connection:
         return bool(connection.execute(select(known)).scalar_one())
+
+
+def keep_to_data(storage: Storage, name: str, data: DataIdentity) -> None:
+    """Keep a study that workers have joined to one data set; do nothing for one that is still to be made.
+
+    Raises
+    ------
+    DataChangedError
+        If its trials ran on other data.
+    """
+    with storage.engine.begin() as connection:
+        study_id = id_of_joined(connection, name)
+        if study_id is not None:
+            agree_on_data(connection, study_id, name, data)
 
 
 def next_ordinal(storage: Storage, study_id: int) -> int:

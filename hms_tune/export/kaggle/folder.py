@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hms_tune.data.download.kaggle import COMPETITION
 from hms_tune.errors import UsageError
-from hms_tune.export.bundle import read_bundle_config
+from hms_tune.export.blend import BLEND, copy_blend
+from hms_tune.export.copies import copy_bundle
 from hms_tune.export.kaggle.notebooks import inference_notebook, training_notebook
 from hms_tune.export.kaggle.wheel import write_wheel
+from hms_tune.export.place import check_vacant
+from hms_tune.machine.private_folder import private_folder
 
 _USER = re.compile(r"[A-Za-z0-9-]+")
 
@@ -23,6 +26,7 @@ def write_kaggle_folder(bundle: Path, out: Path, *, user: str) -> str:
 
     Parameters
     ----------
+    bundle : or a blend
     user : Kaggle's name of whoever uploads it
 
     Returns
@@ -32,7 +36,7 @@ def write_kaggle_folder(bundle: Path, out: Path, *, user: str) -> str:
     Raises
     ------
     BundleError
-        If ``bundle`` is none.
+        If ``bundle`` is none, or has links or files that are not as they were sealed.
     UsageError
         If there is something at ``out``, or the name cannot be one of Kaggle's.
     """
@@ -40,29 +44,37 @@ def write_kaggle_folder(bundle: Path, out: Path, *, user: str) -> str:
         raise UsageError(
             f'"{user}" is no user of Kaggle', where="--user", hint="Give the name in your profile's URL"
         )
-    if os.path.lexists(out):
-        raise UsageError("there is something already", where=out, hint="Remove it, or name another folder")
-    config = read_bundle_config(bundle)
-    name = f"hms-tune-{re.sub('[^a-z0-9]+', '-', config.study.lower()).strip('-')}-{config.trial}"
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.unfinished")
-    try:
-        _write(unfinished, bundle, list(config.files), f"{user}/{name}")
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    check_vacant(out)
+    private_folder(out.parent)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out.name}.", suffix=".unfinished", dir=out.parent, ignore_cleanup_errors=True
+    ) as unfinished:
+        folder = Path(unfinished) / out.name
+        private_folder(folder / "dataset")
+        name, manifest = _copy_model(bundle, folder / "dataset" / "bundle")
+        _write(folder, f"{user}/{name}", inference_notebook(manifest))
+        folder.rename(out)
     return f"{user}/{name}"
 
 
-def _write(folder: Path, bundle: Path, files: list[str], dataset: str) -> None:
+def _copy_model(model: Path, to: Path) -> tuple[str, str]:
+    """Copy a bundle or a blend; returns the name of its data set, and that of its manifest."""
+    if os.path.lexists(model / BLEND):
+        (first, *_) = copy_blend(model, to).members
+        study, trial, manifest = first.study, "blend", BLEND
+    else:
+        config = copy_bundle(model, to)
+        study, trial, manifest = config.study, str(config.trial), "config.json"
+    return f"hms-tune-{re.sub('[^a-z0-9]+', '-', study.lower()).strip('-')}-{trial}", manifest
+
+
+def _write(folder: Path, dataset: str, inference: str) -> None:
     data = folder / "dataset"
-    (data / "bundle").mkdir(parents=True)
-    for name in ("config.json", *files):
-        shutil.copyfile(bundle / name, data / "bundle" / name)
     write_wheel(data)
     user, _, name = dataset.partition("/")
     described = {"title": name, "id": dataset, "licenses": [{"name": "other"}]}
     (data / "dataset-metadata.json").write_text(_text(described))
-    for kind, notebook in (("inference", inference_notebook()), ("training", training_notebook())):
+    for kind, notebook in (("inference", inference), ("training", training_notebook())):
         (folder / kind).mkdir()
         (folder / kind / f"{kind}.ipynb").write_text(notebook)
         kernel = {

@@ -25,10 +25,10 @@ WHEEL = found("hms_tune-*.whl")
 '''
 
 _INFERENCE = (
-    """# Predict with a bundle of hms_tune
+    """# Predict with a bundle or a blend of hms_tune
 Everything comes from the inputs; the internet is off. The result is `submission.csv`.""",
     _FIND
-    + """BUNDLE = found("bundle/config.json").parent
+    + """BUNDLE = found("bundle/{manifest}").parent
 print(COMPETITION, WHEEL, BUNDLE, sep="\\n")
 """,
     """
@@ -119,9 +119,14 @@ if status == 0:  # the study is over
 )
 
 
-def inference_notebook() -> str:
-    """Installs the program without a network and writes ``submission.csv``."""
-    return _notebook(_INFERENCE)
+def inference_notebook(manifest: str) -> str:
+    """Installs the program without a network and writes ``submission.csv``.
+
+    Parameters
+    ----------
+    manifest : the file that a bundle's folder, or a blend's, is known by
+    """
+    return _notebook([cell.replace("{manifest}", manifest) for cell in _INFERENCE])
 
 
 def training_notebook() -> str:

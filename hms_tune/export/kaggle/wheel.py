@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-import hms_tune
+from hms_tune import version
 from hms_tune.version import __version__
 
 _TAG = "py3-none-any"
@@ -41,7 +41,7 @@ def write_wheel(folder: Path) -> Path:
 
 def _files() -> Iterator[tuple[str, Path]]:
     """The package's files; in a checkout the study files lie beside it."""
-    package = Path(hms_tune.__file__).parent
+    package = Path(version.__file__).parent
     for path in sorted(package.rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             yield path.relative_to(package).as_posix(), path

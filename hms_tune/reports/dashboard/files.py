@@ -11,30 +11,36 @@ import shutil
 import stat
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from hms_tune.database.connect import Storage
-from hms_tune.machine.private_folder import private_folder
+from hms_tune.errors import ArtifactError
+from hms_tune.machine.private_folder import folder_without_links, private_mode
 from hms_tune.reports.dashboard.dashboard_private import artifact_key
 
-_FOLDER = "dashboard"
+_FOLDER = PurePosixPath("dashboard")
 _IDENTITY = re.compile(r"[0-9A-Za-z-]+")
 
 
 class DashboardFiles:
-    """Files in a folder that others may write to, for optuna-dashboard: no link in it is followed."""
+    """Files in a folder that others may write to, for optuna-dashboard.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    No link below ``artifacts`` is followed, not even one that stands in for the folder itself.
+    """
+
+    def __init__(self, artifacts: Path) -> None:
+        self._artifacts = artifacts
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open a regular file."""
+        name = _checked(artifact_id)
         try:
-            handle = os.open(self._path(artifact_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with self._folder() as folder:
+                handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
         except OSError as error:
             raise ArtifactNotFound("not found") from error
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -43,40 +49,54 @@ class DashboardFiles:
         return os.fdopen(handle, "rb")
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write a new file and rename it: whatever had the name, a link too, is replaced and not followed."""
-        path = self._path(artifact_id)
-        partial = path.with_name(f"{uuid.uuid4()}.partial")
+        """Write a new file and rename it: whatever had the name, a link too, is replaced and not followed.
+
+        Raises
+        ------
+        ArtifactError
+            If it cannot be written.
+        """
+        name = _checked(artifact_id)
         try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                shutil.copyfileobj(content_body, file)
-            partial.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+            with self._folder(make=True) as folder:
+                _write(folder, name, content_body)
+        except OSError as error:
+            raise ArtifactError(
+                f"cannot be written to ({error.strerror or error})",
+                where=self._artifacts / _FOLDER,
+                hint="It has to be a folder, and no link; check HMS_TUNE_ARTIFACTS and the room there",
+            ) from error
 
     def remove(self, artifact_id: str) -> None:
         """Remove a file, or the link that stands in for it."""
+        name = _checked(artifact_id)
         try:
-            self._path(artifact_id).unlink()
+            with self._folder() as folder:
+                os.unlink(name, dir_fd=folder)
         except OSError as error:
             raise ArtifactNotFound("not found") from error
 
-    def _path(self, artifact_id: str) -> Path:
-        if not _IDENTITY.fullmatch(artifact_id):
-            raise ArtifactNotFound("not found")
-        return self._folder / artifact_id
+    def _folder(self, *, make: bool = False) -> AbstractContextManager[int]:
+        return folder_without_links(self._artifacts, _FOLDER, make=make)
 
 
-def dashboard_store(artifacts: Path) -> DashboardFiles:
-    """The store under the fleet's artifacts, to read from; nothing is made on disk."""
-    return DashboardFiles(artifacts / _FOLDER)
+def _checked(artifact_id: str) -> str:
+    if not _IDENTITY.fullmatch(artifact_id):
+        raise ArtifactNotFound("not found")
+    return artifact_id
 
 
-def writable_store(artifacts: Path) -> DashboardFiles:
-    """The same, to write to."""
-    private_folder(artifacts / _FOLDER)
-    return dashboard_store(artifacts)
+def _write(folder: int, name: str, content: BinaryIO) -> None:
+    partial = f"{uuid.uuid4()}.partial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with os.fdopen(os.open(partial, flags, private_mode(folder), dir_fd=folder), "wb") as file:
+            shutil.copyfileobj(content, file)
+        os.replace(partial, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial, dir_fd=folder)
+        raise
 
 
 def attach(

@@ -16,10 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 import optuna_dashboard
 
 from hms_tune.errors import UsageError
+from hms_tune.reports.dashboard.access import Environment, Gate
 from hms_tune.reports.dashboard.dashboard_private import PAGE, PATHS_IN_PAGE, PATHS_IN_SCRIPT, SCRIPT
-
-Environment = dict[str, Any]
-Application = Callable[[Environment, Callable[..., Any]], Iterable[bytes]]
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
@@ -39,7 +37,7 @@ class Prefixed:
         If that is no path, or this version of optuna-dashboard is written otherwise than expected.
     """
 
-    def __init__(self, application: Application, prefix: str) -> None:
+    def __init__(self, application: Gate, prefix: str) -> None:
         if not _PREFIX.fullmatch(prefix):
             raise UsageError(
                 f'"{prefix}" is no path',
@@ -81,6 +79,10 @@ class Prefixed:
         if hasattr(answer, "close"):
             answer.close()
         return [instead[0]]
+
+    def admits(self, environment: Environment) -> bool:
+        """As the other does."""
+        return self._application.admits(environment)
 
     def _there(self, name: str, value: str) -> str:
         """A header; a redirection leads below the prefix."""

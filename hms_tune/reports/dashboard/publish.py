@@ -11,7 +11,7 @@ from optuna_dashboard import save_plotly_graph_object
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.records import mark_published, unpublished_predictions
 from hms_tune.reports.dashboard.dashboard_private import stored_graph
-from hms_tune.reports.dashboard.files import attach, writable_store
+from hms_tune.reports.dashboard.files import DashboardFiles, attach
 from hms_tune.reports.dashboard.plotly import study_graphs
 from hms_tune.reports.dashboard.study_note import write_study_note
 from hms_tune.reports.figures.predictions import curves_figure, prediction_figures, worst_predicted
@@ -61,7 +61,7 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
         numbers = unpublished_predictions(connection, study.study_id)
     if not numbers:
         return
-    store = writable_store(artifacts)
+    store = DashboardFiles(artifacts)
     leader = study.best.attempt if study.best else None
     for trial in study.trials:
         if trial.attempt not in numbers:

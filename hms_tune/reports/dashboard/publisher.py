@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from hms_tune.database.locks import PUBLISHER_S, dismiss_publisher, elect_publisher, publishers_term
 from hms_tune.database.queries.records import RecordsEnded, records_ended
-from hms_tune.errors import StorageError
+from hms_tune.errors import ArtifactError, StorageError
 from hms_tune.machine.background import Every
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
@@ -159,16 +159,17 @@ class Publisher:
                 return
 
     def _say(self, error: Exception) -> None:
-        """Tell the worker, once, of a database that cannot be used."""
+        """Tell the worker, once, of a database or a folder that cannot be used."""
         from hms_tune.database.connection.retry import as_storage_error
 
-        away = error if isinstance(error, StorageError) else as_storage_error(error)
+        away = error if isinstance(error, StorageError | ArtifactError) else as_storage_error(error)
         if away is None or away.what == self._said:
             return
         self._said = away.what
+        place = f"{away.where}: " if isinstance(away, ArtifactError) else ""
         print(  # noqa: T201 - the worker reads it
-            f"The dashboard's notes and figures wait: {away.what}. It is asked again every {LOOK_S:.0f} s. "
-            f"{away.hint or ''}".strip(),
+            f"The dashboard's notes and figures wait: {place}{away.what}. "
+            f"It is tried again every {LOOK_S:.0f} s. {away.hint or ''}".strip(),
             flush=True,
         )
 
@@ -177,7 +178,6 @@ class Publisher:
         from hms_tune.database.connect import open_storage
 
         storage = open_storage(self._plan.storage_url)
-        self._said = None
 
         def is_elected() -> bool:
             with storage.statements() as connection:
@@ -194,6 +194,7 @@ class Publisher:
                         with Every(PUBLISHER_S / 3, is_elected, name="election"):  # figures take their time
                             self._publish(storage)
                         self._published = news
+                self._said = None
                 if told is not None:
                     return
                 told = wait(LOOK_S)

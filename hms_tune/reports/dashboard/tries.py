@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from hms_tune.reports.dashboard.peer import owner_of
+from hms_tune.reports.dashboard.peer import Address, owner_of, plain_address
 
 MOST = 10
 """Wrong passwords that an address may send before it has to pause."""
@@ -53,33 +52,36 @@ class Tries:
         return count if self._clock() - last < PAUSE_S else 0
 
 
-_FIRST_PERSON = 1000
-"""User ids from here on are people's (login.defs(5)); those below belong to the system and its services."""
+def address_of(environment: dict[str, Any], *, proxy: int | None = None) -> str:
+    """Who asks: of IPv6, the network; of this machine, the user too, who then locks out nobody else.
 
-
-def address_of(environment: dict[str, Any]) -> str:
-    """Who asks: the peer, or whom a reverse proxy on this machine names. Of IPv6, the network."""
-    peer = environment.get("REMOTE_ADDR", "")
-    named = environment.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
-    try:
-        address = ipaddress.ip_address(peer)
-        if address.is_loopback and named and _is_proxy(environment):
-            address = ipaddress.ip_address(named)
-    except ValueError:
-        return str(peer)
-    if address.version == 6 and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
-
-
-def _is_proxy(environment: dict[str, Any]) -> bool:
-    """Whether a service of this machine asks, or this user: other people here may not speak for visitors.
-
-    They could lock a visitor out, or guess with another name each time.
+    Parameters
+    ----------
+    proxy : user id of a reverse proxy on this machine, which names its visitors; nobody else is believed
     """
+    peer = str(environment.get("REMOTE_ADDR", ""))
     try:
-        port, to = int(environment["REMOTE_PORT"]), int(environment["SERVER_PORT"])
+        address = plain_address(peer)
+        if not address.is_loopback:
+            return _network(address)
+        owner = user_of_peer(environment)
+        named = environment.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
+        if named and owner is not None and owner == proxy:
+            return _network(plain_address(named))
+    except ValueError:
+        return peer
+    return str(address) if owner is None else f"{address}, user {owner}"
+
+
+def user_of_peer(environment: dict[str, Any]) -> int | None:
+    """The user of this machine who asks; None where that cannot be told."""
+    try:
+        their = plain_address(environment["REMOTE_ADDR"]), int(environment["REMOTE_PORT"])
+        our = plain_address(environment["SERVER_ADDR"]), int(environment["SERVER_PORT"])
     except (KeyError, ValueError):
-        return False
-    owner = owner_of(environment["REMOTE_ADDR"], port, to=to)
-    return owner is not None and (owner < _FIRST_PERSON or owner == os.getuid())
+        return None
+    return owner_of(their, our)
+
+
+def _network(address: Address) -> str:
+    return str(address) if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))

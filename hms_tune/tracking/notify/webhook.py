@@ -14,8 +14,8 @@ from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from hms_tune.config.secrets import HIDDEN, hidden, webhook_of
 from hms_tune.config.study_sections import NotifyConfig
-from hms_tune.config.webhook import HIDDEN, hidden, webhook_of
 from hms_tune.errors import NotificationError
 
 Message = Mapping[str, Any]

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.models.network import build_network
 
@@ -46,20 +47,20 @@ def layers_of(config: TrialConfig) -> tuple[Layer, ...]:
         "drop_path": 0.0,
     }
     model = config.model.model_copy(update=alike)
-    return _layers(model.model_dump_json(), config.input.channels, config.input.image)
+    return _layers(model.model_dump_json(), config.input.for_model)
 
 
 @lru_cache(maxsize=32)
-def _layers(model: str, channels: int, image: tuple[int, int]) -> tuple[Layer, ...]:
+def _layers(model: str, given: ModelInput) -> tuple[Layer, ...]:
     found: list[Layer] = []
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             config = ModelConfig.model_validate_json(model)
-            network = build_network(config, channels=channels, image=image).eval()
+            network = build_network(config, given).eval()
             for name, module in network.named_modules():
                 if any(True for _ in module.parameters(recurse=False)):
                     _listen(name, module, found)
-            network(torch.empty(1, channels, *image))
+            network(torch.empty(1, *given.shape))
     except Exception:  # some networks compute with values as they are built: there are none here
         logger.debug("the network's layers are not shown", exc_info=True)
         return ()

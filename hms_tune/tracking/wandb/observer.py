@@ -155,7 +155,7 @@ class WandbObserver:
         self._with_run(log)
 
     def _is_news(self, trial: TrialInfo, event: CrossValidationEnded) -> bool:
-        if trial.job_type == "export":
+        if trial.job_type in ("export", "training"):
             return True
         if self._best is None:
             return False

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.models.frozen_prefix import cut
 from hms_tune.models.network import Network
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.training.memory.footprint import count_shapes, shape_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
@@ -34,7 +31,7 @@ def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
     freezes = bool(model.frozen_layers) or model.finetuned_layers is not None
     if not freezes or Augmentation(config.augmentation, config.input).changes_anything:
         return None
-    counted = _counted(shape_of(model), config.input.channels, config.input.image)
+    counted = _counted(shape_of(model), config.input.for_model)
     if counted is None:
         return None
     numbers, normalizes_in_float32 = counted
@@ -42,17 +39,17 @@ def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
 
 
 @lru_cache(maxsize=256)
-def _counted(model: ModelConfig, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
+def _counted(model: ModelConfig, given: ModelInput) -> tuple[int, bool] | None:
     """Numbers in a row's features, and whether autocast leaves them in float32 as it may."""
-    return count_shapes(model, channels, image, lambda network: _numbers(network, channels, image))
+    return count_shapes(model, given, lambda network: _numbers(network, given))
 
 
-def _numbers(network: Network, channels: int, image: tuple[int, int]) -> tuple[int, bool] | None:
+def _numbers(network: Network, given: ModelInput) -> tuple[int, bool] | None:
     parts = cut(network)
     if parts is None:
         return None
     device = next(network.parameters()).device
-    features = parts[0](torch.empty(2, channels, *image, device=device))
+    features = parts[0](torch.empty(2, *given.shape, device=device))
     whole = all(isinstance(each, Tensor) and len(each) == 2 for each in features)
     if not whole:
         return None

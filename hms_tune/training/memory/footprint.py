@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.input import InputConfig
 from hms_tune.config.trial import SGD, ModelConfig, TrialConfig
 from hms_tune.data.schema import CLASSES
@@ -128,7 +129,7 @@ def footprint(config: TrialConfig, *, half: bool) -> Footprint:
         If there is no such network.
     """
     training = config.training
-    counted = _counted(shape_of(config.model), config.input.channels, config.input.image, half)
+    counted = _counted(shape_of(config.model), config.input.for_model, half)
     moments = (1 if training.optimizer.momentum else 0) if isinstance(training.optimizer, SGD) else 2
     return Footprint(
         weights=counted.weights,
@@ -181,13 +182,11 @@ def shape_of(model: ModelConfig) -> ModelConfig:
 
 
 @lru_cache(maxsize=256)
-def _counted(model: ModelConfig, channels: int, image: tuple[int, int], half: bool) -> _Counted:
-    return count_shapes(model, channels, image, lambda network: _count(network, channels, image, half))
+def _counted(model: ModelConfig, given: ModelInput, half: bool) -> _Counted:
+    return count_shapes(model, given, lambda network: _count(network, given, half))
 
 
-def count_shapes(
-    model: ModelConfig, channels: int, image: tuple[int, int], count: Callable[[Network], Count]
-) -> Count:
+def count_shapes(model: ModelConfig, given: ModelInput, count: Callable[[Network], Count]) -> Count:
     """What ``count`` makes of a network without contents; the caller's random numbers are left untouched.
 
     Some networks ask for the values of tensors, or for autocast, which the meta device does not have: they
@@ -196,32 +195,34 @@ def count_shapes(
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
-                network = build_network(model, channels=channels, image=image)
+                network = build_network(model, given)
             return count(network)
         except (NotImplementedError, RuntimeError):
-            return count(build_network(model, channels=channels, image=image))
+            return count(build_network(model, given))
 
 
-def _count(network: Network, channels: int, image: tuple[int, int], half: bool) -> _Counted:
+def _count(network: Network, given: ModelInput, half: bool) -> _Counted:
     network.to(memory_format=torch.channels_last)
     weights = sum(_bytes(tensor) for tensor in (*network.parameters(), *network.buffers()))
     trained = sum(_bytes(parameter) for parameter in network.parameters() if parameter.requires_grad)
     cast = weights // 2 if half else 0
     if half:
-        network.backbone.to(torch.bfloat16)
-        network.head.register_forward_pre_hook(lambda _, features: (features[0].float(),))
+        for branch in (network.backbone, network.second):
+            if branch is not None:
+                branch.to(torch.bfloat16)
+        network.head.register_forward_pre_hook(lambda _, maps: tuple(each.float() for each in maps))
     steps: dict[int, StepBytes] = {
-        count: count_step(network, _images(network, count, channels, image)) for count in BATCH_SIZES
+        count: count_step(network, _images(network, count, given)) for count in BATCH_SIZES
     }
     saved, _ = _line(lambda count: steps[count].saved)
     step, fixed = _line(lambda count: steps[count].peak)
-    predict, _ = _line(lambda count: _count_prediction(network, _images(network, count, channels, image)))
+    predict, _ = _line(lambda count: _count_prediction(network, _images(network, count, given)))
     return _Counted(weights, trained, saved, step, max(0, fixed) + cast, predict)
 
 
-def _images(network: nn.Module, count: int, channels: int, image: tuple[int, int]) -> Tensor:
+def _images(network: nn.Module, count: int, given: ModelInput) -> Tensor:
     like = next(network.parameters())
-    images = torch.empty(count, channels, *image, dtype=like.dtype, device=like.device)
+    images = torch.empty(count, *given.shape, dtype=like.dtype, device=like.device)
     return images.contiguous(memory_format=torch.channels_last)
 
 

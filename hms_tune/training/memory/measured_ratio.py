@@ -48,7 +48,8 @@ def probe_key(config: TrialConfig, device: torch.device) -> str:
     height, width = config.input.image
     half = computes_in_bfloat16(device, config.training.precision)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = (config.model.backbone, f"{config.input.channels}×{height}×{width}", "bf16" if half else "f32")
+    branches = "+".join(filter(None, (config.model.backbone, config.model.trace_backbone)))
+    parts = (branches, f"{config.input.channels}×{height}×{width}", "bf16" if half else "f32")
     return " ".join((*parts, hardware, f"torch {torch.__version__}"))
 
 
@@ -63,15 +64,14 @@ def _measured(config: TrialConfig, device: torch.device) -> float | None:
 def measure(config: TrialConfig, device: torch.device) -> float:
     """Peak bytes of a small real step on a GPU over the bytes counted for it, weights and gradients apart."""
     prepare_device(device, config.training.precision)  # cuDNN's workspaces depend on it
-    height, width = config.input.image
     model = config.model.model_copy(update={"pretrained": False})
     counted = footprint(config, half=computes_in_bfloat16(device, config.training.precision))
     with torch.random.fork_rng(devices=[device]):
-        network = build_network(model, channels=config.input.channels, image=config.input.image)
+        network = build_network(model, config.input.for_model)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-        images = torch.zeros(PROBED_BATCH, config.input.channels, height, width, device=device)
+        images = torch.zeros(PROBED_BATCH, *config.input.for_model.shape, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
         targets = torch.full((PROBED_BATCH, N_CLASSES), 1.0 / N_CLASSES, device=device)
         for _ in range(2):  # the first chooses algorithms, with workspaces that the next does not need

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from dataclasses import astuple
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,13 @@ def architecture_key(config: TrialConfig) -> str:
     """What a network is built from; trials of equal keys can use one network."""
     model = config.model.model_dump(mode="json")
     model["dropout"], model["drop_path"] = model["dropout"] > 0.0, model["drop_path"] > 0.0
-    return json.dumps([model, config.input.channels, config.input.image], sort_keys=True)
+    return json.dumps([model, astuple(config.input.for_model)], sort_keys=True)
 
 
 def build_for_fold(config: TrialConfig, fold: int) -> Network:
     """A network on the CPU with the weights at which a fold starts; seeded by the fold alone."""
     torch.manual_seed(counter_seed(config.training.seed, "weights", fold))
-    return build_network(config.model, channels=config.input.channels, image=config.input.image)
+    return build_network(config.model, config.input.for_model)
 
 
 class Networks:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,23 +16,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from hms_tune.config.study_file import STUDY_NAME
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import archive
 from hms_tune.errors import ArtifactError, StorageError, UsageError
 from hms_tune.studies.lookup import find_study
 from hms_tune.version import __version__
-from hms_tune.worker.checkpoint_store.files import ObjectStore
-
-_FORMAT = 1
-_HEAD = "study.json"
-_ARTIFACTS = "artifacts/"
-_ARTIFACT = re.compile(
-    r"artifacts/(trial-\d+/(?:fold-\d+-)?attempt-\d+/checkpoint-\d+(\.pt)|out-of-fold/trial-\d+\.npz)"
+from hms_tune.worker.checkpoint_store.archive_file import (
+    ARTIFACT,
+    ARTIFACTS,
+    FORMAT,
+    HEAD,
+    WRITE_IT,
+    ArchiveFile,
+    Head,
+    opened,
 )
-"""Out-of-fold predictions, which blends are chosen by, go with the checkpoints."""
+from hms_tune.worker.checkpoint_store.files import ObjectStore
+from hms_tune.worker.checkpoint_store.loaded_study import check_loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,9 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
                         rows[table] += 1
                         bound += table == "attempts" and row["optuna_trial_id"] is not None
         checkpoints = _save_artifacts(store, study, written)
-        trials = rows["trials"] + rows["optuna_trials"] - bound
+        trials = _trials(rows | {"bound": bound})
         head = {
-            "format": _FORMAT,
+            "format": FORMAT,
             "study": study,
             "revision": revision,
             "hms_tune": __version__,
@@ -90,7 +89,7 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
             "attempts": rows["optuna_trials"],
             "checkpoints": checkpoints,
         }
-        written.writestr(_HEAD, json.dumps(head, indent=2) + "\n")
+        written.writestr(HEAD, json.dumps(head, indent=2) + "\n")
     return Archived(study, trials, rows["optuna_trials"], checkpoints)
 
 
@@ -106,39 +105,46 @@ def load_study(storage: Storage, store: ObjectStore, file: Path) -> Archived:
     ArtifactError
         If its checkpoints cannot be stored.
     """
-    with _opened(file) as read:
-        head = json.loads(read.read(_HEAD))
-        study = head["study"]
-        if head["format"] != _FORMAT or not STUDY_NAME.fullmatch(study):
-            raise UsageError("this is no study that this version knows", where=file, hint=_WRITE_IT)
-        rows = {
-            table.name: [json.loads(line) for line in read.open(f"rows/{table.name}.jsonl")]
-            for table in archive.TABLES
-        }
-        (own,) = rows["optuna_studies"]
-        if own["study_name"] != study:
-            raise UsageError("its parts are of different studies", where=file, hint=_WRITE_IT)
+    with opened(file) as read:
         with storage.transaction() as connection:
-            _check_room(connection, head, file)
-        # Nobody may see the study before its checkpoints are there: a trial would begin again.
-        checkpoints = _load_artifacts(store, study, read)
-        with storage.setup_lock(), storage.transaction() as connection:
-            _check_room(connection, head, file)
-            archive.insert_rows(connection, rows)
-    return Archived(study, int(head["trials"]), len(rows["optuna_trials"]), checkpoints)
+            _write(connection, read)
+            connection.rollback()  # nobody may see the study before its checkpoints are there
+        with _stored(store, read) as checkpoints, storage.setup_lock(), storage.transaction() as connection:
+            counts = _write(connection, read)
+    return Archived(read.head.study, _trials(counts), counts["optuna_trials"], checkpoints)
 
 
-_WRITE_IT = "Write it with hms-tune study save STUDY FILE"
+def _write(connection: Transaction, read: ArchiveFile) -> dict[str, int]:
+    """Write the rows, and make sure that they can be read; returns how many each table got."""
+    _check_room(connection, read.head, read.path)
+    bound = 0
+
+    def rows(table: str) -> Iterator[archive.Row]:
+        nonlocal bound
+        for row in read.rows(table):
+            bound += table == "attempts" and row.get("optuna_trial_id") is not None
+            yield row
+
+    try:
+        study_id, counts = archive.insert_rows(connection, rows)
+        check_loaded(connection, study_id, read.head.study)
+    except archive.RowsError as error:
+        raise UsageError(f"this is no whole study ({error})", where=read.path, hint=WRITE_IT) from error
+    return counts | {"bound": bound}
 
 
-def _check_room(connection: Transaction, head: dict[str, Any], file: Path) -> None:
+def _trials(counts: dict[str, int]) -> int:
+    return counts["trials"] + counts["optuna_trials"] - counts["bound"]
+
+
+def _check_room(connection: Transaction, head: Head, file: Path) -> None:
     """Refuse a file that does not fit the database."""
-    study, revision = head["study"], archive.revision(connection)
-    if revision != head["revision"]:
+    study, revision = head.study, archive.revision(connection)
+    if revision != head.revision:
         raise StorageError(
-            f"its tables are of revision {head['revision']}, those of the database of {revision}",
+            f"its tables are of revision {head.revision}, those of the database of {revision}",
             where=file,
-            hint=f"Load it with hms-tune {head['hms_tune']}; a newer version brings that database up to date",
+            hint=f"Load it with hms-tune {head.hms_tune}; a newer version brings that database up to date",
         )
     if archive.has_study(connection, study):
         raise UsageError(
@@ -151,8 +157,8 @@ def _check_room(connection: Transaction, head: dict[str, Any], file: Path) -> No
 def _save_artifacts(store: ObjectStore, study: str, written: zipfile.ZipFile) -> int:
     saved = 0
     for key in store.sizes(f"{study}/"):
-        name = _ARTIFACTS + key.removeprefix(f"{study}/")
-        if not (match := _ARTIFACT.fullmatch(name)):
+        name = ARTIFACTS + key.removeprefix(f"{study}/")
+        if not (match := ARTIFACT.fullmatch(name)):
             continue
         with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
             fetched = Path(folder, "checkpoint.pt")
@@ -167,26 +173,49 @@ def _save_artifacts(store: ObjectStore, study: str, written: zipfile.ZipFile) ->
     return saved
 
 
-def _load_artifacts(store: ObjectStore, study: str, read: zipfile.ZipFile) -> int:
-    names = [match for name in read.namelist() if (match := _ARTIFACT.fullmatch(name))]
-    for match in names:
-        with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
-            unpacked = Path(folder, "checkpoint.pt")
-            with read.open(match[0]) as source, unpacked.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            store.put(f"{study}/{match[1]}", unpacked)
-    return sum(match[2] is not None for match in names)
-
-
 @contextmanager
-def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
+def _stored(store: ObjectStore, read: ArchiveFile) -> Iterator[int]:
+    """Store the checkpoints, and count them; if the block fails, those that were not there are removed.
+
+    Raises
+    ------
+    ArtifactError
+        If the store has no room for them, or another content under one of their names.
+    """
+    study = read.head.study
+    there = store.sizes(f"{study}/")
+    wanted = {f"{study}/{each.filename.removeprefix(ARTIFACTS)}": each for each in read.artifacts}
+    for key, artifact in wanted.items():
+        if there.get(key, artifact.file_size) != artifact.file_size:
+            raise ArtifactError(
+                "is there already with another content",
+                where=key,
+                hint=f"Of another study {study}? Set HMS_TUNE_ARTIFACTS to another place, or remove it",
+            )
+    fresh = {key: artifact for key, artifact in wanted.items() if key not in there}
+    needed, room = sum(each.file_size for each in fresh.values()), store.room()
+    if room is not None and needed > room:
+        raise ArtifactError(
+            f"its checkpoints take {needed:,} bytes, and there is room for {room:,}",
+            where=read.path,
+            hint="Make room, or set HMS_TUNE_ARTIFACTS to another place",
+        )
+    begun: list[str] = []
     try:
-        with zipfile.ZipFile(file) as read:
-            yield read
-    except FileNotFoundError:
-        raise UsageError("there is no such file", where=file, hint=_WRITE_IT) from None
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise UsageError(f"this is no whole study ({error})", where=file, hint=_WRITE_IT) from error
+        for key, artifact in fresh.items():
+            with tempfile.TemporaryDirectory(prefix="hms-tune-") as folder:
+                unpacked = Path(folder, "checkpoint.pt")
+                read.unpack(artifact, unpacked)
+                begun.append(key)
+                store.put(key, unpacked)
+        yield sum(each.filename.endswith(".pt") for each in read.artifacts)
+    except OSError as error:
+        store.remove(begun)
+        what = f"a checkpoint cannot be unpacked ({error.strerror or error})"
+        raise ArtifactError(what, where=tempfile.gettempdir(), hint="Make room there") from error
+    except BaseException:
+        store.remove(begun)
+        raise
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -14,6 +13,7 @@ from typing import BinaryIO, Protocol
 
 from hms_tune.errors import ArtifactError
 from hms_tune.machine.private_folder import folder_without_links, private_folder, private_mode
+from hms_tune.machine.regular_file import open_regular
 
 
 class ObjectStore(Protocol):
@@ -56,6 +56,9 @@ class ObjectStore(Protocol):
         ArtifactError
             If one cannot be removed.
         """
+
+    def room(self) -> int | None:
+        """Bytes that it can still take; None: it does not say."""
 
 
 class DirectoryStore:
@@ -124,6 +127,11 @@ class DirectoryStore:
             except OSError as error:
                 raise _failed("cannot be removed", self._root / key, error) from error
 
+    def room(self) -> int | None:
+        """What the disk has free."""
+        there = next(each for each in (self._root, *self._root.absolute().parents) if each.exists())
+        return shutil.disk_usage(there).free
+
     def _remove_empty(self, folder: PurePosixPath) -> None:
         for each in (folder, *folder.parents[:-1]):
             with suppress(OSError), folder_without_links(self._root, each.parent) as above:  # not empty
@@ -140,22 +148,20 @@ class FileAt:
     path: str | Path
     folder: int | None = None
 
-    def open(self, flags: int) -> BinaryIO:
-        """Open it, or make it; a link and what is no file are refused."""
+    def open(self) -> BinaryIO:
+        """Open it; a link and what is no file are refused."""
+        return open_regular(self.path, folder=self.folder, links=False)
+
+    def make(self) -> BinaryIO:
+        """Make it, to be written; whatever has its name is refused."""
         mode = 0o600 if self.folder is None else private_mode(self.folder)
-        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        file = os.fdopen(
-            os.open(self.path, flags, mode, dir_fd=self.folder), "wb" if flags & os.O_CREAT else "rb"
-        )
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return os.fdopen(os.open(self.path, flags, mode, dir_fd=self.folder), "wb")
 
 
 def _link_or_copy(source: FileAt, target: FileAt) -> None:
     """Checkpoints are never changed in place, so a second name for the same bytes is as good as a copy."""
-    source.open(os.O_RDONLY).close()
+    source.open().close()
     try:
         os.link(
             source.path,
@@ -167,10 +173,7 @@ def _link_or_copy(source: FileAt, target: FileAt) -> None:
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without links
-        with (
-            source.open(os.O_RDONLY) as reading,
-            target.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL) as writing,
-        ):
+        with source.open() as reading, target.make() as writing:
             shutil.copyfileobj(reading, writing, 1 << 20)
             writing.flush()
             os.fsync(writing.fileno())

@@ -100,6 +100,10 @@ class S3Store:
             remove = functools.partial(self._client.delete_objects, Bucket=self._bucket, Delete=batch)
             self._try(names[start]["Key"].removeprefix(self._prefix), remove)
 
+    def room(self) -> int | None:
+        """S3 does not say."""
+        return None
+
     def _try(self, key: str, action: Callable[[], T]) -> T:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError

@@ -144,6 +144,7 @@ def test_whole_votes_are_read_as_before_whatever_other_columns_say(root: Path) -
         ("votes_per_row: true", r"hms-tune.yaml:1: votes_per_row must be a whole number from 1 to 1,000"),
         ("votes_per_row: 0", r"votes_per_row must be a whole number"),
         ("sampling_rate: [", r"not valid YAML"),
+        ('"\\ud800": 1', r"hms-tune.yaml:1: \\ud800 stands for no letter"),
         ("", "the file is empty"),
     ],
 )
@@ -162,4 +163,10 @@ def test_a_statement_that_makes_no_sense_stops_everything_that_reads(
 def test_a_pipe_as_a_statement_is_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "hms-tune.yaml")
     with pytest.raises(DataError, match="no regular file"):
+        prepare(root)
+
+
+def test_a_statement_that_goes_on_and_on_is_not_read(root: Path) -> None:
+    (root / "hms-tune.yaml").write_text("#" * 10_001)
+    with pytest.raises(DataError, match=r"hms-tune.yaml: cannot be read: it has more than 10,000 bytes"):
         prepare(root)

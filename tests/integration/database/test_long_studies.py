@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from typing import Any
 
 import pytest
 from fake_study import STUDY, train
+from optuna.trial import TrialState as OptunaState
 from slots import a_slot
 from sqlalchemy import event, update
 
+from hms_tune.cli.views.trials import sorted_trials
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database import trial_reader
-from hms_tune.database.connect import Storage
+from hms_tune.database import ended_trials, trial_reader
+from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue import promote
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
@@ -25,6 +28,7 @@ from hms_tune.machine.processes import this_process
 from hms_tune.search.promotion.progress import TrialProgress
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.studies.control import stop_trial
+from hms_tune.studies.status import attempt_list, attempts_shown, show_trials
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import join_search
 from studies import write_study
@@ -36,7 +40,8 @@ def test_ended_trials_read_at_once_are_those_read_one_by_one(storage: Storage, s
     study_id = write_study(storage, study_name, trials=12).study_id
     with storage.statements() as connection:
         one_by_one = trial_reader.read_trials(connection, study_id, states=None, included=(), after=-1)
-        at_once, unfinished, newest = trial_reader.read_ended(connection, study_id)
+    at_once, unfinished, newest = ended_trials.read_ended(storage.optuna._rows, study_id)
+    assert copy.deepcopy(at_once) == at_once == one_by_one
     assert [(each.number, each.state, each.values, each.params) for each in at_once] == [
         (each.number, each.state, each.values, each.params) for each in one_by_one
     ]
@@ -141,3 +146,43 @@ def test_a_report_renews_the_lease_and_brings_back_what_people_request(
 
 def _is(lease: Lease) -> Any:
     return attempts.c.lease_id == lease.lease_id
+
+
+def test_a_page_of_a_study_reads_no_attempt_of_another_page(
+    storage: Storage, study_name: str, asked: list[str]
+) -> None:
+    write_study(storage, study_name, trials=12)
+    asked.clear()
+    keys = sorted_trials(attempt_list(storage, study_name), "trial", largest_first=True)
+    page = [key.optuna_trial_id for key in keys][:3]
+    shown = list(attempts_shown(storage, page))
+    statements = len(asked)
+    whole = show_trials(storage, study_name)
+    assert [each.trial for each in shown] == [11, 10, 9]
+    assert shown == whole[:-4:-1]
+    keyed = [(key.trial, key.state, key.value, key.seconds) for key in reversed(keys)]
+    assert keyed == [(each.trial, each.state, each.value, each.seconds) for each in whole]
+    assert statements == 5
+
+
+@pytest.mark.parametrize("many", [3, 30])
+def test_joining_a_study_and_all_that_a_sampler_asks_takes_as_many_statements_however_long_it_is(
+    database_url: str, study_name: str, asked: list[str], many: int
+) -> None:
+    opened = open_storage(database_url)
+    write_study(opened, study_name, trials=many)
+    opened.close()
+    opened = open_storage(database_url)
+    note = asked.append
+    event.listen(opened.engine, "before_cursor_execute", lambda _c, _cursor, statement, *_r: note(statement))
+    study = StudyFile.parse(STUDY.format(name=study_name, trials=1), "t")
+    study_id = opened.optuna.get_study_id_from_name(study.study)
+    asked.clear()
+    ended = opened.optuna.shared.get_all_trials(study_id, deepcopy=False, states=(OptunaState.COMPLETE,))
+    assert len(asked) == 2
+    assert all(trial.intermediate_values for trial in ended)
+    assert len(asked) == 3
+    assert all(trial.params and trial.distributions and trial.user_attrs for trial in ended)
+    assert all(trial.system_attrs is not None for trial in ended)
+    assert len(asked) == 6
+    opened.close()

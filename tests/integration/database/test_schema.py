@@ -19,9 +19,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.trial import TrialConfig
+from hms_tune.data.identity import DataIdentity
 from hms_tune.database import schema, tables
 from hms_tune.database.connect import open_storage
 from hms_tune.database.connection.url import parse_address
+from hms_tune.database.queries.data_sets import data_of_study
 from hms_tune.database.read_only import open_read_only
 from hms_tune.errors import StorageError
 from hms_tune.search.study import stored_study_file
@@ -114,6 +116,13 @@ def test_the_revisions_make_the_tables_that_the_code_declares(
 def test_the_tables_of_0_1_0_become_those_that_the_code_declares(old: Engine, declared: Description) -> None:
     open_storage(old.url).close()
     assert description(old) == declared
+
+
+def test_a_study_of_0_1_0_keeps_to_the_data_that_all_its_trials_ran_on(old: Engine) -> None:
+    storage = open_storage(old.url)
+    with storage.statements() as connection:
+        assert data_of_study(connection, 1) == DataIdentity("d1")
+    storage.close()
 
 
 def test_tables_from_before_0_1_0_get_the_columns_constraints_and_indexes_they_lack(

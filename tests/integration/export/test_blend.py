@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,7 +19,7 @@ from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, UsageError
 from hms_tune.export.adjustment import Adjustment, effect, tempered
 from hms_tune.export.blend import BLEND, load_bundle, write_blend
-from hms_tune.export.out_of_fold import out_of_fold_table
+from hms_tune.export.out_of_fold import out_of_fold_table, read_out_of_fold
 from hms_tune.export.predict import predict
 from hms_tune.export.test_time import changes
 from hms_tune.training.events import OutOfFold
@@ -147,6 +151,71 @@ def test_a_bundle_whose_predictions_were_changed_is_found_before_they_are_read(
     (three[0] / "oof.parquet").write_bytes(b"no parquet")
     with pytest.raises(BundleError, match="differs from what was exported"):
         write_blend(three, tmp_path / "blend")
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300] + b"x" * 296 + b"PAR1")
+
+
+def with_column(name: str, column: pa.Array) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        table = pq.read_table(path)
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, column), path)
+
+    return write
+
+
+def of_rows(count: int) -> Callable[[Path], None]:
+    """Rows of equal values, which take next to nothing in the file."""
+
+    def write(path: Path) -> None:
+        schema = pq.read_schema(path)
+        pq.write_table(
+            pa.table({field.name: pa.repeat(pa.scalar(0, field.type), count) for field in schema}), path
+        )
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (damaged, "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (of_rows(2_000_001), "it has 2,000,001 rows, more than 2,000,000"),
+        (with_column("row", pa.array(["a"] * ROWS)), "row holds string"),
+        (with_column("gpd_target", pa.array([[1.0]] * ROWS)), "gpd_target holds list"),
+        (with_column("patient_id", pa.array([None] * ROWS, pa.int64())), "a cell is empty"),
+        (with_column("lpd_probability", pa.array([np.nan] * ROWS)), "a number is not finite"),
+    ],
+)
+def test_predictions_that_are_none_are_named_with_their_file(
+    tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    bundle = write_bundle(tmp_path / "bundle", networks=1, oof={"oof.parquet": predictions(1)})
+    spoil(bundle / "oof.parquet")
+    with pytest.raises(BundleError, match=rf"bundle/oof\.parquet: cannot be read \(.*{said}|{said}"):
+        read_out_of_fold(bundle)
+
+
+def test_columns_that_nobody_asked_for_are_not_decoded(tmp_path: Path) -> None:
+    table = predictions(1)
+    table["note"] = "x" * (1 << 20)
+    bundle = write_bundle(tmp_path / "bundle", networks=1, oof={"oof.parquet": table})
+    before = pa.default_memory_pool().max_memory()
+    assert len(read_out_of_fold(bundle).eeg_id) == ROWS
+    assert pa.default_memory_pool().max_memory() == before  # 63 MB of notes were written
+
+
+@pytest.mark.parametrize("name", [BLEND, "member-1/config.json", "member-1/oof.parquet"])
+def test_a_pipe_in_a_blend_is_not_waited_for(three: list[Path], tmp_path: Path, name: str) -> None:
+    write_blend(three[:2], tmp_path / "blend")
+    (tmp_path / "blend" / name).unlink()
+    os.mkfifo(tmp_path / "blend" / name)
+    with pytest.raises(BundleError):
+        load_bundle(tmp_path / "blend", device="cpu")
+    with pytest.raises(BundleError):
+        effect(tmp_path / "blend", (), 1.0)
 
 
 def test_a_member_named_twice_is_refused(three: list[Path], tmp_path: Path) -> None:

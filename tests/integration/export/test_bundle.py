@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -351,6 +353,23 @@ def test_a_configuration_or_weights_beyond_all_size_are_refused_unread(copy: Pat
     with (copy / "config.json").open("ab") as file:
         file.truncate(1 << 40)
     with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(copy, device="cpu")
+
+
+def test_weights_of_another_network_are_refused_before_it_is_built(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())["config"]
+    config["model"]["backbone"] = "regnety_1280"  # 2.5 GB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BundleError, match=r"do not fit the model: backbone\..* has shape .*, not .*"):
+        load_network(TrialConfig.model_validate(config), copy / "fold_0.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 << 10
+
+
+@pytest.mark.parametrize("name", ["config.json", "fold_0.safetensors"])
+def test_a_pipe_in_a_bundle_is_not_waited_for(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(BundleError, match=name):
         load_bundle(copy, device="cpu")
 
 

@@ -22,6 +22,7 @@ from serving import served
 
 from hms_tune.cli.doctor import examine
 from hms_tune.cli.study_check import check
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig
@@ -32,7 +33,7 @@ from hms_tune.search.study_check import find_weights, require_weights
 
 
 def build(pretrained: bool | str, channels: int = 3, backbone: str = "test_resnet") -> Network:
-    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), channels=channels)
+    return build_network(ModelConfig(backbone=backbone, pretrained=pretrained), ModelInput(channels))
 
 
 def assert_backbone_is(network: Network, weights: dict[str, torch.Tensor]) -> None:
@@ -69,13 +70,14 @@ def test_a_cache_serves_without_the_hub(hub: Hub) -> None:
 
 
 OFFLINE = """
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.cli.doctor import examine
 from hms_tune.cli.study_check import check
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig
 from hms_tune.models.network import build_network
-build_network(ModelConfig(backbone="test_resnet", pretrained=True), channels=3)
+build_network(ModelConfig(backbone="test_resnet", pretrained=True), ModelInput(3))
 """
 
 

@@ -17,7 +17,8 @@ from hostile import hostile_files
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from hms_tune.database.connect import Storage
-from hms_tune.reports.dashboard.files import attach, writable_store
+from hms_tune.errors import ArtifactError
+from hms_tune.reports.dashboard.files import DashboardFiles, attach
 from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.search.optuna_private import study_id_of, trial_id_of
 
@@ -67,7 +68,7 @@ def test_a_file_of_any_type_is_downloaded_and_runs_nothing(
 ) -> None:
     hostile = hostile_files(study_id_of(study))
     for name, content in hostile.items():
-        attach(storage, writable_store(tmp_path), study_id_of(study), 0, name, content)
+        attach(storage, DashboardFiles(tmp_path), study_id_of(study), 0, name, content)
     found = addresses(study, get)
     assert found.keys() == hostile.keys()
     for name, path in found.items():
@@ -82,7 +83,7 @@ def test_a_file_of_any_type_is_downloaded_and_runs_nothing(
 def test_no_answer_is_for_another_site(
     storage: Storage, study: optuna.Study, tmp_path: Path, get: Get
 ) -> None:
-    attach(storage, writable_store(tmp_path), study_id_of(study), 0, "a.png", b"x")
+    attach(storage, DashboardFiles(tmp_path), study_id_of(study), 0, "a.png", b"x")
     number = study_id_of(study)
     paths = [*addresses(study, get).values(), "/api/studies", f"/csv/{number}", "/dashboard", "/favicon.ico"]
     for path in paths:
@@ -100,7 +101,7 @@ def test_an_address_cannot_be_computed_from_names_and_is_kept_when_a_file_is_rep
         made = optuna.create_study(study_name=f"{study_name}-{place}", storage=storage.optuna)
         made.tell(made.ask(), 0.5)
         for content in (b"old", b"new"):
-            attach(storage, writable_store(tmp_path), study_id_of(made), 0, "a.png", content)
+            attach(storage, DashboardFiles(tmp_path), study_id_of(made), 0, "a.png", content)
         ((_, path),) = addresses(made, get).items()
         assert get(path)[1] == b"new"
         kept[place] = path.rpartition("/")[2]
@@ -110,9 +111,10 @@ def test_an_address_cannot_be_computed_from_names_and_is_kept_when_a_file_is_rep
 
 
 def test_a_link_at_the_name_of_a_file_is_neither_written_nor_read_through(tmp_path: Path) -> None:
-    store = writable_store(tmp_path / "shared")
+    store = DashboardFiles(tmp_path / "shared")
     victim = tmp_path / "victim"
     victim.write_text("a person's")
+    (tmp_path / "shared" / "dashboard").mkdir(parents=True)
     (tmp_path / "shared" / "dashboard" / "known").symlink_to(victim)
     with pytest.raises(ArtifactNotFound):
         store.open_reader("known")
@@ -122,15 +124,33 @@ def test_a_link_at_the_name_of_a_file_is_neither_written_nor_read_through(tmp_pa
         assert file.read() == b"ours"
 
 
+def test_a_link_in_place_of_the_folder_leads_to_nobodys_files(tmp_path: Path) -> None:
+    shared, victims = tmp_path / "shared", tmp_path / "victims"
+    shared.mkdir()
+    victims.mkdir()
+    (victims / "known").write_text("a person's")
+    (shared / "dashboard").symlink_to(victims)
+    store = DashboardFiles(shared)
+    with pytest.raises(ArtifactNotFound):
+        store.open_reader("known")
+    with pytest.raises(ArtifactNotFound):
+        store.remove("known")
+    for name in ("known", "new"):
+        with pytest.raises(ArtifactError, match=r"shared/dashboard: cannot be written.* no link"):
+            store.write(name, io.BytesIO(b"ours"))
+    assert {path.name: path.read_text() for path in victims.iterdir()} == {"known": "a person's"}
+
+
 def test_a_pipe_at_the_name_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
-    store = writable_store(tmp_path)
+    store = DashboardFiles(tmp_path)
+    (tmp_path / "dashboard").mkdir()
     os.mkfifo(tmp_path / "dashboard" / "pipe")
     with pytest.raises(ArtifactNotFound):
         store.open_reader("pipe")
 
 
 def test_the_files_are_closed_to_others(tmp_path: Path) -> None:
-    writable_store(tmp_path / "shared").write("a", io.BytesIO(b"x"))
+    DashboardFiles(tmp_path / "shared").write("a", io.BytesIO(b"x"))
     folder = tmp_path / "shared" / "dashboard"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o600

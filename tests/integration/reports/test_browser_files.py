@@ -15,7 +15,7 @@ from hostile import hostile_files
 from serving import served, serving_dashboard
 
 from hms_tune.database.connect import Storage
-from hms_tune.reports.dashboard.files import attach, writable_store
+from hms_tune.reports.dashboard.files import DashboardFiles, attach
 from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.search.optuna_private import study_id_of, trial_id_of
 
@@ -78,7 +78,7 @@ def test_no_attached_file_runs_and_no_other_site_reads_one(
     number = study_id_of(study)
     files = hostile_files(number) | {"pixel.png": PIXEL}
     for name, content in files.items():
-        attach(storage, writable_store(tmp_path), number, 0, name, content)
+        attach(storage, DashboardFiles(tmp_path), number, 0, name, content)
     application = dashboard_app(storage, tmp_path, writable=True)
     with (
         serving_dashboard(application) as server,
@@ -120,7 +120,7 @@ def test_below_a_prefix_every_page_and_picture_is_asked_for_there(
     study = optuna.create_study(study_name=study_name, storage=storage.optuna)
     study.tell(study.ask(), 0.5)
     number = study_id_of(study)
-    attach(storage, writable_store(tmp_path), number, 0, "pixel.png", PIXEL)
+    attach(storage, DashboardFiles(tmp_path), number, 0, "pixel.png", PIXEL)
     with serving_dashboard(dashboard_app(storage, tmp_path, writable=True, prefix="/a/hms-tune")) as server:
         context = browser.new_context()
         page, asked = context.new_page(), list[str]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 import socket
@@ -49,7 +50,9 @@ def proxy(storage: Storage, tmp_path: Path, prefix: str | None) -> Iterator[int]
     assert NGINX is not None
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    application = dashboard_app(storage, tmp_path, password=PASSWORD, writable=True, prefix=prefix)
+    application = dashboard_app(
+        storage, tmp_path, password=PASSWORD, writable=True, prefix=prefix, proxy=os.getuid()
+    )
     with serving_dashboard(application) as server:
         block = documented(prefix).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
         block = block.replace("127.0.0.1:8080", f"127.0.0.1:{server.effective_port}")
@@ -101,6 +104,15 @@ def test_the_dashboard_works_behind_the_documented_proxy(
     path = f"{below}/api/studies/{study}"
     assert ask(proxy, path, method="DELETE", Origin="https://attacker.example") == 403
     assert ask(proxy, path, method="DELETE", Origin="https://dashboard.example.org") == 204
+
+
+def test_the_first_page_leads_to_the_dashboard_and_names_no_host(proxy: int, prefix: str | None) -> None:
+    known = base64.b64encode(f":{PASSWORD}".encode()).decode()
+    head = f"GET {prefix or ''}/ HTTP/1.0\r\nHost: dashboard.example.org\r\nAuthorization: Basic {known}\r\n"
+    with socket.create_connection(("127.0.0.1", proxy)) as visitor:
+        visitor.sendall(f"{head}X-Forwarded-Host: attacker.example\r\n\r\n".encode())
+        answer = visitor.makefile("rb").read().decode()
+    assert re.findall(r"(?m)^Location: (.*?)\r$", answer) == [f"{prefix or ''}/dashboard"]
 
 
 def test_one_who_guesses_through_the_proxy_locks_out_nobody_else(proxy: int, prefix: str | None) -> None:

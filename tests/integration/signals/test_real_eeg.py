@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from scipy import signal
 
+from hms_tune.config.image_layout import panel_heights
 from hms_tune.config.input import InputConfig
 from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.montage import CHAINS, ELECTRODES, REGIONS
-from hms_tune.signals.recipes import panel_heights
 
 FOLDER = Path(__file__).parents[3].parent / "shared" / "real_eeg" / "test_eegs"
 FILES = sorted(FOLDER.glob("*.parquet"))

@@ -320,6 +320,21 @@ def test_a_publisher_publishes_once_more_when_it_is_told_to_finish(
     assert "leads with KL" in get_note(optuna.load_study(study_name=study_name, storage=storage.optuna))
 
 
+def test_a_publisher_whose_folder_is_a_link_says_so_once_and_writes_nothing_there(
+    storage: Storage, database_url: str, study_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(storage, study_name, tmp_path / "run", trials=3)
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    shared.mkdir()
+    elsewhere.mkdir()
+    (shared / "dashboard").symlink_to(elsewhere)
+    told = iter([None, None, True])
+    Publisher(PublisherPlan(study_name, database_url, shared, tmp_path)).run(lambda seconds: next(told))
+    assert list(elsewhere.iterdir()) == []
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith(f"The dashboard's notes and figures wait: {shared}/dashboard: cannot be written")
+
+
 def test_the_pareto_front_is_what_none_beats_on_cost_and_kl(study: StudyRecord) -> None:
     front = pareto_front(study.ranked)
     assert front[-1] == study.best

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import pytest
+from optuna_dashboard import get_note, save_note
 from slots import StopAfter, a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
@@ -16,11 +25,14 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.embedded.server import start_embedded
-from hms_tune.database.queries.archive import TABLES
+from hms_tune.database.queries import archive as queries
+from hms_tune.database.queries.archive import TABLES, has_study, insert_rows
 from hms_tune.database.tables import metadata
-from hms_tune.errors import StorageError, UsageError
+from hms_tune.errors import ArtifactError, StorageError, UsageError
+from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.search.optuna_private import models
 from hms_tune.studies.control import delete_study
+from hms_tune.studies.lookup import load_study as load
 from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
@@ -200,7 +212,6 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
                 if name == "study.json":
                     content = json.dumps(json.loads(content) | head).encode()
                 write.writestr(name, content)
-            write.writestr("artifacts/../../../out/trial-1/attempt-1/checkpoint-1.pt", b"x")
         return other
 
     with pytest.raises(StorageError, match="of revision 9, those of the database"):
@@ -209,4 +220,346 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
         load_study(elsewhere, here, changed(study="../out"))
     loaded = load_study(elsewhere, open_store(tmp_path / "there"), changed())
     assert loaded.checkpoints == len(list((tmp_path / "there").rglob("*.pt")))
-    assert not (tmp_path / "out").exists()
+
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A study that is in no database any more, as its file has it."""
+
+    name: str
+    entries: dict[str, bytes]
+
+    def rows(self) -> Rows:
+        return {
+            name.removeprefix("rows/").removesuffix(".jsonl"): [
+                json.loads(line) for line in text.splitlines()
+            ]
+            for name, text in self.entries.items()
+            if name.startswith("rows/")
+        }
+
+    def write(self, file: Path, rows: Rows | None = None, **entries: bytes | None) -> Path:
+        """The file with other rows, or other entries."""
+        texts = {
+            f"rows/{name}.jsonl": "".join(json.dumps(row) + "\n" for row in each).encode()
+            for name, each in (rows or {}).items()
+        }
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in (self.entries | texts | entries).items():
+                if content is not None:
+                    packed = zipfile.ZIP_DEFLATED if name.startswith("rows/") else zipfile.ZIP_STORED
+                    archive.writestr(name, content, packed)
+        return file
+
+
+@pytest.fixture(scope="module")
+def sent(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    name, folder = f"sent-{os.getpid()}", tmp_path_factory.mktemp("sent")
+    run(storage, study_file(name), folder / "here", Training(), StopAfter(6))
+    study = load(storage, name)
+    study.set_user_attr("mine", {"a": [1, None]})
+    save_note(study, "of the study")
+    save_note(study.ask(), "of a trial")
+    save_study(storage, open_store(folder / "here"), name, folder / "study.zip")
+    delete_study(storage, name)
+    with zipfile.ZipFile(folder / "study.zip") as read:
+        return Sent(name, {each: read.read(each) for each in read.namelist()})
+
+
+def refused(storage: Storage, store: Path, sent: Sent, file: Path, said: str) -> None:
+    """Loading fails with a sentence, and leaves nothing behind."""
+    with pytest.raises(UsageError, match=said) as told:
+        load_study(storage, open_store(store), file)
+    assert (told.value.where, told.value.hint) == (str(file), "Write it with hms-tune study save STUDY FILE")
+    with storage.transaction() as connection:
+        assert not has_study(connection, sent.name)
+    assert not [path for path in store.rglob("*") if path.is_file()]
+
+
+def of(rows: Rows, table: str, key: str) -> dict[str, Any]:
+    return next(row for row in rows[table] if row["key"] == key)
+
+
+def told(rows: Rows, **columns: object) -> None:
+    """Adds what the first attempt told."""
+    record = {"study_id": rows["optuna_studies"][0]["study_id"], "number": 0, "gpus": 0}
+    rows["attempt_records"].append(record | {"written_at": "2026-01-01T00:00:00Z"} | columns)
+
+
+DEEP = "[" * 200 + "]" * 200
+HOSTILE: dict[str, tuple[Callable[[Rows], object], str]] = {
+    "no JSON": (lambda rows: rows["optuna_user_attributes"][0].update(value_json="{"), "optuna_user_attr"),
+    "nested": (
+        lambda rows: rows["optuna_user_attributes"][0].update(value_json=DEEP),
+        "nested deeper than 50",
+    ),
+    "nested far": (
+        lambda rows: rows["optuna_user_attributes"][0].update(value_json="[" * 9999),
+        "optuna_user_attributes.jsonl",
+    ),
+    "two studies": (lambda rows: rows["optuna_studies"].append(dict(rows["optuna_studies"][0])), "twice"),
+    "no study": (lambda rows: rows["optuna_studies"].clear(), "optuna_directions: KeyError"),
+    "two of ours": (lambda rows: rows["studies"].append(dict(rows["studies"][0])), "studies: .*duplicate"),
+    "attribute of a study": (
+        lambda rows: of(rows, "optuna_study_system_attributes", "dashboard:note_ver").update(
+            value_json='"x"'
+        ),
+        "dashboard:note_ver is of another kind",
+    ),
+    "part of a note": (
+        lambda rows: of(rows, "optuna_study_system_attributes", "dashboard:note_str:0").update(
+            key="dashboard:note_str:7"
+        ),
+        "a part of a note is missing",
+    ),
+    "names of metrics": (
+        lambda rows: of(rows, "optuna_study_system_attributes", "study:metric_names").update(value_json="5"),
+        "study:metric_names is of another kind",
+    ),
+    "values given": (
+        lambda rows: rows["optuna_system_attributes"].append(
+            {"trial_system_attribute_id": 10**6, "trial_id": rows["optuna_trials"][0]["trial_id"]}
+            | {"key": "fixed_params", "value_json": "[1]"}
+        ),
+        "fixed_params is of another kind",
+    ),
+    "constraints": (
+        lambda rows: rows["optuna_system_attributes"].append(
+            {"trial_system_attribute_id": 10**6, "trial_id": rows["optuna_trials"][0]["trial_id"]}
+            | {"key": "constraints", "value_json": "[NaN]"}
+        ),
+        "constraints is of another kind",
+    ),
+    "distribution": (
+        lambda rows: rows["optuna_params"][0].update(distribution_json="{}"),
+        "read again: KeyError",
+    ),
+    "parameter": (lambda rows: rows["optuna_params"][0].update(param_value=9e9), "isn't contained"),
+    "parameter of no number": (
+        lambda rows: rows["optuna_params"][0].update(param_value="NaN"),
+        "param_value",
+    ),
+    "state": (lambda rows: rows["optuna_trials"][0].update(state="EVIL"), "optuna_trials: .*enum"),
+    "no state": (lambda rows: rows["optuna_trials"][0].pop("state"), "optuna_trials: .*null"),
+    "time": (lambda rows: rows["optuna_trials"][0].update(datetime_start="infinity"), "datetime_start"),
+    "time of ours": (
+        lambda rows: rows["attempts"][0].update(claimed_at="0044-03-15 BC"),
+        "attempts.claimed_at",
+    ),
+    "number": (lambda rows: rows["optuna_trials"][0].update(number=77), "not numbered in their order"),
+    "direction": (lambda rows: rows["optuna_directions"][0].update(direction="MAXIMIZE"), "minimized"),
+    "trial that is not there": (
+        lambda rows: rows["attempts"][0].update(trial_id=10**9),
+        "attempts: KeyError",
+    ),
+    "study file": (
+        lambda rows: of(rows, "optuna_study_user_attributes", "hms_tune:study_file").update(key="other"),
+        "the study file is missing",
+    ),
+    "study file of another": (
+        lambda rows: of(rows, "optuna_study_user_attributes", "hms_tune:study_file").update(
+            value_json=json.dumps(study_file("other").to_json())
+        ),
+        "its parts are of different studies",
+    ),
+    "value": (lambda rows: rows["optuna_values"][0].update(value="Infinity"), "optuna_values.value"),
+    "record": (lambda rows: told(rows, folds={"a": 1}), "cannot be read again"),
+    "NUL": (lambda rows: told(rows, reason="a\0b"), "attempt_records: .*Unicode"),
+    "surrogate": (lambda rows: told(rows, reason="\ud800"), "attempt_records: .*json"),
+    "id as text": (lambda rows: rows["optuna_trials"][0].update(trial_id="1"), "optuna_trials: "),
+    "id as list": (lambda rows: rows["optuna_values"][0].update(trial_id=[1]), "optuna_values: TypeError"),
+    "predictions": (
+        lambda rows: rows["out_of_fold"].append(
+            {"study_id": rows["optuna_studies"][0]["study_id"], "number": 0, "content": "\\x00"}
+            | {"published_at": None, "written_at": "2026-01-01T00:00:00Z"}
+        ),
+        "read again: BadZipFile",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_rows_that_somebody_could_not_read_are_refused(
+    storage: Storage, sent: Sent, tmp_path: Path, name: str
+) -> None:
+    spoil, said = HOSTILE[name]
+    rows = sent.rows()
+    spoil(rows)
+    refused(storage, tmp_path / "store", sent, sent.write(tmp_path / "study.zip", rows), said)
+
+
+def no_file(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def flagged(at: int, value: int) -> Callable[[Path], None]:
+    """Changes two bytes of each entry, where it begins and in the directory."""
+
+    def write(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        for begin, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
+            for found in re.finditer(re.escape(begin), bytes(content)):
+                content[found.start() + offset : found.start() + offset + 2] = value.to_bytes(2, "little")
+        path.write_bytes(content)
+
+    return write
+
+
+def added(name: str, content: bytes, packed: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            archive.writestr(name, content, packed)
+
+    return write
+
+
+def damaged(name: bytes) -> Callable[[Path], None]:
+    """Flips a bit of an entry's content."""
+
+    def write(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[content.index(name) + len(name) + 9] ^= 1
+        path.write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_file, "it is no regular file"),
+        (pipe, "it is no regular file"),
+        (lambda path: path.write_bytes(b""), "File is not a zip file"),
+        (flagged(6, 1), "is encrypted"),
+        (flagged(8, 14), "is compressed"),
+        (flagged(8, 97), "is compressed"),
+        (added("study.json", b"{}"), "an entry stands there twice"),
+        (added("artifacts/../../out.pt", b"x"), "has no place in it"),
+        (added("artifacts/trial-9/attempt-9/checkpoint-9.pt", b"x" * 99, zipfile.ZIP_DEFLATED), "compressed"),
+        (damaged(b"rows/optuna_trials.jsonl"), "optuna_trials.jsonl: "),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_refused(
+    storage: Storage, sent: Sent, tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    file = sent.write(tmp_path / "study.zip")
+    spoil(file)
+    refused(storage, tmp_path / "store", sent, file, said)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"study.json": b"[]"}, "no whole study"),
+        ({"study.json": b"[" * 9999}, "recursion"),
+        ({"study.json": b'{"format": 1, "study": 5}'}, "no whole study"),
+        ({"study.json": b" " * (1 << 17)}, "study.json is too long"),
+        ({"study.json": None}, "study.json"),
+        ({"rows/attempts.jsonl": None}, "attempts.jsonl"),
+        ({"rows/attempts.jsonl": b"5\n"}, "a row is no JSON object"),
+        ({"rows/attempts.jsonl": b"\xff\n"}, "attempts.jsonl"),
+        ({"rows/attempts.jsonl": b"{}\n"}, "attempts: KeyError"),
+        ({"rows/attempts.jsonl": b" " * (1 << 24)}, "unpacks to 16,777,216 bytes"),
+    ],
+)
+def test_an_entry_that_is_none_of_ours_is_refused(
+    storage: Storage, sent: Sent, tmp_path: Path, entries: dict[str, bytes | None], said: str
+) -> None:
+    refused(storage, tmp_path / "store", sent, sent.write(tmp_path / "study.zip", **entries), said)
+
+
+def a_checkpoint(sent: Sent) -> str:
+    return next(name for name in sent.entries if name.endswith(".pt"))
+
+
+def test_what_was_stored_of_a_study_that_is_not_loaded_is_removed_again(
+    storage: Storage, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sent.write(
+        tmp_path / "study.zip", **{"artifacts/trial-9999/attempt-1/checkpoint-1.pt": b"CONTENT" * 9}
+    )
+    damaged(b"artifacts/trial-9999/attempt-1/checkpoint-1.pt")(file)  # its last
+    with pytest.raises(UsageError, match=r"checkpoint-1\.pt: Bad CRC-32"):
+        load_study(storage, open_store(tmp_path / "store"), file)
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+    sound, seen = sent.write(tmp_path / "study.zip"), []
+
+    def away(*arguments: Any) -> object:
+        seen.append(list((tmp_path / "store").rglob("*.pt")))
+        if len(seen) == 2:
+            raise StorageError("the database is away")
+        return insert_rows(*arguments)
+
+    monkeypatch.setattr(queries, "insert_rows", away)
+    with pytest.raises(StorageError, match="is away"):
+        load_study(storage, open_store(tmp_path / "store"), sound)
+    assert [len(each) > 0 for each in seen] == [False, True]
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_a_checkpoint_that_is_there_is_neither_replaced_nor_removed(
+    storage: Storage, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "store" / sent.name / a_checkpoint(sent).removeprefix("artifacts/")
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"another's")
+    file = sent.write(tmp_path / "study.zip")
+    with pytest.raises(ArtifactError, match="there already with another content"):
+        load_study(storage, open_store(tmp_path / "store"), file)
+    assert [path.read_bytes() for path in (tmp_path / "store").rglob("*.pt")] == [b"another's"]
+    there.unlink()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(ArtifactError, match="there is room for 10"):
+        load_study(storage, open_store(tmp_path / "store"), file)
+
+
+def test_a_loaded_study_has_its_notes_and_no_file_that_stayed_elsewhere(
+    storage: Storage, sent: Sent, tmp_path: Path
+) -> None:
+    rows = sent.rows()
+    study_id, trial_id = rows["optuna_studies"][0]["study_id"], rows["optuna_trials"][0]["trial_id"]
+    file = '{"artifact_id": "a", "filename": "f.png", "mimetype": "image/png", "encoding": null}'
+    for number, key in enumerate(
+        (f"dashboard:artifacts:{trial_id}:a", "artifacts:a", "preference:values1", "dashboard:plot_data:x:7")
+    ):
+        rows["optuna_study_system_attributes"].append(
+            {"study_system_attribute_id": 10**6 + number, "study_id": study_id}
+            | {"key": key, "value_json": json.dumps(file)}
+        )
+    rows["optuna_system_attributes"].append(
+        {"trial_system_attribute_id": 10**6, "trial_id": trial_id, "key": "artifacts:a"}
+        | {"value_json": json.dumps(file)}
+    )
+    load_study(storage, open_store(tmp_path / "store"), sent.write(tmp_path / "study.zip", rows))
+    try:
+        study = load(storage, sent.name)
+        assert study.user_attrs["mine"] == {"a": [1, None]}
+        last = study.trials[-1]
+        notes = {"note_ver", "note_str:0"}
+        assert set(storage.optuna.get_study_system_attrs(study._study_id)) == {
+            "study:metric_names",
+            *(f"dashboard:{note}" for note in notes),
+            *(f"dashboard:{last._trial_id}:{note}" for note in notes),
+        }
+        assert get_note(study) == "of the study"
+        assert not any(key.startswith("artifacts:") for each in study.trials for key in each.system_attrs)
+        request: dict[str, Any] = {"PATH_INFO": f"/api/studies/{study._study_id}", "HTTP_HOST": "127.0.0.1"}
+        setup_testing_defaults(request)
+        answer = dashboard_app(storage, tmp_path)(request, lambda *_: None)  # type: ignore[arg-type,return-value]
+        shown = json.loads(b"".join(answer))
+        assert shown["trials"][-1]["note"]["body"] == "of a trial"
+        assert shown["artifacts"] == []
+        assert not any(each["artifacts"] for each in shown["trials"])
+    finally:
+        delete_study(storage, sent.name)

@@ -39,7 +39,16 @@ COMMANDS_ABOUT_A_STUDY = dict(about_a_study())
 def test_there_are_as_many_as_people_know() -> None:
     assert sorted(COMMANDS_ABOUT_A_STUDY) == sorted(
         [
-            *("worker", "status", "export-best", "study check", "study show", "study report", "study notify"),
+            *(
+                "worker",
+                "status",
+                "export-best",
+                "train",
+                "study check",
+                "study show",
+                "study report",
+                "study notify",
+            ),
             *("study pause", "study resume", "study stop", "study stop-trial", "study drain"),
             *("study enqueue", "study delete", "study save"),
         ]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hms_tune.cli.views.trials import sorted_trials, trial_view, trials_csv
+from hms_tune.cli.views.tables import as_json, as_json_lines
+from hms_tune.cli.views.trials import PAGE, sort_column, sorted_trials, trial_view, trials_csv
 from hms_tune.errors import UsageError
 from hms_tune.studies.status_types import TrialSummary
 from hms_tune.trial_state import AttemptState
@@ -37,6 +38,11 @@ def shown(trials: list[TrialSummary], width: int = 100) -> list[str]:
     written = console.file
     assert isinstance(written, io.StringIO)
     return [line.rstrip() for line in written.getvalue().splitlines()]
+
+
+def ordered(trials: list[TrialSummary], by: str) -> list[TrialSummary]:
+    column = sort_column(by, list(dict.fromkeys(name for each in trials for name in each.params)))
+    return sorted_trials(trials, column, largest_first=by.startswith("-"))
 
 
 def many_parameters(number: int) -> dict[str, Any]:
@@ -75,28 +81,28 @@ def test_the_same_error_is_shown_once() -> None:
 
 def test_trials_are_sorted_by_any_column_and_those_without_a_value_come_last() -> None:
     trials = [trial(0, value=0.7), trial(1, value=None), trial(2, value=0.3, seconds=1.0)]
-    order = {by: [each.trial for each in sorted_trials(trials, by)] for by in ("trial", "KL", "-kl", "time")}
+    order = {by: [each.trial for each in ordered(trials, by)] for by in ("trial", "KL", "-kl", "time")}
     assert order == {"trial": [0, 1, 2], "KL": [2, 0, 1], "-kl": [0, 2, 1], "time": [0, 2, 1]}
-    by_rate = sorted_trials(trials, "learning_rate")
-    assert by_rate == sorted_trials(trials, "training.learning_rate")
+    by_rate = ordered(trials, "learning_rate")
+    assert by_rate == ordered(trials, "training.learning_rate")
     assert [each.trial for each in by_rate] == [2, 1, 0]
 
 
 def test_a_part_of_a_kl_stands_behind_the_whole_ones() -> None:
     trials = [trial(0, "pruned", 0.1), trial(1, value=0.7), trial(2, value=0.3), trial(3, "paused", 0.2)]
-    order = {by: [each.trial for each in sorted_trials(trials, by)] for by in ("KL", "-KL")}
+    order = {by: [each.trial for each in ordered(trials, by)] for by in ("KL", "-KL")}
     assert order == {"KL": [2, 1, 0, 3], "-KL": [1, 2, 3, 0]}
 
 
 def test_values_of_several_kinds_are_sorted() -> None:
     kinds: list[Any] = ["b", 2, None, "a", 1.5, True]
     trials = [trial(place, params={"x.kind": kind}) for place, kind in enumerate(kinds)]
-    assert [each.params["x.kind"] for each in sorted_trials(trials, "kind")] == [1.5, 2, True, "a", "b", None]
+    assert [each.params["x.kind"] for each in ordered(trials, "kind")] == [1.5, 2, True, "a", "b", None]
 
 
 def test_a_column_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="nearest: "):
-        sorted_trials([trial(0)], "lr")
+        ordered([trial(0)], "lr")
 
 
 def test_csv_has_every_parameter_of_every_attempt() -> None:
@@ -104,7 +110,8 @@ def test_csv_has_every_parameter_of_every_attempt() -> None:
         trial(0, params={"input.image": [256, 384], "model.dropout": 0.12345678}),
         trial(1, "failed", None, attempt=4, reason='it said "no", twice', params={"model.pooling": None}),
     ]
-    rows = list(csv.reader(io.StringIO(trials_csv(trials))))
+    params = ["input.image", "model.dropout", "model.pooling"]
+    rows = list(csv.reader(trials_csv(trials, params)))
     first = ["trial", "attempt", "state", "kl", "seconds", "reason"]
     assert rows == [
         [*first, "input.image", "model.dropout", "model.pooling"],
@@ -115,3 +122,20 @@ def test_csv_has_every_parameter_of_every_attempt() -> None:
 
 def test_a_study_without_trials_has_a_table_without_lines() -> None:
     assert shown([])[0].split() == ["trial", "state", "KL", "time"]
+
+
+def test_a_page_says_how_many_there_are() -> None:
+    page = [trial(number) for number in range(PAGE)]
+    console = Console(width=100, file=io.StringIO(), highlight=False)
+    console.print(trial_view(page, width=100, page=2, of=1234))
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    assert written.getvalue().splitlines()[-1].strip() == (
+        "page 2 of 13, of 1,234 attempts: --page N shows another"
+    )
+    assert "page" not in shown(page)[-1]
+
+
+def test_json_that_is_written_item_by_item_is_that_of_the_list() -> None:
+    for trials in ([], [trial(0)], [trial(0, reason="a\nb"), trial(1)]):
+        assert "".join(as_json_lines(trials)) == as_json(trials) + "\n"

@@ -281,10 +281,29 @@ def test_assignments_hold_only_parameters_that_exist_together() -> None:
     )
 
 
-@pytest.mark.parametrize("escape", ["\\UFFFFFFFF", "\\U00110000"])
-def test_an_escape_that_stands_for_no_letter_is_refused(escape: str) -> None:
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        StudyFile.parse(f'"{escape}": 1', "a.yaml")
+@pytest.mark.parametrize(
+    ("escape", "message"),
+    [
+        ("\\UFFFFFFFF", "not valid YAML"),
+        ("\\U00110000", "not valid YAML"),
+        ("\\ud800", r"^a.yaml:1: \\ud800 stands for no letter$"),
+        ("\\0", r"^a.yaml:1: \\u0000 stands for no letter$"),
+    ],
+)
+@pytest.mark.parametrize("text", ['"{}": 1', 'data: {{root: "{}"}}'])
+def test_an_escape_that_stands_for_no_letter_is_refused(escape: str, message: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StudyFile.parse(text.format(escape), "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a: [" + "1," * 40_000, 1), ("a:\n" + "- 1\n" * 40_000, 19_999), ("- {a: 1}\n" * 20_000, 6_667)],
+)
+def test_a_list_without_end_is_left_where_it_becomes_too_long(text: str, line: int) -> None:
+    # The end of the text is no YAML: it would be met first if all were read.
+    with pytest.raises(ConfigError, match=rf"^a.yaml:{line}: more than 20,000 keys and values$"):
+        StudyFile.parse(text + "\n}", "a.yaml")
 
 
 def test_hostile_texts_are_refused_quickly() -> None:
@@ -295,7 +314,7 @@ def test_hostile_texts_are_refused_quickly() -> None:
         (bomb, "more than 20,000 values"),
         ("a: &a [*a]", "nested deeper than 40 levels"),
         ("[" * 5000, "nested deeper than 40 levels"),
-        ("study: " + "x" * 2_000_000, "too many for a study file"),
+        ("study: " + "x" * 300_000, "too many for a study file"),
         ("", "the file is empty"),
         ("[1, 2]", "must be a mapping"),
         ("a: 1\n---\nb: 2", "not valid YAML"),

@@ -167,7 +167,7 @@ def test_a_publisher_without_a_connection_says_so_in_the_workers_log(
         pass
     (said,) = caplog.messages
     assert said.startswith("The dashboard's notes and figures wait: the database cannot be used: ")
-    assert "It is asked again every 10 s. Check that the server runs" in said
+    assert "It is tried again every 10 s. Check that the server runs" in said
     assert "canary" not in said
 
 

@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from hms_tune.cli.model import app
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
 from hms_tune.models.layers import check_depth, layer_groups
@@ -65,7 +66,7 @@ def test_listing_layers_leaves_random_numbers_alone() -> None:
 
 
 def test_an_unknown_backbone_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(ModelError, match=r"no backbone 'resnet19'. Did you mean resnet1\d") as refused:
+    with pytest.raises(ModelError, match=r"no backbone 'resnet19'. Did you mean resnet1\w") as refused:
         check_depth(ModelConfig(backbone="resnet19"))
     assert refused.value.exit_code == 1
     with pytest.raises(ModelError, match=r"no pretrained weights tagged 'nonsense'.*a1_in1k"):
@@ -89,13 +90,16 @@ def test_stochastic_depth_is_refused_where_there_is_none() -> None:
 
 def test_a_backbone_without_feature_map_is_refused() -> None:
     with pytest.raises(ModelError, match="crossvit_9_240 cannot be built like this"):
-        build_network(ModelConfig(backbone="crossvit_9_240", pretrained=False), channels=1)
+        build_network(ModelConfig(backbone="crossvit_9_240", pretrained=False), ModelInput(1))
 
 
-def test_a_backbone_that_timm_does_not_divide_is_one_group() -> None:
+def test_a_backbone_that_timm_does_not_divide_has_its_children_as_groups() -> None:
     groups = layer_groups("pit_ti_224")
-    assert [group.number for group in groups] == [0]
-    assert groups[0].parameters == 4_590_272
+    assert [group.number for group in groups] == list(range(len(groups)))
+    assert [group.name for group in groups][:2] == ["patch_embed, pos_embed, cls_token", "transformers.0"]
+    assert sum(group.parameters for group in groups) == 4_590_272
+    stages = [group.name for group in layer_groups("caformer_s18")]
+    assert stages == ["stem", "stages.0", "stages.1", "stages.2", "stages.3", "head"]
 
 
 def test_the_command_lists_layers_with_parameters_and_shares() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.models.dropout import Dropout
 from hms_tune.models.head import GeneralizedMean
@@ -21,7 +22,7 @@ IMAGES = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 def make(seed: int = 0, channels: int = 1, **settings: object) -> Network:
     torch.manual_seed(seed)
     return build_network(
-        ModelConfig(**{"backbone": "test_resnet", "pretrained": False, **settings}), channels=channels
+        ModelConfig(**{"backbone": "test_resnet", "pretrained": False, **settings}), ModelInput(channels)
     )
 
 
@@ -32,7 +33,7 @@ def make(seed: int = 0, channels: int = 1, **settings: object) -> Network:
 def test_backbones_take_one_or_three_channels(backbone: str, channels: int) -> None:
     torch.manual_seed(0)
     config = ModelConfig(backbone=backbone, pretrained=False)
-    network = build_network(config, channels=channels, image=(64, 96)).eval()
+    network = build_network(config, ModelInput(channels, (64, 96))).eval()
     with torch.inference_mode():
         logits = network(torch.randn(2, channels, 64, 96))
     assert logits.shape == (2, 6)

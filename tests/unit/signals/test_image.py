@@ -8,11 +8,11 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from hms_tune.config.image_layout import panel_heights
 from hms_tune.config.input import InputConfig, Raw, Spectral
 from hms_tune.errors import SignalError
 from hms_tune.signals.image import ImageTransform, kaggle_panels
 from hms_tune.signals.montage import ELECTRODES
-from hms_tune.signals.recipes import panel_heights
 
 SPECTRAL = [recipe().name for recipe in get_args(Spectral)]
 RECIPES = [*SPECTRAL, Raw().name]

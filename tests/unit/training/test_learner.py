@@ -12,6 +12,7 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from hms_tune.config.acceleration import AccelerationSettings
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.input import InputConfig
 from hms_tune.config.trial import SGD, Adam, AdamW, ModelConfig, Optimizer, TrainingConfig, TrialConfig
 from hms_tune.machine.json_cache import JsonCache
@@ -115,7 +116,8 @@ def test_folds_start_from_weights_of_their_own_that_depend_on_the_seed_alone() -
 
 def test_dropout_and_stochastic_depth_follow_their_rates_and_keep_the_mean() -> None:
     network = build_network(
-        ModelConfig(backbone="test_efficientnet", pretrained=False, dropout=0.25, drop_path=0.4), channels=1
+        ModelConfig(backbone="test_efficientnet", pretrained=False, dropout=0.25, drop_path=0.4),
+        ModelInput(1),
     )
     dropout = next(module for module in network.head if type(module).__name__ == "Dropout")
     torch.manual_seed(0)
@@ -170,7 +172,7 @@ def test_updates_are_those_of_torchs_own_optimizers(config: Optimizer, reference
 
 def test_the_moving_average_is_that_of_timm() -> None:
     torch.manual_seed(0)
-    network = build_network(ModelConfig(backbone="test_resnet", pretrained=False), channels=1)
+    network = build_network(ModelConfig(backbone="test_resnet", pretrained=False), ModelInput(1))
     ours, timms = MovingAverage(network, 0.6), ModelEmaV3(network, decay=0.6, use_warmup=True)
     for step in range(6):
         network(torch.randn(4, 1, *IMAGE)).sum()  # moves the statistics of its norms
@@ -213,7 +215,7 @@ def test_a_fold_whose_network_was_lent_on_is_told_apart() -> None:
 def test_a_network_cut_behind_its_frozen_layers_computes_the_same(backbone: str, depth: int) -> None:
     torch.manual_seed(0)
     config = ModelConfig(backbone=backbone, pretrained=False, frozen_layers=depth)
-    network = build_network(config, channels=1, image=IMAGE)
+    network = build_network(config, ModelInput(1, IMAGE))
     images = torch.randn(4, 1, *IMAGE)
     parts = cut(network)
     assert parts is not None
@@ -239,7 +241,7 @@ def test_a_network_cut_behind_its_frozen_layers_computes_the_same(backbone: str,
 
 def test_a_moving_average_takes_the_features_of_its_networks_prefix() -> None:
     config = ModelConfig(backbone="test_resnet", pretrained=False, frozen_layers=1)
-    network = build_network(config, channels=1, image=IMAGE)
+    network = build_network(config, ModelInput(1, IMAGE))
     network.backbone.act1 = nn.Dropout(0.5)  # random in training alone; pooling follows it
     average = MovingAverage(network, 0.9).network
     parts, of_average = cut(network), cut(average)
@@ -252,12 +254,12 @@ def test_a_moving_average_takes_the_features_of_its_networks_prefix() -> None:
 
 
 def test_a_network_without_frozen_layers_is_not_cut() -> None:
-    assert cut(build_network(ModelConfig(backbone="test_resnet", pretrained=False), channels=1)) is None
+    assert cut(build_network(ModelConfig(backbone="test_resnet", pretrained=False), ModelInput(1))) is None
 
 
 def test_dropout_before_the_cut_would_keep_layers_from_being_frozen() -> None:
     network: Network = build_network(
-        ModelConfig(backbone="test_resnet", pretrained=False, frozen_layers=1), channels=1
+        ModelConfig(backbone="test_resnet", pretrained=False, frozen_layers=1), ModelInput(1)
     )
     network.backbone.maxpool = nn.Dropout(0.5)
     parts = cut(network)

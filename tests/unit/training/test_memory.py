@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.json_cache import JsonCache
@@ -36,7 +37,7 @@ def config(
 
 
 def real_network(model: ModelConfig) -> tuple[Network, torch.Tensor]:
-    network = build_network(model, channels=1, image=IMAGE).to(memory_format=torch.channels_last)
+    network = build_network(model, ModelInput(1, IMAGE)).to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 1, *IMAGE).contiguous(memory_format=torch.channels_last)
     return network.train(), images
 

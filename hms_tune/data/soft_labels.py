@@ -1,0 +1,144 @@
+"""Soft labels that a model gave to rows of few votes: ``soft_labels/NAME.parquet`` in the competition folder.
+
+Rows of few votes may learn from them in place of their votes. What is validated and scored is always judged
+by the experts' votes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hms_tune.config.trial import DataConfig
+from hms_tune.data.folds import held_out_patients
+from hms_tune.data.labels import Labels, Rows, make_labels
+from hms_tune.data.schema import CLASSES
+from hms_tune.data.store.store import Store
+from hms_tune.errors import DataError
+
+FOLDER = "soft_labels"
+_PROBABILITIES = [f"{name.lower()}_probability" for name in CLASSES]
+_KEY = ["eeg_id", "eeg_label_offset_seconds"]
+_ABOUT = b"hms_tune"
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabels:
+    """Labels by a model, one for each row of few votes.
+
+    Attributes
+    ----------
+    teacher : the bundle's study and trial, for people
+    rows : what a row is, as in ``data.rows``
+    taught_by : int64, sorted: the patients whose votes the teacher learnt from
+    eeg_id, eeg_offset_seconds : int64 and float64 (n,), which rows
+    probabilities : float32 (n, 6), summing to 1, by models that never saw the row's patient
+    """
+
+    teacher: str
+    rows: Rows
+    taught_by: NDArray[np.int64]
+    eeg_id: NDArray[np.int64]
+    eeg_offset_seconds: NDArray[np.float64]
+    probabilities: NDArray[np.float32]
+
+    def write(self, path: Path) -> None:
+        """Write the file whole, in place of one that is there."""
+        columns: dict[str, object] = {_KEY[0]: self.eeg_id, _KEY[1]: self.eeg_offset_seconds}
+        columns |= {name: self.probabilities[:, place] for place, name in enumerate(_PROBABILITIES)}
+        about = {"teacher": self.teacher, "rows": self.rows, "taught_by": self.taught_by.tolist()}
+        table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
+        table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table, partial)
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> SoftLabels:
+        """Read a file.
+
+        Raises
+        ------
+        DataError
+            If it is not there, or none that ``hms-tune data label`` wrote.
+        """
+        hint = "Write it with hms-tune data label BUNDLE ROOT, or copy it from where it was written"
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[_ABOUT])
+            frame = table.to_pandas()
+            found = cls(
+                teacher=str(about["teacher"]),
+                rows=about["rows"],
+                taught_by=np.array(about["taught_by"], dtype=np.int64),
+                eeg_id=frame[_KEY[0]].to_numpy(np.int64),
+                eeg_offset_seconds=frame[_KEY[1]].to_numpy(np.float64),
+                probabilities=frame[_PROBABILITIES].to_numpy(np.float32),
+            )
+        except FileNotFoundError:
+            raise DataError("there are no such soft labels", where=path, hint=hint) from None
+        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+            raise DataError(f"these are no soft labels: {error}", where=path, hint=hint) from error
+        sums = found.probabilities.sum(axis=1)
+        if (
+            not np.isfinite(sums).all()
+            or (np.abs(sums - 1.0) > 1e-3).any()
+            or (found.probabilities < 0).any()
+        ):
+            raise DataError("these are no soft labels: rows do not sum to 1", where=path, hint=hint)
+        return found
+
+    def on(self, labels: Labels) -> NDArray[np.float32]:
+        """The label of each row, float32 (n_rows, 6); NaN where there is none."""
+        own = pd.MultiIndex.from_arrays([self.eeg_id, self.eeg_offset_seconds])
+        place = own.get_indexer(pd.MultiIndex.from_arrays([labels.eeg_id, labels.eeg_offset_seconds]))
+        soft = np.full((len(labels), len(CLASSES)), np.nan, dtype=np.float32)
+        soft[place >= 0] = self.probabilities[place[place >= 0]]
+        return soft
+
+
+def soft_labels_path(root: Path, name: str) -> Path:
+    """Where the soft labels of a name lie."""
+    return root / FOLDER / f"{name}.parquet"
+
+
+def labelled_rows(store: Store, config: DataConfig) -> Labels:
+    """The rows of a trial, with the soft labels that its configuration names.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, or the soft labels are missing, are of other rows, or were taught by patients
+        that this configuration holds out: their score would not be that of patients nobody has seen.
+    """
+    labels = make_labels(store.train, rows=config.rows, min_votes=config.min_votes)
+    if config.soft_labels is None:
+        return labels
+    path = soft_labels_path(store.root, config.soft_labels)
+    found = SoftLabels.read(path)
+    where = f"data.soft_labels: {config.soft_labels}"
+    if found.rows != config.rows:
+        hint = f"Set data.rows: {found.rows}, or label with a bundle of data.rows: {config.rows}"
+        raise DataError(f"they are of data.rows: {found.rows}, not {config.rows}", where=where, hint=hint)
+    patients = np.unique(labels.patient_id)
+    held_out = held_out_patients(patients, share=config.holdout, seed=config.fold_seed)
+    if leaking := np.intersect1d(held_out, found.taught_by).tolist():
+        raise DataError(
+            f"{len(leaking)} patients that are held out here taught {found.teacher}, which gave the labels "
+            f"(patient {leaking[0]} first)",
+            where=where,
+            hint="Set data.holdout, fold_seed and min_votes as the teacher's study has them, or label with a "
+            "bundle that held these patients out",
+        )
+    soft = found.on(labels)
+    if np.isnan(soft).all():
+        raise DataError("none of them is of a row of this study", where=where, hint="Label this folder anew")
+    return replace(labels, soft=soft)

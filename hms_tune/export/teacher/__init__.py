@@ -1,0 +1,1 @@
+"""A bundle as the teacher of others."""

@@ -1,0 +1,1 @@
+"""Leading trials of a search, trained again with fresh seeds and folds."""
