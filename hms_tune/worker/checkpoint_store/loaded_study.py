@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Transaction
-from hms_tune.database.ended_trials import read_ended
+from hms_tune.database.ended_trials import ended_trials
 from hms_tune.database.queries import archive
 from hms_tune.database.queries.archive import RowsError
 from hms_tune.database.queries.records import predictions, unpublished_predictions
@@ -44,7 +44,7 @@ def check_loaded(connection: Transaction, study_id: int, name: str) -> None:
         _check_attributes(attributes, name)
         if (odd := archive.odd_column(connection, study_id)) is not None:
             raise RowsError(f"{odd}: a value that nobody could read")
-        ended, _, _ = read_ended(lambda *asked: connection.execute(*asked).all(), study_id)
+        ended = ended_trials(connection, study_id)
         trials = read_trials(connection, study_id, states=None, included=(), after=-1)
         for each in (*ended, *trials):
             _check_trial(each)

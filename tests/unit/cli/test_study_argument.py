@@ -50,7 +50,7 @@ def test_there_are_as_many_as_people_know() -> None:
                 "study notify",
             ),
             *("study pause", "study resume", "study stop", "study stop-trial", "study drain"),
-            *("study enqueue", "study delete", "study save"),
+            *("study enqueue", "study confirm", "study delete", "study save"),
         ]
     )
 
