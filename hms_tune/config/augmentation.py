@@ -34,6 +34,21 @@ class AugmentationConfig(Section):
     noise_uv: float = Field(
         0.0, ge=0.0, le=100.0, description="Standard deviation of white noise on every electrode, µV."
     )
+    time_reversal: float = Field(
+        0.0, ge=0.0, le=1.0, description="Probability of running EEG and 10-minute file backwards."
+    )
+    amplitude_db: float = Field(
+        0.0,
+        ge=0.0,
+        le=20.0,
+        description="EEG and 10-minute file are made louder or softer by up to this, dB.",
+    )
+    time_warp: float = Field(
+        0.0,
+        ge=0.0,
+        le=0.5,
+        description="The EEG runs faster or slower by up to this share, about its middle.",
+    )
     time_mask: float = Field(0.0, ge=0.0, le=0.9, description="Longest masked share of the time axis.")
     frequency_mask: float = Field(
         0.0, ge=0.0, le=0.9, description="Longest masked share of the frequency axis."

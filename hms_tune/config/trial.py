@@ -101,6 +101,13 @@ class ModelConfig(Section):
     finetuned_layers: int | None = Field(
         None, ge=0, description="Layer groups trained, counted from the head side; the others are frozen."
     )
+    frozen_share: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Most of the backbone's parameters that are frozen, as a share, in whole layer groups from "
+        "the input side: one range for all backbones.",
+    )
     pooling: Literal["avg", "max", "avg_max", "gem"] = Field(
         "avg", description="Global pooling of the features."
     )
@@ -119,8 +126,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _one_way_to_freeze(self) -> Self:
-        if self.frozen_layers is not None and self.finetuned_layers is not None:
-            raise ValueError("frozen_layers and finetuned_layers exclude each other; keep one")
+        ways = ("frozen_layers", "finetuned_layers", "frozen_share")
+        given = [way for way in ways if getattr(self, way) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other; keep one")
         return self
 
 
@@ -162,11 +171,14 @@ class ConstantSchedule(Section):
 
 
 class CosineSchedule(Section):
-    """Linear warm-up, then half a cosine down to ``final`` times the learning rate."""
+    """Linear warm-up, then half a cosine down to ``final`` times the learning rate, once or several times."""
 
     name: Literal["cosine"] = "cosine"
     warmup: float = Field(0.0, ge=0.0, le=0.9, description="Share of all steps with linear warm-up.")
     final: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate over the largest.")
+    restarts: int = Field(
+        0, ge=0, le=100, description="How often it begins again at the largest, after equal times."
+    )
 
 
 class OneCycleSchedule(Section):
@@ -223,6 +235,7 @@ LearningRateSchedule = Annotated[
 
 
 LossName = Literal["kl", "cross_entropy", "bce"]
+RowWeight = Literal["none", "votes", "agreement", "balance"]
 Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 
 
@@ -253,6 +266,14 @@ class TrainingConfig(Section):
     )
     few_votes_weight: float = Field(
         1.0, ge=0.0, le=1.0, description="Weight of rows of few votes in the loss of the first stage."
+    )
+    row_weight: RowWeight = Field(
+        "none",
+        description="What rows count by in the loss of the first stage: votes (over the most), agreement "
+        "(1 - entropy of the votes / ln 6), balance (1 / share of their classes among the rows); none: all alike.",
+    )
+    row_weight_exponent: float = Field(
+        1.0, ge=0.0, le=4.0, description="Exponent of that weight: 0 makes rows alike, more sharpens."
     )
     vote_prior: float = Field(
         0.0,

@@ -7,7 +7,7 @@ then each residual block. Groups count from the input side; the head is no group
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -150,10 +150,14 @@ def check_depth(config: ModelConfig) -> None:
                 )
 
 
-def frozen_count(config: ModelConfig, depth: int) -> int:
+def frozen_count(config: ModelConfig, groups: Sequence[LayerGroup]) -> int:
     """How many groups, from the input side, are not trained."""
     if config.finetuned_layers is not None:
-        return depth - config.finetuned_layers
+        return len(groups) - config.finetuned_layers
+    if config.frozen_share is not None:
+        most = config.frozen_share * sum(group.parameters for group in groups)
+        summed = itertools.accumulate(group.parameters for group in groups)
+        return sum(so_far <= most for so_far in summed)
     return config.frozen_layers or 0
 
 

@@ -146,7 +146,7 @@ def build_network(config: ModelConfig, given: ModelInput, *, n_classes: int = 6)
     if config.drop_path:
         replace_drop_paths(backbone, config.drop_path)
     groups = divide(backbone)
-    frozen = freeze(backbone, groups[: frozen_count(config, len(groups))])
+    frozen = freeze(backbone, groups[: frozen_count(config, groups)])
     width, second = _width(backbone, narrowed), None
     if config.trace_backbone is not None and given.traces is not None:
         branch = make_backbone(config.trace_backbone, given=given)

@@ -20,7 +20,9 @@ from hms_tune.training.memory.plan import MemoryPlan
 MOST_TRIED = 64
 """Combinations of model, input and training that are planned at most."""
 
-_MODEL_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers", "pooling", "hidden"})
+_MODEL_KEYS = frozenset(
+    {"backbone", "trace_backbone", "frozen_layers", "finetuned_layers", "frozen_share", "pooling", "hidden"}
+)
 _TRAINING_KEYS = frozenset({"batch_size", "test_batch_size", "optimizer", "ema_decay", "precision"})
 
 Section = TypeVar("Section", bound=BaseModel)

@@ -27,7 +27,7 @@ from hms_tune.search.suggest import grid_size, start_params
 _ASKED_AT_ONCE = 8
 """Backbones whose weights the hub is asked for at once."""
 
-_DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers"})
+_DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers", "frozen_share"})
 
 
 @dataclass(frozen=True, slots=True)

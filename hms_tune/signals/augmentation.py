@@ -6,6 +6,8 @@ is switched off, or that could not change the image, draws nothing.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,8 +46,15 @@ class Augmentation:
     def touches_signals(self) -> bool:
         """Whether images must be made anew for each epoch, because their signals change."""
         config = self.config
-        of_eeg = config.window_shift_seconds or config.channel_drop or config.band_pass or config.noise_uv
-        return bool(config.left_right_swap or (self._eeg and of_eeg) or (self._polarity and config.sign_flip))
+        of_both = config.left_right_swap or config.time_reversal or config.amplitude_db
+        of_eeg = (
+            config.window_shift_seconds
+            or config.channel_drop
+            or config.band_pass
+            or config.noise_uv
+            or config.time_warp
+        )
+        return bool(of_both or (self._eeg and of_eeg) or (self._polarity and config.sign_flip))
 
     @property
     def changes_anything(self) -> bool:
@@ -69,10 +78,11 @@ class Augmentation:
     def signals(
         self, eeg: Tensor | None, spectrogram: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Swap hemispheres, then vary the EEG.
+        """Vary EEG and spectrogram together, then the EEG alone.
 
         A swap exchanges the electrodes of the two hemispheres and the regions of the Kaggle spectrogram
-        together; no label depends on the side.
+        together; no label depends on the side. Both run backwards together, and are louder or softer by the
+        same.
 
         Parameters
         ----------
@@ -91,13 +101,24 @@ class Augmentation:
                 eeg = swap_hemispheres(eeg, swapped)
             if spectrogram is not None:
                 spectrogram = swap_regions(spectrogram, swapped)
+        if given is not None and self.config.time_reversal:
+            reversed_ = draw_marks(len(given), self.config.time_reversal, generator)
+            eeg, spectrogram = (reverse(each, reversed_) for each in (eeg, spectrogram))
+        if given is not None and (most_db := self.config.amplitude_db):
+            db = draw_uniform(len(given), -most_db, most_db, generator)[:, None, None]
+            if eeg is not None:
+                eeg = eeg * (10.0 ** (db / 20.0)).to(eeg.device)
+            if spectrogram is not None:  # the logarithm of power
+                spectrogram = spectrogram + (db * math.log(10.0) / 10.0).to(spectrogram.device)
         if eeg is not None:
             eeg = self._vary_eeg(eeg, generator)
         return eeg, spectrogram
 
     def _vary_eeg(self, eeg: Tensor, generator: torch.Generator) -> Tensor:
-        """Filter, add noise, then silence and flip: noise covers the whole band, silence stays silent."""
+        """Warp, filter, add noise, then silence and flip: noise covers the band, silence stays silent."""
         config, n = self.config, len(eeg)
+        if config.time_warp:
+            eeg = warp(eeg, 1.0 + draw_uniform(n, -config.time_warp, config.time_warp, generator))
         if config.band_pass:
             eeg = self._band_pass(eeg, generator)
         if config.noise_uv:
@@ -209,6 +230,30 @@ def add_noise(eeg: Tensor, noise_uv: float, generator: torch.Generator) -> Tenso
     noisy = eeg.clone()
     noisy[:, :N_SCALP] += noise_uv * stretches[start.to(eeg.device)]
     return noisy
+
+
+def reverse(signal: Tensor | None, reversed_: Tensor) -> Tensor | None:
+    """Run the samples that ``reversed_`` (bool, shape (batch,)) marks backwards along the last axis."""
+    if signal is None:
+        return None
+    return torch.where(reversed_.to(signal.device)[:, None, None], signal.flip(-1), signal)
+
+
+def warp(eeg: Tensor, rate: Tensor) -> Tensor:
+    """Run each sample ``rate`` times as fast about its middle; what lies beyond an end repeats the end.
+
+    Parameters
+    ----------
+    eeg : float32 tensor, shape (batch, channels, n_times)
+    rate : float32 tensor, shape (batch,)
+    """
+    last = eeg.shape[-1] - 1
+    offset = torch.arange(last + 1, device=eeg.device) - last / 2.0
+    place = (last / 2.0 + offset * rate.to(eeg.device)[:, None]).clamp(0.0, last)
+    before = place.floor()
+    share = (place - before).unsqueeze(1)
+    index = before.long().unsqueeze(1).expand(-1, eeg.shape[1], -1)
+    return torch.lerp(eeg.gather(-1, index), eeg.gather(-1, (index + 1).clamp(max=last)), share)
 
 
 def swap_hemispheres(eeg: Tensor, swapped: Tensor) -> Tensor:

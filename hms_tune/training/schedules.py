@@ -61,6 +61,11 @@ def _one_cycle(config: OneCycleSchedule, step: int, total: int) -> float:
     return _cosine(1.0, config.final, (step - rising) / max(1.0, total - 1 - rising))
 
 
+def _cosines(cycles: int, end: float, share: float) -> float:
+    number = min(int(share * cycles), cycles - 1)
+    return _cosine(1.0, end, share * cycles - number)
+
+
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1.0 + math.cos(math.pi * share)) / 2.0
 
@@ -85,8 +90,8 @@ class Shape:
                 return _warmed(step, round(config.warmup * total), lambda step: 1.0)
             case CosineSchedule():
                 warmup = round(config.warmup * total)
-                falling = max(1, total - 1 - warmup)
-                return _warmed(step, warmup, lambda step: _cosine(1.0, config.final, step / falling))
+                falling, cycles = max(1, total - 1 - warmup), config.restarts + 1
+                return _warmed(step, warmup, lambda step: _cosines(cycles, config.final, step / falling))
             case OneCycleSchedule():
                 return _one_cycle(config, step, total)
             case CyclicSchedule():

@@ -7,6 +7,7 @@ many votes at a lower learning rate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hms_tune.config.trial import TrainingConfig
+from hms_tune.config.trial import RowWeight, TrainingConfig
 from hms_tune.data.labels import Labels
 from hms_tune.errors import DataError
+
+_LEAST_AGREEMENT = 0.01
+"""Of rows whose votes are spread evenly, so that they count a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,29 @@ def learning_weights(
     float32 array, shape (n_rows,)
     """
     few = labels.total_votes < config.few_votes
-    if config.few_votes_weight == 1.0 or not few[train_rows].any():
+    even = config.row_weight == "none" or config.row_weight_exponent == 0.0
+    if even and (config.few_votes_weight == 1.0 or not few[train_rows].any()):
         return None
-    weights = np.where(few, config.few_votes_weight, 1.0).astype(np.float32)
+    weights = np.where(few, config.few_votes_weight, 1.0)
+    if not even:
+        weights = weights * _row_weights(config.row_weight, labels, train_rows) ** config.row_weight_exponent
     learnt = weights[train_rows]
     mean = learnt[learnt > 0].mean() if (learnt > 0).any() else np.float32(1.0)
     return np.asarray(weights / mean, dtype=np.float32)
+
+
+def _row_weights(by: RowWeight, labels: Labels, train_rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight of each row before its exponent, above 0."""
+    shares = labels.targets.astype(np.float64)
+    match by:
+        case "none":
+            return np.ones(len(labels))
+        case "votes":
+            return np.asarray(labels.total_votes / labels.total_votes[train_rows].max(), dtype=np.float64)
+        case "agreement":
+            entropy = -(shares * np.log(np.where(shares > 0.0, shares, 1.0))).sum(axis=1)
+            return np.asarray(np.maximum(1.0 - entropy / math.log(shares.shape[1]), _LEAST_AGREEMENT))
+        case "balance":
+            of_class = shares[train_rows].mean(axis=0)
+            # A class that no row has weighs nothing: no row is weighted by it.
+            return np.asarray(shares @ np.where(of_class > 0.0, 1.0 / np.maximum(of_class, 1e-12), 0.0))

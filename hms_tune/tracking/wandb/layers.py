@@ -43,6 +43,7 @@ def layers_of(config: TrialConfig) -> tuple[Layer, ...]:
         "pretrained": False,
         "frozen_layers": 0,
         "finetuned_layers": None,
+        "frozen_share": None,
         "dropout": 0.0,
         "drop_path": 0.0,
     }

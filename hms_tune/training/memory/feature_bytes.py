@@ -28,7 +28,7 @@ def feature_bytes(config: TrialConfig, *, half: bool) -> int | None:
     None where the trial keeps none: nothing is frozen, images vary, or the network cannot be cut
     """
     model = config.model
-    freezes = bool(model.frozen_layers) or model.finetuned_layers is not None
+    freezes = bool(model.frozen_layers or model.frozen_share) or model.finetuned_layers is not None
     if not freezes or Augmentation(config.augmentation, config.input).changes_anything:
         return None
     counted = _counted(shape_of(model), config.input.for_model)

@@ -110,7 +110,7 @@ def _key(config: TrialConfig, images_key: str) -> str:
     """What the features of a trial's frozen prefixes depend on, but for the fold."""
     model = config.model
     weights = "published" if model.pretrained is True else model.pretrained or config.training.seed
-    depth = [model.frozen_layers, model.finetuned_layers]
+    depth = [model.frozen_layers, model.finetuned_layers, model.frozen_share]
     return json.dumps(
         [
             images_key,

@@ -7,13 +7,14 @@ import json
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from hms_tune.cli.model import app
 from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
-from hms_tune.models.layers import check_depth, layer_groups
+from hms_tune.models.layers import check_depth, frozen_count, layer_groups
 from hms_tune.models.network import build_network, check_model
 
 BACKBONES = ["resnet18", "resnet18d", "resnet34d", "efficientnet_b0", "test_resnet", "test_efficientnet"]
@@ -80,6 +81,20 @@ def test_layers_beyond_the_depth_are_refused(key: str) -> None:
     check_depth(ModelConfig(backbone="resnet18", **{key: 9}))
     with pytest.raises(ModelError, match=rf"model.{key}: resnet18 has 9 layer groups, not 10. Choose 0 to 9"):
         check_depth(ModelConfig(backbone="resnet18", **{key: 10}))
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "resnet1d"])
+def test_a_share_freezes_as_many_layers_as_hold_at_most_that(backbone: str) -> None:
+    groups = layer_groups(backbone)
+    total = sum(group.parameters for group in groups)
+    for share in (0.0, 0.3, 0.7, 1.0):
+        frozen = frozen_count(ModelConfig(backbone=backbone, frozen_share=share), groups)
+        assert sum(group.parameters for group in groups[:frozen]) <= share * total
+        assert (
+            frozen == len(groups) or sum(group.parameters for group in groups[: frozen + 1]) > share * total
+        )
+    with pytest.raises(ValidationError, match="frozen_layers and frozen_share exclude each other"):
+        ModelConfig(frozen_layers=1, frozen_share=0.5)
 
 
 def test_stochastic_depth_is_refused_where_there_is_none() -> None:

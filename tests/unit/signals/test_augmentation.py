@@ -15,6 +15,7 @@ from hms_tune.signals.augmentation import (
     draw_rectangles,
     swap_hemispheres,
     swap_regions,
+    warp,
 )
 from hms_tune.signals.filters import band_pass_each
 from hms_tune.signals.image import ImageTransform
@@ -27,6 +28,9 @@ EVERYTHING = {
     "sign_flip": 0.5,
     "band_pass": 0.5,
     "noise_uv": 3.0,
+    "time_reversal": 0.5,
+    "amplitude_db": 6.0,
+    "time_warp": 0.1,
     "time_mask": 0.3,
     "frequency_mask": 0.3,
     "mixup_alpha": 0.4,
@@ -79,6 +83,9 @@ def test_without_settings_nothing_changes_and_nothing_is_drawn() -> None:
         ({"channel_drop": 0.5}, False, True, True),
         ({"band_pass": 0.2}, False, True, True),
         ({"noise_uv": 2.0}, False, True, True),
+        ({"time_warp": 0.1}, False, True, True),
+        ({"time_reversal": 0.5}, True, True, True),
+        ({"amplitude_db": 3.0}, True, True, True),
         ({"sign_flip": 0.5}, False, False, True),
         ({"time_mask": 0.2, "frequency_mask": 0.2}, False, False, False),
         ({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, False, False, False),
@@ -226,6 +233,39 @@ def test_noise_has_its_spread_leaves_the_mean_and_is_each_channels_own() -> None
     assert (together.abs() > 0.1).float().mean() < 0.01
 
 
+def test_reversed_samples_run_backwards_in_eeg_and_file_together() -> None:
+    eeg, spectrogram = torch.randn(16, 20, 100), torch.randn(16, 400, 9)
+    back, file_back = make(time_reversal=0.5).signals(eeg, spectrogram, seeded())
+    assert back is not None
+    assert file_back is not None
+    marked = torch.tensor([torch.equal(a, b.flip(-1)) for a, b in zip(back, eeg, strict=True)])
+    assert 0 < marked.sum() < 16
+    assert torch.equal(file_back, torch.where(marked[:, None, None], spectrogram.flip(-1), spectrogram))
+    assert torch.equal(back[~marked], eeg[~marked])
+
+
+def test_louder_eeg_has_as_much_more_power_in_the_file() -> None:
+    eeg, spectrogram = torch.randn(16, 20, 100), torch.randn(16, 400, 9)
+    loud, file_loud = make(amplitude_db=6.0).signals(eeg, spectrogram, seeded())
+    assert loud is not None
+    assert file_loud is not None
+    gain_db = 20 * (loud / eeg).log10().mean(dim=(1, 2))
+    assert gain_db.abs().max() <= 6.0
+    assert gain_db.std() > 1.0
+    torch.testing.assert_close((file_loud - spectrogram).mean(dim=(1, 2)) * 10 / math.log(10), gain_db)
+
+
+def test_a_warped_tone_has_another_frequency_and_its_middle_stays() -> None:
+    slow = warp(tone(8.0), torch.tensor([0.5]))
+    power = torch.fft.rfft(slow[0, 0]).abs()
+    assert power.argmax().item() * 200 / 10_000 == pytest.approx(4.0, abs=0.05)
+    eeg = torch.randn(3, 20, 1001)
+    warped = warp(eeg, torch.tensor([0.8, 1.0, 1.2]))
+    assert torch.equal(warped[:, :, 500], eeg[:, :, 500])
+    assert torch.equal(warped[1], eeg[1])
+    assert torch.equal(warped[2, :, -1], eeg[2, :, -1])  # beyond the end it stays there
+
+
 def test_shifts_are_uniform_within_the_bound() -> None:
     shifts = make(window_shift_seconds=2.0).shifts(10_000, seeded())
     assert shifts is not None
@@ -235,9 +275,10 @@ def test_shifts_are_uniform_within_the_bound() -> None:
     assert make("kaggle", window_shift_seconds=2.0).shifts(4, seeded()) is None
 
 
-def test_signals_augmentation_leaves_the_kaggle_spectrogram_but_for_the_swap() -> None:
+def test_signals_augmentation_leaves_the_kaggle_spectrogram_but_for_what_both_share() -> None:
     spectrogram = torch.randn(4, 400, 300)
-    settings = {key: value for key, value in EVERYTHING.items() if key != "left_right_swap"}
+    shared = ("left_right_swap", "time_reversal", "amplitude_db")
+    settings = {key: value for key, value in EVERYTHING.items() if key not in shared}
     assert make(**settings).signals(torch.randn(4, 20, 500), spectrogram, seeded())[1] is spectrogram
 
 

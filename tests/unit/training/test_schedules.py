@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import get_args
 
 import pytest
@@ -28,6 +29,14 @@ def test_cosine_warms_up_linearly_and_ends_at_its_final_factor() -> None:
     assert values[10] == pytest.approx(1.0)
     assert values[-1] == pytest.approx(0.05)
     assert values[10:] == sorted(values[10:], reverse=True)
+
+
+def test_cosine_begins_again_after_equal_times() -> None:
+    schedule = make_schedule(CosineSchedule(restarts=2), epochs=3, steps_per_epoch=31)
+    factors = [schedule.factor(step) for step in range(93)]
+    assert [factors[step] for step in (0, 31, 62)] == pytest.approx([1.0, 1.0, 1.0], abs=3e-3)
+    assert [factors[step] for step in (30, 61, 92)] == pytest.approx([0.0, 0.0, 0.0], abs=3e-3)
+    assert sum(after > before for before, after in itertools.pairwise(factors)) == 2
 
 
 def test_one_cycle_rises_to_one_and_falls_to_its_final_factor() -> None:

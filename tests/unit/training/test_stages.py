@@ -72,6 +72,29 @@ def test_weights_average_one_over_the_rows_learnt_from(labels: Labels) -> None:
     assert learning_weights(config(), labels, ROWS) is None
 
 
+def test_rows_count_by_their_votes_agreement_or_the_rarity_of_their_classes(labels: Labels) -> None:
+    def weights(**training: object) -> np.ndarray:
+        found = learning_weights(config(**training), labels, ROWS)
+        assert found is not None
+        assert found.mean() == pytest.approx(1.0)
+        return found
+
+    by_votes = weights(row_weight="votes", row_weight_exponent=0.5)
+    assert by_votes[0] / by_votes[3] == pytest.approx((3 / 20) ** 0.5)
+    by_agreement = weights(row_weight="agreement")
+    entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3))
+    assert by_agreement[0] / by_agreement[1] == pytest.approx(1 - entropy / np.log(6))
+    balanced = weights(row_weight="balance")
+    of_class = labels.targets.mean(axis=0)
+    assert balanced[2] / balanced[4] == pytest.approx(of_class[0] / of_class[2])
+    both = weights(row_weight="votes", few_votes_weight=0.25)
+    assert both[0] / both[1] == pytest.approx(0.25 * 3 / 12)
+
+
+def test_an_exponent_of_zero_makes_rows_alike(labels: Labels) -> None:
+    assert learning_weights(config(row_weight="balance", row_weight_exponent=0.0), labels, ROWS) is None
+
+
 @pytest.mark.parametrize("name", ["kl", "cross_entropy", "bce"])
 def test_a_row_of_weight_two_counts_as_two_rows(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
