@@ -205,6 +205,7 @@ def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
         ),
         (("worker", "--study", str(STUDIES / "smoke.yaml"), "--data", "x", "--device", "cuda:99"), "cuda:99"),
         (("dashboard", "--host", "0.0.0.0"), "there is no password"),
+        (("dashboard", "--proxy", "nobody-here"), "this machine has no user"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

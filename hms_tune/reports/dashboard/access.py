@@ -7,8 +7,8 @@
 * where none is set, other users of this machine, and requests that do not name this machine itself: a page
   elsewhere whose name was made to point here (DNS rebinding) would otherwise read the studies through its
   visitor's browser;
-* whatever would change something, unless the dashboard is writable, and then what another site's page asks
-  for.
+* what another site's page asks for in its visitor's browser;
+* whatever would change something, unless the dashboard is writable.
 
 Nothing that comes out is another site's to read or to show, and only the dashboard's own page runs scripts: a
 file that somebody attached is downloaded, or shown as a picture in that page, whatever its type.
@@ -139,6 +139,8 @@ class Gatekeeper:
         host = environment.get("HTTP_HOST", "")
         if host and not (_HOST.fullmatch(host) and _name(host)):
             return Refusal("400 Bad Request", "Host is no host's name")
+        if _is_of_another_page(environment):
+            return Refusal("403 Forbidden", "another site's page may ask nothing here")
         if self._password is not None and self._tries.pausing(self._address(environment)):
             return _PAUSING
         if not self._is_known(environment):
@@ -186,6 +188,15 @@ def _is_nothing_to_it(name: str, value: Any) -> bool:
     except UnicodeError:
         return True
     return name.startswith(_FORWARDED)
+
+
+def _is_of_another_page(environment: Environment) -> bool:
+    """Whether a browser says that another site's page asks, and not somebody who follows a link.
+
+    Before the password: such a page could let its visitor guess, until the visitor is refused.
+    """
+    from_another = environment.get("HTTP_SEC_FETCH_SITE") in ("cross-site", "same-site")
+    return from_another and environment.get("HTTP_SEC_FETCH_MODE") != "navigate"
 
 
 def _netloc(origin: str) -> str | None:

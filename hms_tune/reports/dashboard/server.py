@@ -6,6 +6,7 @@ by its headers: whoever lacks the password fills neither memory nor the disk.
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 from waitress import create_server
@@ -49,7 +50,7 @@ def dashboard_server(application: Gate, *, host: str, port: int) -> Any:
     try:
         server = create_server(
             application,
-            host=host,
+            host=_one_address(host),
             port=port,
             threads=THREADS,
             connection_limit=MOST_CONNECTIONS + _OURS,
@@ -69,6 +70,12 @@ def dashboard_server(application: Gate, *, host: str, port: int) -> Any:
         ) from error
     server.channel_class = _Channel
     return server
+
+
+def _one_address(host: str) -> str:
+    """Of a name that has several, one: connections are counted at one door."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return str(min(found, key=lambda each: each[0] != socket.AF_INET)[4][0])
 
 
 class _Task(WSGITask):  # type: ignore[misc]

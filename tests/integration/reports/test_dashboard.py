@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -204,6 +205,20 @@ def test_clients_that_never_finish_a_request_lock_nobody_out() -> None:
             connect().sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         assert b"200 OK" in answer(connect(), b"GET / HTTP/1.1\r\n" + known + b"\r\n\r\n")
         assert len(server.active_channels) <= MOST_CONNECTIONS + 1
+
+
+def test_a_name_with_two_addresses_has_one_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def two_of_localhost(host: str, *rest: Any, **named: Any) -> list[Any]:
+        addresses = ("::1", "127.0.0.1") if host == "localhost" else (host,)
+        return [found for each in addresses for found in resolve(each, *rest, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two_of_localhost)
+    with serving_dashboard(Gatekeeper(inside, password=None, writable=False), host="localhost") as server:
+        address = "127.0.0.1", server.effective_port
+        with socket.create_connection(address) as connection:
+            assert b"200 OK" in answer(connection, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
 def test_a_request_has_a_deadline_however_steadily_it_trickles_in() -> None:

@@ -139,6 +139,19 @@ def test_another_sites_page_cannot_delete_a_study_of_a_writable_dashboard(origin
     assert ask(gate, "DELETE", "/api/studies/1")[0] == "200 OK"  # no browser: a script of the user's
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_another_sites_page_costs_nothing_and_locks_its_visitor_out_of_nothing(site: str) -> None:
+    behind = Behind()
+    gate = Gatekeeper(behind, password="sésame", writable=True)
+    page = {"sec_fetch_site": site, "sec_fetch_mode": "no-cors"}
+    for _ in range(2 * MOST):
+        path = "/api/studies/1/param_importances"
+        assert ask(gate, path=path, authorization=basic("guess"), **page)[0] == "403 Forbidden"
+    assert behind.reached == []
+    for follows in (page | {"sec_fetch_mode": "navigate"}, page | {"sec_fetch_site": "same-origin"}):
+        assert ask(gate, authorization=basic("sésame"), **follows)[0] == "200 OK"
+
+
 @pytest.mark.parametrize("origin", ["null", "", "http://", "[", "http://["])
 def test_an_origin_without_a_name_is_not_that_of_a_request_without_one(origin: str) -> None:
     gate = Gatekeeper(Behind(), password="sésame", writable=True)
