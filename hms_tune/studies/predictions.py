@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 
+from hms_tune.data.schema import CLASSES
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries import records
 from hms_tune.training.events import OutOfFold
@@ -46,4 +47,9 @@ def unpacked(content: bytes) -> OutOfFold:
         if sum(member.file_size for member in members.infolist()) > MOST_BYTES:
             raise ValueError("predictions are too large")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return OutOfFold(**{name: arrays[name] for name in OutOfFold.__dataclass_fields__})
+        found = OutOfFold(**{name: arrays[name] for name in OutOfFold.__dataclass_fields__})
+    for name in OutOfFold.__dataclass_fields__:
+        classes = (len(CLASSES),) if name in ("probabilities", "targets") else ()
+        if getattr(found, name).shape != (len(found.row), *classes):
+            raise ValueError(f"predictions: {name} is of another shape")
+    return found

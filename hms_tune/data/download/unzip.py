@@ -107,20 +107,28 @@ def unpack(
         ) from error
 
 
-def _refuse_huge_directory(archive: Path, stream: BinaryIO, limits: Limits) -> None:
-    """Judge the directory before the zip reader takes it into memory."""
+def directory_bytes(stream: BinaryIO) -> int | None:
+    """How long the directory of an archive is, which the zip reader takes into memory; None: it has none."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - _END_OF_DIRECTORY.size - _LONGEST_COMMENT))
     tail = stream.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < _END_OF_DIRECTORY.size:
-        raise _damaged(archive, "it has no directory")
+        return None
     _, _, _, _, _, directory, _, _ = _END_OF_DIRECTORY.unpack_from(tail, at)
     if at >= _LOCATOR_64.size and tail[at - _LOCATOR_64.size :].startswith(b"PK\x06\x07"):
         _, _, offset, _ = _LOCATOR_64.unpack_from(tail, at - _LOCATOR_64.size)
         stream.seek(offset)
         record = _END_OF_DIRECTORY_64.unpack(stream.read(_END_OF_DIRECTORY_64.size))
         directory = max(directory if directory != 2**32 - 1 else 0, record[8])
+    return int(directory)
+
+
+def _refuse_huge_directory(archive: Path, stream: BinaryIO, limits: Limits) -> None:
+    """Judge the directory before the zip reader takes it into memory."""
+    directory = directory_bytes(stream)
+    if directory is None:
+        raise _damaged(archive, "it has no directory")
     if directory > limits.directory_bytes:
         raise _refused(archive, f"its directory takes {directory:,} bytes, more than any competition's")
 

@@ -6,6 +6,7 @@ Everything in it is a claim of whoever sent it. Names, sizes and forms are judge
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import zipfile
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hms_tune.config.study_file import STUDY_NAME
+from hms_tune.data.download.unzip import directory_bytes
 from hms_tune.database.queries import archive
 from hms_tune.errors import UsageError, first_line
 from hms_tune.machine.regular_file import open_regular
@@ -35,6 +37,7 @@ WRITE_IT = "Write it with hms-tune study save STUDY FILE"
 _ROWS = {f"rows/{table.name}.jsonl" for table in archive.TABLES}
 _JSON_IN_TEXT = ("value_json", "distribution_json")
 _MOST_ENTRIES = 200_000
+_MOST_DIRECTORY_BYTES = 1 << 26
 _MOST_HEAD_BYTES = 1 << 16
 _MOST_LINE_BYTES = 1 << 26
 """Of a row: one with predictions takes a few MB."""
@@ -103,7 +106,9 @@ def opened(file: Path) -> Iterator[ArchiveFile]:
         stream = open_regular(file)
     with stream:
         with _told(file):
-            size = stream.seek(0, 2)
+            if (directory_bytes(stream) or 0) > _MOST_DIRECTORY_BYTES:
+                raise ValueError("its directory is too long")
+            size = stream.seek(0, os.SEEK_END)
             content = zipfile.ZipFile(stream)
         with content:
             with _told(file):

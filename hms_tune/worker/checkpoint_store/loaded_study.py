@@ -57,7 +57,7 @@ def check_loaded(connection: Transaction, study_id: int, name: str) -> None:
         raise
     except (
         *(HmsTuneError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError),
-        *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+        *(zipfile.BadZipFile, zlib.error, EOFError, OSError, MemoryError),
     ) as error:
         raise RowsError(f"it cannot be read again: {type(error).__name__} {error}"[:300]) from error
 

@@ -407,6 +407,17 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def long_directory(path: Path) -> None:
+    """Claims a directory of 70 MB in a file of as many bytes."""
+    content = path.read_bytes()
+    end = bytearray(content[content.rindex(b"PK\5\6") :])
+    end[12:16] = (70 << 20).to_bytes(4, "little")
+    with path.open("wb") as file:
+        file.truncate(70 << 20)
+        file.seek(70 << 20)
+        file.write(end)
+
+
 def flagged(at: int, value: int) -> Callable[[Path], None]:
     """Changes two bytes of each entry, where it begins and in the directory."""
 
@@ -445,6 +456,7 @@ def damaged(name: bytes) -> Callable[[Path], None]:
     [
         (no_file, "it is no regular file"),
         (pipe, "it is no regular file"),
+        (long_directory, "its directory is too long"),
         (lambda path: path.write_bytes(b""), "File is not a zip file"),
         (flagged(6, 1), "is encrypted"),
         (flagged(8, 14), "is compressed"),
