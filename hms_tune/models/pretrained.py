@@ -179,7 +179,7 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     PretrainedError
         If the file is missing, of another kind, damaged, or for another backbone.
     """
-    weights = _without_classifier(_read(path), backbone)
+    weights = _without_classifier(_read(path.expanduser()), backbone)
     expected = backbone.state_dict()
     for name in _names(backbone, "first_conv"):
         key = f"{name}.weight"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from hms_tune.config.input import InputConfig
@@ -20,7 +21,7 @@ from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
 from hms_tune.models.backbone import traits
 from hms_tune.models.layers import check_depth
-from hms_tune.models.network import check_single
+from hms_tune.models.network import build_network, check_single
 from hms_tune.models.pretrained import Place, place_of_weights
 from hms_tune.search.suggest import grid_size, start_params
 
@@ -108,10 +109,12 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     ------
     ConfigError
         If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
-        missing file, a batch of one image cannot be normalized, or the sampler cannot search the space.
+        file that is missing or does not fit, a batch of one image cannot be normalized, or the sampler cannot
+        search the space.
     """
     _check_models(study_file)
     _check_views(study_file)
+    _check_weight_files(study_file)
     _check_single_images(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
@@ -152,6 +155,22 @@ def _check_views(study_file: StudyFile) -> None:
 def _inputs(study_file: StudyFile) -> list[InputConfig]:
     entries = study_file.space.entries
     return [InputConfig.model_validate(values) for values in _resolved(entries["input"], "input")]
+
+
+def _check_weight_files(study_file: StudyFile) -> None:
+    """See that each file of weights fits each backbone that would load it, for each number of channels."""
+    configs = [each for each in _model_configs(study_file) if isinstance(each.pretrained, str)]
+    inputs = {each.channels: each.for_model for each in _inputs(study_file)} if configs else {}
+    for config, given in itertools.product(dict.fromkeys(configs), inputs.values()):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                build_network(config, given)
+        except PretrainedError as error:
+            raise ConfigError(
+                f"model.pretrained of {config.backbone}: {error.what}",
+                where=f"{study_file.source}: {error.where}",
+                hint=error.hint,
+            ) from error
 
 
 def _check_single_images(study_file: StudyFile) -> None:

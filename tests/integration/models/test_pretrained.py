@@ -150,6 +150,12 @@ def test_a_path_loads_timms_file_without_its_classifier(tmp_path: Path, channels
     assert_backbone_is(build(str(tmp_path / "weights.safetensors"), channels), published())
 
 
+def test_a_path_may_begin_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(published(), tmp_path / "weights.safetensors")
+    assert_backbone_is(build("~/weights.safetensors"), published())
+
+
 def test_a_path_loads_the_backbone_of_a_trained_network(tmp_path: Path) -> None:
     trained = build(False, channels=1)
     save_file(trained.state_dict(), tmp_path / "fold_0.safetensors")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import optuna
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from hms_tune.cli.study_check import check
 from hms_tune.config.study_file import StudyFile, load_study_file
@@ -148,6 +152,20 @@ def test_what_would_fail_in_a_trial_is_found_before_it(old: str, new: str, messa
     assert message in str(caught.value)
     assert str(caught.value).startswith("example.yaml")
     assert caught.value.exit_code == 2
+
+
+def test_a_file_of_weights_is_tried_with_each_backbone_before_a_trial(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    loads = TEXT.replace("pretrained: false", f"pretrained: {path}")
+    state = torch.get_rng_state()
+    check_study(parse(loads.replace("{choices: [test_resnet, test_efficientnet]}", "test_resnet")))
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(
+        ConfigError, match="of test_efficientnet: the weights do not fit the backbone"
+    ) as told:
+        check_study(parse(loads))
+    assert str(path) in str(told.value)
 
 
 @pytest.mark.parametrize(
