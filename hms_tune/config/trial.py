@@ -270,7 +270,7 @@ class TrainingConfig(Section):
     row_weight: RowWeight = Field(
         "none",
         description="What rows count by in the loss of the first stage: votes (over the most), agreement "
-        "(1 - entropy of the votes / ln 6), balance (1 / share of their classes among rows); none: all alike.",
+        "(1 - entropy of the votes / ln 6), balance (1 / share of their classes in all); none: all alike.",
     )
     row_weight_exponent: float = Field(
         1.0, ge=0.0, le=4.0, description="Exponent of that weight: 0 makes rows alike, more sharpens."
