@@ -105,8 +105,8 @@ class ModelConfig(Section):
         None,
         ge=0.0,
         le=1.0,
-        description="Most of the backbone's parameters that are frozen, as a share, in whole layer groups from "
-        "the input side: one range for all backbones.",
+        description="Most of the backbone's parameters that are frozen, as a share, in whole layer groups "
+        "from the input side: one range for all backbones.",
     )
     pooling: Literal["avg", "max", "avg_max", "gem"] = Field(
         "avg", description="Global pooling of the features."
