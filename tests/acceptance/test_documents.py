@@ -50,6 +50,7 @@ NOT_RUN = {
     "&sslrootcert=/etc/ssl/db.pem'": "a database elsewhere; tests/integration/database/test_tls.py has one",
     "export PGPASSFILE=~/.hms-tune.pgpass": "a file of the reader's",
     "ssh -L 8080:127.0.0.1:8080 gpu-1": "a machine elsewhere",
+    "hms-tune study load FILE": "the study is there; tests/acceptance/test_cli_commands.py deletes it first",
     "hms-tune study load effnet.zip": "it is there; tests/acceptance/test_cli_commands.py deletes it first",
     "hms-tune database serve --host login-1 --port 54321 --address-file hms-tune.address": "it never ends; "
     "tests/integration/database/test_fleet_server.py stops it",
@@ -147,7 +148,8 @@ STAND_INS_OF = {
     "data synth": {"ROOT": "data/made"},
     "data prepare": {"DIR": "elsewhere"},
     "study report": {"DIR": "bundles/effnet"},
-    "blend": {"DIR": "bundles/blended", "BUNDLE...": "bundles/effnet"},
+    "blend BUNDLE...": {"DIR": "bundles/blended", "BUNDLE...": "bundles/effnet"},
+    "study save": {"FILE": "saved.zip"},
     "study check": {"DIR": "data/hms"},
     "worker NAME": {"DIR": "elsewhere"},
 }
