@@ -28,11 +28,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("status", "status", "Show how a study stands."),
     "dashboard": ("dashboard", "dashboard", "Open the studies in a browser."),
     "database": ("database", "app", "Print the database's address; keep this machine's own server up."),
-    "export-best": ("export", "export_best", "Retrain the best trial and write its bundle."),
-    "train": ("export", "train", "Train one configuration, outside of a search, and write its bundle."),
-    "predict": ("export", "predict", "Predict a competition folder with a bundle."),
-    "kaggle": ("export", "kaggle", "Write a data set and notebooks that predict and train on Kaggle."),
-    "blend": ("export", "blend", "Blend bundles, with a score of patients that had no part in it."),
+    "export-best": ("bundles.export", "export_best", "Retrain the best trial and write its bundle."),
+    "train": (
+        "bundles.export",
+        "train",
+        "Train one configuration, outside of a search, and write its bundle.",
+    ),
+    "predict": ("bundles.predict", "predict", "Predict a competition folder with a bundle."),
+    "kaggle": (
+        "bundles.predict",
+        "kaggle",
+        "Write a data set and notebooks that predict and train on Kaggle.",
+    ),
+    "blend": ("bundles.predict", "blend", "Blend bundles, with a score of patients that had no part in it."),
     "doctor": ("doctor", "doctor", "Say what is installed, reachable and writable, and how to fix it."),
 }
 
