@@ -15,6 +15,8 @@ TestTime = Literal["swap", "shift"]
 class AugmentationConfig(Section):
     """What is varied in training batches only. Zero switches a method off."""
 
+    LATER = frozenset({"time_reversal", "amplitude_db", "time_warp"})
+
     left_right_swap: float = Field(0.0, ge=0.0, le=1.0, description="Probability of swapping hemispheres.")
     window_shift_seconds: float = Field(
         0.0, ge=0.0, le=25.0, description="Largest shift of the EEG window within its recording, s."

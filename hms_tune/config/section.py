@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, no unknown keys, finite numbers."""
+    """A part of the configuration: immutable, no unknown keys, finite numbers.
+
+    Attributes
+    ----------
+    LATER : fields that came after the first bundles and checkpoints were written. They are left out of what
+        is written where they have their default, so that hashes and seals of earlier versions hold
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        for name in self.LATER & content.keys():
+            if getattr(self, name) == fields[name].default:
+                del content[name]
+        return content
 
 
 def named(value: Any) -> Any:

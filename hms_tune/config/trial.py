@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
@@ -19,6 +19,8 @@ from hms_tune.config.section import Section, named
 
 class DataConfig(Section):
     """Which rows are learnt from and how patients are split. Shared by all trials of a study."""
+
+    LATER = frozenset({"soft_labels"})
 
     folds: int = Field(5, ge=2, le=50, description="Number of cross-validation folds, grouped by patient.")
     fold_repeats: int = Field(
@@ -54,14 +56,6 @@ class DataConfig(Section):
         "all_rows", description="Whose KL decides: all validation rows, or those with 10 votes or more."
     )
 
-    @model_serializer(mode="wrap")
-    def _as_before_soft_labels(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not used: hashes and seals stay those of versions that had no soft labels."""
-        content: dict[str, Any] = dump(self)
-        if content.get("soft_labels", "") is None:
-            del content["soft_labels"]
-        return content
-
     @property
     def trained_folds(self) -> int:
         """How many folds a trial trains, over all repeats."""
@@ -81,6 +75,8 @@ TraceBackbone = Literal["eegnet", "resnet1d", "conv_attention"]
 
 class ModelConfig(Section):
     """A backbone and the head on it."""
+
+    LATER = frozenset({"trace_backbone", "frozen_share"})
 
     backbone: str = Field(
         "efficientnet_b0",
@@ -173,6 +169,8 @@ class ConstantSchedule(Section):
 class CosineSchedule(Section):
     """Linear warm-up, then half a cosine down to ``final`` times the learning rate, once or several times."""
 
+    LATER = frozenset({"restarts"})
+
     name: Literal["cosine"] = "cosine"
     warmup: float = Field(0.0, ge=0.0, le=0.9, description="Share of all steps with linear warm-up.")
     final: float = Field(0.0, ge=0.0, le=1.0, description="Last learning rate over the largest.")
@@ -241,6 +239,8 @@ Precision = Literal["auto", "float32", "tf32", "bfloat16"]
 
 class TrainingConfig(Section):
     """How one fold is trained."""
+
+    LATER = frozenset({"row_weight", "row_weight_exponent"})
 
     epochs: int = Field(10, ge=1, le=1000, description="Most epochs of a fold.")
     batch_size: int = Field(32, ge=1, le=4096, description="Windows in a training batch.")

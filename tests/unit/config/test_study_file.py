@@ -19,6 +19,7 @@ from hms_tune.config.ranges import (
 )
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile, available_studies, load_study_file
+from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import Source, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
 
@@ -390,3 +391,10 @@ def test_a_webhook_on_a_host_with_letters_of_its_own_language_is_stored_and_read
 def test_a_webhook_that_would_be_stored_otherwise_than_written_is_refused(odd: str) -> None:
     with pytest.raises(ConfigError, match="must be an http"):
         parse(f"study: example\ntracking: {{notify: {{webhook: '{odd}'}}}}")
+
+
+def test_what_came_later_changes_no_hash_while_it_is_unused() -> None:
+    assert TrialConfig().hash == "bad0a8eacfd8bee0"  # as version 0.1.0 had it
+    used = TrialConfig.model_validate({"model": {"frozen_share": 0.5}})
+    assert used.hash != TrialConfig().hash
+    assert TrialConfig.model_validate_json(used.canonical_json()) == used
