@@ -48,8 +48,10 @@ def test_the_image_has_the_program_its_studies_and_what_its_extras_need(image: I
     assert "Run a study's trials" in run("--help")
     assert "effnet: " in run("study", "check", "effnet")
     (packages,) = image.environment.glob("lib/python*/site-packages")
-    copied = {path.name for path in (ROOT / "studies").glob("*.yaml")}
-    assert {path.name for path in (packages / "hms_tune" / "study_files").glob("*.yaml")} == copied
+    shipped = packages / "hms_tune" / "study_files"
+    copied = {path.relative_to(ROOT / "studies") for path in (ROOT / "studies").rglob("*.yaml")}
+    assert Path("gallery/two-stages.yaml") in copied
+    assert {path.relative_to(shipped) for path in shipped.rglob("*.yaml")} == copied
     (package,) = metadata.distributions(name="hms-tune", path=[str(packages)])
     assert image.extras <= set(package.metadata.get_all("Provides-Extra") or [])
     needed = [Requirement(each) for each in package.requires or []]

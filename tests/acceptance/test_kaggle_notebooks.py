@@ -100,7 +100,8 @@ def test_the_offline_notebook_writes_the_submission_of_predict_to_the_last_bit(
     assert json.loads((out / "training/kernel-metadata.json").read_text())["enable_internet"] is True
     (wheel,) = (out / "dataset").glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
-        assert {"hms_tune/__init__.py", "hms_tune/study_files/effnet.yaml"} <= set(packed.namelist())
+        studies = {"hms_tune/study_files/effnet.yaml", "hms_tune/study_files/gallery/two-stages.yaml"}
+        assert {"hms_tune/__init__.py", *studies} <= set(packed.namelist())
         assert not [name for name in packed.namelist() if "__pycache__" in name]
 
     shutil.copytree(out / "dataset", kaggle / "input" / "tiny")

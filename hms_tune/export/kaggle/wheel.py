@@ -42,9 +42,12 @@ def write_wheel(folder: Path) -> Path:
 def _files() -> Iterator[tuple[str, Path]]:
     """The package's files; in a checkout the study files lie beside it."""
     package = Path(version.__file__).parent
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path.relative_to(package).as_posix(), path
+    yield from _within(package, "")
     if not (package / _STUDIES).exists():
-        for path in sorted((package.parent / "studies").glob("*")):
-            yield f"{_STUDIES}/{path.name}", path
+        yield from _within(package.parent / "studies", f"{_STUDIES}/")
+
+
+def _within(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield f"{prefix}{path.relative_to(folder).as_posix()}", path
