@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,7 +20,7 @@ from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
 from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
-from hms_tune.config.secrets import check_webhook, public_text
+from hms_tune.config.secrets import check_webhook, hidden, public_text
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
 from hms_tune.config.trial import TrialConfig
@@ -91,7 +91,9 @@ class StudyFile:
 
     @classmethod
     def from_json(cls, stored: str) -> Self:
-        """Rebuild a study file from :meth:`to_json`.
+        """Rebuild a study file from :meth:`to_json`, but nobody to be told.
+
+        Others may have written what is stored. A command in it would run here, and a webhook be sent to.
 
         Raises
         ------
@@ -108,7 +110,11 @@ class StudyFile:
                 "the stored study file is of another version of hms-tune",
                 hint="Use the version of hms-tune that the study was started with",
             )
-        return cls.parse(fields["text"], str(fields.get("source", "the stored study file")))
+        file = cls.parse(fields["text"], str(fields.get("source", "the stored study file")))
+        webhook = file.tracking.notify.webhook
+        unsent = {"command": None, "webhook": None if webhook is None else hidden(webhook)}
+        notify = file.tracking.notify.model_copy(update=unsent)
+        return replace(file, tracking=file.tracking.model_copy(update={"notify": notify}))
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:

@@ -79,6 +79,7 @@ class Worker:
         self.progress = progress
         self.show_study = show_study
         self.worker_id = _new_id()
+        self._notify = options.study_file.tracking.notify  # also of a study that follows
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
@@ -170,6 +171,7 @@ class Worker:
                 search.study_id,
                 self.worker_id,
                 self.options.study_file,
+                notify=self._notify,
                 shown=self.show_study,
                 silent_s=self.options.lease_s,
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hms_tune.config.settings import DEFAULT_LEASE_SECONDS
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import Happening
+from hms_tune.config.study_sections import Happening, NotifyConfig
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.connection.retry import is_of_the_database
 from hms_tune.database.locks import lock_outbox
@@ -68,19 +68,24 @@ class StudyWatch:
         worker_id: str,
         study_file: StudyFile,
         *,
+        notify: NotifyConfig,
         shown: Callable[[StudyOutlook], None],
         silent_s: float,
     ) -> StudyWatch:
-        """The watch that a study file asks for."""
-        config = study_file.tracking.notify
+        """The watch that a study file asks for.
+
+        Parameters
+        ----------
+        notify : who is told: of the file that this worker was given, which the database's may follow
+        """
         return cls(
             storage,
             study_id,
             study_file.study,
             worker_id,
             shown,
-            receivers=Receivers.of(config),
-            events=frozenset(config.on),
+            receivers=Receivers.of(notify),
+            events=frozenset(notify.on),
             silent_s=silent_s,
             epochs=study_file.max_epochs,
         )

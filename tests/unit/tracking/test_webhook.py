@@ -168,8 +168,18 @@ def test_what_is_stored_of_a_study_file_holds_no_secret(command: str) -> None:
     rebuilt = StudyFile.from_json(stored)
     assert rebuilt.space_hash == file.space_hash
     assert rebuilt.tracking.notify.on == ("new_best",)
-    assert rebuilt.tracking.notify.command == ("curl", "***")
+    assert rebuilt.tracking.notify.command is None
     assert not Receivers.of(rebuilt.tracking.notify)
+
+
+def test_what_others_wrote_into_the_database_runs_no_command_and_sends_nothing() -> None:
+    """A worker goes on with the stored file of a study that confirms its own; so does whoever loads one."""
+    notify = "{webhook: 'https://evil.example.org/x', command: [sh, -c, 'touch owned'], on: [new_best]}"
+    text = f"study: a\ntracking: {{notify: {notify}}}\n"
+    rebuilt = StudyFile.from_json(json.dumps({"format": 1, "source": "a.yaml", "text": text}))
+    assert Receivers.of(rebuilt.tracking.notify) == Receivers(None, None)
+    assert rebuilt.tracking.notify.on == ("new_best",)
+    assert "evil.example.org/x" not in rebuilt.to_json()
 
 
 def test_a_number_sign_in_a_value_is_no_comment() -> None:
