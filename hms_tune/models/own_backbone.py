@@ -2,16 +2,19 @@
 
 It stands in an installed package and is named as ``package.module:function``, or by an entry point of the
 group ``hms_tune.backbones``. A study file or a bundle can come from anybody, so nothing is called but
-functions that are marked with :func:`backbone`.
+functions that are marked with :func:`backbone`. A module runs when it is imported, and some of them do much
+then; so none is imported whose text does not mark the function.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -22,7 +25,7 @@ from hms_tune.errors import ModelError
 
 GROUP = "hms_tune.backbones"
 
-_FUNCTION = re.compile(r"[\w.]+:\w+")
+_FUNCTION = re.compile(r"\w+(\.\w+)*:\w+")
 _MARK = "_hms_tune_backbone"
 
 Build = TypeVar("Build", bound=Callable[[ModelInput], nn.Module])
@@ -59,23 +62,63 @@ def own_backbone(name: str) -> Callable[[ModelInput], nn.Module]:
     found = entry_points(group=GROUP, name=name)
     module, _, attribute = (next(iter(found)).value if found else name).partition(":")
     try:
-        build: Any = getattr(_imported(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        if not found and module not in sys.modules and not _is_marked_in(_source(module), attribute):
+            raise _unmarked(name)
+        build: Any = getattr(import_module(module), attribute)
+        marked = getattr(build, _MARK, False) is True  # some objects have any attribute
+    except ModelError:
+        raise
+    except Exception as error:
         raise ModelError(
             f"backbone {name} cannot be imported ({error})",
             where="model.backbone",
             hint="Install its package into this environment, or put its folder into PYTHONPATH",
         ) from error
-    if not getattr(build, _MARK, False):
-        raise ModelError(
-            f"{name} is not marked as a backbone",
-            where="model.backbone",
-            hint="Write @hms_tune.backbone above the function",
-        )
+    if not marked:
+        raise _unmarked(name)
     return build  # type: ignore[no-any-return]
 
 
-def _imported(module: str) -> Any:
-    if module.partition(".")[0] in sys.stdlib_module_names:
+def _unmarked(name: str) -> ModelError:
+    return ModelError(
+        f"{name} is not marked as a backbone",
+        where="model.backbone",
+        hint="Write @hms_tune.backbone above the function, and name the module where it stands",
+    )
+
+
+def _source(module: str) -> str:
+    """The text of a module. Neither it nor a package around it is run.
+
+    Raises
+    ------
+    ImportError
+        If there is none.
+    """
+    parts = module.split(".")
+    if parts[0] in sys.stdlib_module_names:
         raise ImportError(f"{module} is a part of Python")
-    return import_module(module)
+    spec: ModuleSpec | None = None
+    for depth in range(1, len(parts) + 1):
+        inside = None if spec is None else spec.submodule_search_locations or []
+        spec = _spec(".".join(parts[:depth]), inside)
+    read = getattr(spec and spec.loader, "get_source", None)
+    return (read and read(module)) or ""
+
+
+def _spec(module: str, inside: Any) -> ModuleSpec:
+    for finder in sys.meta_path:
+        if (spec := finder.find_spec(module, inside)) is not None:
+            return spec
+    raise ImportError(f"No module named {module!r}")
+
+
+def _is_marked_in(source: str, function: str) -> bool:
+    """Whether a function or class of this name stands under the mark."""
+    defined = (ast.FunctionDef, ast.ClassDef)
+    return any(
+        isinstance(each, defined)
+        and each.name == function
+        and any(ast.unparse(mark).rpartition(".")[2] == backbone.__name__ for mark in each.decorator_list)
+        for each in ast.parse(source).body
+    )

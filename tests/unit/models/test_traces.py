@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import call
 
 import pytest
 import torch
@@ -186,12 +188,41 @@ def test_a_function_that_is_not_there_not_marked_or_fails_is_named(own: str) -> 
         ModelError, match=r"cannot be imported \(No module named 'nowhere'\).*Install its package"
     ):
         build("nowhere.models:build")
-    with pytest.raises(ModelError, match="has no attribute 'nothing'"):
+    with pytest.raises(ModelError, match=f"{own}:nothing is not marked as a backbone"):
         build(f"{own}:nothing")
     with pytest.raises(ModelError, match=f"{own}:unmarked is not marked as a backbone"):
         build(f"{own}:unmarked")
     with pytest.raises(ModelError, match=r"cannot be built \(KeyError: 'no such thing'\)"):
         build(f"{own}:broken")
+
+
+@pytest.mark.parametrize("name", ["installed:main", "installed.inner:main", "installed.__main__:main"])
+def test_a_module_that_marks_no_such_function_is_not_even_imported(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sends a study file or enqueues a value could have programs run that are installed here."""
+    (tmp_path / "installed").mkdir()
+    for each in ("__init__", "inner", "__main__"):
+        text = f"open({str(tmp_path / 'ran')!r}, 'w')\ndef main(given): ...\n"
+        (tmp_path / "installed" / f"{each}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError, match=f"{name} is not marked as a backbone"):
+        build_network(ModelConfig(backbone=name), ModelInput())
+    assert not (tmp_path / "ran").exists()
+    assert "installed" not in sys.modules
+
+
+def test_a_name_that_no_module_can_have_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"no backbone '.inner:main'"):
+        build_network(ModelConfig(backbone=".inner:main"), ModelInput())
+
+
+def test_an_object_that_has_every_attribute_is_not_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("with_calls")
+    module.call = call  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "with_calls", module)
+    with pytest.raises(ModelError, match="with_calls:call is not marked as a backbone"):
+        build_network(ModelConfig(backbone="with_calls:call"), ModelInput())
 
 
 def test_nothing_of_python_itself_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
