@@ -54,23 +54,21 @@ class Supervisor:
     Attributes
     ----------
     errors : why the worker is to end before its work is done
+    has_begun : whether slots were started; they may have ended since
     """
 
     def __init__(self, observer: Observer, images: ImageCount, *, stopping: Callable[[], bool]) -> None:
         self.errors: list[HmsTuneError] = []
+        self.has_begun = False
         self._observer = observer
         self._images = images
         self._stopping = stopping
         self._slots: dict[str, _SlotProcess] = {}
         self._has_said_so = False
 
-    @property
-    def has_slots(self) -> bool:
-        """Whether a slot runs."""
-        return bool(self._slots)
-
     def run(self, plans: Iterable[SlotPlan]) -> None:
         """Start the slots, and return when each has ended."""
+        self.has_begun = True
         for plan in plans:
             if not self._stopping():
                 self._start(plan)

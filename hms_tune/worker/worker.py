@@ -264,7 +264,7 @@ class Worker:
             if self._own_rank is not None:
                 self._own_rank.kill()
             os._exit(128 + number)
-        if not self._supervisor.has_slots and self._own_rank is None:
+        if not self._supervisor.has_begun and self._own_rank is None:
             raise _Stopped
         # Nothing is printed here: this may run in the middle of a line.
         self._supervisor.ask_to_stop()
@@ -314,4 +314,4 @@ def _slots_that_pay(options: WorkerOptions, store: Store) -> dict[str, int]:
 
 
 class _Stopped(BaseException):
-    """A signal arrived before there was a slot to stop."""
+    """A signal arrived before there was work to hand back."""

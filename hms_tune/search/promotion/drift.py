@@ -38,8 +38,16 @@ class Drift:
         prior = (PRIOR_SPREAD * float(first.std())) ** 2 if len(first) > 1 else 0.0
         shift, variance = [0.0], [0.0]
         for low, high in reversed(list(pairwise(rungs))):
-            went_on = [trial for trial in known if trial.step >= high]
-            moves = np.array([trial.value(high) - trial.value(low) for trial in went_on], float)
+            reached = [trial for trial in known if trial.step >= low]
+            before = np.array([trial.value(low) for trial in reached], float)
+            moves = np.array(
+                [
+                    trial.value(high) - trial.value(low)
+                    for trial, is_usual in zip(reached, before <= bounded(before), strict=True)
+                    if trial.step >= high and is_usual  # how far a diverged trial comes back tells nothing
+                ],
+                float,
+            )
             moves = moves[np.isfinite(moves)]
             mean, spread = 0.0, prior
             if len(moves) >= 3:

@@ -11,14 +11,16 @@ import pytest
 from hms_tune.config.study_file import StudyFile
 from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.options import WorkerOptions
+from hms_tune.worker.presence import ImageCount
 from hms_tune.worker.stop import StepCut, Stop
+from hms_tune.worker.supervisor import Supervisor
 from hms_tune.worker.worker import Worker
 
 
 class Slots:
     """A supervisor with a slot, that notes what it is asked."""
 
-    has_slots = True
+    has_begun = True
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -85,6 +87,32 @@ def test_a_worker_that_nohup_started_outlives_its_terminal(
     finally:
         signal.signal(signal.SIGHUP, before)
     assert slots.asked == []
+
+
+def test_a_signal_before_the_slots_start_ends_the_worker_with_more_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = a_worker(tmp_path, monkeypatch)
+    monkeypatch.setattr(worker, "_supervisor", Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: False))
+    with worker._answering_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the worker went on")
+    assert worker._has_more
+
+
+def test_a_signal_after_the_last_trial_does_not_make_a_finished_study_one_with_more_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, _ = a_worker(tmp_path, monkeypatch)
+    supervisor = Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: False)
+    monkeypatch.setattr(worker, "_supervisor", supervisor)
+    looked = False
+    with worker._answering_signals():
+        supervisor.run([])
+        os.kill(os.getpid(), signal.SIGTERM)
+        looked = True  # here the worker asks the database
+    assert looked
+    assert not worker._has_more
 
 
 def test_a_step_is_cut_only_while_it_computes() -> None:

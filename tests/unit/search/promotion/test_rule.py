@@ -172,3 +172,11 @@ def test_a_diverged_trial_does_not_spoil_what_is_learnt_from_the_others() -> Non
     clean, spoilt = Drift.of(done, RUNGS), Drift.of([*done, trial(9, 1.6, inf)], RUNGS)
     assert spoilt.shift == clean.shift
     assert max(spoilt.variance) < 0.1
+
+
+def test_how_far_a_diverged_trial_comes_back_says_nothing_of_the_others() -> None:
+    usual = [trial(n, 1.5 + n / 100, 1.4, 1.2, 1.0 + n / 100, state="complete") for n in range(5)]
+    back = trial(9, 5.0, 3.0, 2.5, 2.0, state="complete")
+    clean, spoilt = Drift.of(usual, RUNGS), Drift.of([*usual, back], RUNGS)
+    assert spoilt.shift == pytest.approx(clean.shift)
+    assert max(spoilt.variance) < 0.1
