@@ -7,8 +7,10 @@ by the experts' votes.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -19,13 +21,16 @@ from numpy.typing import NDArray
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import held_out_patients
 from hms_tune.data.labels import Labels, Rows, make_labels
+from hms_tune.data.number_columns import read_numbers
 from hms_tune.data.schema import CLASSES
-from hms_tune.errors import DataError
+from hms_tune.errors import DataError, first_line
+from hms_tune.machine.private_folder import private_folder, private_mode
 
 FOLDER = "soft_labels"
 _PROBABILITIES = [f"{name.lower()}_probability" for name in CLASSES]
 _KEY = ["eeg_id", "eeg_label_offset_seconds"]
 _ABOUT = b"hms_tune"
+_DAMAGE = (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,11 @@ class SoftLabels:
         table = pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False)
         table = table.replace_schema_metadata({_ABOUT: json.dumps(about).encode()})
         partial = path.with_name(f".{path.name}.partial")
-        path.parent.mkdir(exist_ok=True)
-        pq.write_table(table, partial)
+        private_folder(path.parent, links=False)
+        partial.unlink(missing_ok=True)
+        made = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, private_mode(path.parent))
+        with os.fdopen(made, "wb") as file:
+            pq.write_table(table, file)
         partial.replace(path)
 
     @classmethod
@@ -71,9 +79,13 @@ class SoftLabels:
         """
         hint = "Write it with hms-tune data label BUNDLE ROOT, or copy it from where it was written"
         try:
-            table = pq.read_table(path)
+            table = read_numbers(path, whole=_KEY[:1], real=[_KEY[1], *_PROBABILITIES])
             about = json.loads((table.schema.metadata or {})[_ABOUT])
             frame = table.to_pandas()
+            if frame.duplicated(_KEY).any():
+                raise ValueError("a row stands there twice")
+            if about["rows"] not in get_args(Rows):
+                raise ValueError("it does not say what a row is")
             found = cls(
                 teacher=str(about["teacher"]),
                 rows=about["rows"],
@@ -84,14 +96,12 @@ class SoftLabels:
             )
         except FileNotFoundError:
             raise DataError("there are no such soft labels", where=path, hint=hint) from None
-        except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-            raise DataError(f"these are no soft labels: {error}", where=path, hint=hint) from error
+        except (*_DAMAGE, pa.ArrowException) as error:
+            raise DataError(
+                f"these are no soft labels: {first_line(error)}", where=path, hint=hint
+            ) from error
         sums = found.probabilities.sum(axis=1)
-        if (
-            not np.isfinite(sums).all()
-            or (np.abs(sums - 1.0) > 1e-3).any()
-            or (found.probabilities < 0).any()
-        ):
+        if (np.abs(sums - 1.0) > 1e-3).any() or (found.probabilities < 0).any():
             raise DataError("these are no soft labels: rows do not sum to 1", where=path, hint=hint)
         return found
 

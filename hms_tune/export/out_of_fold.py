@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from hms_tune.config.augmentation import TestTime
-from hms_tune.data.files.decoding import refuse_costly
+from hms_tune.data.number_columns import MissingColumnsError, read_numbers
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, first_line
 from hms_tune.export.bundle import read_bundle_config
-from hms_tune.machine.regular_file import open_regular
 from hms_tune.training.events import OutOfFold
 
 _PROBABILITIES = [f"{name.lower()}_probability" for name in CLASSES]
@@ -26,12 +24,6 @@ _TARGETS = [f"{name.lower()}_target" for name in CLASSES]
 
 _IDS = ("row", "patient_id", "eeg_id")
 _NUMBERS = (*_PROBABILITIES, *_TARGETS)
-
-MOST_ROWS = 2_000_000
-"""The competition's folds, repeated ten times, have 1,068,000."""
-
-_AT_ONCE = 1 << 16
-"""Rows that are decoded at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,55 +73,12 @@ def read_out_of_fold(bundle: Path, test_time: Collection[TestTime] = ()) -> OutO
         what = f"with {' and '.join(test_time)}" if test_time else "at all"
         raise BundleError(f"it has no out-of-fold predictions {what}", where=bundle, hint=hint)
     try:
-        table = _read(bundle / name)
+        table = read_numbers(bundle / name, whole=_IDS, real=_NUMBERS).to_pandas()
+    except MissingColumnsError as error:
+        raise BundleError(f"{error}: an earlier version wrote it", where=bundle / name, hint=hint) from error
     except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError) as error:
         raise BundleError(f"cannot be read ({first_line(error)})", where=bundle / name, hint=hint) from error
     return _one_for_each_row(table)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    """The columns that are needed, of a file that may hold anything.
-
-    Raises
-    ------
-    BundleError
-        If one is missing, as in what an earlier version wrote.
-    ValueError
-        If a column is no column of numbers, or there are too many rows.
-    pyarrow.ArrowException, OSError, TypeError, KeyError, MemoryError
-        If it is damaged.
-    """
-    refuse_costly(path)
-    with open_regular(path) as stream, pq.ParquetFile(stream) as parquet:
-        rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
-        missing = sorted({*_IDS, *_NUMBERS} - set(schema.names))
-        if missing:
-            raise BundleError(
-                f"it lacks {', '.join(missing)}: an earlier version wrote it",
-                where=path,
-                hint="Export the trial again",
-            )
-        if rows > MOST_ROWS:
-            raise ValueError(f"it has {rows:,} rows, more than {MOST_ROWS:,}")
-        kinds = dict.fromkeys(_IDS, pa.types.is_integer) | dict.fromkeys(_NUMBERS, pa.types.is_floating)
-        wrong = next((name for name, fits in kinds.items() if not fits(schema.field(name).type)), None)
-        if wrong is not None:
-            raise ValueError(f"{wrong} holds {schema.field(wrong).type}")
-        batches, found = [], 0
-        for batch in parquet.iter_batches(_AT_ONCE, columns=list(kinds), use_threads=False):
-            batches.append(batch)
-            found += len(batch)
-            if found > rows:
-                break
-    if found != rows:
-        raise ValueError(f"its footer tells of {rows:,} rows, and its columns hold others")
-    table = pa.Table.from_batches(batches, pa.schema([schema.field(name) for name in kinds]))
-    if any(column.null_count for column in table.columns):
-        raise ValueError("a cell is empty")
-    if not all(np.isfinite(table[name]).all() for name in _NUMBERS):
-        raise ValueError("a number is not finite")
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
 
 
 def averaged(out_of_fold: OutOfFold) -> OutOfFoldTable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from typing import BinaryIO
 
 import numpy as np
 
@@ -43,13 +44,30 @@ def unpacked(content: bytes) -> OutOfFold:
     ValueError, KeyError, zipfile.BadZipFile, zlib.error
         If these are none.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as members:
+    return checked_predictions(io.BytesIO(content))
+
+
+def checked_predictions(file: BinaryIO) -> OutOfFold:
+    """Predictions of an ``.npz`` that anybody may have written.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError
+        If these are none.
+    """
+    with zipfile.ZipFile(file) as members:
         if sum(member.file_size for member in members.infolist()) > MOST_BYTES:
             raise ValueError("predictions are too large")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        found = OutOfFold(**{name: arrays[name] for name in OutOfFold.__dataclass_fields__})
-    for name in OutOfFold.__dataclass_fields__:
-        classes = (len(CLASSES),) if name in ("probabilities", "targets") else ()
-        if getattr(found, name).shape != (len(found.row), *classes):
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        values = {name: np.asarray(arrays[name]) for name in OutOfFold.__dataclass_fields__}
+    rows = values["row"].shape[:1]
+    for name, array in values.items():
+        shared = name in ("probabilities", "targets")
+        if array.dtype.kind not in ("f" if shared else "iu"):
+            raise ValueError(f"predictions: {name} holds no numbers of its kind")
+        if not rows or array.shape != (*rows, *((len(CLASSES),) if shared else ())):
             raise ValueError(f"predictions: {name} is of another shape")
-    return found
+        if shared and not (np.isfinite(array).all() and (array >= 0).all()):
+            raise ValueError(f"predictions: {name} holds what is no share")
+    return OutOfFold(**values)

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.folds import assign_folds, fold_rows
 from hms_tune.data.labels import Labels, make_labels
+from hms_tune.data.number_columns import read_numbers
 from hms_tune.data.soft_labels import SoftLabels, soft_labels_path
 from hms_tune.data.store.store import Store
-from hms_tune.errors import BundleError, UsageError
+from hms_tune.errors import BundleError, UsageError, first_line
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.out_of_fold import table_name
 from hms_tune.training.step.inference import predict_probabilities
@@ -117,10 +118,11 @@ def _trained_patients(
     folds = assign_folds(labels, config.data, shuffle_seed=shuffle_seed(config))
     splits = [fold_rows(folds, fold) for fold in range(networks)]
     try:
-        table = pd.read_parquet(folder / table_name(), columns=["row", "eeg_id", "patient_id", "fold"])
-    except (OSError, KeyError, ValueError) as error:
+        columns = ("row", "eeg_id", "patient_id", "fold")
+        table = read_numbers(folder / table_name(), whole=columns).to_pandas()
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError, MemoryError) as error:
         raise BundleError(
-            f"its out-of-fold predictions do not say who was left out: {error}",
+            f"its out-of-fold predictions do not say who was left out: {first_line(error)}",
             where=folder,
             hint="Export the trial again",
         ) from error

@@ -10,20 +10,19 @@ import re
 import tempfile
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hms_tune.data.schema import CLASSES
 from hms_tune.errors import ArtifactError
+from hms_tune.machine.regular_file import open_regular
+from hms_tune.studies.predictions import checked_predictions
 from hms_tune.training.events import OutOfFold
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 
 _KEY = re.compile(r"[^/]+/out-of-fold/trial-(\d+)\.npz")
-MOST_BYTES = 1 << 28
-"""Of a trial's predictions; those of a million rows take about 60 MB."""
-
 _DAMAGED = (zipfile.BadZipFile, zlib.error, MemoryError)
 
 _HALF = ("probabilities", "targets")
@@ -64,19 +63,11 @@ class KeptPredictions:
             path = Path(scratch) / "predictions.npz"
             self.store.fetch(self._key(trial), path)
             try:
-                with zipfile.ZipFile(path) as members:
-                    if sum(member.file_size for member in members.infolist()) > MOST_BYTES:
-                        raise ValueError("it is too large")
-                with np.load(path, allow_pickle=False) as arrays:
-                    values = {name: arrays[name] for name in OutOfFold.__dataclass_fields__}
-                if any(values[name].shape != (len(values["row"]), len(CLASSES)) for name in _HALF):
-                    raise ValueError("its arrays are of other shapes")
-            except (OSError, ValueError, KeyError, TypeError, RuntimeError, *_DAMAGED) as error:
+                with open_regular(path) as file:
+                    found = checked_predictions(file)
+            except (OSError, ValueError, LookupError, TypeError, RuntimeError, *_DAMAGED) as error:
                 raise ArtifactError("is damaged", where=self._key(trial), hint="Export the trial") from error
-        for name in _HALF:
-            whole = values[name].astype(np.float32)
-            values[name] = whole / np.maximum(whole.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        return OutOfFold(**values)
+        return replace(found, probabilities=_whole(found.probabilities), targets=_whole(found.targets))
 
     def trials(self) -> frozenset[int]:
         """Numbers of the trials whose predictions are kept.
@@ -97,3 +88,12 @@ class KeptPredictions:
 
     def _key(self, trial: int) -> str:
         return f"{self.study}/out-of-fold/trial-{trial}.npz"
+
+
+def _whole(half: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In single precision, each row summing to 1."""
+    whole = half.astype(np.float32)
+    summed: NDArray[np.float32] = whole / np.maximum(
+        whole.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny
+    )
+    return summed

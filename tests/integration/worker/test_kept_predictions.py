@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hms_tune.errors import ArtifactError
 from hms_tune.export.blend import choose_trials
@@ -85,3 +89,54 @@ def test_predictions_of_another_shape_are_refused(kept: KeptPredictions, tmp_pat
 def test_trials_that_help_each_other_are_chosen_and_others_left_out() -> None:
     trials = {5: predictions(1), 2: predictions(2), 9: predictions(3, noise=9.0), 4: predictions(4, rows=40)}
     assert sorted(choose_trials(trials, most=2)) == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"probabilities": np.full((80, 6), "text")},
+        {"probabilities": np.zeros((80, 6), "V3")},
+        {"targets": np.full((80, 6), np.nan)},
+        {"targets": np.full((80, 6), -1.0)},
+        {"patient_id": np.zeros(1, np.int64)},
+        {"total_votes": np.full((80, 2), 12)},
+        {"row": np.full(80, np.nan)},
+    ],
+)
+def test_what_another_wrote_into_the_shared_folder_is_refused_in_a_sentence(
+    changed: dict[str, NDArray[Any]], kept: KeptPredictions, tmp_path: Path
+) -> None:
+    good = predictions(1)
+    arrays = {name: getattr(good, name) for name in OutOfFold.__dataclass_fields__}
+    kept.keep(4, good)
+    path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
+    np.savez(path, **(arrays | changed))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        kept.of(4)
+
+
+def test_predictions_that_claim_rows_without_bytes_take_no_memory(
+    kept: KeptPredictions, tmp_path: Path
+) -> None:
+    """Ten billion rows of nothing, in half a kilobyte, became an array of 224 GiB."""
+    kept.keep(4, predictions(1))
+    path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
+    with zipfile.ZipFile(path, "w") as members:
+        for name in OutOfFold.__dataclass_fields__:
+            shape = (10**10, 6) if name in ("probabilities", "targets") else (10**10,)
+            header = io.BytesIO()
+            described = {"descr": "|V0", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(header, described)
+            members.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(ArtifactError, match="is damaged"):
+        kept.of(4)
+
+
+def test_a_member_that_is_no_array_is_refused(kept: KeptPredictions, tmp_path: Path) -> None:
+    kept.keep(4, predictions(1))
+    path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
+    with zipfile.ZipFile(path, "w") as members:
+        for name in OutOfFold.__dataclass_fields__:
+            members.writestr(name, "no array")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        kept.of(4)
