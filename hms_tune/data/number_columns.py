@@ -1,7 +1,8 @@
-"""Columns of numbers of a parquet file that somebody may have sent."""
+"""Parquet files that somebody may have sent: which are too costly to open, and columns of numbers."""
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Collection
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hms_tune.data.files.decoding import refuse_costly
 from hms_tune.machine.regular_file import open_regular
 
 MOST_ROWS = 2_000_000
@@ -19,8 +19,40 @@ _AT_ONCE = 1 << 16
 """Rows that are decoded at once."""
 
 
+MOST_FOOTER_BYTES = 4 << 20
+"""Those of the competition take less than 200 kB; one of a million columns takes minutes to read."""
+
+_TAIL_BYTES = 8
+"""At the end of a parquet file: the footer's length, and four letters."""
+
+_LAST_LETTERS = b"PAR1"
+_POINTER = b"version https://git-lfs"
+
+
 class MissingColumnsError(ValueError):
     """A column that is needed is not there."""
+
+
+def refuse_costly(path: Path) -> None:
+    """Refuse, before it is opened, what would wait for ever or take minutes to open.
+
+    Raises
+    ------
+    ValueError
+        Saying why.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    with path.open("rb") as stream:
+        begins = stream.read(len(_POINTER))
+        stream.seek(max(0, found.st_size - _TAIL_BYTES))
+        tail = stream.read(_TAIL_BYTES)
+    if begins == _POINTER:
+        raise ValueError("it is a pointer of Git LFS, for which `git lfs pull` gets the file")
+    footer = int.from_bytes(tail[:4], "little")
+    if tail[4:] == _LAST_LETTERS and footer > MOST_FOOTER_BYTES:
+        raise ValueError(f"its footer takes {footer:,} bytes, more than {MOST_FOOTER_BYTES:,}")
 
 
 def read_numbers(path: Path, *, whole: Collection[str], real: Collection[str] = ()) -> pa.Table:

@@ -103,7 +103,7 @@ class _Reader:
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-        self._stored: dict[tuple[str, str], Tensor] = {}
+        self._stored: dict[str, Tensor] = {}
 
     def value(self) -> Any:
         """What the whole pickle comes to."""
@@ -170,14 +170,16 @@ class _Reader:
         dtype = _DTYPES[_a(_Global, of).name]
         if kind != "storage":
             raise NotAStateError("it refers to something else than an entry")
-        if (key, of.name) not in self._stored:
+        if key not in self._stored:
             content = self._record(f"data/{_a(str, key)}")
             if len(content) != _a(int, count) * dtype.itemsize:
                 raise NotAStateError("an entry is of another size than it should be")
-            self._stored[key, of.name] = (
+            self._stored[key] = (
                 torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
             )
-        return self._stored[key, of.name]
+        if self._stored[key].dtype != dtype:  # each would take the entry's bytes again
+            raise NotAStateError("an entry is of two types")
+        return self._stored[key]
 
 
 def _made(function: str, arguments: tuple[Any, ...]) -> Any:

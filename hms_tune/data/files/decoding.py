@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +22,9 @@ from hms_tune.data.files.footers import RESTORE, footer_defects, is_usual
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.silence import windows_of_nan
 from hms_tune.data.files.synonyms import LOSSLESS, meant_by
+from hms_tune.data.number_columns import refuse_costly
 from hms_tune.data.resample import resampled, resampled_rows
 from hms_tune.data.schema import SFREQ
-
-MOST_FOOTER_BYTES = 4 << 20
-"""Those of the competition take less than 200 kB; one of a million columns takes minutes to read."""
-
-_TAIL_BYTES = 8
-"""At the end of a parquet file: the footer's length, and four letters."""
-
-_LAST_LETTERS = b"PAR1"
-_POINTER = b"version https://git-lfs"
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError)
 
@@ -140,28 +130,6 @@ class _FlatParquetFile(pq.ParquetFile):  # type: ignore[misc] # pyarrow has no t
     def map_columns(self) -> None:
         """Build the map after all, so that columns can be named."""
         self._nested_paths_by_prefix = super()._build_nested_paths()
-
-
-def refuse_costly(path: Path) -> None:
-    """Refuse, before it is opened, what would wait for ever or take minutes to open.
-
-    Raises
-    ------
-    ValueError
-        Saying why.
-    """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("it is no regular file")
-    with path.open("rb") as stream:
-        begins = stream.read(len(_POINTER))
-        stream.seek(max(0, found.st_size - _TAIL_BYTES))
-        tail = stream.read(_TAIL_BYTES)
-    if begins == _POINTER:
-        raise ValueError("it is a pointer of Git LFS, for which `git lfs pull` gets the file")
-    footer = int.from_bytes(tail[:4], "little")
-    if tail[4:] == _LAST_LETTERS and footer > MOST_FOOTER_BYTES:
-        raise ValueError(f"its footer takes {footer:,} bytes, more than {MOST_FOOTER_BYTES:,}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from hms_tune.database.connect import Transaction
 from hms_tune.database.ended_trials import ended_trials
 from hms_tune.database.queries import archive
 from hms_tune.database.queries.archive import RowsError
+from hms_tune.database.queries.confirmations import as_confirmation, confirmation_progress
 from hms_tune.database.queries.records import predictions, unpublished_predictions
 from hms_tune.database.trial_reader import read_trials
 from hms_tune.errors import HmsTuneError
@@ -51,6 +52,10 @@ def check_loaded(connection: Transaction, study_id: int, name: str) -> None:
         if [each.number for each in trials] != list(range(len(trials))):
             raise RowsError("optuna_trials: they are not numbered in their order")
         record_of(connection, study_id, StudyFile.from_json(attributes.user[STUDY_FILE]), trials)
+        known = as_confirmation(connection, study_id)
+        progress = None if known is None else confirmation_progress(connection, known.confirms)
+        if progress is not None and progress.ranking is not None:
+            progress.ranking.rows()
         for number in unpublished_predictions(connection, study_id):
             unpacked(predictions(connection, study_id, number) or b"")
     except RowsError:

@@ -289,6 +289,12 @@ def told(rows: Rows, **columns: object) -> None:
     rows["attempt_records"].append(record | {"written_at": "2026-01-01T00:00:00Z"} | columns)
 
 
+def confirming(rows: Rows, ranking: object) -> None:
+    """Adds how the candidates of another study stand."""
+    told = {"study_id": rows["optuna_studies"][0]["study_id"], "confirms": "another", "candidates": []}
+    rows["confirmations"].append(told | {"ranking": ranking})
+
+
 DEEP = "[" * 200 + "]" * 200
 HOSTILE: dict[str, tuple[Callable[[Rows], object], str]] = {
     "no JSON": (lambda rows: rows["optuna_user_attributes"][0].update(value_json="{"), "optuna_user_attr"),
@@ -377,6 +383,11 @@ HOSTILE: dict[str, tuple[Callable[[Rows], object], str]] = {
     "surrogate": (lambda rows: told(rows, reason="\ud800"), "attempt_records: .*json"),
     "id as text": (lambda rows: rows["optuna_trials"][0].update(trial_id="1"), "optuna_trials: "),
     "id as list": (lambda rows: rows["optuna_values"][0].update(trial_id=[1]), "optuna_values: TypeError"),
+    "ranking": (lambda rows: confirming(rows, [{"trial": 1, "odd": 2}]), "read again: TypeError"),
+    "score in a ranking": (
+        lambda rows: confirming(rows, [{"trial": 1, "place_before": 1, "search_kl": "a"}]),
+        "read again: ValueError",
+    ),
     "predictions": (
         lambda rows: rows["out_of_fold"].append(
             {"study_id": rows["optuna_studies"][0]["study_id"], "number": 0, "content": "\\x00"}
