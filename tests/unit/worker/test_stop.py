@@ -93,7 +93,9 @@ def test_a_signal_before_the_slots_start_ends_the_worker_with_more_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker, _ = a_worker(tmp_path, monkeypatch)
-    monkeypatch.setattr(worker, "_supervisor", Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: False))
+    monkeypatch.setattr(
+        worker, "_supervisor", Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: False)
+    )
     with worker._answering_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the worker went on")
