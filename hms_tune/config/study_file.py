@@ -311,10 +311,11 @@ def _known(name: str, settings: Settings | None) -> str:
     studies = sorted(available_studies(settings))
     if not studies:
         return "Pass the path of a study file"
-    hint = nearest(name, studies)
-    return f"{hint[0].upper()}{hint[1:]}" + (
-        f" (known: {', '.join(studies)})" if hint.startswith("nearest") else ""
-    )
+    here = [path.stem for suffix in SUFFIXES for path in Path().glob(f"*{suffix}")]  # may be no studies
+    known = f"known: {', '.join(studies)}"
+    near = nearest(name, [*studies, *here])
+    hint = f"{near} ({known})" if near.startswith("nearest") else known
+    return f"{hint[0].upper()}{hint[1:]}"
 
 
 def _shown(path: Path) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import optuna
 
+from hms_tune.config.yaml_lines import nearest
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.studies import is_ours
+from hms_tune.database.queries.studies import is_ours, study_names
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.study import foreign_study
 
@@ -38,7 +39,7 @@ def find_any_study(storage: Storage, name: str) -> int:
     try:
         return int(storage.optuna.get_study_id_from_name(name))
     except KeyError:
-        raise _unknown(name) from None
+        raise _unknown(storage, name) from None
 
 
 def load_study(storage: Storage, name: str) -> optuna.Study:
@@ -52,10 +53,14 @@ def load_study(storage: Storage, name: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=storage.optuna.shared)
     except KeyError:
-        raise _unknown(name) from None
+        raise _unknown(storage, name) from None
 
 
-def _unknown(name: str) -> UnknownStudyError:
+def _unknown(storage: Storage, name: str) -> UnknownStudyError:
+    with storage.transaction() as connection:
+        names = [known for _, known in study_names(connection)]
+    near = nearest(name, names)
+    meant = f"{near[0].upper()}{near[1:]}; " if near.startswith("nearest") else ""
     return UnknownStudyError(
-        f'no study "{name}" in the storage', hint="hms-tune study list names those there are"
+        f'no study "{name}" in the storage', hint=f"{meant}hms-tune study list names those there are"
     )

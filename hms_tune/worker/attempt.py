@@ -237,7 +237,9 @@ class AttemptRun:
     def _train(self, trial: TrialInfo, files: AttemptFiles, reports: ReportQueue) -> Result:
         """Train, event by event, until the trial ends or is to end."""
         events = self._setup.train(trial.config, files.directory)
+        only_replayed = True
         while (event := self._next(events)) is not None:
+            only_replayed = only_replayed and getattr(event, "replayed", False)
             self._forward(event, files.uploads)
             if isinstance(event, CrossValidationEnded):
                 break
@@ -249,7 +251,9 @@ class AttemptRun:
             self._lease.check()
             if self._requested != "running":
                 return requested_result(self._requested)
-            if isinstance(event, CheckpointWritten) and (rung := self._rungs.reached) is not None:
+            # A worker may be lost, or a study saved, between the checkpoint of a rung and the pause there.
+            is_kept = only_replayed or isinstance(event, CheckpointWritten)
+            if is_kept and (rung := self._rungs.reached) is not None:
                 attributes = self._events.attributes()
                 return Result(AttemptState.PAUSED, reason="paused", attributes=attributes, rung=rung)
             if self._setup.stop.requested and _may_stop_at(event):

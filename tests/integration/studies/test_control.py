@@ -311,8 +311,11 @@ def test_enqueued_values_have_a_unit_of_the_budget_or_are_refused(
         enqueue(storage, study.study_name, {RATE: "0.006"})
     claimed(storage, study)
     assert claim(storage, study_id_of(study), holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
-    with pytest.raises(UnknownStudyError):
+    with pytest.raises(UnknownStudyError) as caught:
         enqueue(storage, "no-such-study", {RATE: "0.005"})
+    assert caught.value.hint == "hms-tune study list names those there are"
+    with pytest.raises(UnknownStudyError, match=f"Nearest: {study.study_name}; hms-tune study list"):
+        enqueue(storage, f"{study.study_name}x", {RATE: "0.005"})
 
 
 def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(

@@ -27,6 +27,7 @@ from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoin
 from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
+from hms_tune.worker.stop import Stop
 
 STUDY = """
 study: {name}
@@ -86,6 +87,29 @@ def test_the_best_of_a_rung_go_on_and_the_rest_are_given_up(
     assert training.trained[best] == 8  # no epoch twice, however often it paused
     assert sum(training.trained.values()) < 8 * 8 * 0.7
     assert {count for rate, count in training.trained.items() if rate != best} <= {1, 4, 8}
+
+
+def test_a_trial_that_lost_its_worker_between_the_checkpoint_of_a_rung_and_the_pause_still_pauses_there(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    stop, training = Stop(), Training()
+
+    def cut(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield a_fold_start()
+        path = write_checkpoint(directory, 0, {"step": 0})
+        stop.request()
+        yield CheckpointWritten(path=path, fold=0, epoch=0)  # its epoch was not told
+
+    file = study_file(study_name, trials=1)
+    search = join_search(storage, file)
+    a_slot(storage, search, cut, tmp_path / "checkpoints", stop=stop).run()
+    once = StopAfter(1)
+    a_slot(storage, search, training, tmp_path / "checkpoints", stop=once.stop, observers=[once]).run()
+    states = [trial.state for trial in show_trials(storage, study_name)]
+    assert states == [AttemptState.REQUEUED, AttemptState.PAUSED]
+    assert sum(training.trained.values()) == 0
+    a_slot(storage, search, training, tmp_path / "checkpoints").run()
+    assert sum(training.trained.values()) == 7  # of eight epochs, the first one is in the checkpoint
 
 
 def test_nothing_remains_of_a_trial_that_was_given_up_but_its_record(

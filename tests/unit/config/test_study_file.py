@@ -336,6 +336,9 @@ def test_a_name_finds_a_study_here_then_in_the_environment_then_in_the_package(
         (folder / "example.yaml").write_text(TEXT.replace("trials: 20", f"trials: {trials}"))
     (tmp_path / "example.yml").write_text(TEXT.replace("trials: 20", "trials: 3"))
     assert load_study_file("example", settings).budget.trials == 3
+    (tmp_path / "mine.yaml").write_text(TEXT)
+    with pytest.raises(UnknownStudyError, match="Nearest: mine"):
+        load_study_file("mien", settings)
     (tmp_path / "example.yml").unlink()
     assert load_study_file("example", settings).budget.trials == 1
     (tmp_path / "studies" / "example.yaml").unlink()
