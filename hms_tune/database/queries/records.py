@@ -47,11 +47,12 @@ class RecordsEnded:
 # What has no folds may have a null of JSON's there.
 _folds = case((func.jsonb_typeof(attempt_records.c.folds) == "array", attempt_records.c.folds))
 _fold = func.jsonb_array_elements(_folds).table_valued("value", joins_implicitly=True)
+_epochs = func.jsonb_extract_path(_fold.c.value, "curves", "epoch")
 _COUNTED: dict[str, ColumnElement[Any]] = {
     "folds": cast(_folds, Text).label("folds"),
     "fold_count": func.jsonb_array_length(_folds).label("fold_count"),
     "epochs_run": select(
-        func.sum(func.jsonb_array_length(func.jsonb_extract_path(_fold.c.value, "curves", "epoch")))
+        func.sum(case((func.jsonb_typeof(_epochs) == "array", func.jsonb_array_length(_epochs))))
     )
     .scalar_subquery()
     .label("epochs_run"),

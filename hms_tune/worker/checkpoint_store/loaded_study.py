@@ -21,13 +21,14 @@ from hms_tune.database.ended_trials import ended_trials
 from hms_tune.database.queries import archive
 from hms_tune.database.queries.archive import RowsError
 from hms_tune.database.queries.confirmations import as_confirmation, confirmation_progress
-from hms_tune.database.queries.records import predictions, unpublished_predictions
+from hms_tune.database.queries.records import predictions, records_of_study, unpublished_predictions
 from hms_tune.database.trial_reader import read_trials
 from hms_tune.errors import HmsTuneError
 from hms_tune.search.optuna_private import check_trial
 from hms_tune.search.study import STUDY_FILE
 from hms_tune.studies.predictions import unpacked
 from hms_tune.studies.trial_record import record_of
+from hms_tune.training.history import StoredFolds
 
 _NOTE_PART = re.compile(r"(.*note_str:)(\d+)")
 
@@ -52,6 +53,9 @@ def check_loaded(connection: Transaction, study_id: int, name: str) -> None:
         if [each.number for each in trials] != list(range(len(trials))):
             raise RowsError("optuna_trials: they are not numbered in their order")
         record_of(connection, study_id, StudyFile.from_json(attributes.user[STUDY_FILE]), trials)
+        for row in records_of_study(connection, study_id).values():
+            if row.folds and len(StoredFolds(row.folds)) != row.fold_count:
+                raise RowsError(f"attempt_records: attempt {row.number} has not as many folds as it says")
         known = as_confirmation(connection, study_id)
         progress = None if known is None else confirmation_progress(connection, known.confirms)
         if progress is not None and progress.ranking is not None:

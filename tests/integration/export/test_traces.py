@@ -24,8 +24,9 @@ from hms_tune.training.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MODELS = [{"backbone": name} for name in TRACE_BACKBONES] + [
-    {"backbone": "test_resnet", "trace_backbone": "resnet1d", "pooling": "gem"}
+MODELS = [
+    *(pytest.param({"backbone": name}, marks=pytest.mark.slow) for name in TRACE_BACKBONES),
+    pytest.param({"backbone": "test_resnet", "trace_backbone": "eegnet", "pooling": "gem"}),
 ]
 
 
@@ -97,6 +98,7 @@ def build(given):
 """
 
 
+@pytest.mark.slow
 def test_a_bundle_of_ones_own_backbone_needs_its_package(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

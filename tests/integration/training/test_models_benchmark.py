@@ -9,6 +9,7 @@ import pytest
 from hms_tune.data.store.store import Store
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_models_trains_all_and_goes_on_where_it_was(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
