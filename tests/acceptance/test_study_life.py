@@ -105,14 +105,14 @@ def test_a_worker_that_has_done_its_part_says_that_there_is_more_to_do(life: Lif
 @pytest.mark.slow
 def test_the_state_tells_the_truth_through_a_studys_whole_life(life: Life, storage: Storage) -> None:
     study = ONE_TRIAL.format(name="life").replace("trials: 1", "trials: 2, hours: 5")
-    life.file.write_text(study.replace("epochs: 4", "epochs: 30"))
+    life.file.write_text(study.replace("epochs: 4", "epochs: 200"))
     open_search(storage, load_study_file(str(life.file)))
     assert life.look("made, no worker yet")["hours"] == 0.0
 
     first = life.worker()
     assert first.stderr is not None
     assert first.stderr.readline() == "life: a worker starts; it loads its libraries first\n"
-    read_to(first, "fold 1/2  epoch 1/30")
+    read_to(first, "fold 1/2  epoch 1/200")
     running = life.look("a worker runs")
     assert running["hours"] > 0.0
     life.hms_tune("study", "pause", "life")
