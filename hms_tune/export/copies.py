@@ -7,14 +7,13 @@ opened without following a link, and its digest is that of the bytes which were 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from pathlib import Path, PurePosixPath
 
 from hms_tune.errors import BundleError
 from hms_tune.export.bundle import BundleConfig, read_bundle_config
 from hms_tune.export.sealed import MOST_BYTES
 from hms_tune.machine.private_folder import folder_without_links, private_folder
+from hms_tune.machine.regular_file import open_regular
 
 _PART = 1 << 20
 
@@ -64,13 +63,9 @@ def copy_file(root: Path, below: PurePosixPath, to: Path, *, most: int) -> str:
     try:
         with (
             folder_without_links(root, below.parent) as folder,
-            open(
-                os.open(below.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb"
-            ) as file,
+            open_regular(below.name, folder=folder, links=False) as file,
             (to / below.name).open("xb") as copy,
         ):
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError("it is no regular file")
             left = most + 1
             while left > 0 and (part := file.read(min(left, _PART))):
                 left -= len(part)

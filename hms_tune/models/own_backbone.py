@@ -47,7 +47,14 @@ def backbone(build: Build) -> Build:
 
 def is_own(name: str) -> bool:
     """Whether a backbone's name is that of a user's function."""
-    return _FUNCTION.fullmatch(name) is not None or bool(entry_points(group=GROUP, name=name))
+    return _FUNCTION.fullmatch(name) is not None or _announced(name) is not None
+
+
+@lru_cache(maxsize=256)
+def _announced(name: str) -> str | None:
+    """The function that an entry point of that name leads to; asked once, for it takes milliseconds."""
+    found = entry_points(group=GROUP, name=name)
+    return next(iter(found)).value if found else None
 
 
 @lru_cache(maxsize=64)
@@ -59,10 +66,10 @@ def own_backbone(name: str) -> Callable[[ModelInput], nn.Module]:
     ModelError
         If it cannot be imported, or is not marked.
     """
-    found = entry_points(group=GROUP, name=name)
-    module, _, attribute = (next(iter(found)).value if found else name).partition(":")
+    announced = _announced(name)
+    module, _, attribute = (announced or name).partition(":")
     try:
-        if not found and module not in sys.modules and not _is_marked_in(_source(module), attribute):
+        if announced is None and module not in sys.modules and not _is_marked_in(_source(module), attribute):
             raise _unmarked(name)
         build: Any = getattr(import_module(module), attribute)
         marked = getattr(build, _MARK, False) is True  # some objects have any attribute
