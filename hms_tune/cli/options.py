@@ -89,6 +89,20 @@ def study_first(words: list[str]) -> list[str]:
     return words
 
 
+def key_and_value(text: str, *, option: str) -> tuple[str, str]:
+    """A dotted key and its value, from ``KEY=VALUE``.
+
+    Raises
+    ------
+    UsageError
+        If it is something else.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"{text!r} is not KEY=VALUE", where=option, hint="For example model.dropout=0.1")
+    return key.strip(), value
+
+
 def study_name(name_or_path: str) -> str:
     """The study that a name, or a study file's path, means."""
     return load_study_file(name_or_path).study if name_or_path.endswith(SUFFIXES) else name_or_path

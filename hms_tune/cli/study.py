@@ -16,6 +16,7 @@ from hms_tune.cli.options import (
     StudyArgument,
     StudyCommand,
     artifacts_location,
+    key_and_value,
     opened,
     study_name,
 )
@@ -304,10 +305,7 @@ def parse_params(text: str) -> dict[str, str]:
                 hint="For example '{\"model.dropout\": 0.1}', in single quotes",
             ) from None
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UsageError(f"{text!r} is not KEY=VALUE", where="--params", hint="For example model.dropout=0.1")
-    return {key.strip(): value}
+    return dict([key_and_value(text, option="--params")])
 
 
 @app.command(cls=StudyCommand)

@@ -19,6 +19,7 @@ from hms_tune.cli.options import (
     StudyArgument,
     artifacts_location,
     data_root,
+    key_and_value,
     opened,
     study_name,
 )
@@ -150,13 +151,7 @@ def train(
     from hms_tune.export.place import bundle_path
     from hms_tune.studies.export_best import another_training, best_trial, one_training
 
-    pairs = [text.partition("=") for text in values or ()]
-    for key, equals, _ in pairs:
-        if not (key and equals):
-            raise UsageError(
-                f"--set {json.dumps(key)} is not KEY=VALUE", hint="For example --set training.epochs=20"
-            )
-    given = {key: value for key, _, value in pairs}
+    given = dict(key_and_value(text, option="--set") for text in values or ())
     if trial is None:
         choice = one_training(load_study_file(study), given)
     else:
