@@ -6,6 +6,7 @@ by its headers: whoever lacks the password fills neither memory nor the disk.
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 
@@ -69,6 +70,8 @@ def dashboard_server(application: Gate, *, host: str, port: int) -> Any:
             hint="Choose another --port",
         ) from error
     server.channel_class = _Channel
+    # That a request waited for a moment, as on any busy machine, is no news to whoever reads the log.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     return server
 
 
