@@ -6,6 +6,6 @@ does not answer within seconds, the run is written to disk, and ``wandb sync`` s
 
 from hms_tune.tracking.wandb.account import Account, Mode, ask_account
 from hms_tune.tracking.wandb.observer import WandbObserver
-from hms_tune.tracking.wandb.run import run_id
+from hms_tune.tracking.wandb.run import Labels, run_id
 
-__all__ = ["Account", "Mode", "WandbObserver", "ask_account", "run_id"]
+__all__ = ["Account", "Labels", "Mode", "WandbObserver", "ask_account", "run_id"]

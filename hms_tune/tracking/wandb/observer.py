@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,9 @@ class WandbObserver:
 
     Parameters
     ----------
-    project, entity : where the runs go; those of W&B's own configuration when None
+    labels : where the runs go, and how they are found
     mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.ask_account`)
     directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
-    tags, notes : of every run; those of W&B's own configuration when None or empty
     facts : what stands in every run's configuration beside the trial's
     gpus : how many GPUs an attempt holds, to tell its GPU-hours
     best : the study's best KL so far, None before there is one; asked when a trial is through. Tables and
@@ -47,19 +46,15 @@ class WandbObserver:
 
     def __init__(
         self,
+        labels: Labels,
         *,
         directory: Path,
-        project: str | None = None,
         mode: Mode = "auto",
-        entity: str | None = None,
-        tags: Sequence[str] = (),
-        notes: str | None = None,
         facts: Mapping[str, Any] | None = None,
         gpus: float = 0.0,
         best: Callable[[], float | None] | None = None,
     ) -> None:
         self._off = mode == "off"
-        labels = Labels(project, entity, tuple(tags), notes)
         self._session = Session(labels, directory=directory, mode=mode, facts=facts or {})
         self._gpus = gpus
         self._best = best

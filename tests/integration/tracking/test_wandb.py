@@ -31,7 +31,7 @@ from hms_tune.studies.record_writer import Equipment
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
 from hms_tune.tracking.observers import trackers
-from hms_tune.tracking.wandb import WandbObserver, ask_account, run_id
+from hms_tune.tracking.wandb import Labels, Mode, WandbObserver, ask_account, run_id
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
@@ -70,8 +70,10 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
 
 
-def observed(directory: Path, **changes: Any) -> WandbObserver:
-    return WandbObserver(**({"project": "hms", "directory": directory, "mode": "auto"} | changes))
+def observed(
+    directory: Path, labels: Labels | None = None, *, mode: Mode = "auto", **more: Any
+) -> WandbObserver:
+    return WandbObserver(labels or Labels("hms"), directory=directory, mode=mode, **more)
 
 
 def runs_in(directory: Path, kind: str = "offline-run") -> list[Path]:
@@ -248,7 +250,7 @@ def test_a_study_files_tags_and_notes_go_before_wandbs(
 ) -> None:
     monkeypatch.setenv("WANDB_TAGS", "theirs,more")
     monkeypatch.setenv("WANDB_NOTES", "their notes")
-    tell(observed(tmp_path / "file", tags=("baseline",), notes="ours"), trial)
+    tell(observed(tmp_path / "file", Labels("hms", tags=("baseline",), notes="ours")), trial)
     tell(observed(tmp_path / "none"), trial)
     ours, theirs = the_run(tmp_path / "file").run, the_run(tmp_path / "none").run
     assert (list(ours.tags), ours.notes) == (["baseline"], "ours")
@@ -317,8 +319,8 @@ layers = types.ModuleType("layers")  # what is drawn of a network takes torch an
 layers.layers_of = lambda config: ()
 sys.modules["hms_tune.tracking.wandb.layers"] = layers
 from stories import a_fold_start, a_trial, an_epoch
-from hms_tune.tracking.wandb import WandbObserver
-observer, trial = WandbObserver(project="hms", directory=Path(sys.argv[1]), mode="offline"), a_trial(4)
+from hms_tune.tracking.wandb import Labels, WandbObserver
+observer, trial = WandbObserver(Labels("hms"), directory=Path(sys.argv[1]), mode="offline"), a_trial(4)
 observer.trial_started(trial)
 observer.event(trial, a_fold_start(epochs=400))
 for epoch in range(300):  # wandb writes whole blocks of 32 KiB
@@ -830,7 +832,7 @@ def test_runs_go_where_wandb_is_told_to_keep_them_and_to_its_project(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     monkeypatch.setenv("WANDB_ENTITY", "a-team")
-    tell(observed(tmp_path / "home", project=None), trial)
+    tell(observed(tmp_path / "home", Labels()), trial)
     found = the_run(tmp_path / "elsewhere")
     assert (found.run.project, found.run.entity) == ("theirs", "a-team")
     assert runs_in(tmp_path / "home") == []
@@ -841,13 +843,13 @@ def test_a_study_files_project_and_entity_go_before_wandbs(
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     monkeypatch.setenv("WANDB_ENTITY", "a-team")
-    tell(observed(tmp_path, project="ours", entity="us"), trial)
+    tell(observed(tmp_path, Labels("ours", "us")), trial)
     found = the_run(tmp_path)
     assert (found.run.project, found.run.entity) == ("ours", "us")
 
 
 def test_without_a_project_anywhere_runs_go_to_hms_tune(trial: TrialInfo, tmp_path: Path) -> None:
-    tell(observed(tmp_path, project=None), trial)
+    tell(observed(tmp_path, Labels()), trial)
     assert the_run(tmp_path).run.project == "hms-tune"
 
 
