@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
 from hms_tune.training.scores import kl_divergence, kl_per_row, patient_interval
-from hms_tune.training.trial_data import TrialData
+
+if TYPE_CHECKING:
+    from hms_tune.training.trial_data import TrialData
 
 METRICS = "metrics.json"
 """The file of a bundle that holds its scores."""

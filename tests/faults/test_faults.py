@@ -132,7 +132,7 @@ def test_database_outage_training_goes_on_and_no_report_is_lost(
     ended = time.time()
     proxy.restore()
     for process in fleet.workers.values():
-        process.join(timeout=120.0 + 6 * outage_s)
+        process.join(timeout=300.0 + 6 * outage_s)
         assert process.exitcode == 0
     for path in tmp_path.glob("*.steps"):
         during = [line for line in path.read_text().splitlines() if began < float(line.split()[0]) < ended]
