@@ -187,7 +187,7 @@ class Cell:
             f"{self.connections} ({self.connections / self.task.workers:.1f})",
             f"{1000 * self.database_cpu / trials:.0f}",
             f"{1000 * told['cpu'] / trials:.0f}",
-            f"{median(told['joined']):.1f}",
+            f"{median(told['first_asked']):.1f} / {median(told['first_ended']):.1f}",
             f"{median(told['memory']) / 2**20:.0f}",
             f"{100 * outside:.1f} %" if self.task.trial_s else "",
         ]
@@ -307,8 +307,8 @@ def report(cells: list[Cell], command: str, load: float) -> list[str]:
         "* statements, transactions, CPU: a trial's; statements include pings of pooled connections, "
         "not BEGIN and COMMIT",
         "* connections: the most at once, of all workers (and of each)",
-        "* join: a worker's start from open storage to the end of its first trial; memory: what a worker's "
-        "process has for itself beyond what it was forked with",
+        "* join: from a worker's start, its libraries loaded, until its first trial has its values, and to "
+        "that trial's end; memory: what a worker's process has for itself beyond what it was forked with",
         *growth(cells),
     ]
 

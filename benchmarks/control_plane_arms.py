@@ -75,6 +75,8 @@ class Measured:
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     ended: int = 0
+    asked_at: float | None = None
+    """When the first trial had its values."""
     last_end: float = 0.0
     slept: float = 0.0
 
@@ -84,14 +86,19 @@ class Measured:
         def timed(*arguments: Any, **keywords: Any) -> Any:
             began = time.perf_counter()
             result = work(*arguments, **keywords)
-            self.seconds[kind].append(time.perf_counter() - began)
+            self._note(kind, time.perf_counter() - began)
             return result
 
         return timed
 
     def add(self, kind: str, *parts: str) -> None:
         """Take note of a call that consists of the last call of each of these kinds."""
-        self.seconds[kind].append(sum(self.seconds[part][-1] for part in parts))
+        self._note(kind, sum(self.seconds[part][-1] for part in parts))
+
+    def _note(self, kind: str, seconds: float) -> None:
+        self.seconds[kind].append(seconds)
+        if kind == "ask" and self.asked_at is None:
+            self.asked_at = time.perf_counter()
 
     def trial_over(self) -> None:
         """Take note of the end of a trial."""
@@ -150,7 +157,7 @@ class Ours:
         from hms_tune.database.connect import open_patiently
         from hms_tune.database.queue.lease import Holder
         from hms_tune.machine.processes import this_process
-        from hms_tune.studies.record_writer import Equipment, TrialRecorder
+        from hms_tune.studies import record_writer
         from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
         from hms_tune.worker.open_study import join_search
 
@@ -158,12 +165,16 @@ class Ours:
             from hms_tune.database.connection.retry import Patience
         except ImportError:  # where earlier commits had it
             Patience = import_module("hms_tune.database.retry").Patience  # noqa: N806
+        earlier = getattr(record_writer, "Place", None)  # what earlier commits called it
+        equipment = earlier or record_writer.Equipment
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         self.task, self.measured = task, measured
         study_file = StudyFile.parse(task.study_text, task.name)
         self.storage = open_patiently(task.url, Patience())
         search = join_search(self.storage, study_file)
-        self.recorder = TrialRecorder(self.storage, search.study_id, Equipment("cpu", 0.0, "none"))
+        self.recorder = record_writer.TrialRecorder(
+            self.storage, search.study_id, equipment("cpu", 0.0, "none")
+        )
         self.holder = Holder(f"worker-{index}", f"slot-{index}", this_process())
         folder = Path(task.folder)
         self.artifacts = Artifacts.at(folder / "store", folder / f"scratch-{index}", task.name)

@@ -73,7 +73,8 @@ def work(task: Task, index: int, gates: Any, left: Any, results: Connection) -> 
         else:
             arm = Ours(task, index, measured)
         arm.run(1)
-        joined = time.perf_counter() - began
+        first_ended = time.perf_counter() - began
+        first_asked = (measured.asked_at or began) - began
         gates.wait()
         counts.reset()
         measured.seconds.clear()
@@ -89,7 +90,8 @@ def work(task: Task, index: int, gates: Any, left: Any, results: Connection) -> 
         arm.close()
         results.send(
             {
-                "joined": joined,
+                "first_asked": first_asked,
+                "first_ended": first_ended,
                 "began": began,
                 "ended": measured.last_end or ended,
                 "trials": measured.ended,
@@ -165,7 +167,8 @@ def cell(task: Task, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     return total | {
         "wall": wall,
         "busy": busy,
-        "joined": [one["joined"] for one in each],
+        "first_asked": [one["first_asked"] for one in each],
+        "first_ended": [one["first_ended"] for one in each],
         "memory": [one["memory"] for one in each],
         "seconds": seconds,
         "by_caller": sum((Counter(one["by_caller"]) for one in each), Counter()),
