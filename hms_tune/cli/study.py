@@ -38,7 +38,9 @@ def check_command(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="ROOT", help="A prepared competition folder: plan a trial's memory on it."
+            "--data",
+            metavar="ROOT",
+            help="Competition folder: check its folds; once it is prepared, plan a trial's memory on it.",
         ),
     ] = None,
     device: Annotated[
