@@ -38,7 +38,9 @@ def check_command(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="ROOT", help="A prepared competition folder: plan a trial's memory on it."
+            "--data",
+            metavar="ROOT",
+            help="Competition folder: check its folds; once it is prepared, plan a trial's memory on it.",
         ),
     ] = None,
     device: Annotated[
@@ -98,20 +100,21 @@ def show(
         _show_trial(study_name(study), trial, storage, as_json)
         return
     from hms_tune.cli.views.trials import PAGE, sort_column, sorted_trials, trial_view, trials_csv
-    from hms_tune.studies.status import attempt_list, attempts_shown, parameter_names
+    from hms_tune.studies.status import attempt_list, attempts_shown, estimate_scale, parameter_names
 
     name = study_name(study)
     with opened(storage, to="read") as database:
         params = parameter_names(database, name)
         column = sort_column(sort, params)
-        keys = attempt_list(database, name, param=column)
+        scale = estimate_scale(database, name)
+        keys = attempt_list(database, scale, param=column)
         ordered = sorted_trials(keys, column, largest_first=sort.startswith("-"))
         ids = [key.optuna_trial_id for key in ordered]
         if as_json or as_csv:
-            trials = attempts_shown(database, ids)
+            trials = attempts_shown(database, ids, scale)
             sys.stdout.writelines(render.as_json_lines(trials) if as_json else trials_csv(trials, params))
             return
-        shown = list(attempts_shown(database, ids[(page - 1) * PAGE : page * PAGE]))
+        shown = list(attempts_shown(database, ids[(page - 1) * PAGE : page * PAGE], scale))
     console = render.out()
     console.print(trial_view(shown, width=console.width, page=page, of=len(ids)))
 

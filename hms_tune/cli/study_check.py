@@ -15,6 +15,8 @@ from hms_tune.cli.options import opened
 from hms_tune.cli.views.tables import params_text
 from hms_tune.config.ranges import Parameter, describe, to_plain
 from hms_tune.config.study_file import StudyFile, load_study_file
+from hms_tune.data.files.competition import Competition
+from hms_tune.data.store.store import Store, is_prepared, prepare_command
 from hms_tune.machine.terminal import Terminal
 from hms_tune.search.parent import Parent, read_parent
 from hms_tune.search.reports import rule_text
@@ -45,7 +47,8 @@ def check(
     ----------
     file : the study's name, or the path of a study file
     json : print JSON
-    data : a prepared competition folder, to plan the memory of a trial with the smallest batch
+    data : a competition folder, to check folds on, and once it is prepared to plan the memory of a trial with
+        the smallest batch
     device : where trials would run
     storage : the database that has the study's parent, if it names one
 
@@ -75,8 +78,8 @@ def check(
         ]
         if parent is not None:
             as_json["parent"] = {"study": parent.study, "trials": len(parent.known), "winner": parent.winner}
-        if plan is not None:
-            as_json["memory"] = asdict(plan)
+        if data is not None:
+            as_json["memory"] = None if plan is None else asdict(plan)
         typer.echo(json_format.dumps(as_json, indent=2))
         return
     _print(study_file, result)
@@ -88,6 +91,9 @@ def check(
         typer.echo(_parent_text(parent))
     if plan is not None:
         typer.echo(str(plan))
+    elif data is not None:
+        typer.echo(f"warning: the memory of a trial is not planned: {data} is not prepared")
+        typer.echo(f"hint: {prepare_command(data)}")
 
 
 def _parent_text(parent: Parent) -> str:
@@ -97,13 +103,18 @@ def _parent_text(parent: Parent) -> str:
     return f"{told}; its winner among them is tried first: {params_text(parent.winner)}"
 
 
-def _plan(study_file: StudyFile, data: Path, device: str) -> MemoryPlan:
-    from hms_tune.data.store.store import Store
+def _plan(study_file: StudyFile, data: Path, device: str) -> MemoryPlan | None:
+    """Check the data, and plan on it; None: the folder is not prepared, so that its signals are not known."""
     from hms_tune.machine.device import resolve_device
-    from hms_tune.search.data_check import check_data
+    from hms_tune.search.data_check import check_data, check_folds
     from hms_tune.search.memory_check import check_memory
     from hms_tune.training.workspace import Workspace
 
+    if not is_prepared(data):
+        train = Competition.open(data, splits=("train",)).table("train")
+        for _ in check_folds(study_file, train, data):
+            pass
+        return None
     store = Store.open(data)
     check_data(study_file, store)
     return check_memory(study_file, Workspace(store, resolve_device(device)).plan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -77,7 +78,8 @@ class SoftLabels:
         DataError
             If it is not there, or none that ``hms-tune data label`` wrote.
         """
-        hint = "Write it with hms-tune data label BUNDLE ROOT, or copy it from where it was written"
+        label = f"hms-tune data label BUNDLE {shlex.quote(str(path.parent.parent))} --name {path.stem}"
+        hint = f"Write it with {label}, or copy it from where it was written"
         try:
             table = read_numbers(path, whole=_KEY[:1], real=[_KEY[1], *_PROBABILITIES])
             about = json.loads((table.schema.metadata or {})[_ABOUT])

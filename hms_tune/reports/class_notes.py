@@ -56,7 +56,7 @@ FIRST_LOOKS = (
     "over a chain takes them on silently.",
     "Proto and edge cases: there the best prediction is not one class, and the error that is left is the "
     "experts' own.",
-    "What the model gets most wrong: `hms-tune data show ROOT EEG_ID --html page.html` shows the window, its "
-    "ten minutes and its votes.",
+    "What the model gets most wrong: `hms-tune data show {root} EEG_ID --html page.html` shows the window, "
+    "its ten minutes and its votes.",
 )
-"""What to look at once the page has been read."""
+"""What to look at once the page on the folder ``root`` has been read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def report_page(root: Path, found: Survey) -> str:
         *_examples(root, found),
         *_quality(found),
         "<h2>Where to look first</h2><ul>",
-        *(f"<li><p>{text(look)}</p></li>" for look in FIRST_LOOKS),
+        *(f"<li><p>{text(look.format(root=shlex.quote(str(root))))}</p></li>" for look in FIRST_LOOKS),
         "</ul>",
     ]
     return page(f"{Path(root).resolve().name}: data report", parts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from hms_tune.config.input import InputConfig
@@ -17,6 +20,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
 from hms_tune.data.identity import DataIdentity
+from hms_tune.data.labels import Labels
 from hms_tune.data.soft_labels import labelled_rows
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
@@ -40,9 +44,7 @@ def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
         config.needs_spectrogram for config in _configs(study_file, "input", InputConfig)
     )
     folds = hashlib.sha256()
-    for config in _configs(study_file, "data", DataConfig):
-        labels = labelled_rows(store.train, store.root, config)
-        assigned = assign_folds(labels, config)
+    for labels, assigned in check_folds(study_file, store.train, store.root):
         soft = () if labels.soft is None else (labels.soft,)
         for values in (labels.eeg_id, labels.eeg_offset_seconds, assigned, *soft):
             folds.update(np.ascontiguousarray(values).tobytes())
@@ -55,6 +57,26 @@ def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
         rows=len(store.train),
         patients=int(store.train["patient_id"].nunique()),
     )
+
+
+def check_folds(
+    study_file: StudyFile, train: pd.DataFrame, root: Path
+) -> Iterator[tuple[Labels, NDArray[np.int64]]]:
+    """Labels and folds of every way in which a study may split, checked as they are asked for.
+
+    Parameters
+    ----------
+    train : the table of the competition folder
+    root : the folder
+
+    Raises
+    ------
+    DataError
+        If the patients do not fill the folds, or soft labels are missing.
+    """
+    for config in _configs(study_file, "data", DataConfig):
+        labels = labelled_rows(train, root, config)
+        yield labels, assign_folds(labels, config)
 
 
 def _configs(study_file: StudyFile, section: str, model: type[Section]) -> Iterator[Section]:

@@ -203,19 +203,21 @@ class TrialRecorder:
         if draft.predictions is not None and self._is_best(number):
             keep_out_of_fold(self._storage, self._study_id, number, draft.predictions)
         record = self._record(number, values)
-        self._store(number, values | {"note": self._note(record)}, close=True)
+        study = draft.trial.study
+        self._store(number, values | {"note": self._note(study, record)}, close=True)
         for each in record.attempts:
             if each.attempt < number:  # one that was lost could not say so itself
-                self._store(each.attempt, {"note": self._note(self._record(each.attempt))})
+                self._store(each.attempt, {"note": self._note(study, self._record(each.attempt))})
 
     def _record(self, number: int, values: Mapping[str, Any] | None = None) -> TrialRecord:
         row = None if values is None else RecordRow(number=number, **values)
         return trial_record_at(self._storage, self._study_id, number, row=row)
 
-    def _note(self, record: TrialRecord) -> str:
+    def _note(self, study: str, record: TrialRecord) -> str:
         """The note, with a look at the others only where it compares the trial with them."""
         compares = record.state in (AttemptState.PRUNED, AttemptState.PAUSED)
-        return trial_note(record, others_before(self._storage, self._study_id, record) if compares else ())
+        others = others_before(self._storage, self._study_id, record) if compares else ()
+        return trial_note(study, record, others)
 
     def _keep_everywhere(self, trial: TrialInfo, predictions: OutOfFold) -> None:
         """Blends can do without a trial whose predictions the store did not take."""

@@ -15,8 +15,32 @@ from typing import Self
 FEWEST = 5
 """Complete trials from which on they tell how hard the folds are."""
 
+_NOT_COMPARABLE = "not comparable yet"
+
 Curve = tuple[Mapping[int, float], float]
 """What a complete trial reported by step, and the score that it ended at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A KL known in part.
+
+    Attributes
+    ----------
+    value : on the scale of complete trials, as far as that is known
+    fold, folds : the fold that it is known up to, from 1, and how many a trial has
+    remark : what must be said beside it; empty: nothing
+    """
+
+    value: float
+    fold: int
+    folds: int
+    remark: str
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether a value below the best score says anything."""
+        return self.remark != _NOT_COMPARABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +85,18 @@ class Standing:
         if self.best is None or estimate >= self.best:
             return ""
         known = bool(self.ratios) or fold >= folds
-        return "below the best so far" if known else "not comparable yet"
+        return "below the best so far" if known else _NOT_COMPARABLE
+
+    def estimate(self, reported: float, fold: int, folds: int) -> Estimate:
+        """What a trial reported in a fold, from 1, as it is shown beside complete ones."""
+        value = self.comparable(reported, fold)
+        return Estimate(value, fold, folds, self.remark(value, fold, folds))
 
     def text(self, estimate: float | None, fold: int, folds: int) -> str:
         """``≈ 1.0243 in fold 1 of 5``, and whether that is below the best."""
         if estimate is None:
             return "–"
-        shown = self.comparable(estimate, fold)
-        remark = self.remark(shown, fold, folds)
-        return f"≈ {shown:.4f} in fold {fold} of {folds}" + (f", {remark}" if remark else "")
+        shown = self.estimate(estimate, fold, folds)
+        return f"≈ {shown.value:.4f} in fold {fold} of {folds}" + (
+            f", {shown.remark}" if shown.remark else ""
+        )

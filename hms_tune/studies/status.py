@@ -6,8 +6,13 @@ that uses Optuna.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import WilcoxonPruner
@@ -25,7 +30,7 @@ from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
 from hms_tune.studies.lookup import find_any_study, find_study
-from hms_tune.studies.standing import Curve, Standing
+from hms_tune.studies.standing import Curve, Estimate, Standing
 from hms_tune.studies.status_types import (
     FOREIGN,
     BestTrial,
@@ -127,7 +132,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         failed_because=failed,
         pruned_in_fold=_by_fold(study_file, pruned),
         running=running,
-        standing=_standing(study_file, leaders, curves),
+        standing=_standing(study_file, leaders[0].value if leaders else None, curves),
         folds=0 if study_file is None else study_file.max_folds,
         epochs=0 if study_file is None else study_file.max_epochs,
         enqueued=enqueued,
@@ -156,8 +161,9 @@ def show_trials(storage: Storage, name: str) -> list[TrialSummary]:
     UnknownStudyError
         If there is no such study.
     """
-    ids = [key.optuna_trial_id for key in attempt_list(storage, name)]
-    return list(attempts_shown(storage, ids))
+    scale = estimate_scale(storage, name)
+    ids = [key.optuna_trial_id for key in attempt_list(storage, scale)]
+    return list(attempts_shown(storage, ids, scale))
 
 
 def parameter_names(storage: Storage, name: str) -> list[str]:
@@ -173,24 +179,26 @@ def parameter_names(storage: Storage, name: str) -> list[str]:
         return param_names(connection, study_id)
 
 
-def attempt_list(storage: Storage, name: str, *, param: str | None = None) -> list[AttemptKey]:
+def attempt_list(storage: Storage, scale: EstimateScale, *, param: str | None = None) -> list[AttemptKey]:
     """The attempts of a study by what they may be sorted by.
 
     Parameters
     ----------
     param : a parameter by which they may be sorted, too
-
-    Raises
-    ------
-    UnknownStudyError
-        If there is no such study.
     """
-    study_id = find_study(storage, name)
     with storage.transaction() as connection:
-        return attempt_keys(connection, study_id, ended_later=_ENDED_LATER, param=param)
+        keys = attempt_keys(connection, scale.study_id, ended_later=_ENDED_LATER, param=param)
+    return [
+        key
+        if key.value is None or key.step is None
+        else replace(key, value=scale.estimate(key.value, key.step).value)
+        for key in keys
+    ]
 
 
-def attempts_shown(storage: Storage, optuna_trial_ids: Sequence[int]) -> Iterator[TrialSummary]:
+def attempts_shown(
+    storage: Storage, optuna_trial_ids: Sequence[int], scale: EstimateScale
+) -> Iterator[TrialSummary]:
     """Attempts, read as they are asked for, some at a time."""
     for place in range(0, len(optuna_trial_ids), _READ_AT_ONCE):
         asked = optuna_trial_ids[place : place + _READ_AT_ONCE]
@@ -200,7 +208,50 @@ def attempts_shown(storage: Storage, optuna_trial_ids: Sequence[int]) -> Iterato
         for each in asked:
             if each in found:
                 reason = later.get(each)
-                yield trial_summary(found[each], None if reason is None else _ENDED_LATER[reason], reason)
+                state = None if reason is None else _ENDED_LATER[reason]
+                yield trial_summary(found[each], scale.estimate_of(found[each]), state, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateScale:
+    """What estimates of a study's trials are held against, and of which folds they are."""
+
+    study_id: int
+    standing: Standing
+    study_file: StudyFile | None
+
+    def estimate(self, reported: float, step: int) -> Estimate:
+        """What a trial reported at a step, as it is shown beside complete ones."""
+        if self.study_file is None:
+            return Estimate(reported, fold=0, folds=0, remark="")
+        folds = self.study_file.max_folds
+        return self.standing.estimate(reported, min(fold_of_step(step, self.study_file) + 1, folds), folds)
+
+    def estimate_of(self, trial: FrozenTrial) -> Estimate | None:
+        """What a trial came to that was trained in part; None: it was not, or has reported nothing."""
+        reported = trial.intermediate_values
+        if trial.state not in (OptunaState.PRUNED, OptunaState.RUNNING) or not reported:
+            return None
+        step = max(reported)
+        return self.estimate(reported[step], step) if math.isfinite(reported[step]) else None
+
+
+def estimate_scale(storage: Storage, name: str) -> EstimateScale:
+    """What estimates of a study's trials are held against.
+
+    Raises
+    ------
+    UnknownStudyError
+        If there is no such study.
+    """
+    study_id = find_study(storage, name)
+    with storage.transaction() as connection:
+        curves = totals.complete_curves(connection, study_id)
+        best = totals.leader(connection, study_id)
+    study_file = _stored_file(storage, study_id)
+    return EstimateScale(
+        study_id, _standing(study_file, None if best is None else best.value, curves), study_file
+    )
 
 
 def _stored_file(storage: Storage, study_id: int) -> StudyFile | None:
@@ -208,14 +259,11 @@ def _stored_file(storage: Storage, study_id: int) -> StudyFile | None:
     return StudyFile.from_json(stored) if isinstance(stored, str) else None
 
 
-def _standing(
-    study_file: StudyFile | None, leaders: tuple[BestTrial, ...], curves: Sequence[Curve]
-) -> Standing:
-    """What the estimates of running trials are held against."""
+def _standing(study_file: StudyFile | None, best: float | None, curves: Sequence[Curve]) -> Standing:
+    """What estimates are held against."""
     if study_file is None or isinstance(study_file.search.pruner, WilcoxonPruner):
         return Standing()
-    ratios = Standing.of(curves, study_file.max_epochs).ratios
-    return Standing(leaders[0].value if leaders else None, ratios)
+    return Standing(best, Standing.of(curves, study_file.max_epochs).ratios)
 
 
 def _by_fold(study_file: StudyFile | None, steps: dict[int, int]) -> dict[int, int]:

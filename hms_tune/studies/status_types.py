@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
 
 from hms_tune.database.optuna_trial import (
     KL_HIGH_VOTE_ATTRIBUTE,
@@ -21,7 +22,7 @@ from hms_tune.database.queries.patience import Patience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
-from hms_tune.studies.standing import Standing
+from hms_tune.studies.standing import Estimate, Standing
 from hms_tune.studies.totals import StudyState
 from hms_tune.trial_state import AttemptState, TrialState
 
@@ -141,12 +142,16 @@ class StudySummary:
 
 @dataclass(frozen=True, slots=True)
 class TrialSummary:
-    """One attempt. ``trial`` and ``attempt`` are numbers."""
+    """One attempt. ``trial`` and ``attempt`` are numbers.
+
+    ``value`` is the score of a complete one; ``estimate`` is what one came to that was trained in part.
+    """
 
     trial: int
     attempt: int
     state: AttemptState
     value: float | None
+    estimate: Estimate | None
     params: dict[str, Any]
     reason: str | None
     seconds: float | None
@@ -180,7 +185,10 @@ def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStat
 
 
 def trial_summary(
-    trial: FrozenTrial, state: TrialState | None = None, reason: str | None = None
+    trial: FrozenTrial,
+    estimate: Estimate | None,
+    state: TrialState | None = None,
+    reason: str | None = None,
 ) -> TrialSummary:
     """From an Optuna trial; ``state`` and ``reason`` are how our trial ended, if it ended after that one."""
     attributes = trial.user_attrs
@@ -189,7 +197,8 @@ def trial_summary(
         trial=trial_number(trial),
         attempt=trial.number,
         state=attempt_state(trial) if state is None else AttemptState(state),
-        value=trial.value,
+        value=trial.value if trial.state is OptunaState.COMPLETE else None,
+        estimate=estimate,
         params=trial.params,
         reason=own if reason is None or own == reason else f"{own}; {reason}" if own else reason,
         seconds=attributes.get(SECONDS_ATTRIBUTE),

@@ -57,8 +57,8 @@ def _estimate(trial: TrialRecord, beside: Others | None) -> str:
     return beside.standing.text(estimate, trial.folds[-1].fold + 1, folds)
 
 
-def trial_note(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
-    """The note: why it ended, fold by fold, where it ran.
+def trial_note(study: str, trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
+    """The note of a study's trial: why it ended, fold by fold, where it ran.
 
     Short on purpose: the dashboard sends the notes of all trials with every study page.
     """
@@ -74,7 +74,7 @@ def trial_note(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None
     if trial.run_url:
         parts.append(f"[Weights & Biases run]({trial.run_url})")
     if trial.state is AttemptState.FAILED and trial.traceback:
-        parts.append(f"`hms-tune study show STUDY --trial {trial.attempt}` prints the traceback")
+        parts.append(f"`hms-tune study show {study} --trial {trial.attempt}` prints the traceback")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -210,8 +210,8 @@ class ConsecutiveFailures:
         self._failures: list[str] = []
         self._infeasible = 0
 
-    def count(self, result: Result) -> None:
-        """Count a result.
+    def count(self, result: Result, attempt: int) -> None:
+        """Count the result of an attempt, which is named by its number.
 
         Raises
         ------
@@ -232,7 +232,7 @@ class ConsecutiveFailures:
             raise TrainingError(
                 f"{MOST_FAILURES} trials in a row failed; the last: {self._failures[-1]}",
                 where=f"study {self._study}",
-                hint="hms-tune study show NAME --trial N prints the traceback",
+                hint=f"hms-tune study show {self._study} --trial {attempt} prints the traceback",
             )
 
     def _count_infeasible(self, result: Result) -> None:

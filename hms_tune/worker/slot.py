@@ -114,7 +114,8 @@ class Slot:
                 if lease.fold is not None:
                     FoldHelp(self._setup, lease, lease.fold, keeper).run()
                     return False
-                run = AttemptRun(self._setup, start_attempt(self._setup, lease), keeper)
+                attempt = start_attempt(self._setup, lease)
+                run = AttemptRun(self._setup, attempt, keeper)
                 result = run.run()
                 if result.state.leaves in ENDED or result.state is AttemptState.PAUSED:
                     self._setup.through_outages(self._remove_checkpoints)
@@ -123,7 +124,7 @@ class Slot:
                 return False
         if run.fatal is not None:
             raise run.fatal
-        self._failures.count(result)
+        self._failures.count(result, attempt.optuna_trial.number)
         return result.state.leaves in ENDED
 
     def _remove_checkpoints(self) -> None:

@@ -18,6 +18,7 @@ from hms_tune.config.ranges import value_text
 from hms_tune.config.yaml_lines import nearest
 from hms_tune.errors import UsageError
 from hms_tune.machine.progress import duration
+from hms_tune.studies.standing import Estimate
 from hms_tune.studies.status_types import TrialSummary
 from hms_tune.studies.text import estimate_text, score_text
 from hms_tune.trial_state import AttemptState, label
@@ -29,6 +30,8 @@ _GAP = 2
 _MOST_REASONS = 10
 """Reasons under the table; the most frequent come first."""
 
+
+_PARTS = "≈ 1/5: trained up to fold 1 of 5, on the scale of complete trials; ?: not comparable yet"
 
 PAGE = 100
 """Attempts on a page: more scroll by unread, and take seconds to lay out."""
@@ -87,6 +90,8 @@ def trial_view(
     for place, row in enumerate(rows):
         table.add_row(*map(Text, row), *(Text(column.cells[place]) for column in fitting))
     parts: list[RenderableType] = [table]
+    if any(each.estimate is not None and each.estimate.folds for each in trials):
+        parts.append(Text(_PARTS, style="dim"))
     left_out = len(columns) - len(fitting)
     if left_out:
         rest = "1 more parameter" if left_out == 1 else f"{left_out} more parameters"
@@ -142,10 +147,11 @@ def trials_csv(trials: Iterable[TrialSummary], params: Sequence[str]) -> Iterato
         writer.writerow(cells)
         return text.getvalue()
 
-    yield line(["trial", "attempt", "state", "kl", "seconds", "reason", *params])
+    yield line(["trial", "attempt", "state", "kl", "estimate", "fold", "seconds", "reason", *params])
     for each in trials:
         values = (each.params.get(name) for name in params)
-        first = (each.trial, each.attempt, each.state.value, each.value, each.seconds, each.reason)
+        part = (None, None) if each.estimate is None else (each.estimate.value, each.estimate.fold)
+        first = (each.trial, each.attempt, each.state.value, each.value, *part, each.seconds, each.reason)
         yield line([*first, *(json.dumps(v) if isinstance(v, list) else v for v in values)])
 
 
@@ -163,10 +169,15 @@ class _Column:
 
 
 def _first_cells(trial: TrialSummary) -> list[str]:
-    complete = trial.state is AttemptState.COMPLETE or trial.value is None
-    value = score_text(trial.value, "") if complete else estimate_text(trial.value)
+    part = trial.estimate
+    value = score_text(trial.value, "") if part is None else _part_text(part)
     time = "" if trial.seconds is None else duration(trial.seconds)
     return [label(trial.trial, trial.attempt), trial.state.value, value, time]
+
+
+def _part_text(part: Estimate) -> str:
+    doubt = "" if part.is_comparable else "?"
+    return f"{estimate_text(part.value)}{doubt}" + (f" {part.fold}/{part.folds}" if part.folds else "")
 
 
 def _parameter_columns(trials: Sequence[TrialSummary]) -> list[_Column]:

@@ -11,6 +11,7 @@ Either half may be absent, and so may a whole spectrogram folder (EEG collected 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,13 @@ from hms_tune.data.files.tables import read_table
 from hms_tune.data.schema import KINDS, SPLITS, Kind, Split
 from hms_tune.errors import HmsTuneError
 
-_GET = "`hms-tune data download` fetches the competition, `hms-tune data synth` writes a synthetic one."
+
+def _get(root: Path) -> str:
+    folder = shlex.quote(str(root))
+    return (
+        f"`hms-tune data download {folder}` fetches the competition, `hms-tune data synth {folder}` "
+        "writes a synthetic one."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,9 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
     """Folders and tables that must be there and are not."""
     if not os.path.exists(root):  # False, too, where a folder above it cannot be entered
         return [
-            _absent(DefectKind.FOLDER_MISSING, root, "the folder does not exist", f"Check the path. {_GET}")
+            _absent(
+                DefectKind.FOLDER_MISSING, root, "the folder does not exist", f"Check the path. {_get(root)}"
+            )
         ]
     if not root.is_dir():
         hint = "Name the folder that holds train.csv or test.csv."
@@ -102,17 +111,17 @@ def structure_defects(root: Path, splits: Sequence[Split] = SPLITS) -> list[Defe
         names = " nor ".join(f"{split}.csv" for split in splits)
         what = f"neither {names} is there" if len(splits) > 1 else f"{names} is not there"
         inner = next((each for each in sorted(root.iterdir()) if _table(each, splits[0]).is_file()), None)
-        hint = f"Check the path. {_GET}" if inner is None else f"It is in {inner}: name that folder."
+        hint = f"Check the path. {_get(root)}" if inner is None else f"It is in {inner}: name that folder."
         return [_absent(DefectKind.TABLE_MISSING, root, what, hint)]
     defects = []
     for split in present:
         table, eegs = _table(root, split), _eegs(root, split)
         if not table.is_file():
             what = f"the file is missing, though {split}_eegs is there"
-            defects.append(_absent(DefectKind.TABLE_MISSING, table, what, _GET))
+            defects.append(_absent(DefectKind.TABLE_MISSING, table, what, _get(root)))
         elif not eegs.is_dir():
             what = f"the folder is missing, though {split}.csv is there"
-            defects.append(_absent(DefectKind.FOLDER_MISSING, eegs, what, _GET))
+            defects.append(_absent(DefectKind.FOLDER_MISSING, eegs, what, _get(root)))
     defects += _closed([root / f"{split}_{kind}s" for split in present for kind in KINDS])
     return defects + _one_sided_spectrograms(root, present) + _statement_defects(root)
 
@@ -143,7 +152,7 @@ def _one_sided_spectrograms(root: Path, present: Sequence[Split]) -> list[Defect
     if not without or len(without) == len(folders):
         return []
     what = "the folder is missing, though the other half has its spectrograms"
-    hint = f"{_GET} Without it, only recipes that read EEG alone can use both halves."
+    hint = f"{_get(root)} Without it, only recipes that read EEG alone can use both halves."
     return [_absent(DefectKind.SPECTROGRAMS_MISSING, folders[without[0]], what, hint)]
 
 

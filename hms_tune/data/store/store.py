@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,12 @@ class Manifest:
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path, *, hint: str | None = None) -> Manifest:
         """Read ``manifest.json``.
+
+        Parameters
+        ----------
+        hint : how to make the store anew
 
         Raises
         ------
@@ -86,20 +91,18 @@ class Manifest:
             If it is missing, damaged or of another format.
         """
         path = folder / MANIFEST
+        hint = hint or f"Prepare its competition folder again, with --store {shlex.quote(str(folder))}"
         try:
             fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             version = fields.get("format_version")
             if version == FORMAT_VERSION:
                 return cls(**(fields | {"eeg_columns": tuple(fields["eeg_columns"])}))
         except FileNotFoundError as error:
-            raise StoreError("not a store", where=folder, hint=_PREPARE) from error
+            raise StoreError("not a store", where=folder, hint=hint) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"the manifest is damaged: {error}", where=path, hint=_PREPARE) from error
+            raise StoreError(f"the manifest is damaged: {error}", where=path, hint=hint) from error
         what = f"the store has format {version}, this version reads format {FORMAT_VERSION}"
-        raise StoreError(what, where=path, hint=_PREPARE)
-
-
-_PREPARE = "Run `hms-tune data prepare ROOT` on the competition folder."
+        raise StoreError(what, where=path, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +143,10 @@ class Store:
         StoreError
             If there is none, or it is damaged or of another format.
         """
-        folder = Path(path)
+        folder, hint = Path(path), None
         if not (folder / MANIFEST).is_file():
-            folder = store_path(folder)
-        manifest = Manifest.read(folder)
+            folder, hint = store_path(folder), prepare_command(folder)
+        manifest = Manifest.read(folder, hint=hint)
         try:
             return cls(
                 path=folder,
@@ -158,7 +161,18 @@ class Store:
             )
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             what = f"the store is damaged: {' '.join(str(error).split())}"
-            raise StoreError(what, where=folder, hint=f"Delete it. {_PREPARE}") from error
+            again = hint or f"{prepare_command(competition_of(folder))} --store {shlex.quote(str(folder))}"
+            raise StoreError(what, where=folder, hint=f"Delete it, then: {again}") from error
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether a path is a store, or the competition folder of one."""
+    return (path / MANIFEST).is_file() or (store_path(path) / MANIFEST).is_file()
+
+
+def prepare_command(root: Path) -> str:
+    """What makes the store of a competition folder."""
+    return f"hms-tune data prepare {shlex.quote(str(root))}"
 
 
 def store_path(root: Path) -> Path:

@@ -19,6 +19,7 @@ from hms_tune.trial_state import AttemptState, TrialState
 class AttemptKey:
     """One attempt by what it may be sorted by. ``trial`` is a number, ``optuna_trial_id`` an id.
 
+    ``value`` is the score of a complete one, or what one trained in part reported last, at ``step``.
     ``params`` has the one parameter that was asked for, if the attempt has it.
     """
 
@@ -26,6 +27,7 @@ class AttemptKey:
     trial: int
     state: AttemptState
     value: float | None
+    step: int | None
     seconds: float | None
     params: dict[str, Any]
 
@@ -33,12 +35,17 @@ class AttemptKey:
 _KEYS = text(f"""
     SELECT t.trial_id, coalesce(ours.number, t.number) AS trial, t.state::text AS state, a.state AS ours,
            CASE WHEN ours.last_optuna_trial_id = t.trial_id THEN ours.reason END AS reason,
-           v.value, v.value_type::text AS value_type, s.value_json AS seconds,
+           v.value, v.value_type::text AS value_type, r.step, r.intermediate_value AS reported,
+           s.value_json AS seconds,
            p.param_value, p.distribution_json
     FROM trials t
     LEFT JOIN {SCHEMA}.attempts a ON a.optuna_trial_id = t.trial_id
     LEFT JOIN {SCHEMA}.trials ours ON ours.trial_id = a.trial_id
-    LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0
+    LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0 AND t.state = 'COMPLETE'
+    LEFT JOIN LATERAL (
+        SELECT step, intermediate_value FROM trial_intermediate_values
+        WHERE trial_id = t.trial_id AND t.state IN ('PRUNED', 'RUNNING') ORDER BY step DESC LIMIT 1
+    ) r ON true
     LEFT JOIN trial_user_attributes s ON s.trial_id = t.trial_id AND s.key = :seconds
     LEFT JOIN trial_params p ON p.trial_id = t.trial_id AND p.param_name = :param
     WHERE t.study_id = :study ORDER BY t.number
@@ -69,12 +76,12 @@ def attempt_keys(
         ours = None if row.ours is None else AttemptState(row.ours)
         later = ended_later.get(row.reason)
         state = state_by_both(OptunaState[row.state], ours) if later is None else AttemptState(later)
-        value = NOT_FINITE.get(row.value_type, row.value)
+        value = row.reported if row.step is not None else NOT_FINITE.get(row.value_type, row.value)
         params = {}
         if param is not None and row.distribution_json is not None:
             params[param] = distribution_of(row.distribution_json).to_external_repr(row.param_value)
         seconds = None if row.seconds is None else float(row.seconds)
-        found.append(AttemptKey(row.trial_id, row.trial, state, value, seconds, params))
+        found.append(AttemptKey(row.trial_id, row.trial, state, value, row.step, seconds, params))
     return found
 
 

@@ -92,7 +92,7 @@ def _finish_best(
     storage: Storage, study: StudyRecord, trial: TrialRecord, predictions: OutOfFold, names: list[str]
 ) -> None:
     """Name the pictures in the trial's note, and mark the trial as published."""
-    note = trial_note(trial, study.trials)
+    note = trial_note(study.name, trial, study.trials)
     found = deciding_score(trial, predictions)
     note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")
     if names:

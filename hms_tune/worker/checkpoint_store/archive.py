@@ -27,10 +27,10 @@ from hms_tune.worker.checkpoint_store.archive_file import (
     ARTIFACTS,
     FORMAT,
     HEAD,
-    WRITE_IT,
     ArchiveFile,
     Head,
     opened,
+    write_it,
 )
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 from hms_tune.worker.checkpoint_store.loaded_study import check_loaded
@@ -129,7 +129,8 @@ def _write(connection: Transaction, read: ArchiveFile) -> dict[str, int]:
         study_id, counts = archive.insert_rows(connection, rows)
         check_loaded(connection, study_id, read.head.study)
     except archive.RowsError as error:
-        raise UsageError(f"this is no whole study ({error})", where=read.path, hint=WRITE_IT) from error
+        what = f"this is no whole study ({error})"
+        raise UsageError(what, where=read.path, hint=write_it(read.path)) from error
     return counts | {"bound": bound}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import struct
 import zipfile
 import zlib
@@ -32,8 +33,6 @@ ARTIFACT = re.compile(
 )
 """Out-of-fold predictions, which blends are chosen by, go with the checkpoints."""
 
-WRITE_IT = "Write it with hms-tune study save STUDY FILE"
-
 _ROWS = {f"rows/{table.name}.jsonl" for table in archive.TABLES}
 _JSON_IN_TEXT = ("value_json", "distribution_json")
 _MOST_ENTRIES = 200_000
@@ -52,6 +51,11 @@ _DAMAGE = (
     *(LookupError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError),
 )
 """What reading a file raises that is no archive, or one of another kind, or a damaged one."""
+
+
+def write_it(file: Path) -> str:
+    """What writes such a file."""
+    return f"Write it with hms-tune study save STUDY {shlex.quote(str(file))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +191,8 @@ def _told(file: Path, part: str | None = None) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UsageError("there is no such file", where=file, hint=WRITE_IT) from None
+        raise UsageError("there is no such file", where=file, hint=write_it(file)) from None
     except _DAMAGE as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         told = f"{part}: {reason}" if part else reason
-        raise UsageError(f"this is no whole study ({told})", where=file, hint=WRITE_IT) from error
+        raise UsageError(f"this is no whole study ({told})", where=file, hint=write_it(file)) from error

@@ -405,8 +405,10 @@ def test_a_damaged_store_is_named_when_opened_and_mended_by_preparing(root: Path
         Store.open(target)
     assert len(prepare(root, store=target).eeg) == 92_000
     (target / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="the manifest is damaged"):
+    with pytest.raises(StoreError, match="the manifest is damaged") as caught:
         Store.open(target)
+    assert caught.value.hint is not None
+    assert str(target) in caught.value.hint
     (target / "manifest.json").write_text('{"format_version": 99}')
     with pytest.raises(StoreError, match="the store has format 99"):
         Manifest.read(target)
@@ -414,5 +416,7 @@ def test_a_damaged_store_is_named_when_opened_and_mended_by_preparing(root: Path
 
 
 def test_a_folder_without_a_store_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"not a store\. Run `hms-tune data prepare ROOT`"):
-        Store.open(tmp_path)
+    folder = tmp_path / "my data"
+    with pytest.raises(StoreError, match="not a store") as caught:
+        Store.open(folder)
+    assert caught.value.hint == f"hms-tune data prepare '{folder}'"

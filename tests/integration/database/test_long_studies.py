@@ -28,7 +28,7 @@ from hms_tune.machine.processes import this_process
 from hms_tune.search.promotion.progress import TrialProgress
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.studies.control import stop_trial
-from hms_tune.studies.status import attempt_list, attempts_shown, show_trials
+from hms_tune.studies.status import attempt_list, attempts_shown, estimate_scale, show_trials
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import join_search
 from studies import write_study
@@ -153,16 +153,20 @@ def test_a_page_of_a_study_reads_no_attempt_of_another_page(
 ) -> None:
     write_study(storage, study_name, trials=12)
     asked.clear()
-    keys = sorted_trials(attempt_list(storage, study_name), "trial", largest_first=True)
+    scale = estimate_scale(storage, study_name)
+    keys = sorted_trials(attempt_list(storage, scale), "trial", largest_first=True)
     page = [key.optuna_trial_id for key in keys][:3]
-    shown = list(attempts_shown(storage, page))
+    shown = list(attempts_shown(storage, page, scale))
     statements = len(asked)
     whole = show_trials(storage, study_name)
     assert [each.trial for each in shown] == [11, 10, 9]
     assert shown == whole[:-4:-1]
     keyed = [(key.trial, key.state, key.value, key.seconds) for key in reversed(keys)]
-    assert keyed == [(each.trial, each.state, each.value, each.seconds) for each in whole]
-    assert statements == 5
+    values = [each.estimate.value if each.estimate else each.value for each in whole]
+    assert keyed == [
+        (each.trial, each.state, value, each.seconds) for each, value in zip(whole, values, strict=True)
+    ]
+    assert statements == 10
 
 
 @pytest.mark.parametrize("many", [3, 30])

@@ -23,7 +23,8 @@ from hms_tune.database.tables import attempts, workers
 from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
-from hms_tune.studies.status import status
+from hms_tune.studies.status import attempt_list, estimate_scale, show_trials, status
+from hms_tune.studies.trial_record import standing_among, study_record
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import ImageCount, Presence, announce
@@ -123,6 +124,31 @@ def test_workers_show_what_they_take_and_what_they_are_at(storage: Storage, stud
     assert current.images_per_second == pytest.approx(400 / 1800, rel=0.1)
     assert [trial.worker_id for trial in current.running] == ["worker-of-status"]
     assert images.take() == 1400
+
+
+def test_trials_that_were_pruned_are_listed_on_the_scale_of_complete_ones(
+    storage: Storage, study_name: str
+) -> None:
+    write_study(storage, study_name, trials=20)
+    trials = show_trials(storage, study_name)
+    records = study_record(storage, study_name).trials
+    standing = standing_among(records, 4)
+    pruned = [trial for trial in trials if trial.state is AttemptState.PRUNED]
+    assert len(standing.ratios) == 5
+    assert [trial.value for trial in pruned] == [None] * 10
+    assert [trial.estimate and trial.estimate.fold for trial in pruned] == [1, 2] * 5
+    for trial in pruned:
+        assert trial.estimate is not None
+        reported = trial.reported[max(trial.reported)]
+        assert trial.estimate.value < reported
+        expected = standing.comparable(reported, trial.estimate.fold)
+        assert trial.estimate.value == pytest.approx(expected)
+        assert trial.estimate.remark == standing.remark(expected, trial.estimate.fold, 5)
+    keys = {key.trial: key.value for key in attempt_list(storage, estimate_scale(storage, study_name))}
+    values = [trial.estimate and trial.estimate.value for trial in pruned]
+    assert [keys[trial.trial] for trial in pruned] == pytest.approx(values)
+    failed = [trial for trial in trials if trial.state is AttemptState.FAILED]
+    assert [(trial.value, trial.estimate) for trial in failed] == [(None, None)] * 5
 
 
 @pytest.mark.parametrize("width", [80, 160])

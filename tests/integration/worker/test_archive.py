@@ -273,7 +273,10 @@ def refused(storage: Storage, store: Path, sent: Sent, file: Path, said: str) ->
     """Loading fails with a sentence, and leaves nothing behind."""
     with pytest.raises(UsageError, match=said) as told:
         load_study(storage, open_store(store), file)
-    assert (told.value.where, told.value.hint) == (str(file), "Write it with hms-tune study save STUDY FILE")
+    assert (told.value.where, told.value.hint) == (
+        str(file),
+        f"Write it with hms-tune study save STUDY {file}",
+    )
     with storage.transaction() as connection:
         assert not has_study(connection, sent.name)
     assert not [path for path in store.rglob("*") if path.is_file()]

@@ -19,7 +19,7 @@ from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connect import Storage
-from hms_tune.errors import MemoryPlanError
+from hms_tune.errors import DataError, MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.search.memory_check import check_memory, smallest_configs
 from hms_tune.search.memory_constraint import MOST_INFEASIBLE
@@ -172,3 +172,20 @@ def test_study_check_plans_the_smallest_trial_on_a_prepared_folder(
     planned = json.loads(capsys.readouterr().out)["memory"]
     assert planned["batch_size"] == 8
     assert planned["signals"][0]["placement"] == "mapped"
+
+
+def test_study_check_works_on_a_folder_that_is_not_prepared_and_says_how_to_prepare_it(
+    tmp_path: Path, competition_writer: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = competition_writer(tmp_path / "my data", patients=4)
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(name="unprepared", batch=8, sampler="random", trials=1))
+    check(str(path), data=root, device="cpu")
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == f"warning: the memory of a trial is not planned: {root} is not prepared"
+    assert said[-1] == f"hint: hms-tune data prepare '{root}'"
+    check(str(path), json=True, data=root, device="cpu")
+    assert json.loads(capsys.readouterr().out)["memory"] is None
+    path.write_text(path.read_text().replace("folds: 2", "folds: 9"))
+    with pytest.raises(DataError, match="4 patients"):
+        check(str(path), data=root, device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from rich.console import Console
 
 from hms_tune.cli.views.tables import as_json, as_json_lines
 from hms_tune.cli.views.trials import PAGE, sort_column, sorted_trials, trial_view, trials_csv
+from hms_tune.database.queries.trial_list import AttemptKey
 from hms_tune.errors import UsageError
+from hms_tune.studies.standing import Estimate
 from hms_tune.studies.status_types import TrialSummary
 from hms_tune.trial_state import AttemptState
 
@@ -23,7 +26,8 @@ def trial(number: int, state: str = "complete", value: float | None = 0.5, **giv
         trial=number,
         attempt=given.pop("attempt", number),
         state=AttemptState(state),
-        value=value,
+        value=value if state == "complete" else None,
+        estimate=given.pop("estimate", None),
         params=given.pop("params", {"training.learning_rate": 10.0**-number}),
         reason=given.pop("reason", None),
         seconds=given.pop("seconds", 60.0 * number),
@@ -70,13 +74,25 @@ def test_what_does_not_differ_is_shown_last() -> None:
 def test_the_same_error_is_shown_once() -> None:
     failed = [trial(number, "failed", None, reason=MEMORY) for number in range(12)]
     lines = shown(
-        [*failed, trial(12, "pruned", 0.7, reason="pruned"), trial(13, "failed", None, reason="KeyError")]
+        [*failed, trial(12, "pruned", reason="pruned"), trial(13, "failed", None, reason="KeyError")]
     )
     assert [line for line in lines if MEMORY in line] == [f"[1] {MEMORY} (12 times)"]
     assert "[2] KeyError" in lines
     assert "[1]" in lines[1]
-    assert "≈ 0.7000" in lines[13]
     assert "[" not in lines[13]
+
+
+def test_a_kl_that_is_known_in_part_is_marked_with_its_fold_and_whether_it_compares() -> None:
+    below = Estimate(0.31, fold=1, folds=5, remark="not comparable yet")
+    lines = shown(
+        [trial(0), trial(1, "pruned", estimate=replace(below, remark="")), trial(2, estimate=below)]
+    )
+    assert lines[2].split()[:5] == ["1", "pruned", "≈", "0.3100", "1/5"]
+    assert lines[3].split()[2:5] == ["≈", "0.3100?", "1/5"]
+    assert (
+        lines[4] == "≈ 1/5: trained up to fold 1 of 5, on the scale of complete trials; ?: not comparable yet"
+    )
+    assert len(shown([trial(0)])) == 2
 
 
 def test_trials_are_sorted_by_any_column_and_those_without_a_value_come_last() -> None:
@@ -89,8 +105,16 @@ def test_trials_are_sorted_by_any_column_and_those_without_a_value_come_last() -
 
 
 def test_a_part_of_a_kl_stands_behind_the_whole_ones() -> None:
-    trials = [trial(0, "pruned", 0.1), trial(1, value=0.7), trial(2, value=0.3), trial(3, "paused", 0.2)]
-    order = {by: [each.trial for each in ordered(trials, by)] for by in ("KL", "-KL")}
+    keys = [
+        AttemptKey(number, number, AttemptState(state), value, None, None, {})
+        for number, (state, value) in enumerate(
+            [("pruned", 0.1), ("complete", 0.7), ("complete", 0.3), ("paused", 0.2)]
+        )
+    ]
+    order = {
+        by: [each.trial for each in sorted_trials(keys, "KL", largest_first=by == "-KL")]
+        for by in ("KL", "-KL")
+    }
     assert order == {"KL": [2, 1, 0, 3], "-KL": [1, 2, 3, 0]}
 
 
@@ -109,14 +133,16 @@ def test_csv_has_every_parameter_of_every_attempt() -> None:
     trials = [
         trial(0, params={"input.image": [256, 384], "model.dropout": 0.12345678}),
         trial(1, "failed", None, attempt=4, reason='it said "no", twice', params={"model.pooling": None}),
+        trial(2, "pruned", estimate=Estimate(0.625, fold=2, folds=5, remark=""), params={}),
     ]
     params = ["input.image", "model.dropout", "model.pooling"]
     rows = list(csv.reader(trials_csv(trials, params)))
-    first = ["trial", "attempt", "state", "kl", "seconds", "reason"]
+    first = ["trial", "attempt", "state", "kl", "estimate", "fold", "seconds", "reason"]
     assert rows == [
         [*first, "input.image", "model.dropout", "model.pooling"],
-        ["0", "0", "complete", "0.5", "0.0", "", "[256, 384]", "0.12345678", ""],
-        ["1", "4", "failed", "", "60.0", 'it said "no", twice', "", "", ""],
+        ["0", "0", "complete", "0.5", "", "", "0.0", "", "[256, 384]", "0.12345678", ""],
+        ["1", "4", "failed", "", "", "", "60.0", 'it said "no", twice', "", "", ""],
+        ["2", "2", "pruned", "", "0.625", "2", "120.0", "", "", "", ""],
     ]
 
 
