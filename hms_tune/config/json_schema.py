@@ -55,12 +55,12 @@ def study_schema() -> Schema:
     }
 
 
-def _section(definition: Schema, short_names: Mapping[str, str], *, searched: bool) -> Schema:
+def _section(definition: Schema, short_names: Mapping[str, Schema], *, searched: bool) -> Schema:
     properties = {}
     for key, schema in definition.get("properties", {}).items():
         plain = _shorthand({name: value for name, value in schema.items() if name != "title"}, short_names)
-        properties[key] = _widen(plain) if searched and "const" not in plain else plain
-    required = ["name"] if "const" in properties.get("name", {}) else []
+        properties[key] = _widen(plain) if searched and key != "name" else plain
+    required = ["name"] if "name" in properties else []
     section: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     if "description" in definition:
         section["description"] = definition["description"]
@@ -71,20 +71,22 @@ def _reference(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key in ("$ref", "description")}
 
 
-def _short_names(definitions: Schema) -> dict[str, str]:
+def _short_names(definitions: Schema) -> dict[str, Schema]:
     """The name of every section that can be given by its name alone, by the reference to it."""
-    constants = {key: part.get("properties", {}).get("name", {}) for key, part in definitions.items()}
-    return {f"#/$defs/{key}": name["const"] for key, name in constants.items() if "const" in name}
+    names = {key: part.get("properties", {}).get("name") for key, part in definitions.items()}
+    return {f"#/$defs/{key}": name for key, name in names.items() if name is not None}
 
 
-def _shorthand(schema: Schema, short_names: Mapping[str, str]) -> Schema:
+def _shorthand(schema: Schema, short_names: Mapping[str, Schema]) -> Schema:
     """``adamw`` is short for ``{name: adamw}``; pydantic's schema does not show validators."""
     options = _alternatives(schema)
-    names = sorted(short_names[option["$ref"]] for option in options if option.get("$ref") in short_names)
+    names = [short_names[option["$ref"]] for option in options if option.get("$ref") in short_names]
     if not names:
         return schema
+    fixed = sorted(name["const"] for name in names if "const" in name)
+    patterns = [{"type": "string", "pattern": name["pattern"]} for name in names if "pattern" in name]
     described = {key: value for key, value in schema.items() if key in ("description", "default")}
-    return {"anyOf": [{"enum": names}, *options], **described}
+    return {"anyOf": [{"enum": fixed}, *patterns, *options], **described}
 
 
 def _alternatives(schema: Schema) -> list[Schema]:

@@ -159,7 +159,12 @@ class ConfigReader:
             return Fixed(None)
         if field.discriminator is None:
             return self.section(located, field.sections[0], name)
-        variants = {_variant_name(section, field.discriminator): section for section in field.sections}
+        variants = {
+            _variant_name(section, field.discriminator): section
+            for section in field.sections
+            if not section.model_fields[field.discriminator].is_required()
+        }
+        any_other = next((section for section in field.sections if section not in variants.values()), None)
         entries = located.mapping
         if entries is None:
             chosen: object = located.value
@@ -175,6 +180,9 @@ class ConfigReader:
             self.source.fail(
                 f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, hint
             )
+        if chosen not in variants and any_other is not None:
+            content = {field.discriminator: Located(chosen, located.line), **(located.mapping or {})}
+            return self.section(Located(content, located.line), any_other, name)
         if chosen not in variants:
             self.source.fail(
                 f'{name}: unknown {field.discriminator} "{chosen}"; {nearest(chosen, list(variants))}',

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
@@ -159,6 +159,15 @@ class AdamW(Section):
     beta2: float = Field(0.999, ge=0.0, lt=1.0)
 
 
+class TimmOptimizer(Section):
+    """Any other optimizer of timm's, asked for by name and with timm's defaults."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+$", description="A name of timm.optim.list_optimizers().")
+    momentum: float | None = Field(None, ge=0.0, lt=1.0, description="null: what timm has for it.")
+    beta1: float | None = Field(None, ge=0.0, lt=1.0, description="null: what timm has for it.")
+    beta2: float | None = Field(None, ge=0.0, lt=1.0, description="null: what timm has for it.")
+
+
 class ConstantSchedule(Section):
     """The learning rate stays, after an optional linear warm-up."""
 
@@ -222,7 +231,21 @@ class SecondStage(Section):
     )
 
 
-Optimizer = Annotated[Annotated[SGD | Adam | AdamW, Field(discriminator="name")], BeforeValidator(named)]
+def _optimizer_kind(given: Any) -> str:
+    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    return name if name in ("sgd", "adam", "adamw") else "timm"
+
+
+Optimizer = Annotated[
+    Annotated[
+        Annotated[SGD, Tag("sgd")]
+        | Annotated[Adam, Tag("adam")]
+        | Annotated[AdamW, Tag("adamw")]
+        | Annotated[TimmOptimizer, Tag("timm")],
+        Discriminator(_optimizer_kind),
+    ],
+    BeforeValidator(named),
+]
 LearningRateSchedule = Annotated[
     Annotated[
         ConstantSchedule | CosineSchedule | OneCycleSchedule | CyclicSchedule | PlateauSchedule,
@@ -253,7 +276,9 @@ class TrainingConfig(Section):
     layer_decay: float | None = Field(
         None, gt=0.0, le=1.0, description="Learning rate of each layer group over that of the next one up."
     )
-    optimizer: Optimizer = Field(AdamW(), description="sgd, adam or adamw.")
+    optimizer: Optimizer = Field(
+        AdamW(), description="sgd, adam, adamw, or another name of timm.optim.list_optimizers()."
+    )
     scheduler: LearningRateSchedule = Field(
         CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
     )

@@ -17,11 +17,12 @@ from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
-from hms_tune.config.trial import ModelConfig, TrialConfig
+from hms_tune.config.trial import ModelConfig, TimmOptimizer, TrainingConfig, TrialConfig
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
 from hms_tune.models.backbone import traits
 from hms_tune.models.layers import check_depth
 from hms_tune.models.network import build_network, check_single
+from hms_tune.models.optimizers import check_optimizer
 from hms_tune.models.pretrained import Place, place_of_weights
 from hms_tune.search.suggest import grid_size, start_params
 
@@ -109,12 +110,13 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     ------
     ConfigError
         If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
-        file that is missing or does not fit, a batch of one image cannot be normalized, or the sampler cannot
-        search the space.
+        file that is missing or does not fit, an optimizer is unknown or cannot be used, a batch of one image
+        cannot be normalized, or the sampler cannot search the space.
     """
     _check_models(study_file)
     _check_views(study_file)
     _check_weight_files(study_file)
+    _check_optimizers(study_file)
     _check_single_images(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
@@ -170,6 +172,20 @@ def _check_weight_files(study_file: StudyFile) -> None:
                 f"model.pretrained of {config.backbone}: {error.what}",
                 where=f"{study_file.source}: {error.where}",
                 hint=error.hint,
+            ) from error
+
+
+def _check_optimizers(study_file: StudyFile) -> None:
+    training = keep_only(study_file.space.entries["training"], frozenset({"optimizer"}))
+    for values in _resolved(training, "training"):
+        optimizer = TrainingConfig.model_validate(values).optimizer
+        if not isinstance(optimizer, TimmOptimizer):
+            continue
+        try:
+            check_optimizer(optimizer)
+        except ConfigError as error:
+            raise ConfigError(
+                error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
             ) from error
 
 

@@ -6,6 +6,7 @@ comes alive and goes again is counted. Two batch sizes give the bytes per sample
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.input import InputConfig
-from hms_tune.config.trial import SGD, ModelConfig, TrialConfig
+from hms_tune.config.trial import SGD, ModelConfig, Optimizer, TimmOptimizer, TrialConfig
 from hms_tune.data.schema import CLASSES
 from hms_tune.models.network import Network, build_network
+from hms_tune.models.optimizers import make_optimizer
 from hms_tune.signals.image import ImageTransform
 
 N_CLASSES = len(CLASSES)
@@ -46,7 +48,8 @@ class Footprint:
     ----------
     weights : parameters and buffers
     gradients : one for each trained parameter
-    optimizer : momentum (SGD, where it has any), or both moments (Adam, AdamW), of the trained parameters
+    optimizer : momentum (SGD, where it has any), or both moments (Adam, AdamW), of the trained parameters;
+        of timm's others the most that is alive in their first step
     average : the moving average of weights and buffers, where there is one
     saved_per_sample : what the forward pass of one sample keeps for the backward pass
     step_per_sample : the most that is alive at once in a training step, for one sample
@@ -130,17 +133,41 @@ def footprint(config: TrialConfig, *, half: bool) -> Footprint:
     """
     training = config.training
     counted = _counted(shape_of(config.model), config.input.for_model, half)
-    moments = (1 if training.optimizer.momentum else 0) if isinstance(training.optimizer, SGD) else 2
     return Footprint(
         weights=counted.weights,
-        gradients=counted.trained,
-        optimizer=moments * counted.trained,
+        gradients=sum(map(_float_bytes, counted.trained_shapes)),
+        optimizer=_optimizer_bytes(training.optimizer, counted.trained_shapes),
         average=counted.weights if training.ema_decay is not None else 0,
         saved_per_sample=counted.saved_per_sample,
         step_per_sample=counted.step_per_sample,
         step_fixed=counted.step_fixed,
         predict_per_sample=counted.predict_per_sample,
     )
+
+
+@lru_cache(maxsize=64)
+def _optimizer_bytes(optimizer: Optimizer, shapes: tuple[tuple[int, ...], ...]) -> int:
+    if isinstance(optimizer, TimmOptimizer):
+        try:
+            return _first_step_bytes(optimizer, shapes, "meta")
+        except (NotImplementedError, RuntimeError):  # it asks for the values of tensors
+            return _first_step_bytes(optimizer, shapes, "cpu")
+    moments = (1 if optimizer.momentum else 0) if isinstance(optimizer, SGD) else 2
+    return moments * sum(map(_float_bytes, shapes))
+
+
+def _first_step_bytes(optimizer: TimmOptimizer, shapes: tuple[tuple[int, ...], ...], device: str) -> int:
+    parameters = [torch.zeros(shape, device=device, requires_grad=True) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    made = make_optimizer(optimizer, [{"params": parameters, "lr": 1e-3, "weight_decay": 0.01}])
+    with torch.random.fork_rng(devices=[]), LiveBytes() as live:
+        made.step()
+    return int(live.peak)
+
+
+def _float_bytes(shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * torch.float32.itemsize
 
 
 @lru_cache(maxsize=64)
@@ -163,7 +190,7 @@ def transform_bytes_per_sample(config: InputConfig) -> int:
 @dataclass(frozen=True, slots=True)
 class _Counted:
     weights: int
-    trained: int
+    trained_shapes: tuple[tuple[int, ...], ...]
     saved_per_sample: int
     step_per_sample: int
     step_fixed: int
@@ -204,7 +231,7 @@ def count_shapes(model: ModelConfig, given: ModelInput, count: Callable[[Network
 def _count(network: Network, given: ModelInput, half: bool) -> _Counted:
     network.to(memory_format=torch.channels_last)
     weights = sum(_bytes(tensor) for tensor in (*network.parameters(), *network.buffers()))
-    trained = sum(_bytes(parameter) for parameter in network.parameters() if parameter.requires_grad)
+    trained = tuple(tuple(each.shape) for each in network.parameters() if each.requires_grad)
     cast = weights // 2 if half else 0
     if half:
         for branch in (network.backbone, network.second):

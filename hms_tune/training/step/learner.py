@@ -25,7 +25,7 @@ from hms_tune.training.distributed.ranks import ALONE, Ranks
 from hms_tune.training.step.acceleration import Accelerator, Batch
 from hms_tune.training.step.features import FeatureCache
 from hms_tune.training.step.networks import Networks, architecture_key, put_weights
-from hms_tune.training.step.optimizers import Updater
+from hms_tune.training.step.optimizers import make_updater
 from hms_tune.training.step.weight_average import MovingAverage
 
 
@@ -66,13 +66,15 @@ class Learner:
         self.ranks = networks.ranks
         prepare_device(self.device, config.training.precision)
         self.network: Network = networks.lend(config)
-        self.updater = Updater(config.training.optimizer, self._groups(config), self.device)
+        self.updater = make_updater(config.training.optimizer, self._groups(config), self.device)
         self.fold: object = None
         self._config = config
         self._networks = networks
         self._average = MovingAverage(self.network, decay) if (decay := config.training.ema_decay) else None
         self._loss = make_loss(config.training.loss, config.training.label_smoothing)
         self._parts: dict[nn.Module, tuple[FrozenPrefix, TrainedRest] | None] = {}
+        if not self.updater.capturable:
+            acceleration = AccelerationSettings("plain")
         self._accelerator = Accelerator(acceleration, self.device, name=learner_key(config))
         self._updates = 0
 
@@ -199,10 +201,7 @@ class Learner:
         What was is kept in the host's memory; the device's has been planned without it.
         """
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
-        moments = [
-            {key: each.to("cpu", copy=True) for key, each in state.items()}
-            for state in self.updater.state_dict()
-        ]
+        moments = self.updater.kept_aside()
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             yield
         put_weights(self.network, weights)

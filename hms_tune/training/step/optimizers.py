@@ -1,4 +1,4 @@
-"""Optimizers by name, with the fastest implementation the device has, and rates that live in tensors.
+"""SGD, Adam and AdamW in the fastest implementation the device has, with rates that live in tensors.
 
 A captured CUDA graph holds every Python number for good. So learning rates and weight decay are tensors on
 the device, filled for each step from a table made once for an epoch; a network, its optimizer and their graph
@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hms_tune.config.trial import SGD, Adam, AdamW, Optimizer
+from hms_tune.config.trial import SGD, Adam, AdamW, Optimizer, TimmOptimizer
+from hms_tune.training.step.timm_optimizers import TimmUpdater
+
+
+def make_updater(
+    config: Optimizer, groups: Sequence[dict[str, Any]], device: torch.device
+) -> Updater | TimmUpdater:
+    """What applies gradients, for parameter groups as :class:`Updater` takes them."""
+    if isinstance(config, TimmOptimizer):
+        return TimmUpdater(config, groups)
+    return Updater(config, groups, device)
 
 
 class Updater:
@@ -29,7 +39,12 @@ class Updater:
     device : where the parameters are
     """
 
-    def __init__(self, config: Optimizer, groups: Sequence[dict[str, Any]], device: torch.device) -> None:
+    capturable = True
+    """Whether a step may be part of a CUDA graph."""
+
+    def __init__(
+        self, config: SGD | Adam | AdamW, groups: Sequence[dict[str, Any]], device: torch.device
+    ) -> None:
         self._parameters: list[list[Tensor]] = [list(group["params"]) for group in groups]
         self._decoupled = isinstance(config, AdamW)
         self._decays = [group["weight_decay"] > 0.0 for group in groups]
@@ -96,6 +111,12 @@ class Updater:
                 if isinstance(value, Tensor):
                     value.zero_()
 
+    def kept_aside(self) -> Any:
+        """A copy of :meth:`state_dict` in the host's memory."""
+        return [
+            {key: value.to("cpu", copy=True) for key, value in state.items()} for state in self.state_dict()
+        ]
+
     def state_dict(self) -> list[dict[str, Tensor]]:
         """The moments of each parameter, in their order; empty before the first step."""
         return [
@@ -119,7 +140,9 @@ class Updater:
                     state[key] = value.to(place, copy=True)
 
 
-def _make(config: Optimizer, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+def _make(
+    config: SGD | Adam | AdamW, groups: list[dict[str, Any]], device: torch.device
+) -> torch.optim.Optimizer:
     """The optimizer without weight decay; fused into one kernel for all parameters."""
     capturable = device.type == "cuda"
     match config:

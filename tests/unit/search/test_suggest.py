@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.errors import ConfigError
 from hms_tune.search.suggest import (
     config_of,
@@ -66,6 +66,31 @@ def test_a_suggestion_is_a_trial_configuration_with_the_branch_that_was_drawn(st
     }
     assert config.training.optimizer.model_dump() == {"name": "sgd", "momentum": 0.7, "nesterov": True}
     assert config_of(study_file.space, params) == config
+
+
+WAYS_TO_FREEZE = {"frozen_share", "frozen_layers", "finetuned_layers"}
+
+
+def test_frozen_and_finetuned_layers_are_branches_of_which_a_trial_has_one() -> None:
+    study_file = load_study_file("studies/gallery/freezing.yaml")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = set()
+    for _ in range(30):
+        trial = study.ask()
+        model = suggest(study_file.space, trial).model
+        held = {way for way in WAYS_TO_FREEZE if getattr(model, way) is not None}
+        assert {trial.params["model"]} == held
+        assert trial.params.keys() == {"model", f"model.{min(held)}.{min(held)}", "training.learning_rate"}
+        drawn |= held
+    assert drawn == WAYS_TO_FREEZE
+
+
+def test_a_branch_that_freezes_in_two_ways_is_refused() -> None:
+    branches = (
+        "[{frozen_share: 0.5}, {frozen_layers: {low: 0, high: 5}, finetuned_layers: {low: 1, high: 2}}]"
+    )
+    with pytest.raises(ConfigError, match="frozen_layers and finetuned_layers exclude each other; keep one"):
+        StudyFile.parse(f"study: twice\nmodel: {{choices: {branches}}}", "twice.yaml")
 
 
 def test_a_parameter_is_asked_for_only_where_its_branch_was_drawn(study_file: StudyFile) -> None:
