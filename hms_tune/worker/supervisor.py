@@ -64,6 +64,7 @@ class Supervisor:
         self._images = images
         self._stopping = stopping
         self._slots: dict[str, _SlotProcess] = {}
+        self._asked, self._ask = multiprocessing.Pipe(duplex=False)
         self._has_said_so = False
 
     def run(self, plans: Iterable[SlotPlan]) -> None:
@@ -74,13 +75,17 @@ class Supervisor:
                 self._start(plan)
         while self._slots:
             pipes = {slot.pipe: slot for slot in self._slots.values()}
-            for pipe in wait(list(pipes)):
+            for pipe in wait([self._asked, *pipes]):
                 self._say_that_it_stops()
                 assert isinstance(pipe, Connection)
-                self._receive(pipes[pipe])
+                if pipe is self._asked:
+                    pipe.recv()
+                else:
+                    self._receive(pipes[pipe])
 
     def ask_to_stop(self) -> None:
         """Let every slot requeue its trial."""
+        self._ask.send(None)  # a slot in the midst of a step sends nothing for seconds, and a person waits
         for slot in self._slots.values():
             with suppress(OSError):
                 slot.pipe.send("stop")

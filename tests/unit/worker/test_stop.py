@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
+import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +19,7 @@ from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.options import WorkerOptions
 from hms_tune.worker.presence import ImageCount
 from hms_tune.worker.stop import StepCut, Stop
-from hms_tune.worker.supervisor import Supervisor
+from hms_tune.worker.supervisor import Supervisor, _SlotProcess
 from hms_tune.worker.worker import Worker
 
 
@@ -115,6 +121,35 @@ def test_a_signal_after_the_last_trial_does_not_make_a_finished_study_one_with_m
         (tmp_path / "went on").touch()  # here the worker asks the database
     assert (tmp_path / "went on").exists()
     assert not worker._has_more
+
+
+def test_a_worker_says_that_it_stops_before_its_slots_end_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, _ = a_worker(tmp_path, monkeypatch)
+    supervisor = Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: worker._signals > 0)
+    monkeypatch.setattr(worker, "_supervisor", supervisor)
+    ours, theirs = Pipe()
+    process = SimpleNamespace(join=lambda: None, exitcode=0)
+    supervisor._slots["cpu"] = _SlotProcess(SimpleNamespace(slot="cpu"), process, ours, 0.0)
+    said: list[bool] = []
+
+    def in_a_step(pipe: Connection) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert pipe.recv() == "stop"
+        deadline = time.monotonic() + 5.0
+        while "Stopping: trials are requeued" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        said.append("Stopping: trials are requeued" in caplog.text)
+        pipe.close()
+
+    with caplog.at_level(logging.INFO), worker._answering_signals():
+        supervisor.has_begun = True
+        slot = threading.Thread(target=in_a_step, args=(theirs,), daemon=True)
+        slot.start()
+        supervisor.run([])
+        slot.join()
+    assert said == [True]
 
 
 def test_a_step_is_cut_only_while_it_computes() -> None:
