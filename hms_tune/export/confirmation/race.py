@@ -81,8 +81,8 @@ class Candidate:
     Attributes
     ----------
     trial : its number in the search
-    place_before, search_kl, search_interval : its place among the candidates, and its score, in the search, the
-        mean over folds
+    place_before, search_kl, search_interval : its place among the candidates, and its score, in the search:
+        the mean over folds
     runs : how many were made of it with fresh seeds
     kl, interval : mean score of these runs, over rows; None without one
     behind : interval of its score less the leader's in the rounds that both have run; None of the leader
