@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ class TrialRecord:
 
     ``trial`` and ``attempt`` are numbers; ``attempts`` has all attempts at the trial. ``reported`` has the
     estimate at each step, as the pruner saw it; ``gpus`` is the share of a GPU that the slot had, 0 on a CPU;
-    ``peak_memory`` is in bytes, of the GPU, or of the process on a CPU.
+    ``peak_memory`` is in bytes, of the GPU, or of the process on a CPU. ``stored_config`` is the
+    configuration as it was read: of thousands of trials nobody looks at all.
     """
 
     trial: int
@@ -63,7 +65,7 @@ class TrialRecord:
     reason: str | None
     traceback: str | None
     params: dict[str, Any]
-    config: dict[str, Any] | None
+    stored_config: dict[str, Any] | str | None
     folds: Sequence[FoldRecord]
     reported: dict[int, float]
     device: str | None
@@ -79,6 +81,13 @@ class TrialRecord:
     def name(self) -> str:
         """``trial 5``, or ``trial 5 (attempt 12)``."""
         return f"trial {label(self.trial, self.attempt)}"
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The configuration; None while its values are being drawn."""
+        stored = self.stored_config
+        found: dict[str, Any] | None = json.loads(stored) if isinstance(stored, str) else stored
+        return found
 
     @property
     def seconds(self) -> float:
@@ -332,7 +341,7 @@ def _record(
         reason=GIVEN_UP if given_up else attributes.get(REASON_ATTRIBUTE) or row.reason,
         traceback=row.traceback,
         params=dict(frozen.params),
-        config=row.config or _config(frozen, space),
+        stored_config=row.config or _config(frozen, space),
         folds=StoredFolds(row.folds, folds=row.fold_count, epochs=row.epochs_run) if row.folds else (),
         reported=dict(frozen.intermediate_values),
         device=row.device,

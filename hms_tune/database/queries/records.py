@@ -17,11 +17,12 @@ from hms_tune.database.tables import attempt_records, now, out_of_fold
 class RecordRow:
     """What an attempt told; None where it has not. Fields are named as the columns.
 
-    ``folds`` are JSON, as it is or as text; ``fold_count`` and ``epochs_run`` are counted in them.
+    ``config`` and ``folds`` are JSON, as it is or as text; ``fold_count`` and ``epochs_run`` are counted in
+    the folds.
     """
 
     number: int
-    config: dict[str, Any] | None = None
+    config: dict[str, Any] | str | None = None
     folds: list[Any] | str | None = None
     fold_count: int | None = None
     epochs_run: int | None = None
@@ -44,11 +45,15 @@ class RecordsEnded:
     last_written_at: datetime | None
 
 
-# What has no folds may have a null of JSON's there.
+# What has no configuration or no folds may have a null of JSON's there.
+_config = case(
+    (func.jsonb_typeof(attempt_records.c.config) == "object", attempt_records.c.config),
+)
 _folds = case((func.jsonb_typeof(attempt_records.c.folds) == "array", attempt_records.c.folds))
 _fold = func.jsonb_array_elements(_folds).table_valued("value", joins_implicitly=True)
 _epochs = func.jsonb_extract_path(_fold.c.value, "curves", "epoch")
-_COUNTED: dict[str, ColumnElement[Any]] = {
+_READ: dict[str, ColumnElement[Any]] = {
+    "config": cast(_config, Text).label("config"),
     "folds": cast(_folds, Text).label("folds"),
     "fold_count": func.jsonb_array_length(_folds).label("fold_count"),
     "epochs_run": select(
@@ -58,8 +63,7 @@ _COUNTED: dict[str, ColumnElement[Any]] = {
     .label("epochs_run"),
 }
 _COLUMNS = tuple(
-    _COUNTED[field.name] if field.name in _COUNTED else attempt_records.c[field.name]
-    for field in fields(RecordRow)
+    _READ[field.name] if field.name in _READ else attempt_records.c[field.name] for field in fields(RecordRow)
 )
 _KEY = ("study_id", "number")
 
