@@ -165,7 +165,7 @@ def test_a_page_says_how_many_there_are() -> None:
 
 
 def test_folds_that_are_read_when_somebody_looks_are_json_too() -> None:
-    fold = FoldRecord(0, 10, 5, 2, kl=0.5)
+    fold = FoldRecord(fold=0, epochs_planned=10, train_rows=5, validation_rows=2, kl=0.5)
     stored = StoredFolds(folds_as_json([fold]))
     assert json.loads(as_json({"folds": stored})) == json.loads(as_json({"folds": [fold]}))
 
