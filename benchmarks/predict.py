@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from machine import device_name, median, show, table
+from machine import device_name, median, show, table, write_result
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,7 +44,6 @@ from hms_tune.export.signals import eeg_windows
 from hms_tune.models.network import build_network
 from hms_tune.training.step.inference import predict_probabilities
 
-RESULT = Path(__file__).parent / "results" / "predict.md"
 FOLDS = 5
 BATCH = 16
 MODELS: dict[str, dict[str, Any]] = {
@@ -219,8 +218,8 @@ def main() -> None:
         "",
         f"`python benchmarks/predict.py --threads {given.threads}`",
         "",
-        f"Milliseconds for each 50 s window; bundles of {folds} networks, batches of {BATCH}, {given.windows} "
-        f"windows, {given.rounds} rounds. {device_name()}, {given.threads} threads; Python "
+        f"Milliseconds for each 50 s window; bundles of {folds} networks, batches of {BATCH}, "
+        f"{given.windows} windows, {given.rounds} rounds, threads: {given.threads}. {device_name()}; Python "
         f"{platform.python_version()}, torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}. "
         "`benchmarks/predict.py --help` says what the columns mean.",
         "",
@@ -229,7 +228,7 @@ def main() -> None:
     for line in lines:
         show(line)
     if not given.small:
-        RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_result("predict", lines)
 
 
 if __name__ == "__main__":
