@@ -5,7 +5,7 @@ from __future__ import annotations
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
-from hms_tune.export.confirmation.race import HEADINGS, Ranking
+from hms_tune.export.confirmation.race import Ranking
 from hms_tune.export.onnx import OnnxCheck
 from hms_tune.export.scores import Scores
 from hms_tune.version import __version__
@@ -84,11 +84,9 @@ def _score_table(scores: Scores) -> str:
 
 def _confirmation(ranking: Ranking) -> str:
     """Candidates before and after they were trained again."""
-    head = [" | ".join(HEADINGS), " | ".join("---" for _ in HEADINGS)]
-    lines = [*head, *(" | ".join(row) for row in ranking.rows())]
     return (
         "## Confirmation\n\nThe leading trials of the search, trained again with fresh seeds and folds; KL "
-        "out of fold with 95 % intervals over patients.\n\n" + "\n".join(f"| {line} |" for line in lines)
+        f"out of fold with 95 % intervals over patients.\n\n{ranking.markdown()}"
     )
 
 

@@ -171,13 +171,13 @@ def with_published_weights(backbone: str, **arguments: Any) -> nn.Module:
 def load_weights(backbone: nn.Module, path: Path) -> None:
     """Load a backbone's weights from a safetensors file: timm's own, or those of a trained network.
 
-    Every tensor of the backbone must be there with its shape, and nothing else but a classifier. The
-    first convolution is summed over colours where the backbone has one input channel.
+    Every tensor of the backbone must be there with its shape and finite numbers, and nothing else but a
+    classifier. The first convolution is summed over colours where the backbone has one input channel.
 
     Raises
     ------
     PretrainedError
-        If the file is missing, of another kind, damaged, or for another backbone.
+        If the file is missing, of another kind, damaged, quantized, or for another backbone.
     """
     weights = _without_classifier(_read(path.expanduser()), backbone)
     expected = backbone.state_dict()
@@ -185,21 +185,33 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
         key = f"{name}.weight"
         if key in weights and key in expected and weights[key].shape != expected[key].shape:
             weights[key] = _adapted(weights[key], expected[key])
+    both = [key for key in expected if key in weights]
     misfits = {
         "missing": sorted(expected.keys() - weights.keys()),
         "unknown": sorted(weights.keys() - expected.keys()),
-        "of another shape": [
-            key for key in expected if key in weights and weights[key].shape != expected[key].shape
+        "of another shape": [key for key in both if weights[key].shape != expected[key].shape],
+        "of whole numbers": [
+            key for key in both if expected[key].is_floating_point() > weights[key].is_floating_point()
         ],
+        "with NaN or infinity": [key for key in both if not weights[key].isfinite().all()],
     }
     described = [f"{len(keys)} {kind} ({_first(keys)})" for kind, keys in misfits.items() if keys]
     if described:
         raise PretrainedError(
             f"the weights do not fit the backbone: {'; '.join(described)}",
             where=path,
-            hint="Use the file that belongs to model.backbone.",
+            hint=_prefix_hint(weights, expected) or "Use the file that belongs to model.backbone.",
         )
     backbone.load_state_dict(weights, strict=True)
+
+
+def _prefix_hint(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:
+    """What to do where every name has something before it, as wrappers of networks write them."""
+    first = next(iter(expected))
+    prefix = next((key.removesuffix(first) for key in weights if key.endswith(f".{first}")), "")
+    if not prefix or not all(f"{prefix}{key}" in weights for key in expected):
+        return None
+    return f'Its names begin with "{prefix}": save it anew with names without that.'
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """Out-of-fold predictions of each trial that was the best when it ended.
 
-They lie in the database, half a megabyte each: whoever reads a study reads them too, from any machine.
+They lie in the database, half a megabyte each: whoever reads a study reads them too, from any machine. Those
+of every complete trial lie with the checkpoints as well, where a report that reaches the database alone
+cannot read them: they cannot take the place of these.
 """
 
 from __future__ import annotations

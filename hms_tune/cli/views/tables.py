@@ -51,7 +51,7 @@ def _plain(value: Any) -> Any:
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(key): _plain(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(child) for child in value]
     if isinstance(value, datetime | Path):
         return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -137,6 +137,11 @@ class Ranking:
             for place, each in enumerate(self.candidates, start=1)
         ]
 
+    def markdown(self) -> str:
+        """The same as a table in Markdown."""
+        lines = [HEADINGS, ["---"] * len(HEADINGS), *self.rows()]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     @classmethod
     def from_json(cls, stored: Sequence[Mapping[str, Any]]) -> Self:
         """Rebuild from :meth:`as_json`."""

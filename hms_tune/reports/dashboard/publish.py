@@ -9,6 +9,7 @@ from pathlib import Path
 from optuna_dashboard import save_plotly_graph_object
 
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.confirmations import as_confirmation
 from hms_tune.database.queries.records import mark_published, unpublished_predictions
 from hms_tune.reports.dashboard.dashboard_private import stored_graph
 from hms_tune.reports.dashboard.files import DashboardFiles, attach
@@ -29,6 +30,8 @@ _logger = logging.getLogger(__name__)
 def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Path | None = None) -> None:
     """Bring what the dashboard shows of a study up to date. Safe to repeat, and to cut off anywhere.
 
+    Where it confirms another, that one's note says how the candidates stand.
+
     Parameters
     ----------
     artifacts : where the fleet keeps files
@@ -40,10 +43,18 @@ def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Pa
         If there is no such study.
     """
     study = study_record(storage, name)
-    best = study.best
-    predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     _publish_bests(storage, study, artifacts, data_root)
     _publish_graphs(storage, study)
+    _publish_note(storage, study)
+    with storage.transaction() as connection:
+        confirms = as_confirmation(connection, study.study_id)
+    if confirms is not None:
+        _publish_note(storage, study_record(storage, confirms.confirms))
+
+
+def _publish_note(storage: Storage, study: StudyRecord) -> None:
+    best = study.best
+    predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     write_study_note(storage, study, predictions)
 
 

@@ -28,7 +28,8 @@ from hms_tune.machine.background import Every
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 
 if TYPE_CHECKING:
-    from hms_tune.database.connect import Storage
+    from hms_tune.database.connect import Storage, Transaction
+    from hms_tune.database.queries.confirmations import Confirmation
 
 _logger = logging.getLogger(__name__)
 
@@ -132,13 +133,21 @@ def main() -> None:
         Publisher(PublisherPlan.from_line(lines.readline().decode())).run(told)
 
 
+def _news(connection: Transaction, study_id: int) -> tuple[RecordsEnded, Confirmation | None]:
+    """What changes with everything that is to be published."""
+    # Loaded by the one that writes alone, too: it brings scipy along.
+    from hms_tune.database.queries.confirmations import as_confirmation
+
+    return records_ended(connection, study_id), as_confirmation(connection, study_id)
+
+
 class Publisher:
     """Publishes a study while it is elected, when something is new, and not too often."""
 
     def __init__(self, plan: PublisherPlan) -> None:
         self._plan = plan
         self._process = uuid.uuid4().hex
-        self._published: RecordsEnded | None = None
+        self._published: tuple[RecordsEnded, Confirmation | None] | None = None
         self._rest_until = 0.0
         self._said: str | None = None
 
@@ -189,7 +198,7 @@ class Publisher:
             while True:
                 if is_elected() or (told and self._outlived(storage, study_id) and is_elected()):
                     with storage.statements() as connection:
-                        news = records_ended(connection, study_id)
+                        news = _news(connection, study_id)
                     if news != self._published and (told or time.monotonic() >= self._rest_until):
                         with Every(PUBLISHER_S / 3, is_elected, name="election"):  # figures take their time
                             self._publish(storage)

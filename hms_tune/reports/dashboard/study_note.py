@@ -13,6 +13,7 @@ from optuna_dashboard import get_note, save_note
 from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
+from hms_tune.database.queries.confirmations import Progress, confirmation_progress
 from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.lookup import load_study
@@ -40,10 +41,17 @@ class Reached:
         return cls(storage.address.replace(":***@", "@"), str(folder.parents[1]) if embedded else None)
 
 
-def study_note(study: StudyRecord, predictions: OutOfFold | None, database: Reached) -> str:
-    """What is searched, on which data, what leads, how to help."""
-    parts = [f"## {study.name}", _winner(study, predictions), _numbers(study), "### What is searched"]
+def study_note(
+    study: StudyRecord,
+    predictions: OutOfFold | None,
+    database: Reached,
+    confirmation: Progress | None = None,
+) -> str:
+    """What is searched, on which data, what leads and what a confirmation says of it, how to help."""
+    parts = [f"## {study.name}", _winner(study, predictions), _numbers(study)]
     parts += [
+        "" if confirmation is None else _confirmation(study.name, confirmation),
+        "### What is searched",
         _space(study.study_file, study.best),
         _data(study),
         "### Add a worker",
@@ -61,7 +69,9 @@ def study_note(study: StudyRecord, predictions: OutOfFold | None, database: Reac
 def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFold | None) -> bool:
     """Write the note if it has changed and nobody edited it; returns whether it was written."""
     loaded = load_study(storage, study.name)
-    body = study_note(study, predictions, Reached.by(storage))
+    with storage.transaction() as connection:
+        confirmation = confirmation_progress(connection, study.name)
+    body = study_note(study, predictions, Reached.by(storage), confirmation)
     standing = get_note(loaded)
     if standing == body:
         return False
@@ -84,6 +94,19 @@ def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
             f" `hms-tune export-best {study.name}` writes has its score on patients that the search never saw"
         )
     return f"{text}. Its pictures are on page {best.attempt}."
+
+
+def _confirmation(study: str, progress: Progress) -> str:
+    """How the leading trials stand before and after they were trained again."""
+    told = (
+        "### Confirmation\n\nThe leading trials are trained again with fresh seeds and folds, in study "
+        f"`{progress.study}`: {progress.runs - progress.left} of {progress.runs} runs have ended."
+    )
+    if progress.winner is not None:
+        told += f" **Trial {progress.winner.trial} is the best**, which `hms-tune export-best {study}` takes."
+    if progress.ranking is None:
+        return told
+    return f"{told} KL out of fold, with 95 % intervals over patients.\n\n{progress.ranking.markdown()}"
 
 
 def _numbers(study: StudyRecord) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -176,6 +177,33 @@ def test_weights_of_another_backbone_are_refused_with_the_first_keys(tmp_path: P
     save_file(changed, path)
     with pytest.raises(PretrainedError, match=r"1 of another shape \(layer1.0.conv1.weight\)"):
         build(str(path))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "state_dict.", "_orig_mod.module."])
+def test_weights_of_a_wrapper_are_refused_with_the_prefix_of_their_names(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({f"{prefix}{key}": tensor for key, tensor in published().items()}, path)
+    with pytest.raises(PretrainedError, match="do not fit the backbone") as refused:
+        build(str(path))
+    assert refused.value.hint == f'Its names begin with "{prefix}": save it anew with names without that.'
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda tensor: tensor * math.nan, r"1 with NaN or infinity \(layer1.0.conv1.weight\)"),
+        (lambda tensor: tensor.to(torch.int8), r"1 of whole numbers \(layer1.0.conv1.weight\)"),
+    ],
+    ids=["of a run that diverged", "quantized"],
+)
+def test_weights_that_no_network_learns_from_are_refused(
+    tmp_path: Path, damage: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    changed = published()
+    changed["layer1.0.conv1.weight"] = damage(changed["layer1.0.conv1.weight"])
+    save_file(changed, tmp_path / "weights.safetensors")
+    with pytest.raises(PretrainedError, match=said):
+        build(str(tmp_path / "weights.safetensors"))
 
 
 class _Trap:

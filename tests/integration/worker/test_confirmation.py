@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna_dashboard import get_note
 from slots import a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
@@ -17,6 +19,7 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.database.queue.confirm import DROPPED
 from hms_tune.errors import UsageError
+from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.studies.export_best import best_trial
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.status import status
@@ -129,6 +132,34 @@ def test_the_winner_is_the_candidate_with_the_best_confirmed_mean(
     assert (first.place_before, first.runs) == (3, 3)
     assert first.search_interval is not None
     assert first.interval is not None
+
+
+def test_the_dashboards_note_of_the_search_ranks_the_candidates_before_and_after(
+    storage: Storage, searched: StudyFile, tmp_path: Path
+) -> None:
+    name = searched.study
+    ranked = [trial.trial for trial in study_record(storage, name).ranked]
+    asked = request_confirmation(storage, name, top=3, seeds=1)
+    publish_study(storage, name, tmp_path / "pages")
+    assert "0 of 3 runs have ended" in note_of(storage, name)
+    file = confirmation_file(storage, name)
+    assert file is not None
+    work(storage, file, tmp_path / "store", Training())
+    publish_study(storage, asked.study, tmp_path / "pages")
+    note = note_of(storage, name)
+    with storage.transaction() as connection:
+        progress = confirmation_progress(connection, name)
+    assert progress is not None
+    assert progress.ranking is not None
+    assert f"in study `{asked.study}`: 3 of 3 runs have ended" in note
+    assert f"**Trial {ranked[2]} is the best**, which `hms-tune export-best {name}` takes." in note
+    for row in progress.ranking.rows():
+        assert f"| {' | '.join(row)} |" in note
+    assert "### Confirmation" not in note_of(storage, asked.study)
+
+
+def note_of(storage: Storage, name: str) -> str:
+    return str(get_note(optuna.load_study(study_name=name, storage=storage.optuna.shared)))
 
 
 def test_rounds_have_one_seed_and_whatever_is_out_of_the_race_is_not_run(

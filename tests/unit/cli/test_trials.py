@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from hms_tune.database.queries.trial_list import AttemptKey
 from hms_tune.errors import UsageError
 from hms_tune.studies.standing import Estimate
 from hms_tune.studies.status_types import TrialSummary
+from hms_tune.training.history import FoldRecord, StoredFolds, folds_as_json
 from hms_tune.trial_state import AttemptState
 
 MEMORY = "batch size 64 needs 3.2 GiB and 2.0 GiB are there"
@@ -160,6 +162,12 @@ def test_a_page_says_how_many_there_are() -> None:
         "page 2 of 13, of 1,234 attempts: --page N shows another"
     )
     assert "page" not in shown(page)[-1]
+
+
+def test_folds_that_are_read_when_somebody_looks_are_json_too() -> None:
+    fold = FoldRecord(fold=0, epochs_planned=10, train_rows=5, validation_rows=2, kl=0.5)
+    stored = StoredFolds(folds_as_json([fold]))
+    assert json.loads(as_json({"folds": stored})) == json.loads(as_json({"folds": [fold]}))
 
 
 def test_json_that_is_written_item_by_item_is_that_of_the_list() -> None:
