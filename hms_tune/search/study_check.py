@@ -162,7 +162,7 @@ def _inputs(study_file: StudyFile) -> list[InputConfig]:
 def _check_weight_files(study_file: StudyFile) -> None:
     """See that each file of weights fits each backbone that would load it, for each number of channels."""
     configs = [each for each in _model_configs(study_file) if isinstance(each.pretrained, str)]
-    inputs = {each.channels: each.for_model for each in _inputs(study_file)} if configs else {}
+    inputs = {each.for_model.channels: each.for_model for each in _inputs(study_file)} if configs else {}
     for config, given in itertools.product(dict.fromkeys(configs), inputs.values()):
         try:
             with torch.random.fork_rng(devices=[]):
