@@ -191,7 +191,7 @@ class ConfigReader:
             self.source.fail(
                 f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, hint
             )
-        if chosen not in variants and any_other is not None:
+        if chosen not in variants and any_other is not None and _takes_name(any_other, field, chosen):
             content = {field.discriminator: Located(chosen, located.line), **(located.mapping or {})}
             return self.section(Located(content, located.line), any_other, name)
         if chosen not in variants:
@@ -280,6 +280,14 @@ def _range_hint(searchable: bool) -> str:
     if searchable:
         return "A range is {low: …, high: …} or {choices: […]}"
     return "Only data, input, augmentation, model and training hold ranges"
+
+
+def _takes_name(section: type[BaseModel], field: Field, name: str) -> bool:
+    try:
+        field_of(section, field.discriminator or "").validate(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _variant_name(section: type[BaseModel], discriminator: str) -> str:
