@@ -3,7 +3,8 @@
 bundle = hms_tune.load_bundle("bundles/effnet")
 probabilities = bundle.predict(eeg)
 
-A backbone of one's own is a function marked with hms_tune.backbone (docs/models.md).
+A backbone of one's own is a function marked with hms_tune.backbone (docs/models.md); a sampler or pruner,
+one that is marked with hms_tune.sampler or hms_tune.pruner (docs/search.md).
 """
 
 from __future__ import annotations
@@ -19,17 +20,33 @@ if TYPE_CHECKING:
     from hms_tune.export.bundle import Bundle
     from hms_tune.models.own_backbone import backbone
     from hms_tune.models.traces import TraceReader
+    from hms_tune.search.samplers import SearchInput, pruner, sampler
     from hms_tune.studies.export_best import train
 
-__all__ = ["Blend", "Bundle", "ModelInput", "TraceReader", "__version__", "backbone", "load_bundle", "train"]
+__all__ = [
+    "Blend",
+    "Bundle",
+    "ModelInput",
+    "SearchInput",
+    "TraceReader",
+    "__version__",
+    "backbone",
+    "load_bundle",
+    "pruner",
+    "sampler",
+    "train",
+]
 
 _HOMES = {
     "Blend": "export.blend",
     "Bundle": "export.bundle",
     "ModelInput": "config.image_layout",
     "TraceReader": "models.traces",
+    "SearchInput": "search.samplers",
     "backbone": "models.own_backbone",
     "load_bundle": "export.blend",
+    "pruner": "search.samplers",
+    "sampler": "search.samplers",
     "train": "studies.export_best",
 }
 

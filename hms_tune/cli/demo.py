@@ -173,7 +173,9 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
     from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.export.place import BUNDLES, bundle_path, point_to_newest
     from hms_tune.export.scores import read_scores
+    from hms_tune.machine.device import resolve_device
     from hms_tune.studies.export_best import best_trial, export_watched
+    from hms_tune.studies.record_writer import Equipment
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
@@ -185,8 +187,10 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
     out = bundle_path(_STUDY, choice.winner.number, plan.folder / BUNDLES)
     with _step(console, f"The best trial, number {choice.winner.number}, once more with its weights kept"):
         if not out.exists():
-            observers = [ConsoleObserver(console), *trackers(study_file, plan.home)]
-            export_watched(choice, Store.open(plan.data), out, observers=observers)
+            store = Store.open(plan.data)
+            equipment = Equipment.alone(str(resolve_device("auto")), store.manifest.digest)
+            observers = [ConsoleObserver(console), *trackers(study_file, plan.home, equipment=equipment)]
+            export_watched(choice, store, out, observers=observers)
     return point_to_newest(out, _STUDY) or out, read_scores(out)
 
 

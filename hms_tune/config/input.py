@@ -1,4 +1,4 @@
-"""How a window of EEG becomes an image: up to three views side by side, each made by a recipe of its own.
+"""How a window of EEG becomes an image: views of it in one layout, each made by a recipe of its own.
 
 A view names its recipe (``stft``, ``mel``, ``multitaper``, ``cwt``, ``raw``), and every setting of a recipe
 can be searched::
@@ -6,17 +6,27 @@ can be searched::
     input:
       eeg: {name: stft, montage: pairs}                       # the 50 s window
       detail: {choices: [null, {name: cwt, window_seconds: 10, cycles: {low: 4, high: 9}}]}
+      more: {wide: mel, middle: {name: mel, window_seconds: 20}}
       kaggle: kaggle                                          # the 10-minute file
+      layout: grid
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hms_tune.config.image_layout import ModelInput, TracePlace, shown_lines
+from hms_tune.config.image_layout import (
+    Layout,
+    ModelInput,
+    TracePlace,
+    ViewPlace,
+    shown_lines,
+    view_places,
+)
 from hms_tune.config.section import Section, named
 
 PANELS = {"chains": 4, "lateral_pairs": 16, "pairs": 18}
@@ -30,13 +40,13 @@ LEAST_COLUMNS = 8
 
 
 class View(Section):
-    """A part of the image, as high as the image."""
+    """A part of the image."""
 
     share: float = Field(
         1.0,
         gt=0.0,
         le=100.0,
-        description="Width of this view in the image, in proportion to the shares of the others.",
+        description="Width of this view in its row, in proportion to the shares of the others there.",
     )
 
 
@@ -160,8 +170,13 @@ EEGRecipe = Annotated[
 ]
 
 
+VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
 class InputConfig(Section):
-    """How a window of EEG becomes an image. At least one view; they lie from left to right."""
+    """How a window of EEG becomes an image. At least one view."""
+
+    LATER = frozenset({"more", "layout"})
 
     eeg: EEGRecipe | None = Field(
         STFT(), description="View of the EEG: stft, mel, multitaper, cwt or raw; null: none."
@@ -170,8 +185,16 @@ class InputConfig(Section):
         None,
         description="Second view of the EEG, such as the central 10 s that experts labelled; null: none.",
     )
+    more: dict[str, EEGRecipe | None] = Field(
+        {},
+        description="Further views of the EEG under names of your own, in whose order they lie.",
+    )
     kaggle: Annotated[Kaggle, BeforeValidator(named)] | None = Field(
         None, description="View of the 10-minute file; null: none."
+    )
+    layout: Layout = Field(
+        "side_by_side",
+        description="How views lie: left to right, as tiles of a grid, or each in its own input channel.",
     )
     highpass_hz: float | None = Field(
         0.5, gt=0.0, le=20.0, description="Zero-phase high-pass, Hz; null: none."
@@ -190,14 +213,34 @@ class InputConfig(Section):
     image: tuple[int, int] = Field(
         (128, 256), description="Image height (frequency) and width (time), pixels."
     )
-    channels: Literal[1, 3] = Field(1, description="Input channels of the network; 3 repeats the image.")
+    channels: Literal[1, 3] = Field(
+        1, description="Input channels of the network; 3 repeats the image. Layout channels has one per view."
+    )
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @field_validator("more")
+    @classmethod
+    def _in_the_order_of_names(cls, more: dict[str, EEGRecipe | None]) -> dict[str, EEGRecipe | None]:
+        for name in more:
+            if not VIEW_NAME.fullmatch(name) or name in cls.model_fields:
+                raise ValueError(f"{name!r} is no name of a view: use a-z, 0-9 and _, and no key of input")
+        return dict(sorted(more.items()))
 
     @model_validator(mode="after")
     def _views_differ(self) -> Self:
         if not self.views:
             raise ValueError("eeg, detail and kaggle are all null; an image needs at least one of them")
-        if self.eeg is not None and self.eeg == self.detail:
-            raise ValueError("detail shows the same as eeg; give it another window_seconds or recipe")
+        for (one, view), (other, another) in itertools.combinations(self.eeg_views.items(), 2):
+            if view == another:
+                raise ValueError(f"{other} shows the same as {one}; give it another window_seconds or recipe")
+        return self
+
+    @model_validator(mode="after")
+    def _channels_follow_the_layout(self) -> Self:
+        if self.layout == "channels" and self.channels != 1:
+            raise ValueError("layout channels has an input channel for each view; leave channels out")
         return self
 
     @model_validator(mode="after")
@@ -210,55 +253,66 @@ class InputConfig(Section):
     def _views_fit_the_image(self) -> Self:
         if min(self.image) < 16 or max(self.image) > 2048:
             raise ValueError(f"image sides must lie in 16–2048 pixels, got {list(self.image)}")
-        height, width = self.image
+        places = self.places
         for key, view in self.views.items():
+            height, width = places[key].height, places[key].width
+            part = "an image" if height == self.image[0] else "a tile"
             panels = PANELS[view.montage] if isinstance(view, EEGView) else KAGGLE_PANELS
             if height < panels:
-                raise ValueError(f"an image of {height} rows cannot show the {panels} panels of {key}")
+                raise ValueError(f"{part} of {height} rows cannot show the {panels} panels of {key}")
             if isinstance(view, Raw) and view.lines is not None and view.lines > height // panels:
                 raise ValueError(
-                    f"an image of {height} rows has {height // panels} for each trace of {key}, and lines is "
+                    f"{part} of {height} rows has {height // panels} for each trace of {key}, and lines is "
                     f"{view.lines}"
                 )
-            if self.widths[key] < LEAST_COLUMNS:
-                raise ValueError(f"share leaves {key} {self.widths[key]} of the image's {width} columns")
+            if width < LEAST_COLUMNS:
+                raise ValueError(f"share leaves {key} {width} of the image's {self.image[1]} columns")
         return self
 
     @property
-    def views(self) -> dict[str, Spectral | Raw | Kaggle]:
-        """The views there are, from left to right, by their key."""
-        views = {"eeg": self.eeg, "detail": self.detail, "kaggle": self.kaggle}
+    def eeg_views(self) -> dict[str, Spectral | Raw]:
+        """The views of the EEG, in their order, by their key."""
+        views = {"eeg": self.eeg, "detail": self.detail, **self.more}
         return {key: view for key, view in views.items() if view is not None}
 
     @property
-    def widths(self) -> dict[str, int]:
-        """Columns of each view; they add up to the image's width."""
+    def views(self) -> dict[str, Spectral | Raw | Kaggle]:
+        """The views there are, in their order, by their key."""
+        return {**self.eeg_views, **({} if self.kaggle is None else {"kaggle": self.kaggle})}
+
+    @property
+    def places(self) -> dict[str, ViewPlace]:
+        """Where each view stands in the image."""
         shares = [view.share for view in self.views.values()]
-        ends = [round(self.image[1] * part / sum(shares)) for part in itertools.accumulate(shares)]
-        return {key: end - start for key, start, end in zip(self.views, [0, *ends], ends, strict=False)}
+        return dict(zip(self.views, view_places(self.layout, shares, self.image), strict=True))
+
+    @property
+    def differing_channels(self) -> int:
+        """Channels of an image that do not repeat another."""
+        return len(self.views) if self.layout == "channels" else 1
 
     @property
     def for_model(self) -> ModelInput:
         """What a network is given of it."""
-        return ModelInput(self.channels, self.image, self._traces)
+        return ModelInput(max(self.channels, self.differing_channels), self.image, self._traces)
 
     @property
     def _traces(self) -> TracePlace | None:
-        start, height = 0, self.image[0]
+        places = self.places
         for key, view in self.views.items():
-            end = start + self.widths[key]
             if isinstance(view, Raw):
-                panels, lines = PANELS[view.montage], view.lines_of(height)
-                shown = shown_lines(panels, lines, height)
-                rows = tuple(shown.index(line) for line in range(panels * lines))
-                return TracePlace(panels, rows, start, end, view.window_seconds)
-            start = end
+                place = places[key]
+                panels, lines = PANELS[view.montage], view.lines_of(place.height)
+                shown = shown_lines(panels, lines, place.height)
+                rows = tuple(place.top + shown.index(line) for line in range(panels * lines))
+                end = place.left + place.width
+                return TracePlace(panels, rows, place.left, end, view.window_seconds, place.channel)
         return None
 
     @property
     def needs_eeg(self) -> bool:
         """Whether an image cannot be made without the EEG."""
-        return self.eeg is not None or self.detail is not None
+        return bool(self.eeg_views)
 
     @property
     def needs_spectrogram(self) -> bool:
@@ -268,4 +322,4 @@ class InputConfig(Section):
     @property
     def window_seconds(self) -> float:
         """Length of the longest EEG window that is read; 0 without one."""
-        return max((view.window_seconds for view in (self.eeg, self.detail) if view is not None), default=0.0)
+        return max((view.window_seconds for view in self.eeg_views.values()), default=0.0)

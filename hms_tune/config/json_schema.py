@@ -59,6 +59,8 @@ def _section(definition: Schema, short_names: Mapping[str, Schema], *, searched:
     properties = {}
     for key, schema in definition.get("properties", {}).items():
         plain = _shorthand({name: value for name, value in schema.items() if name != "title"}, short_names)
+        if isinstance(each := plain.get("additionalProperties"), dict):  # a mapping with free names
+            plain["additionalProperties"] = _widen(_shorthand(each, short_names))
         properties[key] = _widen(plain) if searched and key != "name" else plain
     required = ["name"] if "name" in properties else []
     section: Schema = {"type": "object", "additionalProperties": False, "properties": properties}

@@ -36,13 +36,14 @@ RANGE_KEYS = ["low", "high", "log", "step"]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a key of the configuration takes."""
+    """What a key of the configuration takes; ``each``: what the entries of a mapping with free names take."""
 
     sections: tuple[type[BaseModel], ...]
     discriminator: str | None
     nullable: bool
     number: Literal["int", "float"] | None
     adapter: TypeAdapter[Any]
+    each: Field | None = None
 
     def validate(self, value: Any) -> Any:
         """The value as JSON types, within the key's bounds. Raises ValueError with one clause."""
@@ -58,6 +59,13 @@ class Field:
 def field_of(model: type[BaseModel], key: str) -> Field:
     """What ``key`` of ``model`` takes."""
     info = model.model_fields[key]
+    if get_origin(info.annotation) is dict:
+        each = _field(FieldInfo.from_annotation(get_args(info.annotation)[1]))
+        return Field((), None, False, None, _adapter(info, sections=True), each)
+    return _field(info)
+
+
+def _field(info: FieldInfo) -> Field:
     kinds = _alternatives(info.annotation)
     sections = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     number: Literal["int", "float"] | None = "float" if float in kinds else "int" if int in kinds else None
@@ -133,8 +141,11 @@ class ConfigReader:
         if self.searchable and entries is not None:
             if "choices" in entries:
                 return self._choices(located, field, name)
-            if "low" in entries or "high" in entries:
+            if field.each is None and ("low" in entries or "high" in entries):
                 return self._range(located, field, name)
+        if field.each is not None and entries is not None:
+            each = field.each
+            return Group({key: self.field(child, each, join(name, key)) for key, child in entries.items()})
         if field.sections:
             return self._section(located, field, name)
         if entries is not None:
@@ -180,7 +191,7 @@ class ConfigReader:
             self.source.fail(
                 f"{field.discriminator} of {name} must be one of {', '.join(variants)}", located.line, hint
             )
-        if chosen not in variants and any_other is not None:
+        if chosen not in variants and any_other is not None and _takes_name(any_other, field, chosen):
             content = {field.discriminator: Located(chosen, located.line), **(located.mapping or {})}
             return self.section(Located(content, located.line), any_other, name)
         if chosen not in variants:
@@ -269,6 +280,14 @@ def _range_hint(searchable: bool) -> str:
     if searchable:
         return "A range is {low: …, high: …} or {choices: […]}"
     return "Only data, input, augmentation, model and training hold ranges"
+
+
+def _takes_name(section: type[BaseModel], field: Field, name: str) -> bool:
+    try:
+        field_of(section, field.discriminator or "").validate(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _variant_name(section: type[BaseModel], discriminator: str) -> str:

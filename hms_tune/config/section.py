@@ -6,6 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+FUNCTION = r"^\w+(\.\w+)*:\w+$"
+"""What a function that users write is named as: ``package.module:function``."""
+
 
 class Section(BaseModel):
     """A part of the configuration: immutable, no unknown keys, finite numbers.

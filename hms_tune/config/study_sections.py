@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from hms_tune.config.section import Section, named
+from hms_tune.config.section import FUNCTION, Section, named
 
 
 class NoPruner(Section):
@@ -77,15 +77,27 @@ class WilcoxonPruner(Section):
     startup_folds: int = Field(2, ge=2, description="Finished folds before the first decision.")
 
 
+class OwnPruner(Section):
+    """A function marked with ``hms_tune.pruner``, which makes a pruner of Optuna's interface."""
+
+    name: str = Field(pattern=FUNCTION, description="package.module:function, your own (docs/search.md).")
+
+
+def _pruner_kind(given: Any) -> str:
+    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    return "own" if isinstance(name, str) and ":" in name else str(name)
+
+
 Pruner = Annotated[
     Annotated[
-        NoPruner
-        | MedianPruner
-        | PercentilePruner
-        | SuccessiveHalvingPruner
-        | HyperbandPruner
-        | WilcoxonPruner,
-        Field(discriminator="name"),
+        Annotated[NoPruner, Tag("none")]
+        | Annotated[MedianPruner, Tag("median")]
+        | Annotated[PercentilePruner, Tag("percentile")]
+        | Annotated[SuccessiveHalvingPruner, Tag("successive_halving")]
+        | Annotated[HyperbandPruner, Tag("hyperband")]
+        | Annotated[WilcoxonPruner, Tag("wilcoxon")]
+        | Annotated[OwnPruner, Tag("own")],
+        Discriminator(_pruner_kind),
     ],
     BeforeValidator(named),
 ]
@@ -124,6 +136,12 @@ _OPEN: Any = None
 """What a file leaves open is chosen by what it says beside it."""
 
 SamplerName = Literal["learning_curves", "random", "grid", "tpe", "gp", "cma_es", "qmc"]
+OwnSampler = Annotated[str, Field(pattern=FUNCTION)]
+
+
+def is_own_sampler(sampler: Any) -> bool:
+    """Whether a sampler's name is that of a user's function."""
+    return isinstance(sampler, str) and ":" in sampler
 
 
 class SearchConfig(Section):
@@ -133,9 +151,10 @@ class SearchConfig(Section):
         _OPEN,
         description="Which trial goes on next; null: promotion, unless pruner, grid or cma_es is named.",
     )
-    sampler: SamplerName = Field(
+    sampler: SamplerName | OwnSampler = Field(
         _OPEN,
-        description="How the next configuration is drawn; null: learning_curves, without promotion tpe.",
+        description="How the next configuration is drawn; null: learning_curves, without promotion tpe. Or "
+        "package.module:function, your own (docs/search.md).",
     )
     pruner: Pruner = Field(_OPEN, description="When a trial is given up before its end; null: never.")
     start: tuple[str, ...] = Field(
@@ -158,7 +177,9 @@ class SearchConfig(Section):
             return given
         chosen = dict(given)
         if chosen.get("scheduler") is None:
-            promotes = chosen.get("pruner") is None and chosen.get("sampler") not in ("grid", "cma_es")
+            sampler = chosen.get("sampler")
+            learns_from_complete = sampler in ("grid", "cma_es") or is_own_sampler(sampler)
+            promotes = chosen.get("pruner") is None and not learns_from_complete
             chosen["scheduler"] = "promotion" if promotes else "none"
         if chosen.get("pruner") is None:
             chosen["pruner"] = "none"
@@ -172,8 +193,10 @@ class SearchConfig(Section):
         promotes = isinstance(self.scheduler, PromotionScheduler)
         if promotes and not isinstance(self.pruner, NoPruner):
             raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
-        if promotes and self.sampler == "cma_es":
-            raise ValueError("sampler cma_es learns from complete trials alone; use it with scheduler none")
+        if promotes and (self.sampler == "cma_es" or is_own_sampler(self.sampler)):
+            raise ValueError(
+                f"sampler {self.sampler} learns from complete trials alone; use it with scheduler none"
+            )
         if self.parent is not None and not (promotes and self.sampler in ("learning_curves", "tpe", "gp")):
             raise ValueError("parent informs learning_curves, tpe and gp, with promotion; no other sampler")
         if not promotes and self.sampler == "learning_curves":
@@ -182,8 +205,10 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _only_models_start_up(self) -> Self:
-        if self.startup_trials is not None and self.sampler in ("random", "grid", "qmc"):
-            raise ValueError(f"sampler {self.sampler} models nothing and takes no startup_trials")
+        models_nothing = self.sampler in ("random", "grid", "qmc") or is_own_sampler(self.sampler)
+        if self.startup_trials is not None and models_nothing:
+            why = "models nothing and " if not is_own_sampler(self.sampler) else ""
+            raise ValueError(f"sampler {self.sampler} {why}takes no startup_trials")
         return self
 
 

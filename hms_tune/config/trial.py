@@ -351,13 +351,15 @@ class TrialConfig(Section):
         if self.model.reads_traces and not any(raw):
             raise ValueError(
                 f"{self.model.trace_backbone or self.model.backbone} reads traces, and no view is raw; set "
-                "input.eeg or input.detail to {name: raw}"
+                "input.eeg or another view to {name: raw}"
             )
         if self.model.trace_backbone is not None and len(raw) == 1:
             raise ValueError(
                 f"{self.model.trace_backbone} reads the only view; give {self.model.backbone} another, or "
                 f"set model.backbone to {self.model.trace_backbone} and leave trace_backbone out"
             )
+        if self.model.trace_backbone is not None and self.input.layout == "grid":
+            raise ValueError("trace_backbone leaves a hole in a grid; use layout side_by_side or channels")
         return self
 
     def canonical_json(self) -> str:

@@ -36,19 +36,22 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
+_LAYOUTS = {"grid": "a grid", "channels": "a channel each"}
+
+
 def _summary(study: str, trial: int, config: TrialConfig, scores: Scores) -> str:
     height, width = config.input.image
-    reads = [
-        f"{view.window_seconds:g} s of EEG as {view.name}"
-        for view in (config.input.eeg, config.input.detail)
-        if view is not None
-    ]
+    reads = [f"{view.window_seconds:g} s of EEG as {view.name}" for view in config.input.eeg_views.values()]
     if config.input.needs_spectrogram:
         reads.append("the 10-minute spectrogram")
+    layout = config.input.layout
+    shown = (
+        " beside ".join(reads) if layout == "side_by_side" else f"{', '.join(reads)} in {_LAYOUTS[layout]}"
+    )
     return (
         f"# {study}, trial {trial}\n\n"
         f"{len(scores.fold_kl)} networks of `{config.model.backbone}`, one for each cross-validation fold, "
-        f"that read {' beside '.join(reads)} as a {height} × {width} image and give the probabilities of "
+        f"that read {shown} as a {height} × {width} image and give the probabilities of "
         f"{', '.join(CLASSES)}. Found and trained by hms_tune {__version__}."
     )
 

@@ -163,8 +163,8 @@ def _seen(config: ModelConfig, given: ModelInput) -> tuple[nn.Module | None, Mod
     if place is not None and config.backbone in TRACE_BACKBONES:
         return TraceReader(place), given
     if place is not None and config.trace_backbone is not None:
-        height, width = given.image
-        return OtherViews(place), ModelInput(given.channels, (height, width - (place.end - place.start)))
+        others = OtherViews(given)
+        return others, others.left
     return None, given
 
 

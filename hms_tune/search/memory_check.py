@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -74,8 +75,8 @@ def smallest_configs(study_file: StudyFile) -> Iterator[TrialConfig]:
     models = _ends(keep_only(entries["model"], _MODEL_KEYS), "model", ModelConfig)
     models.sort(key=lambda each: -(each.frozen_layers or 0))
     inputs = _ends(entries["input"], "input", InputConfig)
-    inputs.sort(key=lambda each: each.image[0] * each.image[1] * each.channels)
-    shapes = {(each.image, each.channels): each for each in reversed(inputs)}
+    inputs.sort(key=lambda each: math.prod(each.for_model.shape))
+    shapes = {each.for_model.shape: each for each in reversed(inputs)}
     for view, model in itertools.product(reversed(shapes.values()), dict.fromkeys(models)):
         yield TrialConfig(input=view, model=model, training=training)
 

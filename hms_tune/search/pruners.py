@@ -20,13 +20,22 @@ from optuna.trial import FrozenTrial, TrialState
 from hms_tune.config import study_sections as sections
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.optuna_private import trial_id_of
+from hms_tune.search.samplers import own_pruner
 
 
 def make_pruner(study_file: StudyFile) -> BasePruner:
-    """The pruner of a study."""
+    """The pruner of a study.
+
+    Raises
+    ------
+    ConfigError
+        If it is a user's own that cannot be made.
+    """
     config, epochs = study_file.search.pruner, study_file.max_epochs
     pruner: BasePruner
     match config:
+        case sections.OwnPruner():
+            return own_pruner(study_file, config.name)
         case sections.NoPruner():
             return optuna.pruners.NopPruner()
         case sections.WilcoxonPruner():

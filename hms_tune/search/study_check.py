@@ -16,7 +16,7 @@ from hms_tune.config.input import InputConfig
 from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
+from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner, is_own_sampler
 from hms_tune.config.trial import ModelConfig, TimmOptimizer, TrainingConfig, TrialConfig
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
 from hms_tune.models.backbone import traits
@@ -24,6 +24,8 @@ from hms_tune.models.layers import check_depth
 from hms_tune.models.network import build_network, check_single
 from hms_tune.models.optimizers import check_optimizer
 from hms_tune.models.pretrained import Place, place_of_weights
+from hms_tune.search.pruners import make_pruner
+from hms_tune.search.samplers import make_sampler
 from hms_tune.search.suggest import grid_size, start_params
 
 _ASKED_AT_ONCE = 8
@@ -110,14 +112,15 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     ------
     ConfigError
         If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
-        file that is missing or does not fit, an optimizer is unknown or cannot be used, a batch of one image
-        cannot be normalized, or the sampler cannot search the space.
+        file that is missing or does not fit, an optimizer, sampler or pruner is unknown or cannot be used, a
+        batch of one image cannot be normalized, or the sampler cannot search the space.
     """
     _check_models(study_file)
     _check_views(study_file)
     _check_weight_files(study_file)
     _check_optimizers(study_file)
     _check_single_images(study_file)
+    _check_own_search(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
     start = tuple(start_params(study_file))
@@ -162,7 +165,7 @@ def _inputs(study_file: StudyFile) -> list[InputConfig]:
 def _check_weight_files(study_file: StudyFile) -> None:
     """See that each file of weights fits each backbone that would load it, for each number of channels."""
     configs = [each for each in _model_configs(study_file) if isinstance(each.pretrained, str)]
-    inputs = {each.channels: each.for_model for each in _inputs(study_file)} if configs else {}
+    inputs = {each.for_model.channels: each.for_model for each in _inputs(study_file)} if configs else {}
     for config, given in itertools.product(dict.fromkeys(configs), inputs.values()):
         try:
             with torch.random.fork_rng(devices=[]):
@@ -205,6 +208,16 @@ def _check_single_images(study_file: StudyFile) -> None:
                 raise ConfigError(
                     error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
                 ) from error
+
+
+def _check_own_search(study_file: StudyFile) -> None:
+    """See that a sampler and a pruner of the user's own can be made."""
+    try:
+        if is_own_sampler(study_file.search.sampler):
+            make_sampler(study_file, worker_seed=0)
+        make_pruner(study_file)
+    except ConfigError as error:
+        raise ConfigError(error.what, where=f"{study_file.source}: {error.where}", hint=error.hint) from error
 
 
 def _resolved(node: Node, section: str) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The image a network sees: views of a window of EEG and of a Kaggle spectrogram, side by side.
+"""The image a network sees: views of a window of EEG and of a Kaggle spectrogram, in one layout.
 
 In every view the panels (a region, or a bipolar pair) are stacked in the order LL, RL, LP, RP; pairs in the
 order of :data:`hms_tune.signals.montage.PAIRS`. So a row keeps its region across the views, and its frequency
@@ -7,9 +7,12 @@ where they show the same band.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
+from hms_tune.config.image_layout import rows_of_views
 from hms_tune.config.input import PANELS, InputConfig, Raw, Scaling, Spectral
 from hms_tune.errors import SignalError
 from hms_tune.signals.filters import ZeroPhaseFilter
@@ -40,8 +43,7 @@ class BipolarWindow(nn.Module):
         super().__init__()
         self.clip_uv = config.clip_uv
         self.n_times = round(config.window_seconds * SFREQ)
-        shown = [view for view in (config.eeg, config.detail) if view is not None]
-        midline = any(PANELS[view.montage] == len(ANODES) for view in shown)
+        midline = any(PANELS[view.montage] == len(ANODES) for view in config.eeg_views.values())
         n_pairs = len(ANODES) if midline else N_LATERAL
         self.register_buffer("anodes", torch.tensor(ANODES[:n_pairs]), persistent=False)
         self.register_buffer("cathodes", torch.tensor(CATHODES[:n_pairs]), persistent=False)
@@ -130,14 +132,13 @@ class ImageTransform(nn.Module):
         self.config = config
         self.needs_eeg = config.needs_eeg
         self.needs_spectrogram = config.needs_spectrogram
-        self.height = config.image[0]
         self.window = BipolarWindow(config) if self.needs_eeg else None
+        places = config.places
         self.eeg_views = nn.ModuleList(
-            EEGImage(view, scaling=config.scaling, height=self.height, width=config.widths[key])
-            for key, view in (("eeg", config.eeg), ("detail", config.detail))
-            if view is not None
+            EEGImage(view, scaling=config.scaling, height=places[key].height, width=places[key].width)
+            for key, view in config.eeg_views.items()
         )
-        self.spectrogram_width = config.widths.get("kaggle", 0)
+        self.spectrogram_place = places.get("kaggle")
 
     def forward(self, eeg: Tensor | None, spectrogram: Tensor | None) -> Tensor:
         """Make one image per window.
@@ -150,7 +151,7 @@ class ImageTransform(nn.Module):
 
         Returns
         -------
-        float32 tensor, shape (batch, channels, height, width); 3 channels are views of one
+        float32 tensor, shape (batch, channels, height, width); 3 channels repeat one, or each has a view
 
         Raises
         ------
@@ -163,12 +164,24 @@ class ImageTransform(nn.Module):
             if self.window is not None:
                 pairs = self.window(_checked(eeg, "EEG", len(ELECTRODES)).float())
                 parts += [view(pairs) for view in self.eeg_views]
-            if self.needs_spectrogram:
+            if self.spectrogram_place is not None:
+                height, width = self.spectrogram_place.height, self.spectrogram_place.width
                 spectrogram = _checked(spectrogram, "Kaggle spectrogram", len(REGIONS) * KAGGLE_BANDS)
                 panels = kaggle_panels(spectrogram.float(), self.config.scaling)
-                parts.append(stack_panels(panels, self.height, self.spectrogram_width))
-            image = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+                parts.append(stack_panels(panels, height, width))
+            if self.config.layout == "channels":
+                return torch.stack(parts, dim=1)
+            image = self._laid_out(parts)
         return image.unsqueeze(1).expand(-1, self.config.channels, -1, -1)
+
+    def _laid_out(self, parts: list[Tensor]) -> Tensor:
+        """One image of all views, each of which has the size of its place."""
+        if len(parts) == 1:
+            return parts[0]
+        rows, left = [], iter(parts)
+        for count in rows_of_views(self.config.layout, len(parts)):
+            rows.append(torch.cat(list(itertools.islice(left, count)), dim=-1))
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=-2)
 
 
 def _device_of(*tensors: Tensor | None) -> torch.device:

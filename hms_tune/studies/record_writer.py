@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Caller, passes
@@ -50,6 +50,11 @@ class Equipment:
     device: str
     gpus: float
     data_digest: str
+
+    @classmethod
+    def alone(cls, device: str, data_digest: str) -> Self:
+        """Of a process that has the device for itself."""
+        return cls(device, 1.0 if device.startswith("cuda") else 0.0, data_digest)
 
     @property
     def device_name(self) -> str:

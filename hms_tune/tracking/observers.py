@@ -22,7 +22,7 @@ def trackers(
     study_file: StudyFile,
     folder: Path,
     *,
-    equipment: Equipment | None = None,
+    equipment: Equipment,
     best: Callable[[], float | None] | None = None,
 ) -> list[Observer]:
     """Weights & Biases, unless the study file has it off.
@@ -46,16 +46,16 @@ def trackers(
             mode=wandb.mode,
             directory=folder,
             facts=_facts(study_file, equipment),
-            gpus=0.0 if equipment is None else equipment.gpus,
+            gpus=equipment.gpus,
             best=best,
         )
     ]
 
 
-def _facts(study_file: StudyFile, equipment: Equipment | None) -> dict[str, Any]:
+def _facts(study_file: StudyFile, equipment: Equipment) -> dict[str, Any]:
     """What else a result depends on: how it was searched, with which versions, on which device and data."""
     search = study_file.search
-    facts: dict[str, Any] = {
+    return {
         "search": {
             "sampler": search.sampler,
             "scheduler": search.scheduler.name,
@@ -67,8 +67,6 @@ def _facts(study_file: StudyFile, equipment: Equipment | None) -> dict[str, Any]
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in _TOLD_PACKAGES},
         },
+        "device": {"name": equipment.device_name, "place": equipment.device, "gpus": equipment.gpus},
+        "data_digest": equipment.data_digest,
     }
-    if equipment is not None:
-        facts["device"] = {"name": equipment.device_name, "place": equipment.device, "gpus": equipment.gpus}
-        facts["data_digest"] = equipment.data_digest
-    return facts

@@ -141,12 +141,11 @@ class Workspace:
         rows.source.place(plan.resident)
         if plan.images.form is None:
             return None
-        height, width = config.input.image
         return self._image_cache.get(
             key,
             lambda batch: make_images(rows.source, transform, batch),
             n_rows=len(rows.labels),
-            shape=(config.input.channels, height, width),
+            shape=(config.input.differing_channels, *config.input.image),
             form=plan.images.form,
             device=self.device,
             most=plan.images.most,

@@ -201,8 +201,7 @@ class Exports:
         from hms_tune.tracking.console import ConsoleObserver
         from hms_tune.tracking.observers import trackers
 
-        gpus = 1.0 if self._place.startswith("cuda") else 0.0
-        equipment = Equipment(self._place, gpus, self._store.manifest.digest)
+        equipment = Equipment.alone(self._place, self._store.manifest.digest)
         return export_watched(
             choice,
             self._store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class CachedImages:
 
     Attributes
     ----------
-    images : of the form's type, shape (n_rows, 1, height, width)
+    images : of the form's type, shape (n_rows, differing channels, height, width)
     form : what they are kept in
     channels : of the images that are given
     """
@@ -115,17 +116,19 @@ class ImageCache:
         ----------
         key : names the settings
         make : from int64 (batch,) rows to float32 (batch, channels, height, width)
-        n_rows, shape : of all the images; ``shape`` is (channels, height, width)
+        n_rows, shape : of all the images; ``shape`` is (differing channels, height, width)
         most : bytes that the whole cache may take
         """
         if self.form(key) != form:
             self._kept.pop(key, None)
-            channels, height, width = shape
-            self.shrink(max(0, most - n_rows * height * width * BYTES[form]))
-            images = torch.empty((n_rows, 1, height, width), dtype=_TYPES[form], device=device)
+            self.shrink(max(0, most - n_rows * math.prod(shape) * BYTES[form]))
+            images = torch.empty((n_rows, *shape), dtype=_TYPES[form], device=device)
             told = ProgressLines("making images", "rows", _logger.info)
+            channels = shape[0]
             for rows in torch.arange(n_rows).split(AT_ONCE):
-                images[rows[0] : rows[-1] + 1] = _in_form(make(rows)[:, :1], form)
+                made = make(rows)
+                channels = made.shape[1]
+                images[rows[0] : rows[-1] + 1] = _in_form(made[:, : shape[0]], form)
                 told.update(int(rows[-1]) + 1, n_rows)
             self._kept[key] = CachedImages(images, form, channels)
         self._kept.move_to_end(key)

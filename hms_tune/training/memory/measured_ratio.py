@@ -45,11 +45,11 @@ def step_ratio(config: TrialConfig, device: torch.device, known: JsonCache) -> f
 
 def probe_key(config: TrialConfig, device: torch.device) -> str:
     """What a ratio depends on, as text."""
-    height, width = config.input.image
+    channels, height, width = config.input.for_model.shape
     half = computes_in_bfloat16(device, config.training.precision)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     branches = "+".join(filter(None, (config.model.backbone, config.model.trace_backbone)))
-    parts = (branches, f"{config.input.channels}×{height}×{width}", "bf16" if half else "f32")
+    parts = (branches, f"{channels}×{height}×{width}", "bf16" if half else "f32")
     return " ".join((*parts, hardware, f"torch {torch.__version__}"))
 
 

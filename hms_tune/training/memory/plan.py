@@ -7,6 +7,7 @@ then to signals or images, whichever a step of this trial reads more often.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -213,8 +214,7 @@ def _step_bytes(
     config: TrialConfig, counted: Footprint, ratio: float, captured: bool
 ) -> Callable[[int], int]:
     """Working memory by batch size: images are made first, then learnt or predicted from."""
-    height, width = config.input.image
-    image = 4 * config.input.channels * height * width
+    image = 4 * math.prod(config.input.for_model.shape)
     varied = 2 if Augmentation(config.augmentation, config.input).touches_signals else 0
     streamed = AHEAD * sum(_WINDOW_BYTES[kind] for kind in _needed(config))
     eeg_copies = varied * 4 * EEG_SHAPE[0] * EEG_SHAPE[1] if config.input.needs_eeg else 0
@@ -296,11 +296,11 @@ def _place(
 
 def _cache(config: TrialConfig, device: torch.device, left: int, n_rows: int, kept: Form | None) -> Images:
     most = int(CACHED_SHARE[device.type] * max(0, left))
-    height, width = config.input.image
-    if kept is not None and (nbytes := n_rows * height * width * BYTES[kept]) <= left:
+    pixels = n_rows * config.input.differing_channels * math.prod(config.input.image)
+    if kept is not None and (nbytes := pixels * BYTES[kept]) <= left:
         return Images(nbytes, kept, max(most, nbytes), "as an earlier trial left them")
     for form in harmless_forms(config.input):
-        nbytes = n_rows * height * width * BYTES[form]
+        nbytes = pixels * BYTES[form]
         if nbytes <= most:
             exact = "bit for bit as they are made" if form == "float32" else "no wider form fits"
             return Images(nbytes, form, most, exact)

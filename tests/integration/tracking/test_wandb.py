@@ -206,6 +206,17 @@ def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(
     assert missing - told == set()
 
 
+def test_every_run_has_what_the_documents_view_shows(trial: TrialInfo, tmp_path: Path) -> None:
+    document = (TESTS.parent / "docs" / "observing-terminal.md").read_text()
+    (view,) = re.findall(r"^\*\*A view to keep\.\*\*.*?\n\n", document, re.DOTALL | re.MULTILINE)
+    shown = set(re.findall(r"`([\w./-]+)`", view)) - {AttemptState.PAUSED.value}
+    assert shown >= {"val/kl", "train/loss", "kl", "state", "model.backbone", "training.learning_rate"}
+    assert len(view.splitlines()) <= 10
+    rows = keys_by_place(runs_of_each_kind(tmp_path, trial))
+    in_all = {key for (_, key), kinds in rows.items() if kinds == list(ENDS)}
+    assert shown - in_all == set()
+
+
 def test_means_over_folds_are_told_once_for_each_epoch(trial: TrialInfo, tmp_path: Path) -> None:
     observer = observed(tmp_path)
     observer.trial_started(trial)

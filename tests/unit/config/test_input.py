@@ -29,7 +29,8 @@ def test_a_recipe_is_named_in_short_or_with_its_settings() -> None:
 @pytest.mark.parametrize("width", [64, 97, 256, 511])
 def test_widths_follow_the_shares_and_add_up(width: int) -> None:
     views = {"eeg": {"name": "stft", "share": 2}, "detail": {"name": "cwt", "share": 0.5}, "kaggle": "kaggle"}
-    widths = InputConfig.model_validate({**views, "image": [64, width]}).widths
+    places = InputConfig.model_validate({**views, "image": [64, width]}).places
+    widths = {key: place.width for key, place in places.items()}
     assert list(widths) == ["eeg", "detail", "kaggle"]
     assert sum(widths.values()) == width
     assert [part / width for part in widths.values()] == pytest.approx(
@@ -96,7 +97,7 @@ def test_every_setting_of_a_recipe_can_be_searched() -> None:
     drawn = {"input.eeg": "raw", "input.detail": "cwt", "input.detail.cwt.cycles": 5, "input.kaggle": None}
     config = InputConfig.model_validate(resolve(space, lambda name, _: drawn[name])["input"])
     assert [view.name for view in config.views.values()] == ["raw", "cwt"]
-    assert list(config.widths.values()) == [128, 128]
+    assert [place.width for place in config.places.values()] == [128, 128]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_other_views_are_what_is_left_of_the_image() -> None:
     place = BESIDE.for_model.traces
     assert place is not None
     images = torch.randn(2, 1, 128, 64)
-    assert torch.equal(OtherViews(place)(images), images[..., 32:])
+    assert torch.equal(OtherViews(BESIDE.for_model)(images), images[..., 32:])
 
 
 @pytest.mark.parametrize("backbone", TRACE_BACKBONES)

@@ -1,0 +1,86 @@
+"""Views in a grid and as channels, from training to a bundle that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from hms_tune.config.trial import TrialConfig
+from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
+from hms_tune.export.bundle import load_bundle
+from hms_tune.export.export import Winner, export_best
+from hms_tune.export.predict import predict
+from hms_tune.training.workspace import Workspace
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+THREE = {
+    "eeg": "mel",
+    "detail": {"name": "stft", "window_seconds": 10},
+    "more": {"scalogram": {"name": "cwt", "window_seconds": 10}},
+}
+LAYOUTS: list[dict[str, Any]] = [
+    {**THREE, "layout": "grid"},
+    {**THREE, "layout": "channels"},
+    {**THREE, "detail": "raw", "kaggle": "kaggle", "layout": "channels"},
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
+    return competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=6, test_recordings=3)
+
+
+@pytest.fixture(scope="module")
+def store(root: Path) -> Store:
+    return prepare(root, jobs=1)
+
+
+def make_config(views: dict[str, Any]) -> TrialConfig:
+    return TrialConfig.model_validate(
+        {
+            "data": {"folds": 2, "holdout": 0.2},
+            "input": {"image": [64, 96]} | views,
+            "augmentation": {"time_mask": 0.2, "frequency_mask": 0.2, "mixup_alpha": 0.4},
+            "model": {
+                "backbone": "test_resnet",
+                "pretrained": False,
+                "trace_backbone": "eegnet" if views["detail"] == "raw" else None,
+            },
+            "training": {"epochs": 1, "batch_size": 8, "scheduler": "constant", "optimizer": "lion"},
+        }
+    )
+
+
+@pytest.mark.parametrize("views", LAYOUTS, ids=["grid", "channels", "channels and a second branch"])
+def test_views_are_learnt_from_exported_and_predicted(
+    views: dict[str, Any], root: Path, store: Store, tmp_path: Path
+) -> None:
+    winner = Winner(study="layouts", number=1, config=make_config(views), value=None)
+    done = export_best(winner, store, tmp_path / "bundle", device="cpu")
+    assert np.isfinite(done.scores.kl)
+    assert done.onnx is not None
+    assert done.onnx.max_abs_difference < 1e-5
+    bundle = load_bundle(done.path, device="cpu")
+    assert bundle.config.config == winner.config
+    data = Workspace(store, torch.device("cpu")).trial_data(winner.config)
+    images = data.images.clean(torch.arange(5))
+    assert data.images.cached is not None
+    assert images.shape == (5, *winner.config.input.for_model.shape)
+    with torch.no_grad():
+        expected = torch.stack([network(images).softmax(dim=1) for network in bundle.networks]).mean(dim=0)
+    session = onnxruntime.InferenceSession(done.path / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(["probabilities"], {"image": images.numpy()})[0]
+    assert np.abs(found - expected.numpy()).max() < 1e-5
+    assert len(predict(bundle, root, out=tmp_path / "submission.csv").read_text().splitlines()) == 4
+    layout = {"grid": "in a grid", "channels": "in a channel each"}[winner.config.input.layout]
+    assert f"10 s of EEG as cwt{', the 10-minute spectrogram' * ('kaggle' in views)} {layout}" in (
+        (done.path / "README.md").read_text()
+    )
