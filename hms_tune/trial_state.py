@@ -33,7 +33,7 @@ class _State(StrEnum):
 
 
 class TrialState(_State):
-    """A trial begins as running, when a slot claims it, or as waiting, when a person enqueues it."""
+    """A trial begins as running, when a slot claims it, or as waiting, when its values were given."""
 
     WAITING = "waiting", "running", "pruned", "failed"
     """No slot is at it. If a person stops it, it has failed."""

@@ -30,10 +30,11 @@ from hms_tune.database.connection.url import redacted
 from hms_tune.database.other_programs import address_for_others
 from hms_tune.database.read_only import open_to_read
 from hms_tune.database.rights import missing_grants
-from hms_tune.errors import EmptyDatabaseError, HmsTuneError, PretrainedError
+from hms_tune.errors import ArtifactError, EmptyDatabaseError, HmsTuneError, PretrainedError, UsageError
 from hms_tune.machine.private_folder import is_writable
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.tracking.wandb import ask_account
+from hms_tune.worker.checkpoint_store.open import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ def examine(settings: Settings, *, storage: str | None = None, data: Path | None
     yield _wandb()
     yield _onnx()
     yield _home(settings.home)
-    yield _artifacts(settings)
+    yield artifacts_check(settings)
     yield _hub()
 
 
@@ -235,16 +236,13 @@ def _home(home: Path) -> Check:
     return Check("disk", "ok", detail)
 
 
-def _artifacts(settings: Settings) -> Check:
+def artifacts_check(settings: Settings) -> Check:
     location = artifacts_location(settings)
-    if "://" in location:
-        return Check("artifacts", "ok", f"{location} (not asked)")
-    folder = Path(location).expanduser()
-    if not is_writable(folder):
-        return Check(
-            "artifacts", "fail", f"{folder} cannot be written to", "Set HMS_TUNE_ARTIFACTS to another"
-        )
-    return Check("artifacts", "ok", str(folder))
+    try:
+        open_store(location).check_writable()
+    except (ArtifactError, UsageError) as error:
+        return _failed("artifacts", error)
+    return Check("artifacts", "ok", location)
 
 
 def _hub() -> Check:

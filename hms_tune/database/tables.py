@@ -21,7 +21,7 @@ confirmations    studies that train the leading trials of another again, and how
 
 A trial's ``number`` is that of its first attempt, ``rung`` the last step at which it paused or ended, and
 ``estimate`` its estimate there, which of a complete trial is its value. States and the steps between them are
-in :mod:`hms_tune.trial_state`; the database refuses any other.
+in :mod:`hms_tune.trial_state`; the database refuses any other state.
 Every time is the database's. What changes here needs a revision in ``migrations/versions``, which makes it so
 in a database.
 """

@@ -47,7 +47,7 @@ class Slot:
         StorageAwayError
             If the database stayed away for too long.
         RankLostError
-            After a trial was requeued because another of its ranks is gone.
+            After an attempt was lost because another of its ranks is gone; its trial waits for the next.
         ArtifactError
             If the checkpoints of a trial that is to go on stayed out of reach.
         PretrainedError

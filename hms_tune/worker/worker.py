@@ -280,17 +280,15 @@ def _check_folders(options: WorkerOptions) -> None:
     Raises
     ------
     ArtifactError
-        If a folder cannot be written to.
+        If the folder or the store cannot be written to.
     UsageError
         If the store's address is one that cannot be used.
     """
-    open_store(options.artifacts)
-    shared = dashboard_folder(options.artifacts, options.home)
-    for variable, folder in (("HMS_TUNE_HOME", options.home), ("HMS_TUNE_ARTIFACTS", shared)):
-        if not is_writable(folder):
-            raise ArtifactError(
-                "nothing can be written there", where=folder, hint=f"Set {variable} to a folder of yours"
-            )
+    if not is_writable(options.home):
+        raise ArtifactError(
+            "cannot be written to", where=options.home, hint="Set HMS_TUNE_HOME to a folder of yours"
+        )
+    open_store(options.artifacts).check_writable()
 
 
 def _slots_told(slots: Sequence[str]) -> str:

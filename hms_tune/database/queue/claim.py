@@ -1,4 +1,6 @@
-"""Who may start the next trial. A unit of the budget is claimed in the database before a trial exists.
+"""Who may start the next trial. A unit of the budget is claimed before its Optuna trial exists.
+
+The claim makes the trial's row, if it has none.
 
 One trial is one unit: if its attempt is lost, requeued or paused, it goes on and is not counted again. A draw
 that is infeasible, for want of memory, is none: another takes its place.
@@ -56,10 +58,11 @@ FINISHING_FROM = 0.85
 class Budget:
     """What a study may use, over all its workers; None: no limit.
 
-    ``trials``: trials that begin; ``hours``: time in which at least one attempt ran; ``gpu_hours``: time of
-    all attempts, also of killed ones, each times the GPUs that it held. When hours or GPU-hours are over no
-    attempt begins; those that run go on to their ends. ``patience``: draws in a row that promise less than
-    the noise; after them no trial begins, as when ``trials`` have.
+    ``trials``: all but infeasible ones, also those that wait; ``hours``: time in which at least one attempt
+    ran; ``gpu_hours``: time of all attempts, also of killed ones, each times the GPUs that it held. When
+    hours or GPU-hours are over no attempt begins; those that run go on to their ends. ``patience``: draws in
+    a row that promise less than the noise; after them no trial begins, as when there are as many as
+    ``trials``.
     """
 
     trials: int | None = None

@@ -1,11 +1,11 @@
 """Folds of one trial that several workers train at once.
 
 A trial that was promoted over several folds has them trained by its attempt, one after another from the
-first. At each it says where it is and how far helpers may go; an idle worker takes the last fold that nobody
-is at. What a helper trained lies in the checkpoint store when its lease ends as complete, and the attempt
-takes it in when it comes to that fold; it alone reports to Optuna and ends the trial. A fold is helped with
-once: if a helper failed or was lost, the attempt trains it itself. So a helper that dies costs its trial some
-time and nothing else, and an attempt that dies leaves what its helpers made to the next one.
+first. At each it says where it is and how far helpers may go; a slot that looks for work takes the last fold
+that nobody is at. What a helper trained lies in the checkpoint store when its lease ends as complete, and the
+attempt takes it in when it comes to that fold; it alone reports to Optuna and ends the trial. A fold is
+helped with once: if a helper failed or was lost, the attempt trains it itself. So a helper that dies costs
+its trial some time and nothing else, and an attempt that dies leaves what its helpers made to the next one.
 
 All of it happens under the study's row lock, as claims do.
 """

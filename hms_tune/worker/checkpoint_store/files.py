@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 
 from hms_tune.errors import ArtifactError
-from hms_tune.machine.private_folder import folder_without_links, private_folder, private_mode
+from hms_tune.machine.private_folder import folder_without_links, is_writable, private_folder, private_mode
 from hms_tune.machine.regular_file import open_regular
 
 
@@ -59,6 +59,15 @@ class ObjectStore(Protocol):
 
     def room(self) -> int | None:
         """Bytes that it can still take; None: it does not say."""
+
+    def check_writable(self) -> None:
+        """See that files can be stored. What is written to find out does not stay.
+
+        Raises
+        ------
+        ArtifactError
+            If they cannot.
+        """
 
 
 class DirectoryStore:
@@ -131,6 +140,13 @@ class DirectoryStore:
         """What the disk has free."""
         there = next(each for each in (self._root, *self._root.absolute().parents) if each.exists())
         return shutil.disk_usage(there).free
+
+    def check_writable(self) -> None:
+        """Look at the rights of the folder, or of the one in which it would be made."""
+        if not is_writable(self._root):
+            raise ArtifactError(
+                "cannot be written to", where=self._root, hint="Set HMS_TUNE_ARTIFACTS to a folder of yours"
+            )
 
     def _remove_empty(self, folder: PurePosixPath) -> None:
         for each in (folder, *folder.parents[:-1]):

@@ -13,6 +13,7 @@ from hms_tune.errors import ArtifactError, UsageError, first_line
 T = TypeVar("T")
 
 _MOST_REMOVED = 1000  # of one DeleteObjects request
+_WRITE_CHECK = "hms-tune-write-check"
 
 
 class S3Store:
@@ -103,6 +104,12 @@ class S3Store:
     def room(self) -> int | None:
         """S3 does not say."""
         return None
+
+    def check_writable(self) -> None:
+        """Store an empty object and remove it: S3 tells nobody beforehand what they may do."""
+        key = self._prefix + _WRITE_CHECK
+        self._try(_WRITE_CHECK, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=b""))
+        self.remove([_WRITE_CHECK])
 
     def _try(self, key: str, action: Callable[[], T]) -> T:
         from boto3.exceptions import Boto3Error

@@ -15,11 +15,15 @@ import pytest
 import torch
 from moto.server import ThreadedMotoServer
 
+from hms_tune.cli.doctor import artifacts_check
+from hms_tune.config.settings import Settings
+from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.database.connection.retry import Patience
 from hms_tune.errors import ArtifactError, UsageError
+from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.training import cross_validation
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.cross_validation import CrossValidation
@@ -28,6 +32,8 @@ from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.checkpoint_store.files import DirectoryStore, ObjectStore
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.uploads import Uploader
+from hms_tune.worker.options import WorkerOptions
+from hms_tune.worker.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,45 @@ def test_files_come_back_as_they_were_and_are_gone_when_removed(location: str, t
         store.fetch("study/trial-1/a", tmp_path / "back")
     with pytest.raises(FileNotFoundError):
         store.put("study/x", tmp_path / "nothing")
+
+
+def test_a_store_that_can_be_written_to_is_left_as_it_was(location: str, tmp_path: Path) -> None:
+    store = open_store(location)
+    store.check_writable()
+    assert store.sizes("") == {}
+    assert not (tmp_path / "shared").exists()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def closed_location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store of each kind that takes nothing."""
+    if request.param == "folder":
+        (tmp_path / "file").touch()
+        return str(tmp_path / "file" / "shared")
+    request.getfixturevalue("s3")
+    return "s3://absent/prefix"
+
+
+def test_a_worker_whose_store_takes_nothing_ends_before_it_reads_data_or_study(
+    closed_location: str, tmp_path: Path
+) -> None:
+    options = WorkerOptions(
+        study_file=StudyFile.parse("study: effnet", "effnet.yaml"),
+        storage=None,
+        home=tmp_path / "home",
+        data_root=tmp_path / "absent",
+        artifacts=closed_location,
+    )
+    with pytest.raises(ArtifactError) as refused:
+        Worker(options, ConsoleObserver()).run()
+    assert closed_location in str(refused.value.where)
+    assert refused.value.exit_code == 1
+
+
+def test_doctor_finds_a_store_that_takes_nothing(closed_location: str, tmp_path: Path) -> None:
+    found = artifacts_check(Settings(home=tmp_path / "home", artifacts=closed_location))
+    assert found.state == "fail"
+    assert closed_location in found.detail
 
 
 def test_an_address_of_another_kind_is_refused() -> None:
