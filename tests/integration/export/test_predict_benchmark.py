@@ -11,6 +11,7 @@ import torch
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_predict_compares_equal_probabilities_and_leaves_the_threads_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
