@@ -69,7 +69,8 @@ def _mark(worker: str) -> Path:
 def _start_ticks(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat (proc(5)); None when the process is gone, a zombie, or there is no /proc."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        # A name is cut after 15 bytes, maybe within a letter, and may be of any encoding.
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the name before it may hold spaces and parentheses

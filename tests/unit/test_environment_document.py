@@ -11,7 +11,7 @@ from hms_tune.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ROOT / "hms_tune"
-DOCUMENT = (ROOT / "docs" / "environment.md").read_text()
+DOCUMENT = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 
 NO_VARIABLES = {
     *("ROOT", "FILE", "BUNDLE", "POST", "PG_VERSION", "GLOO", "NCCL", "HMS_TUNE_"),
@@ -46,7 +46,7 @@ def read_by_settings() -> set[str]:
 
 def words_in_capitals(module: Path) -> set[str]:
     """String constants that may be names of variables, of a module that reads the environment."""
-    text = module.read_text()
+    text = module.read_text(encoding="utf-8")
     if "os.environ" not in text and "getenv" not in text and "envvar=" not in text:
         return set()
     constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
@@ -71,6 +71,6 @@ def test_every_variable_that_is_read_is_named() -> None:
 
 
 def test_no_variable_of_ours_is_named_that_nothing_reads() -> None:
-    compose = (ROOT / "docker-compose.yml").read_text()
+    compose = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     ours = {name for name in named() if name.startswith("HMS_TUNE_") and name not in compose}
     assert sorted(ours - read_by_the_product()) == []

@@ -156,7 +156,7 @@ class Cluster:
             pid = abs(int((self.folder / "postmaster.pid").read_text().split()[0]))
             if not Path("/proc/self").exists():  # not Linux: PostgreSQL's own word
                 return pid
-            stat = Path(f"/proc/{pid}/stat").read_text()
+            stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
             return None
         name, _, rest = stat.partition("(")[2].rpartition(")")

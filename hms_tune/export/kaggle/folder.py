@@ -76,7 +76,7 @@ def _write(folder: Path, dataset: str, inference: str) -> None:
     (data / "dataset-metadata.json").write_text(_text(described))
     for kind, notebook in (("inference", inference), ("training", training_notebook())):
         (folder / kind).mkdir()
-        (folder / kind / f"{kind}.ipynb").write_text(notebook)
+        (folder / kind / f"{kind}.ipynb").write_text(notebook, encoding="utf-8")
         kernel = {
             "id": f"{user}/{name}-{kind}",
             "title": f"{name}-{kind}",

@@ -197,7 +197,7 @@ def test_prepare_command_prints_the_store(tmp_path: Path, competition_writer: Ca
 
 
 def test_every_kind_of_defect_is_described_under_its_severity() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data-check.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "data-check.md").read_text(encoding="utf-8")
     of_errors, of_warnings = page.split("## Warnings")
     for kind in DefectKind:
         assert f"`{kind}`" in (of_warnings if kind in WARNINGS else of_errors)

@@ -11,6 +11,7 @@ import torch
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_predict_compares_equal_probabilities_and_leaves_the_threads_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -18,7 +19,7 @@ def test_the_benchmark_of_predict_compares_equal_probabilities_and_leaves_the_th
     import predict
 
     before = torch.get_num_threads()
-    lines = predict.compare(predict.SMALL, threads=1, windows_each=20, rounds=2, folds=2)
+    lines = predict.compare(predict.SMALL, threads=1, windows_each=20, rounds=2, folds=1)
     assert torch.get_num_threads() == before
     header, _, only = ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)
     assert header == predict.HEADER

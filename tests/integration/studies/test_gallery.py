@@ -77,14 +77,15 @@ def made_small(config: TrialConfig) -> TrialConfig:
 
 
 def test_the_table_names_every_study_of_the_gallery_and_no_name_is_taken_twice() -> None:
-    named = re.findall(r"^\| \[([a-z0-9-]+)\]\(\1\.yaml\)", (GALLERY / "README.md").read_text(), re.MULTILINE)
+    page = (GALLERY / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| \[([a-z0-9-]+)\]\(\1\.yaml\)", page, re.MULTILINE)
     assert sorted(named) == [path.stem for path in FILES]
     assert not set(named) & available_studies().keys()
 
 
 @every_file
 def test_a_study_of_the_gallery_can_start(path: Path) -> None:
-    first, second = path.read_text().splitlines()[:2]
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
     assert (first[:2], second) == ("# ", f"study: {path.stem}")
     check = check_study(load_study_file(path))
     assert len(check.parameters) >= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,19 @@ def test_a_process_is_known_dead_only_where_that_can_be_seen() -> None:
     assert not dataclasses.replace(identity, machine="another").is_known_dead(me)
     assert not dataclasses.replace(identity, host="a clone with another name").is_known_dead(me)
     assert not ProcessIdentity("host", child.pid, None, None, "worker").is_known_dead(me)
+
+
+def test_a_process_whose_name_is_cut_within_a_letter_is_read(tmp_path: Path) -> None:
+    program = tmp_path / "schlafen-langeä"  # Linux keeps 15 bytes of a name
+    shutil.copy("/bin/sleep", program)
+    with subprocess.Popen([program, "60"]) as child:
+        try:
+            assert b"lange\xc3)" in Path(f"/proc/{child.pid}/stat").read_bytes()
+            leave_mark("worker")
+            another = dataclasses.replace(this_process(), pid=child.pid, started=1, worker="worker")
+            assert another.is_known_dead(this_process())
+        finally:
+            child.kill()
 
 
 def test_a_clone_of_a_running_machine_is_another_machine_even_with_its_network_address(
