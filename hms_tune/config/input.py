@@ -187,6 +187,7 @@ class InputConfig(Section):
     )
     more: dict[str, EEGRecipe | None] = Field(
         {},
+        max_length=64,
         description="Further views of the EEG under names of your own, in whose order they lie.",
     )
     kaggle: Annotated[Kaggle, BeforeValidator(named)] | None = Field(

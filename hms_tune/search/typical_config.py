@@ -27,7 +27,7 @@ from hms_tune.errors import ConfigError
 from hms_tune.models.backbone import make_skeleton, own_size
 
 _LARGE = frozenset({"training.batch_size", "input.image", "input.channels", "model.finetuned_layers"})
-_SMALL = frozenset({"model.frozen_layers"})
+_SMALL = frozenset({"model.frozen_layers", "model.frozen_share"})
 _BACKBONE = "model.backbone"
 
 
@@ -53,6 +53,11 @@ def largest_config(space: Group) -> TrialConfig:
         If a rule between several keys forbids it.
     """
 
+    model = space.entries["model"]
+    if isinstance(model, Choices):
+        branches = [Group({**space.entries, "model": branch.node}) for branch in model.branches]
+        return max(map(largest_config, branches), key=lambda config: _outputs(config.model.backbone))
+
     def with_backbone(backbone: Label) -> TrialConfig:
         def choose(name: str, node: Searched) -> Any:
             if name == _BACKBONE:
@@ -64,7 +69,6 @@ def largest_config(space: Group) -> TrialConfig:
         return _complete(space, choose)
 
     backbones: list[Label] = [None]  # asked for only where there is a choice
-    model = space.entries["model"]
     if isinstance(model, Group) and isinstance(found := model.entries["backbone"], Choices):
         backbones = [branch.label for branch in found.branches]
     return max(map(with_backbone, backbones), key=lambda config: _outputs(config.model.backbone))

@@ -117,11 +117,13 @@ def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the
             finished.append(event.kl)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("optimizer", "stop_after"), [*(("adamw", after) for after in (1, 3, 4)), ("lamb", 2), ("muon", 4)]
+)
 def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
-    store: Store, tmp_path: Path, stop_after: int
+    store: Store, tmp_path: Path, optimizer: str, stop_after: int
 ) -> None:
-    config = make_config()
+    config = make_config(optimizer=optimizer, layer_decay=None if optimizer == "adamw" else 0.8)
     whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
 
     seen = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -401,3 +402,12 @@ def test_what_came_later_changes_no_hash_while_it_is_unused() -> None:
     used = TrialConfig.model_validate({"model": {"frozen_share": 0.5}})
     assert used.hash != TrialConfig().hash
     assert TrialConfig.model_validate_json(used.canonical_json()) == used
+
+
+@pytest.mark.parametrize("document", ["models", "recipes", "search"])
+def test_what_documents_show_of_study_files_is_accepted(document: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / f"{document}.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(shown) >= 2
+    for part in shown:
+        assert StudyFile.parse(f"study: shown\n{part}", f"{document}.md").study == "shown"

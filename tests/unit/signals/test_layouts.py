@@ -16,6 +16,7 @@ from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import ConfigError
 from hms_tune.models.network import build_network
 from hms_tune.models.traces import OtherViews, TraceReader
+from hms_tune.search.suggest import changed, config_of, params_from_config
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.images.cache import ImageCache
 from hms_tune.training.memory.footprint import footprint
@@ -204,3 +205,20 @@ input:
     with pytest.raises(ConfigError) as caught:
         StudyFile.parse(text.replace("near: cwt", "near: {name: cwt, cycle: 4}"), "many.yaml")
     assert 'many.yaml:5: unknown key "cycle" in input.more.near; nearest: cycles' in str(caught.value)
+
+
+def test_a_view_of_a_trial_is_changed_and_enqueued_by_its_key() -> None:
+    text = """\
+study: many
+model: {backbone: test_resnet, pretrained: false}
+input: {more: {near: {name: mel, window_seconds: {low: 10, high: 30}}}}
+"""
+    space = StudyFile.parse(text, "many.yaml").space
+    config = changed(
+        config_of(space, {"input.more.near.window_seconds": 12.0}).model_dump(mode="json"),
+        {"input.more.near.window_seconds": "20", "input.more.far": "cwt"},
+    )
+    assert [view.name for view in config.input.views.values()] == ["stft", "cwt", "mel"]
+    assert params_from_config(space, {"input.more.near.window_seconds": "20"}) == {
+        "input.more.near.window_seconds": 20.0
+    }

@@ -127,6 +127,19 @@ training:
     assert largest.training.batch_size == 64
 
 
+def test_the_largest_configuration_of_branches_is_that_of_the_largest_backbone_least_frozen() -> None:
+    text = """
+study: branches
+model:
+  choices:
+    - {backbone: resnet18, pretrained: false, frozen_layers: {low: 1, high: 6}}
+    - {backbone: {choices: [resnet34, resnet50]}, pretrained: false, frozen_share: {low: 0.25, high: 0.75}}
+    - {backbone: resnet34, pretrained: false, finetuned_layers: {low: 1, high: 6}}
+"""
+    largest = largest_config(StudyFile.parse(text, "branches.yaml").space)
+    assert (largest.model.backbone, largest.model.frozen_share) == ("resnet50", 0.25)
+
+
 @pytest.mark.parametrize(
     ("text", "slots"), [("auto", "auto"), ("3", 3), ("0", None), ("-1", None), ("many", None)]
 )
