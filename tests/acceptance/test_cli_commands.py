@@ -67,13 +67,26 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_help_lists_every_command_without_importing_torch() -> None:
-    program = "import sys; sys.argv = ['hms-tune', '--help']\nfrom hms_tune.cli.main import main\n"
-    program += (
-        "try: main()\nfinally: print(sorted({'torch', 'optuna', 'wandb', 'pandas'} & set(sys.modules)))"
+    said = imported_by("--help")
+    assert [command for command in COMMANDS if command not in said] == []
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_looking_at_studies_imports_neither_torch_nor_pandas_nor_scipy(home: Path, storage: Storage) -> None:
+    assert "smoke" in (said := imported_by("study", "list", HMS_TUNE_HOME=str(home)))
+    assert said.splitlines()[-1] == "['optuna']"
+
+
+def imported_by(*arguments: str, **variables: str) -> str:
+    """What a command says, and a last line with the large packages that it loaded."""
+    program = f"import sys; sys.argv = ['hms-tune', *{arguments}]\nfrom hms_tune.cli.main import main\n"
+    program += "large = {'torch', 'optuna', 'wandb', 'pandas', 'scipy.special', 'sklearn', 'timm'}\n"
+    program += "try: main()\nfinally: print(sorted(large & set(sys.modules)))"
+    environment = os.environ | variables
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert [command for command in COMMANDS if command not in done.stdout] == []
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout
 
 
 def test_version_is_the_packages() -> None:
