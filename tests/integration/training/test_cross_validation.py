@@ -117,13 +117,21 @@ def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the
             finished.append(event.kl)
 
 
+@pytest.fixture(scope="module")
+def whole(
+    one_thread: None, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Event]]:
+    """The folder and the events of a trial that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    trial = CrossValidation(make_config(), store, "cpu", directory=folder, keep_weights=True)
+    return folder, list(trial.run())
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
-    store: Store, tmp_path: Path, stop_after: int
+    whole: tuple[Path, list[Event]], store: Store, tmp_path: Path, stop_after: int
 ) -> None:
-    config = make_config()
-    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
-
+    config, (folder, events) = make_config(), whole
     seen = 0
     for event in CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run():
         seen += isinstance(event, CheckpointWritten)
@@ -132,13 +140,13 @@ def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
     resumed = list(CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run())
 
     assert sum(getattr(event, "replayed", False) for event in resumed) >= stop_after
-    assert story(resumed) == story(whole)
+    assert story(resumed) == story(events)
     for fold in range(2):
-        expected = load_file(tmp_path / "whole" / f"fold_{fold}.safetensors")
+        expected = load_file(folder / f"fold_{fold}.safetensors")
         actual = load_file(tmp_path / "cut" / f"fold_{fold}.safetensors")
         assert expected.keys() == actual.keys()
         assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    first, second = whole[-1], resumed[-1]
+    first, second = events[-1], resumed[-1]
     assert isinstance(first, CrossValidationEnded)
     assert isinstance(second, CrossValidationEnded)
     np.testing.assert_array_equal(first.out_of_fold.probabilities, second.out_of_fold.probabilities)
