@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import (
@@ -23,16 +23,13 @@ from hms_tune.cli.console import line_to, progress_bar
 from hms_tune.cli.data_show import folds, label, report, show
 from hms_tune.cli.options import JsonOption
 from hms_tune.cli.views import tables as render
-from hms_tune.cli.views.data_check import report_view
-from hms_tune.data.check.folder import check_folder
-from hms_tune.data.download.competition import Watch
-from hms_tune.data.download.competition import download as download_competition
-from hms_tune.data.store.prepare import prepare as prepare_store
-from hms_tune.data.store.store import competition_of
 from hms_tune.errors import DownloadError
 from hms_tune.machine.byte_count import readable
 from hms_tune.machine.progress import ProgressLines
 from hms_tune.machine.terminal import Terminal
+
+if TYPE_CHECKING:
+    from hms_tune.data.download.competition import Watch
 
 app = typer.Typer(
     no_args_is_help=True, help="Download or synthesize a competition folder; check, prepare, and look at it."
@@ -58,6 +55,8 @@ def download(
 
     Needs the kaggle extra, credentials, and that you accepted the competition's rules on its page.
     """
+    from hms_tune.data.download.competition import download as download_competition
+
     try:
         with _Bars() as watch:
             competition = download_competition(root, from_zip=from_zip, force=force, watch=watch)
@@ -78,6 +77,8 @@ class _Bars:
         self._what = ""
 
     def __enter__(self) -> Watch:
+        from hms_tune.data.download.competition import Watch
+
         return Watch(self._fetching, self._unpacking)
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +120,10 @@ def check(
     jobs: Jobs = None,
 ) -> None:
     """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
+    from hms_tune.cli.views.data_check import report_view
+    from hms_tune.data.check.folder import check_folder
+    from hms_tune.data.store.store import competition_of
+
     with progress_bar("checking", "files") as progress:
         found = check_folder(competition_of(root), quick=quick, jobs=jobs, progress=progress)
     if as_json:
@@ -178,6 +183,7 @@ def prepare(
 ) -> None:
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
     from hms_tune.cli.console import log_to
+    from hms_tune.data.store.prepare import prepare as prepare_store
 
     console = Terminal(stderr=True)
     log_to(console)

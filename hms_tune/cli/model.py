@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from hms_tune.cli.options import JsonOption
 from hms_tune.machine.terminal import Terminal
-from hms_tune.models.layers import LayerGroup, layer_groups
+
+if TYPE_CHECKING:
+    from hms_tune.models.layers import LayerGroup
 
 app = typer.Typer(help="Backbones and their layers.", no_args_is_help=True)
 
@@ -27,6 +29,8 @@ def layers(
     as_json: JsonOption = False,
 ) -> None:
     """List the layer groups that frozen_layers and finetuned_layers count, from the input side."""
+    from hms_tune.models.layers import layer_groups
+
     groups = layer_groups(backbone)
     if as_json:
         typer.echo(json.dumps({"backbone": backbone, "layers": _rows(groups)}, indent=2))

@@ -11,7 +11,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import Labels
@@ -107,6 +106,9 @@ def _split(
     consensus: NDArray[np.int64], patients: NDArray[np.int64], config: DataConfig, seed: int
 ) -> list[NDArray[np.int64]]:
     """The validation rows of each fold."""
+    # Loaded here: it takes a second, and most commands split nothing.
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
     splitter = GroupKFold if config.fold_scheme == "group_k_fold" else StratifiedGroupKFold
     folds = splitter(n_splits=config.folds, shuffle=True, random_state=seed)
     try:

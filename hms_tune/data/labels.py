@@ -7,14 +7,16 @@ same votes, so training sees one row per EEG, one per distinct vote vector of an
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.schema import VOTE_COLUMNS, Split
 from hms_tune.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HIGH_VOTES = 10
 """A row with at least this many votes is on the high-vote scale, the one the leaderboard follows."""

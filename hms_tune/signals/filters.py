@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 import torch
-from scipy import fft, signal
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,11 +51,11 @@ def squared_magnitude(
     if corners:
         kind = "bandpass" if len(corners) == 2 else "highpass" if highpass_hz is not None else "lowpass"
         corner = corners if len(corners) == 2 else corners[0]
-        zpk = signal.butter(BUTTERWORTH_ORDER, corner, btype=kind, output="zpk", fs=sfreq)
-        gain *= np.abs(signal.freqz_zpk(*zpk, worN=frequencies, fs=sfreq)[1]) ** 2
+        zpk = scipy.signal.butter(BUTTERWORTH_ORDER, corner, btype=kind, output="zpk", fs=sfreq)
+        gain *= np.abs(scipy.signal.freqz_zpk(*zpk, worN=frequencies, fs=sfreq)[1]) ** 2
     if notch_hz is not None:
-        numerator, denominator = signal.iirnotch(notch_hz, NOTCH_QUALITY, fs=sfreq)
-        gain *= np.abs(signal.freqz(numerator, denominator, worN=frequencies, fs=sfreq)[1]) ** 2
+        numerator, denominator = scipy.signal.iirnotch(notch_hz, NOTCH_QUALITY, fs=sfreq)
+        gain *= np.abs(scipy.signal.freqz(numerator, denominator, worN=frequencies, fs=sfreq)[1]) ** 2
     return gain
 
 
@@ -92,7 +92,7 @@ class ZeroPhaseFilter(nn.Module):
         self.n_times = n_times
         self.padding = padding(n_times, sfreq=sfreq, highpass_hz=highpass_hz)
         # The mirror image also fills up to a length that the FFT likes: zeros would be a step.
-        fast = int(fft.next_fast_len(n_times + 2 * self.padding, real=True))
+        fast = int(scipy.fft.next_fast_len(n_times + 2 * self.padding, real=True))
         self.n_fft = min(fast, 2 * n_times + self.padding - 1)
         gain = None
         if highpass_hz is not None or lowpass_hz is not None or notch_hz is not None:
@@ -145,7 +145,7 @@ def band_pass_each(eeg: Tensor, low_hz: Tensor, high_hz: Tensor, *, sfreq: float
     """
     n_times = eeg.shape[-1]
     edge = padding(n_times, sfreq=sfreq, highpass_hz=None)
-    n_fft = min(int(fft.next_fast_len(n_times + 2 * edge, real=True)), 2 * n_times + edge - 1)
+    n_fft = min(int(scipy.fft.next_fast_len(n_times + 2 * edge, real=True)), 2 * n_times + edge - 1)
     padded = functional.pad(eeg, (edge, n_fft - n_times - edge), mode="reflect")
     frequencies = torch.fft.rfftfreq(n_fft, 1.0 / sfreq, device=eeg.device).clamp(min=1e-6)
     order = 2 * BUTTERWORTH_ORDER

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import scipy
 import torch
-from scipy import special
 from torch import Tensor
 
 
@@ -46,7 +46,7 @@ def place_spans(spans: Tensor, length: int, generator: torch.Generator) -> Tenso
 def draw_beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
     """Draw from Beta(alpha, alpha) by inverting its distribution function: float32 tensor, shape (n,)."""
     uniform = torch.rand(n, generator=generator, dtype=torch.float64)
-    return torch.from_numpy(special.betaincinv(alpha, alpha, uniform.numpy())).to(torch.float32)
+    return torch.from_numpy(scipy.special.betaincinv(alpha, alpha, uniform.numpy())).to(torch.float32)
 
 
 def draw_noise(n: int, n_chans: int, n_times: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

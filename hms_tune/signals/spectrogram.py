@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy.signal.windows import dpss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,7 +104,7 @@ def dpss_tapers(length: int, *, sfreq: float, half_bandwidth: float, count: int)
     The host multiplies tapers of unit energy by √fs, divides their transforms by fs, and averages the squared
     magnitudes: a density over both signs of frequency, half of the one-sided one.
     """
-    tapers = torch.from_numpy(dpss(length, NW=half_bandwidth, Kmax=count).copy())
+    tapers = torch.from_numpy(scipy.signal.windows.dpss(length, NW=half_bandwidth, Kmax=count).copy())
     return tapers / math.sqrt(sfreq * count)
 
 

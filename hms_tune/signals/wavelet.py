@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,7 +65,7 @@ def _grid(columns: int, n_times: int, padding: int) -> _Grid:
 
 
 def _is_fast(length: int) -> bool:
-    return bool(fft.next_fast_len(length) == length)
+    return bool(scipy.fft.next_fast_len(length) == length)
 
 
 class MorletPower(nn.Module):

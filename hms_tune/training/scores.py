@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
@@ -247,7 +247,7 @@ def _drawn(
 def _steps(distances: NDArray[np.float64], patients: int) -> tuple[float, float]:
     """How many standard errors the interval reaches below and above: of the draws, or of Student's t."""
     tail = 0.5 * (1.0 - COVERAGE)
-    student = float(stdtrit(patients - 1, 1.0 - tail))
+    student = float(scipy.special.stdtrit(patients - 1, 1.0 - tail))
     below, above = np.quantile(distances, [tail, 1.0 - tail]) if len(distances) else (-student, student)
     most = MOST_STUDENTS * student  # of three patients a draw may hold nearly equal ones
     return max(min(float(below), -student), -most), min(max(float(above), student), most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import signal
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 import pytest
 
-from hms_tune.cli.main import COMMANDS
+from hms_tune.cli.main import COMMANDS, main
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import claim
@@ -34,6 +36,16 @@ STUDIES = Path(__file__).resolve().parents[2] / "studies"
 CANARY = "canary{%secret@word"
 
 
+class Said(NamedTuple):
+    """What a command wrote."""
+
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Said]
+
+
 @pytest.fixture(scope="module")
 def storage(storage: Storage) -> Storage:
     """The server, with the study ``smoke``, of which two trials are complete."""
@@ -45,20 +57,35 @@ def storage(storage: Storage) -> Storage:
     return storage
 
 
-def run(home: Path, *arguments: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "hms_tune", *arguments],
-        env=os.environ | {"HMS_TUNE_HOME": str(home)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a command with a home, in this process, which has loaded what others take seconds to load.
+
+    Gives what was said, once the exit code is the one that was expected.
+    """
+    for name in [name for name in os.environ if name.startswith("HMS_TUNE")]:
+        monkeypatch.delenv(name)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(home: Path, *arguments: str, code: int = 0, **variables: str) -> Said:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in ({"HMS_TUNE_HOME": str(home)} | variables).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["hms-tune", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        root.handlers[:], root.level = handlers, level
+        said = Said(*capfd.readouterr())
+        assert int(ended.value.code or 0) == code, said
+        return said
+
+    yield run
+    root.handlers[:], root.level = handlers, level
 
 
-def error_of(done: subprocess.CompletedProcess[str]) -> str:
+def error_of(done: Said) -> str:
     """The one line an error is, the last of all; a worker has said before what it does."""
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert [line for line in lines if line.startswith("error: ")] == lines[-1:], done.stderr
@@ -67,27 +94,41 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_help_lists_every_command_without_importing_torch() -> None:
-    program = "import sys; sys.argv = ['hms-tune', '--help']\nfrom hms_tune.cli.main import main\n"
-    program += (
-        "try: main()\nfinally: print(sorted({'torch', 'optuna', 'wandb', 'pandas'} & set(sys.modules)))"
+    said = imported_by("--help")
+    assert [command for command in COMMANDS if command not in said] == []
+    assert said.splitlines()[-1] == "[]"
+
+
+def test_looking_at_studies_imports_neither_torch_nor_pandas_nor_scipy(home: Path, storage: Storage) -> None:
+    assert "smoke" in (said := imported_by("study", "list", HMS_TUNE_HOME=str(home)))
+    assert said.splitlines()[-1] == "['optuna']"
+
+
+def imported_by(*arguments: str, **variables: str) -> str:
+    """What a command says, and a last line with the large packages that it loaded."""
+    program = f"import sys; sys.argv = ['hms-tune', *{arguments}]\nfrom hms_tune.cli.main import main\n"
+    program += "large = {'torch', 'optuna', 'wandb', 'pandas', 'scipy.special', 'sklearn', 'timm'}\n"
+    program += "try: main()\nfinally: print(sorted(large & set(sys.modules)))"
+    environment = os.environ | variables
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert [command for command in COMMANDS if command not in done.stdout] == []
-    assert done.stdout.splitlines()[-1] == "[]"
+    return done.stdout
 
 
-def test_version_is_the_packages() -> None:
+def test_the_package_is_a_command_of_this_version() -> None:
     import hms_tune
 
-    assert run(Path("unused"), "--version").stdout == f"hms-tune {hms_tune.__version__}\n"
+    said = subprocess.run([sys.executable, "-m", "hms_tune", "--version"], capture_output=True, check=True)
+    assert said.stdout.decode() == f"hms-tune {hms_tune.__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [("nonsense",), ("status",), ("status", "--study", "x", "--nonsense")])
-def test_wrong_use_exits_2(arguments: tuple[str, ...]) -> None:
+def test_wrong_use_exits_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert "Usage: hms-tune" in run(Path("unused"), *arguments, code=2).stderr
 
 
-def test_status_agrees_with_optuna(home: Path, storage: Storage) -> None:
+def test_status_agrees_with_optuna(run: Run, home: Path, storage: Storage) -> None:
     status = json.loads(run(home, "status", "--study", "smoke", "--json").stdout)
     trials = optuna.load_study(study_name="smoke", storage=storage.optuna).trials
     assert status["trials"]["complete"] == len(trials) == 2
@@ -98,7 +139,7 @@ def test_status_agrees_with_optuna(home: Path, storage: Storage) -> None:
     assert "2 complete" in shown
 
 
-def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage) -> None:
+def test_a_study_is_listed_shown_paused_and_resumed(run: Run, home: Path, storage: Storage) -> None:
     run(home, "study", "pause", "smoke")
     (listed,) = json.loads(run(home, "study", "list", "--json").stdout)
     assert (listed["study"], listed["state"], listed["best_value"]) == ("smoke", "paused", 0.5)
@@ -108,7 +149,7 @@ def test_a_study_is_listed_shown_paused_and_resumed(home: Path, storage: Storage
     assert "no trial 9" in error_of(run(home, "study", "show", "smoke", "--trial", "9", code=2))
 
 
-def test_a_study_is_reported_on_one_page(home: Path, storage: Storage, tmp_path: Path) -> None:
+def test_a_study_is_reported_on_one_page(run: Run, home: Path, storage: Storage, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     assert run(home, "study", "report", "--study", "smoke", "--out", str(out)).stdout == f"{out}\n"
     page = out.read_text()
@@ -116,7 +157,7 @@ def test_a_study_is_reported_on_one_page(home: Path, storage: Storage, tmp_path:
     assert "That is optimistic" in page
 
 
-def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage) -> None:
+def test_enqueue_reads_values_as_a_study_file_does(run: Run, home: Path, storage: Storage) -> None:
     done = run(
         home, "study", "enqueue", "smoke", "--params", "model.dropout=0.1", "training.learning_rate=1e-3"
     )
@@ -133,11 +174,11 @@ def test_enqueue_reads_values_as_a_study_file_does(home: Path, storage: Storage)
     assert "model.dropout cannot be 7" in error_of(refused)
 
 
-def test_what_no_worker_ran_cannot_be_stopped(home: Path, storage: Storage) -> None:
+def test_what_no_worker_ran_cannot_be_stopped(run: Run, home: Path, storage: Storage) -> None:
     assert "no worker ran a trial 1" in error_of(run(home, "study", "stop-trial", "smoke", "1", code=2))
 
 
-def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: Storage) -> None:
+def test_a_running_trial_is_stopped_and_its_worker_drained(run: Run, home: Path, storage: Storage) -> None:
     study = optuna.load_study(study_name="smoke", storage=storage.optuna)
     holder = Holder("worker-7", "cpu", this_process(), gpus=2.0)
     lease = claim(storage, study_id_of(study), holder, lease_s=600.0)
@@ -157,7 +198,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(home: Path, storage: 
 
 
 @pytest.mark.slow
-def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: Storage) -> None:
+def test_deleting_asks_for_yes_and_takes_the_checkpoints(run: Run, home: Path, storage: Storage) -> None:
     open_search(storage, StudyFile.parse(ONE_TRIAL.format(name="gone"), "gone.yaml"))
     checkpoint = home / "artifacts" / "gone" / "trial-0" / "attempt-0" / "checkpoint-000000.pt"
     checkpoint.parent.mkdir(parents=True)
@@ -171,7 +212,7 @@ def test_deleting_asks_for_yes_and_takes_the_checkpoints(home: Path, storage: St
 
 @pytest.mark.slow
 def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
-    home: Path, storage: Storage
+    run: Run, home: Path, storage: Storage
 ) -> None:
     stock = optuna.create_study(
         study_name="pareto", storage=storage.optuna, directions=["minimize", "maximize"]
@@ -209,13 +250,13 @@ def test_a_stock_study_of_several_objectives_ends_no_command_and_is_left_alone(
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    home: Path, storage: Storage, arguments: tuple[str, ...], said: str
+    run: Run, home: Path, storage: Storage, arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in error_of(run(home, *arguments, code=2))
 
 
 def test_a_missing_data_folder_is_one_line_and_leaves_nothing(
-    home: Path, storage: Storage, tmp_path: Path
+    run: Run, home: Path, storage: Storage, tmp_path: Path
 ) -> None:
     root = tmp_path / "absent"
     done = run(home, "worker", "--study", str(STUDIES / "smoke.yaml"), "--data", str(root), code=1)
@@ -223,7 +264,7 @@ def test_a_missing_data_folder_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_database_is_one_line_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_one_line_without_its_password(run: Run, tmp_path: Path) -> None:
     url = f"postgresql://me:{CANARY}@127.0.0.1:1/db"
     done = run(tmp_path, "status", "--study", "smoke", code=1, HMS_TUNE_STORAGE=url)
     error = error_of(done)
@@ -233,7 +274,7 @@ def test_an_unreachable_database_is_one_line_without_its_password(tmp_path: Path
 
 
 def test_doctor_names_every_finding_and_its_hint(
-    home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
+    run: Run, home: Path, storage: Storage, tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     root = competition_writer(tmp_path / "hms", patients=2)
     found = json.loads(run(home, "doctor", "--data", str(root), "--json").stdout)
@@ -258,7 +299,9 @@ def test_doctor_names_every_finding_and_its_hint(
     assert [check["name"] for check in json.loads(broken.stdout) if check["state"] == "fail"] == ["data"]
 
 
-def test_a_study_is_saved_deleted_and_loaded_again(home: Path, storage: Storage, tmp_path: Path) -> None:
+def test_a_study_is_saved_deleted_and_loaded_again(
+    run: Run, home: Path, storage: Storage, tmp_path: Path
+) -> None:
     before = json.loads(run(home, "study", "show", "smoke", "--json").stdout)
     file = tmp_path / "smoke.zip"
     said = run(home, "study", "save", "smoke", str(file)).stdout

@@ -467,7 +467,7 @@ def test_the_command_says_that_it_goes_on_after_ctrl_c(root: Path, monkeypatch: 
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hms_tune.cli.data.download_competition", interrupted)
+    monkeypatch.setattr("hms_tune.data.download.competition.download", interrupted)
     run = CliRunner().invoke(app, ["download", str(root)])
     assert isinstance(run.exception, DownloadError)
     assert str(run.exception).endswith("Run the same command again; it goes on from there")

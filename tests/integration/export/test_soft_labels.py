@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, DataError, UsageError
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.export import Winner, export_best
+from hms_tune.export.onnx import OnnxUnavailableError
 from hms_tune.export.teacher.label import label
 from hms_tune.search.data_check import check_data
 from hms_tune.training.cross_validation import CrossValidation
@@ -43,6 +44,18 @@ def a_config(**data: object) -> TrialConfig:
 def export(store: Store, out: Path, **data: object) -> Path:
     winner = Winner(study="teacher", number=4, config=a_config(**data), value=None)
     return export_best(winner, store, out, device="cpu").path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_extra() -> Iterator[None]:
+    """Bundles have no ``model.onnx``, which takes half a minute each and has no part in this."""
+
+    def unavailable(*_: object) -> None:
+        raise OnnxUnavailableError("no model.onnx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hms_tune.export.export.export_onnx", unavailable)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -117,15 +119,36 @@ def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the
             finished.append(event.kl)
 
 
+def with_optimizer(name: str) -> TrialConfig:
+    return make_config(optimizer=name, layer_decay=None if name == "adamw" else 0.8)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    one_thread: None, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, list[Event]]]:
+    """By optimizer, the folder and the events of a trial that nothing interrupts; each is trained once."""
+
+    @cache
+    def trained(optimizer: str) -> tuple[Path, list[Event]]:
+        folder = tmp_path_factory.mktemp("whole")
+        trial = CrossValidation(with_optimizer(optimizer), store, "cpu", directory=folder, keep_weights=True)
+        return folder, list(trial.run())
+
+    return trained
+
+
 @pytest.mark.parametrize(
     ("optimizer", "stop_after"), [*(("adamw", after) for after in (1, 3, 4)), ("lamb", 2), ("muon", 4)]
 )
 def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
-    store: Store, tmp_path: Path, optimizer: str, stop_after: int
+    undisturbed: Callable[[str], tuple[Path, list[Event]]],
+    store: Store,
+    tmp_path: Path,
+    optimizer: str,
+    stop_after: int,
 ) -> None:
-    config = make_config(optimizer=optimizer, layer_decay=None if optimizer == "adamw" else 0.8)
-    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
-
+    config, (folder, events) = with_optimizer(optimizer), undisturbed(optimizer)
     seen = 0
     for event in CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run():
         seen += isinstance(event, CheckpointWritten)
@@ -134,13 +157,13 @@ def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
     resumed = list(CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run())
 
     assert sum(getattr(event, "replayed", False) for event in resumed) >= stop_after
-    assert story(resumed) == story(whole)
+    assert story(resumed) == story(events)
     for fold in range(2):
-        expected = load_file(tmp_path / "whole" / f"fold_{fold}.safetensors")
+        expected = load_file(folder / f"fold_{fold}.safetensors")
         actual = load_file(tmp_path / "cut" / f"fold_{fold}.safetensors")
         assert expected.keys() == actual.keys()
         assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    first, second = whole[-1], resumed[-1]
+    first, second = events[-1], resumed[-1]
     assert isinstance(first, CrossValidationEnded)
     assert isinstance(second, CrossValidationEnded)
     np.testing.assert_array_equal(first.out_of_fold.probabilities, second.out_of_fold.probabilities)
