@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from hms_tune.config.image_layout import ModelInput, TracePlace, shown_lines
-from hms_tune.config.section import Section, named
+from hms_tune.config.section import Section, named, names_of
 
 PANELS = {"chains": 4, "lateral_pairs": 16, "pairs": 18}
 """How many panels lie one above the other in a view of each montage."""
@@ -155,17 +155,13 @@ class Kaggle(View):
 
 Scaling = Literal["global", "per_sample"]
 Spectral = STFT | Mel | Multitaper | Wavelet
-EEGRecipe = Annotated[
-    Annotated[STFT | Mel | Multitaper | Wavelet | Raw, Field(discriminator="name")], BeforeValidator(named)
-]
+EEGRecipe = Annotated[Annotated[Spectral | Raw, Field(discriminator="name")], BeforeValidator(named)]
 
 
 class InputConfig(Section):
     """How a window of EEG becomes an image. At least one view; they lie from left to right."""
 
-    eeg: EEGRecipe | None = Field(
-        STFT(), description="View of the EEG: stft, mel, multitaper, cwt or raw; null: none."
-    )
+    eeg: EEGRecipe | None = Field(STFT(), description=f"View of the EEG: {names_of(EEGRecipe)}; null: none.")
     detail: EEGRecipe | None = Field(
         None,
         description="Second view of the EEG, such as the central 10 s that experts labelled; null: none.",
