@@ -33,8 +33,9 @@ from hms_tune.database.connection.connections import connector
 from hms_tune.database.connection.url import DRIVER, parse_address, redacted
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
-from hms_tune.database.queue.end import Result, settle
+from hms_tune.database.queue.end import settle
 from hms_tune.database.queue.lease import Holder, Lease, hold
 from hms_tune.database.tables import attempts, trials
 from hms_tune.machine.processes import this_process

@@ -22,7 +22,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connection.retry import Patience, is_of_the_database, through_outages
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, GAIN_ATTRIBUTE
-from hms_tune.database.queue.end import ENDED_IN_DASHBOARD, Attempt, Result
+from hms_tune.database.queue.attempt import Attempt, Result
+from hms_tune.database.queue.end import ENDED_IN_DASHBOARD
 from hms_tune.database.queue.lease import Lease, LeaseKeeper, Requested
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.errors import (

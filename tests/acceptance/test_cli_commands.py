@@ -19,8 +19,9 @@ import pytest
 from hms_tune.cli.main import COMMANDS
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.machine.processes import this_process

@@ -25,8 +25,9 @@ from hms_tune.cli import database, demo, status
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data import synthetic
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.export.bundle import load_bundle

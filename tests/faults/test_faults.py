@@ -31,8 +31,9 @@ from tiny import study_file, tiny_train, undisturbed
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.connection.retry import Patience, through_outages
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Refusal, claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.start import ask
 from hms_tune.database.tables import attempts

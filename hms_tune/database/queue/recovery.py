@@ -29,7 +29,8 @@ from hms_tune.database.optuna_trial import (
     STATE_ATTRIBUTE,
     optuna_state,
 )
-from hms_tune.database.queue.end import Result, close, result_of, settle
+from hms_tune.database.queue.attempt import Result
+from hms_tune.database.queue.end import close, result_of, settle
 from hms_tune.database.queue.lease import Lease, lease_of
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from hms_tune.database.connect import Storage
 from hms_tune.database.locks import lock_study
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
-from hms_tune.database.queue.end import Attempt
+from hms_tune.database.queue.attempt import Attempt
 from hms_tune.database.queue.lease import Lease, is_lease, lease_lost
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue import claim, end, recovery, shared_folds, start
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal
-from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial

@@ -12,8 +12,9 @@ from sqlalchemy import func, text, update
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal, claim
-from hms_tune.database.queue.end import Attempt, Result, tell
+from hms_tune.database.queue.end import tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import end_orphans, recover
 from hms_tune.database.queue.start import ask

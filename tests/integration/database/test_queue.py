@@ -15,8 +15,9 @@ from sqlalchemy import func, select, text, update
 
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue import recovery
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
-from hms_tune.database.queue.end import Attempt, Result, release, tell
+from hms_tune.database.queue.end import release, tell
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, hold
 from hms_tune.database.queue.recovery import MOST_LOSSES, end_orphans, recover
 from hms_tune.database.queue.start import ask, bind

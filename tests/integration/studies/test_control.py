@@ -18,8 +18,9 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database import tables
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
-from hms_tune.database.queue.end import Attempt, Result, tell
+from hms_tune.database.queue.end import tell
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.start import ask

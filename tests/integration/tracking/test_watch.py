@@ -16,8 +16,9 @@ from sqlalchemy import select, update
 from hms_tune.config.study_sections import HAPPENINGS
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queries.outbox import Entry, add_entry, take_entry
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, settle
+from hms_tune.database.queue.end import settle
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.tables import attempts, now, outbox, seconds_from_now, studies, workers
 from hms_tune.machine.processes import leave_mark, remove_mark, this_process

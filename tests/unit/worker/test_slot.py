@@ -18,8 +18,8 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Refusal
-from hms_tune.database.queue.end import Result
 from hms_tune.database.queue.lease import Lease, Requested
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.database.queue.study_queue import StudyQueue
