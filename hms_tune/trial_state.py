@@ -88,7 +88,7 @@ REQUEUED_OR_LOST = (AttemptState.REQUEUED, AttemptState.LOST)
 """How an attempt ends whose trial goes on."""
 
 ENDED = tuple(state for state in TrialState if state.is_final and state.counts)
-"""How a trial ends that was a unit of the budget."""
+"""Final states of trials that used a unit of the budget."""
 
 
 def label(trial: int, attempt: int) -> str:

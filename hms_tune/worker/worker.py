@@ -79,7 +79,7 @@ class Worker:
         self.progress = progress
         self.show_study = show_study
         self.worker_id = _new_id()
-        self._notify = options.study_file.tracking.notify  # also of a study that follows
+        self._notify = options.study_file.tracking.notify  # also for the study that confirms this one
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
@@ -211,7 +211,7 @@ class Worker:
             told = as_storage_error(error)
             if told is None:
                 raise
-            _logger.warning("Nobody knows whether there is more to do: %s", told)
+            _logger.warning("Cannot tell whether the study has more to do: %s", told)
             self._has_more = True
             return None
 

@@ -175,7 +175,7 @@ def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
     connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=state))
 
 
-# At a rung that a trial passed without a pause it was worth what it was worth at the one before, if any.
+# A rung passed without a pause gets the estimate of the rung before it or, if there is none, the current one.
 _REACHED = text(f"""
     INSERT INTO {SCHEMA}.rungs (trial_id, study_id, step, estimate)
     SELECT :trial, :study, each, CASE WHEN each = :step THEN :estimate ELSE coalesce((

@@ -111,7 +111,7 @@ def _give_up_hopeless(connection: Connection, study_id: int, places: Mapping[int
 
 
 def _interrupted(connection: Connection, study_id: int, rungs_: Sequence[int]) -> int | None:
-    """The most advanced trial that is paused at no rung: the study file's rungs are others now."""
+    """The most advanced trial that is paused at a step that is no rung any more: the file's were changed."""
     return connection.execute(
         select(trials.c.trial_id)
         .where(

@@ -162,7 +162,7 @@ def _template(lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTri
 
 
 def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
-    """What a successor's values are to a sampler: given, or still to be drawn in its predecessor's place.
+    """System attributes of the next attempt: the last one's values if all were drawn, else its draw's place.
 
     Whatever else stands there (rungs, constraints, artifact links) belongs to the attempt that was lost.
     """
@@ -176,12 +176,11 @@ def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
 
 
 def _take_turn(connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial) -> None:
-    """Give a trial that is to be drawn the first turn that no other has.
+    """Give a trial that is to be drawn a turn: a position in the list of a grid or of QMC.
 
-    That happens under the lock of the study's row: two workers would otherwise take one turn of a list.
-
-    An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
-    for one that was lost goes on with the lost one's turn, unless that had come too late and another has it.
+    It is the predecessor's if that is still free, else the first free one. That happens under the lock of the
+    study's row: two workers would otherwise take one turn. An orphan, which arrived after its lease had ended
+    and never runs, keeps none. What a turn is: :mod:`~hms_tune.search.list_turns`.
     """
     if not goes_through_a_list(study.sampler):
         return

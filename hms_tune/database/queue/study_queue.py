@@ -131,7 +131,7 @@ class StudyQueue:
             return list(rows.scalars())
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
-        """Which of the trials with these numbers have ended, without the best one."""
+        """Which of the trials with these numbers have ended, except the best complete one."""
         best = (
             select(trials.c.trial_id)
             .where(trials.c.study_id == self.study_id, trials.c.state == TrialState.COMPLETE)

@@ -195,7 +195,7 @@ def test_a_recovered_trial_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     aside = Recovered(Lease(2, 0, 2, None), 5, Result(AttemptState.LOST, reason="set aside"), set_aside=True)
     a_slot(a_queue(0, recovered=[lost, aside]), tmp_path).run()
     assert said(caplog) == [
-        "Attempt 4 lost its worker; its trial goes on in a new one",
+        "Attempt 4 lost its worker; its trial goes on in a new attempt",
         "Attempt 5 lost its worker; set aside",
     ]
 
