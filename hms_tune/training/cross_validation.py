@@ -124,8 +124,8 @@ class CrossValidation:
 
         The last event is a checkpoint of the whole fold. If the trial finds that file at
         :func:`~hms_tune.training.checkpoint.shared_fold_path` when the fold starts, it goes on from there;
-        events and predictions are bit for bit those of a trial that trained the fold itself. This training goes
-        on from a checkpoint within the fold, too.
+        events and predictions are bit for bit those of a trial that trained the fold itself. This training
+        goes on from a checkpoint within the fold, too.
         """
         data = self.workspace.trial_data(self.config)
         progress = self._resumed(data)
