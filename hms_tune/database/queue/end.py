@@ -29,7 +29,7 @@ from hms_tune.database.optuna_trial import (
     optuna_state,
 )
 from hms_tune.database.queue.attempt import Attempt, Result
-from hms_tune.database.queue.lease import Lease, hold, is_lease, lease_lost
+from hms_tune.database.queue.lease import Lease, is_lease, lease_lost, lock_lease
 from hms_tune.database.tables import SCHEMA, attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
@@ -45,7 +45,7 @@ TRACEBACK = "traceback"
 """Key of a failed result's traceback."""
 
 
-def tell(
+def end_attempt(
     storage: Storage, study: optuna.Study, attempt: Attempt, result: Result, *, rungs: Sequence[int] = ()
 ) -> Result:
     """Write how an attempt ended, if it is still ours. Safe to repeat after an outage.
@@ -79,7 +79,7 @@ def tell(
         else:
             _tell_optuna(storage, study, attempt, result)
         keep_traceback(connection, attempt, result)
-        settle(connection, attempt.lease, result, set_aside=False, rungs=rungs)
+        end_lease_and_trial(connection, attempt.lease, result, set_aside=False, rungs=rungs)
     return result
 
 
@@ -131,7 +131,7 @@ def result_of(frozen: FrozenTrial) -> Result:
     return Result(state, reason=reason, rung=rung)
 
 
-def settle(
+def end_lease_and_trial(
     connection: Connection,
     lease: Lease,
     result: Result,
@@ -147,11 +147,11 @@ def settle(
     losses : how many workers the trial has lost now without getting further; None: one more than before
     rungs : the steps at which trials of the study pause
     """
-    close(connection, lease, result.state)
+    end_lease(connection, lease, result.state)
     values: dict[str, Any] = (
-        ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
+        columns_of_ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
         if set_aside or result.state.leaves.is_final
-        else unless_stopped(result.state.leaves)
+        else columns_of_waiting_or_stopped(result.state.leaves)
     )
     if result.rung is not None:
         step, estimate = result.rung
@@ -170,7 +170,7 @@ def settle(
     )
 
 
-def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
+def end_lease(connection: Connection, lease: Lease, state: AttemptState) -> None:
     """End a lease, whatever becomes of its trial."""
     connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=state))
 
@@ -187,14 +187,14 @@ _REACHED = text(f"""
 """)
 
 
-def ended(state: TrialState, reason: str | None) -> dict[str, Any]:
+def columns_of_ended(state: TrialState, reason: str | None) -> dict[str, Any]:
     """What stands in the row of a trial that is over."""
     return {"state": state, "ended_at": now(), "reason": reason}
 
 
-def unless_stopped(state: TrialState) -> dict[str, Any]:
+def columns_of_waiting_or_stopped(state: TrialState) -> dict[str, Any]:
     """What stands in the row of a trial without a slot: its state, unless a person stopped it."""
-    stopped = ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
+    stopped = columns_of_ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
     goes_on = {"state": state, "ended_at": null(), "reason": null()}
     return {
         column: case((trials.c.requested == "stop", stopped[column]), else_=goes_on[column])
@@ -205,5 +205,5 @@ def unless_stopped(state: TrialState) -> dict[str, Any]:
 def release(storage: Storage, lease: Lease) -> None:
     """Give back a claim for which no Optuna trial was made."""
     with storage.transaction() as connection:
-        hold(connection, lease)
-        settle(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)
+        lock_lease(connection, lease)
+        end_lease_and_trial(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)

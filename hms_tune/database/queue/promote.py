@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select, text, update
 
-from hms_tune.database.queue.end import ended
+from hms_tune.database.queue.end import columns_of_ended
 from hms_tune.database.tables import SCHEMA, rungs, trials
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
 from hms_tune.search.promotion.rule import Promotion, Standing
@@ -53,7 +53,7 @@ def promoted(
 def give_up_paused(connection: Connection, study_id: int) -> None:
     """End all paused trials as pruned."""
     paused = update(trials).where(trials.c.study_id == study_id, trials.c.state == TrialState.PAUSED)
-    connection.execute(paused.values(**ended(TrialState.PRUNED, GIVEN_UP)))
+    connection.execute(paused.values(**columns_of_ended(TrialState.PRUNED, GIVEN_UP)))
 
 
 _PLACE = "(estimate, trial_id)"
@@ -106,7 +106,7 @@ def _give_up_hopeless(connection: Connection, study_id: int, places: Mapping[int
         connection.execute(
             update(trials)
             .where(trials.c.trial_id.in_(hopeless), trials.c.state == TrialState.PAUSED)
-            .values(**ended(TrialState.PRUNED, GIVEN_UP))
+            .values(**columns_of_ended(TrialState.PRUNED, GIVEN_UP))
         )
 
 

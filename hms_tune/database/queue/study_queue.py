@@ -89,8 +89,8 @@ class StudyQueue:
         return self.storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal)
 
     def start(self, lease: Lease) -> Attempt:
-        """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
-        return start.ask(self.storage, self.study, lease)
+        """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.begin_attempt`."""
+        return start.begin_attempt(self.storage, self.study, lease)
 
     def release(self, lease: Lease) -> None:
         """Give back a lease for which no Optuna trial was made."""
@@ -101,8 +101,8 @@ class StudyQueue:
         self.storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
-        """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
-        return end.tell(self.storage, self.study, attempt, result, rungs=self._rungs)
+        """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.end_attempt`."""
+        return end.end_attempt(self.storage, self.study, attempt, result, rungs=self._rungs)
 
     def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
         """Begin a fold of a trial; see :func:`~hms_tune.database.queue.shared_folds.take_fold`."""
