@@ -118,7 +118,7 @@ class Slot:
                 attempt = start_attempt(self._setup, lease)
                 run = AttemptRun(self._setup, attempt, keeper)
                 result = run.run()
-                if result.state.leaves in ENDED or result.state is AttemptState.PAUSED:
+                if result.state.trial_state_after in ENDED or result.state is AttemptState.PAUSED:
                     self._setup.through_outages(self._remove_checkpoints)
             except LeaseLostError as error:
                 _logger.warning("%s", error)
@@ -126,7 +126,7 @@ class Slot:
         if run.fatal is not None:
             raise run.fatal
         self._failures.count(result, attempt.optuna_trial.number)
-        return result.state.leaves in ENDED
+        return result.state.trial_state_after in ENDED
 
     def _remove_checkpoints(self) -> None:
         """Remove the checkpoints of every trial that has ended, except the best complete one's.

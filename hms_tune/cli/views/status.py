@@ -45,7 +45,7 @@ def status_view(status: StudyStatus) -> RenderableType:
 
 def budget_text(status: StudyStatus) -> str:
     """What is used of each part of the budget: ``12 of 100 trials, 1.5 of 24 h, 0.75 GPU-hours``."""
-    taken = sum(number for state, number in status.trials.items() if state.counts)
+    taken = sum(number for state, number in status.trials.items() if state.uses_budget)
     parts = [
         (f"{taken}", status.budget_trials, "trials"),
         (f"{status.hours:.1f}", status.budget_hours, "h"),

@@ -149,9 +149,9 @@ def end_lease_and_trial(
     """
     end_lease(connection, lease, result.state)
     values: dict[str, Any] = (
-        columns_of_ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
-        if set_aside or result.state.leaves.is_final
-        else columns_of_waiting_or_stopped(result.state.leaves)
+        columns_of_ended(TrialState.FAILED if set_aside else result.state.trial_state_after, result.reason)
+        if set_aside or result.state.trial_state_after.is_final
+        else columns_of_waiting_or_stopped(result.state.trial_state_after)
     )
     if result.rung is not None:
         step, estimate = result.rung

@@ -74,7 +74,7 @@ class StudyQueue:
             self.study_id,
             self.holder,
             lease_s=self.lease_s,
-            worker_most=self.max_trials,
+            max_trials=self.max_trials,
             promotion=self.promotion,
             helps=helps,
             token=token,

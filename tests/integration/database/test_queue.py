@@ -114,9 +114,9 @@ def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
 def test_a_worker_claims_no_more_than_it_was_asked_to(storage: Storage, study: optuna.Study) -> None:
     study_id = register(storage, study)
     for _ in range(2):
-        assert isinstance(claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2), Lease)
-    assert claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2) is Refusal.WORKER_DONE
-    assert isinstance(claim(storage, study_id, holder("two"), lease_s=60.0, worker_most=2), Lease)
+        assert isinstance(claim(storage, study_id, holder("one"), lease_s=60.0, max_trials=2), Lease)
+    assert claim(storage, study_id, holder("one"), lease_s=60.0, max_trials=2) is Refusal.WORKER_DONE
+    assert isinstance(claim(storage, study_id, holder("two"), lease_s=60.0, max_trials=2), Lease)
 
 
 def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(

@@ -213,7 +213,7 @@ def test_helping_counts_gpu_hours_but_neither_a_trial_of_the_budget_nor_one_of_t
     with storage.transaction() as connection:
         connection.execute(budget.values(budget_gpu_hours=None))
     end_help(storage, helper, AttemptState.COMPLETE)
-    most = {"worker_most": 1, "lease_s": 60.0, "promotion": search.promotion}
+    most = {"max_trials": 1, "lease_s": 60.0, "promotion": search.promotion}
     next_one = claim(storage, search.study_id, a_holder("helper"), helps=True, **most)
     assert isinstance(next_one, Lease)
     assert next_one.fold is not None
