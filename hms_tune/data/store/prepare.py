@@ -40,10 +40,11 @@ from hms_tune.data.store.store import (
     competition_of,
     store_path,
 )
-from hms_tune.data.store.write import JOURNAL, Progress, write_signals
+from hms_tune.data.store.write import JOURNAL, write_signals
 from hms_tune.errors import DataError, StoreError
 from hms_tune.machine.cores import available_cores
 from hms_tune.machine.private_folder import private_folder
+from hms_tune.machine.progress import ProgressCallback
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def prepare(
     *,
     store: Path | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Store:
     """Write the store of a competition folder, or find it current.
 
@@ -196,7 +197,7 @@ def _build(
     digest: str,
     *,
     jobs: int,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> None:
     partial = target.with_name(target.name + ".partial")
     if _is_current(partial, digest):  # killed between its last byte and its renaming

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select, text, update
 from hms_tune.database.queue.end import columns_of_ended
 from hms_tune.database.tables import SCHEMA, rungs, trials
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
-from hms_tune.search.promotion.rule import Promotion, Standing
+from hms_tune.search.promotion.rule import Promotion, RungStanding
 from hms_tune.trial_state import TrialState
 
 GIVEN_UP = "given up: others were better when it was paused"
@@ -77,10 +77,10 @@ _STANDINGS = text(f"""
 """)
 
 
-def _standings(connection: Connection, study_id: int, pauses: Sequence[int]) -> list[Standing]:
+def _standings(connection: Connection, study_id: int, pauses: Sequence[int]) -> list[RungStanding]:
     """How things stand at each rung; none of it reads the study's trials."""
     rows = connection.execute(_STANDINGS, {"study": study_id, "rungs": list(pauses)})
-    return [Standing(row.rung, row.reached, row.paused, row.better) for row in rows]
+    return [RungStanding(row.rung, row.reached, row.paused, row.better) for row in rows]
 
 
 _HOPELESS = text(f"""
