@@ -33,9 +33,10 @@ from hms_tune.database.connection.connections import connector
 from hms_tune.database.connection.url import DRIVER, parse_address, redacted
 from hms_tune.database.embedded.server import start_embedded
 from hms_tune.database.optuna_storage import PatientStorage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
-from hms_tune.database.queue.end import Result, settle
-from hms_tune.database.queue.lease import Holder, Lease, hold
+from hms_tune.database.queue.end import end_lease_and_trial
+from hms_tune.database.queue.lease import Holder, Lease, lock_lease
 from hms_tune.database.tables import attempts, trials
 from hms_tune.machine.processes import this_process
 from hms_tune.trial_state import AttemptState
@@ -92,8 +93,8 @@ def storm(database_url: str, name: str, *, claims: int, workers: int, trials: in
 
         def hand_back(lease: Lease) -> None:
             with storage.transaction() as connection:
-                hold(connection, lease)
-                settle(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)
+                lock_lease(connection, lease)
+                end_lease_and_trial(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)
 
         with ThreadPoolExecutor(workers) as pool:
             working = [pool.submit(work, worker) for worker in range(workers)]

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from hms_tune.config.augmentation import AugmentationConfig
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Raw, Spectral
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import BipolarWindow, EEGImage, ImageTransform
 
@@ -120,7 +121,8 @@ def constants(folder: Path) -> None:
     frames = [pd.read_parquet(file).to_numpy(np.float32)[:10_000] for file in files]
     show(f"{len(files)} recordings\n\n| recipe | montage | mean | standard deviation |\n|---|---|---|---|")
     linear = {"name": "cwt", "spacing": "linear"}
-    for recipe in (*({"name": name} for name in ("stft", "mel", "multitaper", "cwt", "raw")), linear):
+    recipes = [{"name": each.model_fields["name"].default} for each in get_args(Spectral | Raw)]
+    for recipe in (*recipes, linear):
         for montage in ("chains", "lateral_pairs", "pairs"):
             if recipe["name"] == "raw" and montage == "chains":
                 continue

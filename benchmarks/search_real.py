@@ -105,7 +105,7 @@ def search(arm: str, seed: int, root: Path, folder: Path, given: argparse.Namesp
         export = [*COMMAND, "export-best", "--study", name, "--data", str(root), "--out", str(out)]
         subprocess.run([*export, "--device", "cpu"], env=environment, check=True, capture_output=True)
         held_out = read_scores(out).held_out_kl
-    begun = sum(number for state, number in shown.trials.items() if state.counts)
+    begun = sum(number for state, number in shown.trials.items() if state.uses_budget)
     kl = None if shown.best is None else shown.best.value
     return Outcome(seed, arm, minutes, begun, shown.trials[TrialState.COMPLETE], kl, held_out)
 

@@ -51,7 +51,7 @@ class TrialState(_State):
     """The device has no room for it. It is no unit of the budget, another draw takes its place."""
 
     @property
-    def counts(self) -> bool:
+    def uses_budget(self) -> bool:
         """Whether it is a unit of the budget."""
         return self is not TrialState.INFEASIBLE
 
@@ -79,7 +79,7 @@ class AttemptState(_State):
     """Its worker is gone; the trial waits for the next attempt, unless it was the last that is allowed."""
 
     @property
-    def leaves(self) -> TrialState:
+    def trial_state_after(self) -> TrialState:
         """The state of the trial after this attempt, unless somebody stops the trial or sets it aside."""
         return TrialState.WAITING if self in REQUEUED_OR_LOST else TrialState(self.value)
 
@@ -87,8 +87,8 @@ class AttemptState(_State):
 REQUEUED_OR_LOST = (AttemptState.REQUEUED, AttemptState.LOST)
 """How an attempt ends whose trial goes on."""
 
-ENDED = tuple(state for state in TrialState if state.is_final and state.counts)
-"""How a trial ends that was a unit of the budget."""
+ENDED = tuple(state for state in TrialState if state.is_final and state.uses_budget)
+"""Final states of trials that used a unit of the budget."""
 
 
 def label(trial: int, attempt: int) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 
 from hms_tune.database.connection.retry import Patience
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal
-from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, Requested, lease_lost
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial

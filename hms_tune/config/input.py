@@ -27,7 +27,7 @@ from hms_tune.config.image_layout import (
     shown_lines,
     view_places,
 )
-from hms_tune.config.section import Section, named
+from hms_tune.config.section import Section, named, names_of
 
 PANELS = {"chains": 4, "lateral_pairs": 16, "pairs": 18}
 """How many panels lie one above the other in a view of each montage."""
@@ -165,9 +165,7 @@ class Kaggle(View):
 
 Scaling = Literal["global", "per_sample"]
 Spectral = STFT | Mel | Multitaper | Wavelet
-EEGRecipe = Annotated[
-    Annotated[STFT | Mel | Multitaper | Wavelet | Raw, Field(discriminator="name")], BeforeValidator(named)
-]
+EEGRecipe = Annotated[Annotated[Spectral | Raw, Field(discriminator="name")], BeforeValidator(named)]
 
 
 VIEW_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -178,9 +176,7 @@ class InputConfig(Section):
 
     LATER = frozenset({"more", "layout"})
 
-    eeg: EEGRecipe | None = Field(
-        STFT(), description="View of the EEG: stft, mel, multitaper, cwt or raw; null: none."
-    )
+    eeg: EEGRecipe | None = Field(STFT(), description=f"View of the EEG: {names_of(EEGRecipe)}; null: none.")
     detail: EEGRecipe | None = Field(
         None,
         description="Second view of the EEG, such as the central 10 s that experts labelled; null: none.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
@@ -31,6 +31,13 @@ class Section(BaseModel):
             if getattr(self, name) == fields[name].default:
                 del content[name]
         return content
+
+
+def names_of(variants: Any) -> str:
+    """The names of the sections of an annotated union, as a sentence lists them: ``constant or cosine``."""
+    union, *_ = get_args(variants)
+    *others, last = (section.model_fields["name"].default for section in get_args(union))
+    return f"{', '.join(others)} or {last}"
 
 
 def named(value: Any) -> Any:

@@ -22,7 +22,7 @@ from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
 from hms_tune.config.secrets import check_webhook, hidden, public_text
 from hms_tune.config.settings import Settings
-from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig, WilcoxonPruner
+from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig
 from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import LARGEST_TEXT, Located, Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError, UnknownStudyError
@@ -228,8 +228,9 @@ def _check_parent(study_file: StudyFile, entries: Any, source: Source) -> None:
 
 
 def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
-    """The Wilcoxon pruner pairs trials fold by fold, so all of them must have the same folds."""
-    if not isinstance(study_file.search.pruner, WilcoxonPruner):
+    """A pruner that compares whole folds needs trials that all have the same."""
+    pruner = study_file.search.pruner
+    if not pruner.compares_whole_folds:
         return
     data = study_file.space.entries["data"]
     searched = any(parameter.name == "data.folds" for parameter in parameters(data, "data"))
@@ -237,7 +238,7 @@ def _check_pruner(study_file: StudyFile, reader: ConfigReader) -> None:
     if searched or reshuffled:
         key, state = ("data.folds", "be a range") if searched else ("data.reshuffle", "be true")
         reader.source.fail(
-            f"{key} cannot {state} with the wilcoxon pruner, which compares trials fold by fold",
+            f"{key} cannot {state} with the {pruner.name} pruner, which compares trials fold by fold",
             reader.lines.get(key),
             "Fix data.folds and data.reshuffle, or choose another pruner",
         )

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from hms_tune.config.section import FUNCTION, Section, named
 
 
-class NoPruner(Section):
+class PrunerSection(Section):
+    """What a pruner looks at.
+
+    Attributes
+    ----------
+    compares_whole_folds : trials report the KL of each fold when it ends, not an estimate after each epoch
+    keeps_rungs : each attempt's Optuna trial has the values that the pruner noted at its rungs
+    """
+
+    compares_whole_folds: ClassVar[bool] = False
+    keeps_rungs: ClassVar[bool] = False
+
+
+class NoPruner(PrunerSection):
     """Every trial runs to its end."""
 
     name: Literal["none"] = "none"
 
 
-class MedianPruner(Section):
+class MedianPruner(PrunerSection):
     """A trial ends when its KL is above the median of the others at the same epoch of the same fold."""
 
     name: Literal["median"] = "median"
@@ -29,7 +42,7 @@ class MedianPruner(Section):
     )
 
 
-class PercentilePruner(Section):
+class PercentilePruner(PrunerSection):
     """As median, but a trial must be among the best ``percentile`` percent."""
 
     name: Literal["percentile"] = "percentile"
@@ -43,8 +56,10 @@ class PercentilePruner(Section):
     )
 
 
-class SuccessiveHalvingPruner(Section):
+class SuccessiveHalvingPruner(PrunerSection):
     """At growing numbers of epochs only the best ``1 / reduction_factor`` of the trials go on."""
+
+    keeps_rungs = True
 
     name: Literal["successive_halving"] = "successive_halving"
     min_epochs: int = Field(1, ge=1, description="Epochs (over all folds) before the first decision.")
@@ -55,8 +70,10 @@ class SuccessiveHalvingPruner(Section):
     )
 
 
-class HyperbandPruner(Section):
+class HyperbandPruner(PrunerSection):
     """Several brackets of successive halving, from eager to patient."""
+
+    keeps_rungs = True
 
     name: Literal["hyperband"] = "hyperband"
     min_epochs: int = Field(1, ge=1, description="Epochs (over all folds) before the first decision.")
@@ -66,11 +83,13 @@ class HyperbandPruner(Section):
     )
 
 
-class WilcoxonPruner(Section):
+class WilcoxonPruner(PrunerSection):
     """A trial ends when a signed-rank test over its finished folds finds it worse than the best trial.
 
     With n folds the smallest possible p is 2⁻ⁿ: a threshold of 0.1 needs at least four folds.
     """
+
+    compares_whole_folds = True
 
     name: Literal["wilcoxon"] = "wilcoxon"
     p_threshold: float = Field(0.1, gt=0.0, lt=1.0, description="A trial is pruned below this p.")

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
-from hms_tune.config.section import Section, named
+from hms_tune.config.section import Section, named, names_of
 
 
 class DataConfig(Section):
@@ -280,7 +280,7 @@ class TrainingConfig(Section):
         AdamW(), description="sgd, adam, adamw, or another name of timm.optim.list_optimizers()."
     )
     scheduler: LearningRateSchedule = Field(
-        CosineSchedule(), description="constant, cosine, one_cycle, cyclic or plateau."
+        CosineSchedule(), description=f"{names_of(LearningRateSchedule)}."
     )
     loss: LossName = Field("kl", description="Loss on the votes as soft targets.")
     label_smoothing: float = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from hms_tune.export.adjustment import AS_TRAINED, Adjustment
 from hms_tune.export.blend import Blend
 from hms_tune.export.bundle import Bundle
 from hms_tune.export.submission import check_writable, write_submission
-
-Progress = Callable[[int, int], None]
+from hms_tune.machine.progress import ProgressCallback
 
 
 def predict(
@@ -33,7 +31,7 @@ def predict(
     out: Path = Path("submission.csv"),
     batch_size: int | None = None,
     change: Adjustment = AS_TRAINED,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Path:
     """Predict every EEG of one half of a competition folder and write ``submission.csv``.
 
@@ -80,7 +78,7 @@ def _predict_rows(
     half: Half,
     batch_size: int | None,
     change: Adjustment,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> NDArray[np.float32]:
     size = batch_size or bundle.batch_size
     parts: list[NDArray[np.float32]] = []

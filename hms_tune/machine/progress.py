@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+ProgressCallback = Callable[[int, int], None]
+"""Told how much is done, and of how much: files, bytes or rows, as the work counts them."""
+
 FIRST_S = 10.0
 """Work that is done sooner says nothing, s."""
 

@@ -33,11 +33,14 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=-1)
 
 
-_LOSSES: dict[LossName, RowLoss] = {
-    "kl": kl_divergence,
-    "cross_entropy": soft_cross_entropy,
-    "bce": binary_cross_entropy,
-}
+def _row_loss(name: LossName) -> RowLoss:
+    match name:
+        case "kl":
+            return kl_divergence
+        case "cross_entropy":
+            return soft_cross_entropy
+        case "bce":
+            return binary_cross_entropy
 
 
 def make_loss(name: LossName, label_smoothing: float = 0.0) -> Loss:
@@ -53,7 +56,7 @@ def make_loss(name: LossName, label_smoothing: float = 0.0) -> Loss:
     function of logits and targets, both (batch, n_classes), and optionally the weights of the rows (batch,),
     to a float32 scalar. It computes in float32 whatever the logits come in.
     """
-    return partial(_smoothed, _LOSSES[name], label_smoothing)
+    return partial(_smoothed, _row_loss(name), label_smoothing)
 
 
 def _smoothed(
@@ -80,7 +83,9 @@ def probabilities(logits: Tensor, loss: LossName) -> Tensor:
     -------
     float32 (batch, n_classes), rows sum to 1
     """
-    if loss == "bce":
-        each = logits.sigmoid()
-        return each / each.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(each.dtype).tiny)
-    return logits.softmax(dim=-1)
+    match loss:
+        case "kl" | "cross_entropy":
+            return logits.softmax(dim=-1)
+        case "bce":
+            each = logits.sigmoid()
+            return each / each.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(each.dtype).tiny)

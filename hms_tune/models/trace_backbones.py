@@ -7,6 +7,7 @@ them in seconds, whatever the sampling rate of the traces.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import torch
 from timm.layers.drop import DropPath
@@ -163,11 +164,18 @@ class ConvAttention(nn.Module):
         return {"position"}
 
 
-TRACE_BACKBONES: dict[TraceBackbone, Callable[..., nn.Module]] = {
-    "eegnet": EEGNet,
-    "resnet1d": ResNet1d,
-    "conv_attention": ConvAttention,
-}
+def _made_by(name: TraceBackbone) -> Callable[..., nn.Module]:
+    match name:
+        case "eegnet":
+            return EEGNet
+        case "resnet1d":
+            return ResNet1d
+        case "conv_attention":
+            return ConvAttention
+
+
+_NAMES: tuple[TraceBackbone, ...] = get_args(TraceBackbone)
+TRACE_BACKBONES: dict[TraceBackbone, Callable[..., nn.Module]] = {name: _made_by(name) for name in _NAMES}
 
 
 def _strided(width_in: int, width: int, *, kernel: int) -> nn.Sequential:

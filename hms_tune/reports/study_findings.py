@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
-from hms_tune.database.queries.confirmations import Progress
-from hms_tune.database.queries.patience import Patience
+from hms_tune.database.queries.confirmations import ConfirmationProgress
+from hms_tune.database.queries.patience import GainPatience
 from hms_tune.export.confirmation.race import HEADINGS
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
@@ -46,12 +46,12 @@ class Material:
     predictions: OutOfFold | None
     importances: Mapping[str, float]
     scores: Scores | None
-    patience: Patience | None = None
-    confirmation: Progress | None = None
+    patience: GainPatience | None = None
+    confirmation: ConfirmationProgress | None = None
     exported: TrialRecord | None = None
 
 
-def winner_of(study: StudyRecord, confirmation: Progress | None) -> TrialRecord | None:
+def winner_of(study: StudyRecord, confirmation: ConfirmationProgress | None) -> TrialRecord | None:
     """The trial that an export takes."""
     first = None if confirmation is None else confirmation.winner
     confirmed = None if first is None else first.trial

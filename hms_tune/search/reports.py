@@ -1,8 +1,8 @@
 """What a trial reports to Optuna, and when it is asked whether to go on.
 
-With every pruner but one, a trial reports after each epoch its cross-validation estimate (the mean of the
-best KL of every finished fold and of the current one) at step ``fold · max_epochs + epoch + 1``. The Wilcoxon
-pruner compares trials fold by fold: for it a trial reports the fold's KL at step ``fold`` when a fold ends.
+A trial reports after each epoch its cross-validation estimate (the mean of the best KL of every finished fold
+and of the current one) at step ``fold · max_epochs + epoch + 1``. For a pruner that compares whole folds, as
+Wilcoxon's does, it reports the fold's KL at step ``fold`` when a fold ends.
 """
 
 from __future__ import annotations
@@ -13,12 +13,7 @@ from collections.abc import Sequence
 import optuna
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import (
-    HyperbandPruner,
-    PromotionScheduler,
-    SuccessiveHalvingPruner,
-    WilcoxonPruner,
-)
+from hms_tune.config.study_sections import PromotionScheduler
 from hms_tune.errors import NonFiniteLossError
 from hms_tune.search.promotion.rule import Promotion, rungs
 from hms_tune.training.events import EpochEnded, Event, FoldEnded, FoldStarted
@@ -41,8 +36,8 @@ class Reporter:
         pruner = study_file.search.pruner
         self._trial = trial
         self._epochs = study_file.max_epochs
-        self._by_fold = isinstance(pruner, WilcoxonPruner)
-        self._keeps_rungs = isinstance(pruner, SuccessiveHalvingPruner | HyperbandPruner)
+        self._by_fold = pruner.compares_whole_folds
+        self._keeps_rungs = pruner.keeps_rungs
         self._reported: set[int] = set()
         self._undecided = False
 
@@ -158,7 +153,7 @@ def make_promotion(study_file: StudyFile) -> Promotion | None:
 
 def fold_of_step(step: int, study_file: StudyFile) -> int:
     """The fold, from 0, in which a trial of the study reports at this step."""
-    if isinstance(study_file.search.pruner, WilcoxonPruner):
+    if study_file.search.pruner.compares_whole_folds:
         return step
     return (step - 1) // study_file.max_epochs
 

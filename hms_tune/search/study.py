@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.ranges import differences
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
 from hms_tune.search.list_turns import was_given
 from hms_tune.search.promotion.surrogate import Known
@@ -170,8 +169,7 @@ def _changes(study_file: StudyFile, running: StudyFile) -> list[str]:
         f"{name} was {old} and is {new}"
         for name, (old, new) in differences(running.space, study_file.space).items()
     ]
-    by_fold = isinstance(study_file.search.pruner, WilcoxonPruner)
-    if by_fold != isinstance(running.search.pruner, WilcoxonPruner):
+    if study_file.search.pruner.compares_whole_folds != running.search.pruner.compares_whole_folds:
         changes.append(
             f"search.pruner was {running.search.pruner.name} and is {study_file.search.pruner.name}, "
             "and only one of them compares whole folds"

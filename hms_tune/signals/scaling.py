@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hms_tune.config.input import Scaling, Spectral, Wavelet
+from hms_tune.config.input import STFT, Mel, Multitaper, Scaling, Spectral, Wavelet
 
 LIMIT = 3.0
 """Scaled power is clipped to ± this."""
@@ -33,23 +33,28 @@ class Constants:
 
 _SPREAD_DB = 12.0
 
-_CENTRES_DB = {
-    "stft": (3.0, 0.5),
-    "mel": (3.5, 1.5),
-    "multitaper": (1.0, -0.5),
-    "cwt, linear": (3.0, 0.5),
-    "cwt, log": (10.0, 7.0),
-}
-"""dB re 1 µV²/Hz of each recipe, averaged over chains and pair by pair. Wavelets at even steps of the
-logarithm show more of the low frequencies, where the power is; a multitaper's density counts one sign of
-frequency."""
-
 
 def power_constants(view: Spectral) -> Constants:
     """Centre and spread of a spectral view, dB."""
-    name = f"{view.name}, {view.spacing}" if isinstance(view, Wavelet) else view.name
-    averaged, single = _CENTRES_DB[name]
+    averaged, single = _centres_db(view)
     return Constants(averaged if view.montage == "chains" else single, _SPREAD_DB)
+
+
+def _centres_db(view: Spectral) -> tuple[float, float]:
+    """The mean in dB re 1 µV²/Hz, averaged over chains and pair by pair.
+
+    Wavelets at even steps of the logarithm show more of the low frequencies, where the power is; a
+    multitaper's density counts one sign of frequency.
+    """
+    match view:
+        case STFT():
+            return 3.0, 0.5
+        case Mel():
+            return 3.5, 1.5
+        case Multitaper():
+            return 1.0, -0.5
+        case Wavelet():
+            return (10.0, 7.0) if view.spacing == "log" else (3.0, 0.5)
 
 
 KAGGLE_RANGE = (-4.0, 8.0)

@@ -15,7 +15,6 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import WilcoxonPruner
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.attempts import enqueued_values, reasons_of_last_attempts
@@ -261,7 +260,7 @@ def _stored_file(storage: Storage, study_id: int) -> StudyFile | None:
 
 def _standing(study_file: StudyFile | None, best: float | None, curves: Sequence[Curve]) -> Standing:
     """What estimates are held against."""
-    if study_file is None or isinstance(study_file.search.pruner, WilcoxonPruner):
+    if study_file is None or study_file.search.pruner.compares_whole_folds:
         return Standing()
     return Standing(best, Standing.of(curves, study_file.max_epochs).ratios)
 

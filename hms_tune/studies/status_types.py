@@ -17,8 +17,8 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     trial_number,
 )
-from hms_tune.database.queries.confirmations import Progress
-from hms_tune.database.queries.patience import Patience
+from hms_tune.database.queries.confirmations import ConfirmationProgress
+from hms_tune.database.queries.patience import GainPatience
 from hms_tune.database.queries.workers import RunningTrial, WorkerRow
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
@@ -106,7 +106,7 @@ class StudyStatus:
     budget_gpu_hours: float | None
     hours: float
     gpu_hours: float
-    patience: Patience
+    patience: GainPatience
     best: BestTrial | None
     leaders: tuple[BestTrial, ...]
     failed_because: dict[str, int]
@@ -122,7 +122,7 @@ class StudyStatus:
     images_per_second: float | None
     left_s: float | None
     ends_at: datetime | None
-    confirmation: Progress | None = None
+    confirmation: ConfirmationProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from hms_tune.config.ranges import value_text
 from hms_tune.training.history import FoldRecord
 
 if TYPE_CHECKING:
-    from hms_tune.database.queries.patience import Patience
+    from hms_tune.database.queries.patience import GainPatience
 
 
 def param_text(params: Mapping[str, Any], name: str) -> str:
@@ -29,7 +29,7 @@ def estimate_text(value: float | None, fold: int | None = None, folds: int | Non
     return f"≈ {value:.4f}" + (f" in fold {fold} of {folds}" if fold and folds else "")
 
 
-def patience_text(patience: Patience) -> str:
+def patience_text(patience: GainPatience) -> str:
     """What a further trial may be expected to gain, the noise, and how near the study's end is by that."""
     gain, noise = patience.gain or 0.0, patience.noise or 0.0
     text = f"may be expected to gain {gain:.4f}; noise over patients {noise:.4f}"

@@ -10,7 +10,7 @@ from typing import Literal
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import totals
 from hms_tune.database.queries.hours import seconds_at_work
-from hms_tune.database.queries.patience import Patience, patience_used
+from hms_tune.database.queries.patience import GainPatience, patience_used
 from hms_tune.database.queries.studies import StudyRow, study_row
 from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.trial_state import ENDED, TrialState
@@ -34,7 +34,7 @@ class StudyTotals:
     seconds: float
     gpu_hours: float
     recent: totals.RecentWork
-    patience: Patience
+    patience: GainPatience
 
     @property
     def ended(self) -> int:

@@ -122,10 +122,10 @@ class CrossValidation:
     def run_fold(self, number: int) -> Iterator[Event]:
         """Train one fold alone, for a trial whose other folds are trained elsewhere.
 
-        The last event is a checkpoint of the whole fold. Where the trial finds it as its
-        :func:`~hms_tune.training.checkpoint.shared_fold_path` when the fold has started, it takes it in, and
-        events and predictions are the same bit for bit as if it had trained the fold itself. It also goes on
-        from a checkpoint within the fold.
+        The last event is a checkpoint of the whole fold. If the trial finds that file at
+        :func:`~hms_tune.training.checkpoint.shared_fold_path` when the fold starts, it goes on from there;
+        events and predictions are bit for bit those of a trial that trained the fold itself. This training
+        goes on from a checkpoint within the fold, too.
         """
         data = self.workspace.trial_data(self.config)
         progress = self._resumed(data)

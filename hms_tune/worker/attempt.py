@@ -22,7 +22,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connection.retry import Patience, is_of_the_database, through_outages
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, GAIN_ATTRIBUTE
-from hms_tune.database.queue.end import ENDED_IN_DASHBOARD, Attempt, Result
+from hms_tune.database.queue.attempt import Attempt, Result
+from hms_tune.database.queue.end import ENDED_IN_DASHBOARD
 from hms_tune.database.queue.lease import Lease, LeaseKeeper, Requested
 from hms_tune.database.queue.study_queue import StudyQueue
 from hms_tune.errors import (
@@ -251,7 +252,7 @@ class AttemptRun:
             self._lease.check()
             if self._requested != "running":
                 return requested_result(self._requested)
-            # A worker may be lost, or a study saved, between the checkpoint of a rung and the pause there.
+            # A resumed attempt may be past a rung at which it never paused, so it also pauses in a replay.
             is_kept = only_replayed or isinstance(event, CheckpointWritten)
             if is_kept and (rung := self._rungs.reached) is not None:
                 attributes = self._events.attributes()
@@ -261,7 +262,7 @@ class AttemptRun:
         return self._events.complete_result(self._setup.search.rungs[-1])
 
     def _begin_fold(self, started: FoldStarted, directory: Path) -> None:
-        """Let others train the folds after this one; wait for who trains this one, and fetch it."""
+        """Let others train the folds after this one; if a helper trains this one, wait and fetch it."""
         setup, trial, fold = self._setup, self._attempt, started.fold
         if setup.search.promotion is None or not trial.rung:
             return

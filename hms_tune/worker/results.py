@@ -18,7 +18,8 @@ from hms_tune.database.optuna_trial import (
     NOISE_ATTRIBUTE,
     SECONDS_ATTRIBUTE,
 )
-from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, Result
+from hms_tune.database.queue.attempt import Result
+from hms_tune.database.queue.end import STOPPED_BY_A_PERSON
 from hms_tune.database.queue.lease import Requested
 from hms_tune.errors import HmsTuneError, MemoryPlanError, NonFiniteLossError, TrainingError
 from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, HYPERPARAMETERS, MOST_INFEASIBLE

@@ -78,13 +78,14 @@ class Slot:
         for recovered in self._setup.through_outages(self._setup.queue.recover):
             if recovered.lease.fold is not None:
                 _logger.warning(
-                    "Who helped with fold %d is gone; it is trained elsewhere", recovered.lease.fold
+                    "The helper of fold %d is gone; the trial's own attempt trains the fold",
+                    recovered.lease.fold,
                 )
                 continue
             _logger.warning(
                 "Attempt %s lost its worker; %s",
                 "?" if recovered.number is None else recovered.number,
-                recovered.result.reason if recovered.set_aside else "its trial goes on in a new one",
+                recovered.result.reason if recovered.set_aside else "its trial goes on in a new attempt",
             )
 
     def _claim(self) -> Lease | Refusal:
@@ -117,7 +118,7 @@ class Slot:
                 attempt = start_attempt(self._setup, lease)
                 run = AttemptRun(self._setup, attempt, keeper)
                 result = run.run()
-                if result.state.leaves in ENDED or result.state is AttemptState.PAUSED:
+                if result.state.trial_state_after in ENDED or result.state is AttemptState.PAUSED:
                     self._setup.through_outages(self._remove_checkpoints)
             except LeaseLostError as error:
                 _logger.warning("%s", error)
@@ -125,13 +126,13 @@ class Slot:
         if run.fatal is not None:
             raise run.fatal
         self._failures.count(result, attempt.optuna_trial.number)
-        return result.state.leaves in ENDED
+        return result.state.trial_state_after in ENDED
 
     def _remove_checkpoints(self) -> None:
-        """Remove the checkpoints of every trial that has ended, without the best one's.
+        """Remove the checkpoints of every trial that has ended, except the best complete one's.
 
-        Where those that are left take more than the study's budget, the least promising trials that wait lose
-        theirs: one that is promoted all the same begins anew.
+        Where those that are left take more than the study's budget, paused trials lose theirs, the least
+        promising first. If one is promoted later, it trains from its start.
         """
         artifacts, most = self._setup.artifacts, self._setup.search.checkpoint_bytes
         if present := artifacts.present():

@@ -29,6 +29,7 @@ from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.errors import ArtifactError, RankLostError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import is_writable, private_folder
+from hms_tune.machine.progress import ProgressCallback
 from hms_tune.machine.stop_signals import STOP_SIGNALS
 from hms_tune.reports.dashboard.publisher import PublisherPlan, publishing
 from hms_tune.studies.totals import has_work
@@ -48,8 +49,6 @@ from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 def _no_progress(_done: int, _total: int) -> None:
@@ -71,7 +70,7 @@ class Worker:
         options: WorkerOptions,
         observer: Observer,
         *,
-        progress: Callable[[], AbstractContextManager[Progress]] = lambda: nullcontext(_no_progress),
+        progress: Callable[[], AbstractContextManager[ProgressCallback]] = lambda: nullcontext(_no_progress),
         show_study: Callable[[StudyOutlook], None] = lambda outlook: None,
     ) -> None:
         self.options = options
@@ -79,7 +78,7 @@ class Worker:
         self.progress = progress
         self.show_study = show_study
         self.worker_id = _new_id()
-        self._notify = options.study_file.tracking.notify  # also of a study that follows
+        self._notify = options.study_file.tracking.notify  # also for the study that confirms this one
         self._storage_url = ""
         self._images = ImageCount()
         self._signals = 0
@@ -211,7 +210,7 @@ class Worker:
             told = as_storage_error(error)
             if told is None:
                 raise
-            _logger.warning("Nobody knows whether there is more to do: %s", told)
+            _logger.warning("Cannot tell whether the study has more to do: %s", told)
             self._has_more = True
             return None
 

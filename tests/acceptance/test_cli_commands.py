@@ -21,10 +21,11 @@ import pytest
 from hms_tune.cli.main import COMMANDS, main
 from hms_tune.config.study_file import StudyFile, load_study_file
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import study_id_of
 from hms_tune.trial_state import AttemptState
@@ -183,7 +184,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(run: Run, home: Path,
     holder = Holder("worker-7", "cpu", this_process(), gpus=2.0)
     lease = claim(storage, study_id_of(study), holder, lease_s=600.0)
     assert isinstance(lease, Lease)
-    attempt = ask(storage, study, lease)
+    attempt = begin_attempt(storage, study, lease)
     with announce(storage, Presence("worker-7", study_id_of(study), "1", ("cpu",))):
         done = run(home, "study", "stop-trial", "smoke", str(attempt.number))
         assert done.stdout == f"smoke: trial {attempt.number} ends within an epoch\n"
@@ -194,7 +195,7 @@ def test_a_running_trial_is_stopped_and_its_worker_drained(run: Run, home: Path,
     assert re.search(r"^worker-7 .* leaving$", shown, re.MULTILINE)
     assert "of 12 trials" in shown
     assert "GPU-hours used" in shown
-    tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
+    end_attempt(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
 @pytest.mark.slow

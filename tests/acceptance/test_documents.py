@@ -25,10 +25,11 @@ from hms_tune.cli import database, demo, status
 from hms_tune.config.study_file import load_study_file
 from hms_tune.data import synthetic
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.export.bundle import load_bundle
 from hms_tune.machine.processes import this_process
 from hms_tune.reports.dashboard import serve as dashboard
@@ -318,10 +319,10 @@ def a_trial_that_runs(storage: Storage) -> Iterator[dict[str, str]]:
         storage, study._study_id, Holder("worker-7", "cpu", this_process(), gpus=0.0), lease_s=600.0
     )
     assert isinstance(lease, Lease)
-    attempt = ask(storage, study, lease)
+    attempt = begin_attempt(storage, study, lease)
     with announce(storage, Presence("worker-7", study._study_id, "1", ("cpu",))):
         yield {"NAME": "fleet", "N": str(attempt.number), "ID|HOST": "worker-7"}
-    tell(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
+    end_attempt(storage, study, attempt, Result(AttemptState.FAILED, reason="over"))
 
 
 @pytest.mark.slow

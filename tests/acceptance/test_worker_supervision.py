@@ -69,7 +69,7 @@ def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturb
     assert worker.wait(timeout=120) == 0, "".join(log)
     text = "".join(log)
     assert f"slot cpu died ({death.name}); it starts again in 1 s" in text
-    assert "lost its worker; its trial goes on in a new one" in text
+    assert "lost its worker; its trial goes on in a new attempt" in text
     trial = optuna.load_study(study_name=name, storage=storage.optuna).best_trial
     config = TrialConfig.model_validate(trial_record(storage, name, trial.number).config)
     torch.set_num_threads(1)

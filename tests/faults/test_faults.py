@@ -31,10 +31,11 @@ from tiny import study_file, tiny_train, undisturbed
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.connection.retry import Patience, through_outages
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Refusal, claim
-from hms_tune.database.queue.end import Result, tell
+from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.tables import attempts
 from hms_tune.errors import StorageAwayError
 from hms_tune.machine.processes import this_process
@@ -179,12 +180,14 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
         )
         assert isinstance(lease, Lease)
         proxy.swallow_commits(number)  # each time another COMMIT of those that an attempt takes
-        attempt = through_proxy.through_outages(lambda lease=lease: ask(through_proxy, search.study, lease))
+        attempt = through_proxy.through_outages(
+            lambda lease=lease: begin_attempt(through_proxy, search.study, lease)
+        )
         search.suggest(attempt.optuna_trial)
         proxy.swallow_commits(number + 1)
         result = Result(AttemptState.COMPLETE, value=float(number))
         wrote = through_proxy.through_outages(
-            lambda attempt=attempt, result=result: tell(through_proxy, search.study, attempt, result)
+            lambda attempt=attempt, result=result: end_attempt(through_proxy, search.study, attempt, result)
         )
         assert wrote == result
         proxy.swallow_commits(0)

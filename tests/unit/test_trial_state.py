@@ -39,10 +39,12 @@ def test_every_state_is_reached_and_every_step_leads_to_a_state(
 def test_an_attempt_leaves_its_trial_in_a_state_that_may_follow() -> None:
     for attempt in AttemptState:
         if attempt.is_final:
-            assert TrialState.RUNNING.may_become(attempt.leaves), attempt
-    assert AttemptState.REQUEUED.leaves is AttemptState.LOST.leaves is TrialState.WAITING
+            assert TrialState.RUNNING.may_become(attempt.trial_state_after), attempt
+    assert (
+        AttemptState.REQUEUED.trial_state_after is AttemptState.LOST.trial_state_after is TrialState.WAITING
+    )
 
 
 def test_the_budget_counts_what_ended_but_was_not_infeasible() -> None:
     assert ENDED == (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED)
-    assert [state for state in TrialState if not state.counts] == [TrialState.INFEASIBLE]
+    assert [state for state in TrialState if not state.uses_budget] == [TrialState.INFEASIBLE]

@@ -18,7 +18,7 @@ from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
 
 if TYPE_CHECKING:
-    from hms_tune.database.queries.confirmations import Progress
+    from hms_tune.database.queries.confirmations import ConfirmationProgress
     from hms_tune.database.queries.workers import RunningTrial
     from hms_tune.studies.status_types import BestTrial, StudyStatus, WorkerStatus
 
@@ -45,7 +45,7 @@ def status_view(status: StudyStatus) -> RenderableType:
 
 def budget_text(status: StudyStatus) -> str:
     """What is used of each part of the budget: ``12 of 100 trials, 1.5 of 24 h, 0.75 GPU-hours``."""
-    taken = sum(number for state, number in status.trials.items() if state.counts)
+    taken = sum(number for state, number in status.trials.items() if state.uses_budget)
     parts = [
         (f"{taken}", status.budget_trials, "trials"),
         (f"{status.hours:.1f}", status.budget_hours, "h"),
@@ -131,7 +131,7 @@ def best_table(leaders: Sequence[BestTrial], heading: str = "best KL") -> Table:
     return table
 
 
-def confirmation_view(progress: Progress) -> RenderableType:
+def confirmation_view(progress: ConfirmationProgress) -> RenderableType:
     """How far the leading trials have been trained again, and how they stand."""
     done = f"confirmation: {progress.runs - progress.left} of {progress.runs} runs, in study {progress.study}"
     if progress.ranking is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ from hms_tune.data.files.tables import read_table
 from hms_tune.data.files.threads import unordered
 from hms_tune.data.schema import SPLITS, Split
 from hms_tune.machine.cores import available_cores
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many files have been read."""
+from hms_tune.machine.progress import ProgressCallback
 
 _NOTHING_CAN_BE_READ = (DefectKind.FOLDER_UNREADABLE, DefectKind.STATEMENT_INVALID)
 
@@ -79,7 +76,7 @@ class _Finding:
 
 
 def check_folder(
-    root: Path, *, quick: bool = False, jobs: int | None = None, progress: Progress | None = None
+    root: Path, *, quick: bool = False, jobs: int | None = None, progress: ProgressCallback | None = None
 ) -> Report:
     """Read everything a competition folder holds, list what is wrong with it, and count what is there.
 
@@ -144,7 +141,7 @@ def _check_presence(
 
 
 def _check_files(
-    files: list[SignalFile], quick: bool, jobs: int, progress: Progress | None
+    files: list[SignalFile], quick: bool, jobs: int, progress: ProgressCallback | None
 ) -> list[_Finding]:
     """One finding for each file, in their order."""
 

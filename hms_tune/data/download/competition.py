@@ -21,9 +21,7 @@ from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.lock import exclusive
 from hms_tune.errors import DownloadError
 from hms_tune.machine.private_folder import private_folder
-
-Progress = Callable[[int, int], None]
-"""Told how much of how much is done."""
+from hms_tune.machine.progress import ProgressCallback
 
 _UNPACKED_SHARE = 4 / 3
 """Size of the competition's files over that of its archive: 26.4 GB over 19.8 GB."""
@@ -47,8 +45,8 @@ class Watch:
     unpacking : told how many of how many files are unpacked
     """
 
-    fetching: Progress | None = None
-    unpacking: Progress | None = None
+    fetching: ProgressCallback | None = None
+    unpacking: ProgressCallback | None = None
 
 
 def download(
@@ -130,7 +128,7 @@ def _locked(root: Path, partial: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _fetch(archive: Path, progress: Progress | None, sleep: Callable[[float], None]) -> None:
+def _fetch(archive: Path, progress: ProgressCallback | None, sleep: Callable[[float], None]) -> None:
     credentials = find_credentials()
 
     def before(missing: int, whole: int) -> None:
@@ -141,7 +139,7 @@ def _fetch(archive: Path, progress: Progress | None, sleep: Callable[[float], No
     fetch(lambda: open_archive(credentials), archive, before=before, sleep=sleep, progress=progress)
 
 
-def _unpack(archive: Path, partial: Path, progress: Progress | None, *, ours: bool) -> None:
+def _unpack(archive: Path, partial: Path, progress: ProgressCallback | None, *, ours: bool) -> None:
     files = partial / "files"
     shutil.rmtree(files, ignore_errors=True)
     private_folder(partial, links=False)

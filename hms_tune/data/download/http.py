@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING
 
 from hms_tune.data.download.unzip import size
 from hms_tune.errors import DownloadError
+from hms_tune.machine.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from requests import PreparedRequest, Response
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many bytes have arrived."""
 
 Ask = Callable[[], "PreparedRequest"]
 """Makes the request for the whole file; its address may differ each time."""
@@ -68,7 +66,7 @@ def fetch(
     *,
     before: Callable[[int, int], None],
     sleep: Callable[[float], None],
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> None:
     """Fetch a file, going on from what is there of it.
 
@@ -108,7 +106,10 @@ def fetch(
 
 
 def _go_on(
-    request: PreparedRequest, path: Path, before: Callable[[int, int], None], progress: Progress | None
+    request: PreparedRequest,
+    path: Path,
+    before: Callable[[int, int], None],
+    progress: ProgressCallback | None,
 ) -> None:
     """Ask for what is missing, and append it; or for all, where the server has another file by now."""
     import requests
@@ -150,7 +151,9 @@ def _whole_of(response: Response) -> _Whole:
     return _Whole(response.headers.get("ETag") or response.headers.get("Last-Modified"), int(length))
 
 
-def _receive(response: Response, path: Path, have: int, total: int, progress: Progress | None) -> None:
+def _receive(
+    response: Response, path: Path, have: int, total: int, progress: ProgressCallback | None
+) -> None:
     import requests
 
     with path.open("r+b" if have else "wb") as target:

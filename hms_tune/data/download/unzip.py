@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,9 +23,7 @@ from hms_tune.data.files.threads import unordered
 from hms_tune.errors import DownloadError
 from hms_tune.machine.cores import available_cores
 from hms_tune.machine.private_folder import private_folder
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many files are unpacked."""
+from hms_tune.machine.progress import ProgressCallback
 
 _COPY_BYTES = 2**20
 _END_OF_DIRECTORY = struct.Struct("<4s4H2LH")
@@ -67,7 +65,7 @@ class _Entry:
 
 
 def unpack(
-    archive: Path, folder: Path, *, limits: Limits | None = None, progress: Progress | None = None
+    archive: Path, folder: Path, *, limits: Limits | None = None, progress: ProgressCallback | None = None
 ) -> None:
     """Unpack a competition's archive into a new folder.
 
@@ -226,7 +224,7 @@ def _write_all(
     opened: zipfile.ZipFile,
     entries: Sequence[_Entry],
     folder: Path,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> None:
     private_folder(folder)
     for parent in sorted({entry.path.parent for entry in entries}):

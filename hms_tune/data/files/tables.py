@@ -7,6 +7,7 @@ import stat
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -174,14 +175,22 @@ def _header_defects(path: Path, header: list[str], wanted: list[str]) -> list[De
 
 def _check_cells(cells: pd.Series, column: Column) -> tuple[pd.Series, NDArray[np.bool_]]:
     """The column in its proper type, and a mask of the cells that cannot have it."""
-    if column.kind == "class":
-        return cells.astype(str), ~cells.isin(CLASSES).to_numpy()
+    match column.kind:
+        case "class":
+            return cells.astype(str), ~cells.isin(CLASSES).to_numpy()
+        case "number" | "integer" as kind:
+            return _check_numbers(cells, kind)
+
+
+def _check_numbers(
+    cells: pd.Series, kind: Literal["number", "integer"]
+) -> tuple[pd.Series, NDArray[np.bool_]]:
     if pd.api.types.is_bool_dtype(cells):
         return cells, np.ones(len(cells), dtype=bool)
     numbers = as_numbers(cells)
     values = numbers.to_numpy(np.float64)
     wrong = ~np.isfinite(values)
-    if column.kind == "number":
+    if kind == "number":
         return numbers.astype(np.float64), wrong
     wrong |= np.floor(values) != values
     # one cell written as a float (1E3, 1000.0) makes floats of all, which hold whole numbers up to 2⁵³

@@ -26,7 +26,7 @@ from hms_tune.data.files.lock import exclusive
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.signal_files import list_signal_files, missing_files
 from hms_tune.data.files.statement import Statement
-from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TEST_COLUMNS, TRAIN_COLUMNS, Column, Split
+from hms_tune.data.schema import ARRAYS, KINDS, SPLITS, TABLE_COLUMNS, Column, Split
 from hms_tune.data.store.decoder import row_bytes
 from hms_tune.data.store.journal import Source, Written, read_journal
 from hms_tune.data.store.places import Place, place_files, rows_of_arrays
@@ -40,16 +40,15 @@ from hms_tune.data.store.store import (
     competition_of,
     store_path,
 )
-from hms_tune.data.store.write import JOURNAL, Progress, write_signals
+from hms_tune.data.store.write import JOURNAL, write_signals
 from hms_tune.errors import DataError, StoreError
 from hms_tune.machine.cores import available_cores
 from hms_tune.machine.private_folder import private_folder
+from hms_tune.machine.progress import ProgressCallback
 
 _logger = logging.getLogger(__name__)
 
 Tables = dict[Split, pd.DataFrame]
-
-_COLUMNS: dict[Split, tuple[Column, ...]] = {"train": TRAIN_COLUMNS, "test": TEST_COLUMNS}
 
 _SPARE_BYTES = 64 * 2**20
 """Room left free beside the store, for its indexes and for whoever else writes to the disk."""
@@ -60,7 +59,7 @@ def prepare(
     *,
     store: Path | None = None,
     jobs: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Store:
     """Write the store of a competition folder, or find it current.
 
@@ -198,7 +197,7 @@ def _build(
     digest: str,
     *,
     jobs: int,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> None:
     partial = target.with_name(target.name + ".partial")
     if _is_current(partial, digest):  # killed between its last byte and its renaming
@@ -213,7 +212,7 @@ def _build(
         written = write_signals(partial, places, folder, jobs=jobs, progress=progress)
         for kind in KINDS:
             index_of(kind, written).to_parquet(partial / INDEXES[kind], index=False)
-        for split, columns in _COLUMNS.items():
+        for split, columns in TABLE_COLUMNS.items():
             table = tables[split] if split in tables else _no_rows(columns)
             table.to_parquet(partial / f"{split}.parquet", index=False)
         _manifest(competition, written, target, digest).write(partial)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
@@ -18,9 +18,7 @@ from hms_tune.data.schema import Kind
 from hms_tune.data.store.decoder import decoders, open_arrays, read_slice, row_bytes
 from hms_tune.data.store.journal import Key, Written, append, read_journal
 from hms_tune.data.store.places import Place, rows_of_arrays
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many files are done."""
+from hms_tune.machine.progress import ProgressCallback
 
 _AT_ONCE = 8 * 2**20
 """Bytes of files that are handed to a decoder at once.
@@ -50,7 +48,7 @@ def write_signals(
     older: Path | None,
     *,
     jobs: int,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Written]:
     """Write every file that an earlier run has not left sound.
 

@@ -33,7 +33,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class ConfirmationProgress:
     """How far a confirmation is.
 
     ``runs``: of how many there are; ``left``: how many have not ended; ``ranking``: None before the first
@@ -71,7 +71,7 @@ def as_confirmation(connection: Connection, study_id: int) -> Confirmation | Non
     return _read(connection.execute(_ROWS.where(confirmations.c.study_id == study_id)).one_or_none())
 
 
-def confirmation_progress(connection: Connection, study: str) -> Progress | None:
+def confirmation_progress(connection: Connection, study: str) -> ConfirmationProgress | None:
     """How far the confirmation of a study is; None: nobody has asked for one."""
     known = confirmation_of(connection, study)
     if known is None:
@@ -79,7 +79,7 @@ def confirmation_progress(connection: Connection, study: str) -> Progress | None
     trials = trials_by_state(connection, known.study_id)
     left = sum(number for state, number in trials.items() if not state.is_final)
     ranking = None if known.ranking is None else Ranking.from_json(known.ranking)
-    return Progress(known.study, sum(trials.values()), left, ranking)
+    return ConfirmationProgress(known.study, sum(trials.values()), left, ranking)
 
 
 def _read(row: Row[Any] | None) -> Confirmation | None:

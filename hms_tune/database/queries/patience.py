@@ -15,7 +15,7 @@ from hms_tune.database.optuna_trial import GAIN_ATTRIBUTE, NOISE_ATTRIBUTE
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class GainPatience:
     """How near a study is to its end for want of gain.
 
     Attributes
@@ -37,7 +37,9 @@ class Patience:
         return self.most is not None and self.draws >= self.most
 
 
-def patience_used(connection: Connection, study_id: int, most: int | None, *, looked: int = 1000) -> Patience:
+def patience_used(
+    connection: Connection, study_id: int, most: int | None, *, looked: int = 1000
+) -> GainPatience:
     """How little the latest draws of a study promised.
 
     Parameters
@@ -52,7 +54,7 @@ def patience_used(connection: Connection, study_id: int, most: int | None, *, lo
     draws = 0
     if noise is not None:
         draws = next((place for place, gain in enumerate(gains) if gain >= noise), len(gains))
-    return Patience(draws, most, gains[0] if gains else None, noise)
+    return GainPatience(draws, most, gains[0] if gains else None, noise)
 
 
 _GAINS = text("""

@@ -85,7 +85,7 @@ def scripts_trials_by_state(connection: Connection, study_id: int) -> dict[Trial
         )
         .group_by(_ATTEMPTS.c.state)
     )
-    return {state_by_both(state, None).leaves: number for state, number in rows}
+    return {state_by_both(state, None).trial_state_after: number for state, number in rows}
 
 
 def failure_reasons(connection: Connection, study_id: int, *, most: int = 5) -> dict[str, int]:

@@ -175,7 +175,7 @@ def claim(
     holder: Holder,
     *,
     lease_s: float,
-    worker_most: int | None = None,
+    max_trials: int | None = None,
     promotion: Promotion | None = None,
     helps: bool = False,
     token: str | None = None,
@@ -188,7 +188,7 @@ def claim(
     Parameters
     ----------
     lease_s : how long the lease lasts without renewal, s
-    worker_most : most trials of the holder's worker, over all its slots; None: no limit
+    max_trials : most trials of the holder's worker, over all its slots; None: no limit
     promotion : which paused trial goes on, in a study whose trials pause; None: in this one none does
     helps : whether the holder can train one fold alone
     token : names this claim; repeated with the same token after an outage, it takes no second trial
@@ -206,10 +206,10 @@ def claim(
         ).one_or_none()
         if study is None:
             raise UnknownStudyError("the study was deleted", where=str(study_id))
-        facts = _facts(connection, study_id, study, holder, worker_most, token)
+        facts = _facts(connection, study_id, study, holder, max_trials, token)
         if token is not None and facts.granted and (earlier := granted(connection, token)) is not None:
             return earlier
-        taken = _refusal(study, facts, worker_most) or _next(
+        taken = _refusal(study, facts, max_trials) or _next(
             connection, study_id, study, facts, promotion, helps=helps
         )
         if isinstance(taken, Refusal):
@@ -227,7 +227,7 @@ def _facts(
     study_id: int,
     study: Row[Any],
     holder: Holder,
-    worker_most: int | None,
+    max_trials: int | None,
     token: str | None,
 ) -> Row[Any]:
     """All that decides a claim, in one statement, which sees what was committed before the lock was had."""
@@ -239,7 +239,7 @@ def _facts(
         "claimed": None if study.budget_trials is None else claimed(study_id),
         "seconds": at_work(study_id) if _may_have_spent_hours(study) else None,
         "gpu_hours": None if study.budget_gpu_hours is None else gpu_hours(study_id),
-        "taken": None if worker_most is None else taken_by(study_id, holder.worker_id),
+        "taken": None if max_trials is None else taken_by(study_id, holder.worker_id),
     }
     return connection.execute(
         select(
@@ -305,7 +305,7 @@ def _next(
     return begun, None
 
 
-def _refusal(study: Row[Any], facts: Row[Any], worker_most: int | None) -> Refusal | None:
+def _refusal(study: Row[Any], facts: Row[Any], max_trials: int | None) -> Refusal | None:
     """Why this worker may take nothing at all, not even a trial that waits."""
     if facts.requested in ("finish", "leave"):
         return Refusal.WORKER_LEAVES
@@ -315,7 +315,7 @@ def _refusal(study: Row[Any], facts: Row[Any], worker_most: int | None) -> Refus
         return Refusal.OUT_OF_HOURS
     if _gpu_hours_end(study, facts, 1.0):
         return Refusal.OUT_OF_GPU_HOURS
-    if worker_most is not None and facts.taken >= worker_most:
+    if max_trials is not None and facts.taken >= max_trials:
         return Refusal.WORKER_DONE
     return None
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from hms_tune.database.connect import Storage
 from hms_tune.database.locks import lock_study
 from hms_tune.database.queries.data_sets import agree_on_data, data_of_study
-from hms_tune.database.queue.end import ended
+from hms_tune.database.queue.end import columns_of_ended
 from hms_tune.database.tables import confirmations, studies, trials
 from hms_tune.trial_state import TrialState
 
@@ -78,4 +78,4 @@ def drop_runs(storage: Storage, study_id: int, needless: Callable[[Params], bool
             return 0
         # One that a slot has claimed meanwhile is no longer among those that wait.
         statement = update(trials).where(*unbegun, trials.c.trial_id.in_(dropped))
-        return connection.execute(statement.values(**ended(TrialState.PRUNED, DROPPED))).rowcount
+        return connection.execute(statement.values(**columns_of_ended(TrialState.PRUNED, DROPPED))).rowcount

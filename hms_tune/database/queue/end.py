@@ -1,4 +1,4 @@
-"""What an attempt is, how it ended, and how that is told, so that dying anywhere loses nothing.
+"""How an attempt's result is written, so that dying anywhere loses nothing.
 
 Two stores are written: Optuna's tables through Optuna (which commits as it pleases) and ours in one
 transaction. The order makes every interruption visible: a result is told to Optuna while the lease row is
@@ -12,9 +12,7 @@ How an attempt begins is in :mod:`~hms_tune.database.queue.start`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -30,11 +28,11 @@ from hms_tune.database.optuna_trial import (
     attempt_state,
     optuna_state,
 )
-from hms_tune.database.queue.lease import Lease, hold, is_lease, lease_lost
+from hms_tune.database.queue.attempt import Attempt, Result
+from hms_tune.database.queue.lease import Lease, is_lease, lease_lost, lock_lease
 from hms_tune.database.tables import SCHEMA, attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.search.memory_constraint import mark_infeasible
-from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.trial_state import AttemptState, TrialState
 
 STOPPED_BY_A_PERSON = "stopped by a person"
@@ -47,52 +45,7 @@ TRACEBACK = "traceback"
 """Key of a failed result's traceback."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """An Optuna trial that this process may run."""
-
-    lease: Lease
-    optuna_trial: optuna.Trial
-    number: int
-    trial: int
-    """Number of the trial: that of its first attempt."""
-    rung: int = 0
-    """The step of the rung at which the trial paused last; 0: none."""
-
-    @property
-    def optuna_trial_id(self) -> int:
-        """Optuna's id of the attempt."""
-        return trial_id_of(self.optuna_trial)
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How an attempt ended.
-
-    ``reason`` is one line; ``attributes`` become Optuna user attributes. ``excess`` is by what share it
-    needed more memory than there is; 0 where that is not why it ended. ``rung`` is the step that
-    a paused or complete attempt of a study with rungs has reached, and its estimate there.
-    """
-
-    state: AttemptState
-    value: float | None = None
-    reason: str | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    excess: float = 0.0
-    rung: tuple[int, float] | None = None
-
-    def __post_init__(self) -> None:
-        if not AttemptState.RUNNING.may_become(self.state):
-            raise ValueError(f"an attempt does not end as {self.state}")
-        if (self.state == AttemptState.COMPLETE) != (self.value is not None):
-            raise ValueError("a complete trial has a value, and no other has one")
-        if self.state == AttemptState.PAUSED and self.rung is None:
-            raise ValueError("a paused attempt is at a rung")
-        if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"a complete trial has a finite value, not {self.value}")
-
-
-def tell(
+def end_attempt(
     storage: Storage, study: optuna.Study, attempt: Attempt, result: Result, *, rungs: Sequence[int] = ()
 ) -> Result:
     """Write how an attempt ended, if it is still ours. Safe to repeat after an outage.
@@ -126,7 +79,7 @@ def tell(
         else:
             _tell_optuna(storage, study, attempt, result)
         keep_traceback(connection, attempt, result)
-        settle(connection, attempt.lease, result, set_aside=False, rungs=rungs)
+        end_lease_and_trial(connection, attempt.lease, result, set_aside=False, rungs=rungs)
     return result
 
 
@@ -178,7 +131,7 @@ def result_of(frozen: FrozenTrial) -> Result:
     return Result(state, reason=reason, rung=rung)
 
 
-def settle(
+def end_lease_and_trial(
     connection: Connection,
     lease: Lease,
     result: Result,
@@ -194,11 +147,11 @@ def settle(
     losses : how many workers the trial has lost now without getting further; None: one more than before
     rungs : the steps at which trials of the study pause
     """
-    close(connection, lease, result.state)
+    end_lease(connection, lease, result.state)
     values: dict[str, Any] = (
-        ended(TrialState.FAILED if set_aside else result.state.leaves, result.reason)
-        if set_aside or result.state.leaves.is_final
-        else unless_stopped(result.state.leaves)
+        columns_of_ended(TrialState.FAILED if set_aside else result.state.trial_state_after, result.reason)
+        if set_aside or result.state.trial_state_after.is_final
+        else columns_of_waiting_or_stopped(result.state.trial_state_after)
     )
     if result.rung is not None:
         step, estimate = result.rung
@@ -217,12 +170,12 @@ def settle(
     )
 
 
-def close(connection: Connection, lease: Lease, state: AttemptState) -> None:
+def end_lease(connection: Connection, lease: Lease, state: AttemptState) -> None:
     """End a lease, whatever becomes of its trial."""
     connection.execute(update(attempts).where(is_lease(lease)).values(ended_at=now(), state=state))
 
 
-# At a rung that a trial passed without a pause it was worth what it was worth at the one before, if any.
+# A rung passed without a pause gets the estimate of the rung before it or, if there is none, the current one.
 _REACHED = text(f"""
     INSERT INTO {SCHEMA}.rungs (trial_id, study_id, step, estimate)
     SELECT :trial, :study, each, CASE WHEN each = :step THEN :estimate ELSE coalesce((
@@ -234,14 +187,14 @@ _REACHED = text(f"""
 """)
 
 
-def ended(state: TrialState, reason: str | None) -> dict[str, Any]:
+def columns_of_ended(state: TrialState, reason: str | None) -> dict[str, Any]:
     """What stands in the row of a trial that is over."""
     return {"state": state, "ended_at": now(), "reason": reason}
 
 
-def unless_stopped(state: TrialState) -> dict[str, Any]:
+def columns_of_waiting_or_stopped(state: TrialState) -> dict[str, Any]:
     """What stands in the row of a trial without a slot: its state, unless a person stopped it."""
-    stopped = ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
+    stopped = columns_of_ended(TrialState.FAILED, STOPPED_BY_A_PERSON)
     goes_on = {"state": state, "ended_at": null(), "reason": null()}
     return {
         column: case((trials.c.requested == "stop", stopped[column]), else_=goes_on[column])
@@ -252,5 +205,5 @@ def unless_stopped(state: TrialState) -> dict[str, Any]:
 def release(storage: Storage, lease: Lease) -> None:
     """Give back a claim for which no Optuna trial was made."""
     with storage.transaction() as connection:
-        hold(connection, lease)
-        settle(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)
+        lock_lease(connection, lease)
+        end_lease_and_trial(connection, lease, Result(AttemptState.REQUEUED), set_aside=False)

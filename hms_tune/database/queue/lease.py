@@ -132,7 +132,7 @@ def lease_of(row: Row[Any]) -> Lease:
     return Lease(row.lease_id, row.study_id, row.trial_id, row.token, row.fold if row.helps else None)
 
 
-def hold(connection: Connection, lease: Lease) -> None:
+def lock_lease(connection: Connection, lease: Lease) -> None:
     """Lock a lease for the rest of the transaction, so that nobody takes it while its result is written.
 
     Raises

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, select, text, update
 
-from hms_tune.database.queue.end import ended
+from hms_tune.database.queue.end import columns_of_ended
 from hms_tune.database.tables import SCHEMA, rungs, trials
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
-from hms_tune.search.promotion.rule import Promotion, Standing
+from hms_tune.search.promotion.rule import Promotion, RungStanding
 from hms_tune.trial_state import TrialState
 
 GIVEN_UP = "given up: others were better when it was paused"
@@ -53,7 +53,7 @@ def promoted(
 def give_up_paused(connection: Connection, study_id: int) -> None:
     """End all paused trials as pruned."""
     paused = update(trials).where(trials.c.study_id == study_id, trials.c.state == TrialState.PAUSED)
-    connection.execute(paused.values(**ended(TrialState.PRUNED, GIVEN_UP)))
+    connection.execute(paused.values(**columns_of_ended(TrialState.PRUNED, GIVEN_UP)))
 
 
 _PLACE = "(estimate, trial_id)"
@@ -77,10 +77,10 @@ _STANDINGS = text(f"""
 """)
 
 
-def _standings(connection: Connection, study_id: int, pauses: Sequence[int]) -> list[Standing]:
+def _standings(connection: Connection, study_id: int, pauses: Sequence[int]) -> list[RungStanding]:
     """How things stand at each rung; none of it reads the study's trials."""
     rows = connection.execute(_STANDINGS, {"study": study_id, "rungs": list(pauses)})
-    return [Standing(row.rung, row.reached, row.paused, row.better) for row in rows]
+    return [RungStanding(row.rung, row.reached, row.paused, row.better) for row in rows]
 
 
 _HOPELESS = text(f"""
@@ -106,12 +106,12 @@ def _give_up_hopeless(connection: Connection, study_id: int, places: Mapping[int
         connection.execute(
             update(trials)
             .where(trials.c.trial_id.in_(hopeless), trials.c.state == TrialState.PAUSED)
-            .values(**ended(TrialState.PRUNED, GIVEN_UP))
+            .values(**columns_of_ended(TrialState.PRUNED, GIVEN_UP))
         )
 
 
 def _interrupted(connection: Connection, study_id: int, rungs_: Sequence[int]) -> int | None:
-    """The most advanced trial that is paused at no rung: the study file's rungs are others now."""
+    """The most advanced trial that is paused at a step that is no rung any more: the file's were changed."""
     return connection.execute(
         select(trials.c.trial_id)
         .where(

@@ -29,7 +29,8 @@ from hms_tune.database.optuna_trial import (
     STATE_ATTRIBUTE,
     optuna_state,
 )
-from hms_tune.database.queue.end import Result, close, result_of, settle
+from hms_tune.database.queue.attempt import Result
+from hms_tune.database.queue.end import end_lease, end_lease_and_trial, result_of
 from hms_tune.database.queue.lease import Lease, lease_of
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
@@ -146,7 +147,7 @@ def _recover_one(
 ) -> Recovered:
     lease = lease_of(row)
     if lease.fold is not None:
-        close(connection, lease, AttemptState.LOST)
+        end_lease(connection, lease, AttemptState.LOST)
         lost_help = Result(AttemptState.LOST, reason="its helper is gone")
         return Recovered(lease=lease, number=None, result=lost_help, set_aside=False)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
@@ -158,7 +159,9 @@ def _recover_one(
         result = _end(storage, trial, losses if set_aside else None)
     lost = result.state is AttemptState.LOST
     set_aside = set_aside and lost
-    settle(connection, lease, result, set_aside=set_aside, losses=losses if lost else None, rungs=rungs)
+    end_lease_and_trial(
+        connection, lease, result, set_aside=set_aside, losses=losses if lost else None, rungs=rungs
+    )
     number = None if trial is None else trial.number
     _logger.debug(
         "Attempt %s of slot %s on %s: %s", number, row.slot, row.host, result.reason or result.state

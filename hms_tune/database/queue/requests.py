@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select, update
 from hms_tune.database.connect import Storage
 from hms_tune.database.locks import lock_study
 from hms_tune.database.queries.studies import RequestedState
-from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, ended
+from hms_tune.database.queue.end import STOPPED_BY_A_PERSON, columns_of_ended
 from hms_tune.database.queue.usage import trials_claimed
 from hms_tune.database.tables import attempts, studies, trials, workers
 from hms_tune.errors import UnknownStudyError, UsageError
@@ -61,7 +61,7 @@ def request_trial_stop(storage: Storage, study_id: int, number: int) -> StopAnsw
         column: case(
             (trials.c.state.in_([TrialState.WAITING, TrialState.PAUSED]), value), else_=trials.c[column]
         )
-        for column, value in ended(TrialState.FAILED, STOPPED_BY_A_PERSON).items()
+        for column, value in columns_of_ended(TrialState.FAILED, STOPPED_BY_A_PERSON).items()
     }
     with storage.transaction() as connection:
         state = connection.execute(

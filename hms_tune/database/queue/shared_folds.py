@@ -19,8 +19,8 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, select, update
 
 from hms_tune.database.connect import Storage
-from hms_tune.database.queue.end import close
-from hms_tune.database.queue.lease import Lease, hold, is_lease, lease_lost
+from hms_tune.database.queue.end import end_lease
+from hms_tune.database.queue.lease import Lease, is_lease, lease_lost, lock_lease
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import UnknownStudyError
 from hms_tune.trial_state import AttemptState
@@ -87,7 +87,7 @@ def take_fold(storage: Storage, lease: Lease, fold: int, until: int) -> FoldTake
             .where(studies.c.study_id == lease.study_id)
             .with_for_update(key_share=True)
         )
-        hold(connection, lease)
+        lock_lease(connection, lease)
         connection.execute(update(attempts).where(is_lease(lease)).values(fold=fold, shared_until=until))
         helpers = set(
             connection.execute(
@@ -141,4 +141,4 @@ def end_help(storage: Storage, lease: Lease, state: AttemptState) -> None:
         if before in (None, AttemptState.LOST):
             raise lease_lost(lease)
         if before is AttemptState.RUNNING:
-            close(connection, lease, state)
+            end_lease(connection, lease, state)

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Row, func, or_, select, update
 from hms_tune.database.connect import Storage
 from hms_tune.database.locks import lock_study
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
-from hms_tune.database.queue.end import Attempt
+from hms_tune.database.queue.attempt import Attempt
 from hms_tune.database.queue.lease import Lease, is_lease, lease_lost
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
@@ -40,7 +40,7 @@ from hms_tune.search.optuna_private import all_trials_of, trial_id_of
 from hms_tune.search.study import stored_study_file, trial_limit
 
 
-def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
+def begin_attempt(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     """Make the Optuna trial of a claimed lease. Safe to repeat after an outage.
 
     That is the continuation of the trial's last attempt, or the values it was enqueued with; else a
@@ -57,8 +57,8 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     newest = memory.newest(lease.study_id)
     try:
         with storage.transaction() as connection:
-            trial = _held(connection, lease)
-            made = _made(storage, connection, study, lease, trial)
+            trial = _lock_attempt(connection, lease)
+            made = _make_optuna_trial(storage, connection, study, lease, trial)
             number = bind(connection, lease, made.optuna_trial_id, made.number)
         if not memory.takes_in(lease.study_id, made, newest=newest):
             raise rewound(study.study_name)
@@ -69,7 +69,7 @@ def ask(storage: Storage, study: optuna.Study, lease: Lease) -> Attempt:
     return Attempt(lease, optuna_trial, made.number, trial=number, rung=trial.rung or 0)
 
 
-def _held(connection: Connection, lease: Lease) -> Row[Any]:
+def _lock_attempt(connection: Connection, lease: Lease) -> Row[Any]:
     """The trial of a lease, and the attempt's Optuna trial if it has one; both rows stay locked.
 
     Raises
@@ -115,7 +115,7 @@ def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int
     return first
 
 
-def _made(
+def _make_optuna_trial(
     storage: Storage, connection: Connection, study: optuna.Study, lease: Lease, trial: Row[Any]
 ) -> MadeTrial:
     if trial.optuna_trial_id is not None:
@@ -131,7 +131,7 @@ def _made(
         )
         if waiting is not None:
             if isinstance(study.sampler, GridSampler):
-                _make_room(connection, study, lease)
+                _raise_grid_budget(connection, study, lease)
             return waiting
         template = _template(lease)
     if not is_enqueued(template):
@@ -139,7 +139,7 @@ def _made(
     return insert_trial(connection, lease.study_id, template, numbered=TRIAL_ATTRIBUTE, number=trial.number)
 
 
-def _make_room(connection: Connection, study: optuna.Study, lease: Lease) -> None:
+def _raise_grid_budget(connection: Connection, study: optuna.Study, lease: Lease) -> None:
     """Let a grid have as many trials as cells and what was enqueued, within the budget that a person gave."""
     limit = trial_limit(stored_study_file(study), study)
     connection.execute(
@@ -162,7 +162,7 @@ def _template(lease: Lease, predecessor: FrozenTrial | None = None) -> FrozenTri
 
 
 def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
-    """What a successor's values are to a sampler: given, or still to be drawn in its predecessor's place.
+    """System attributes of the next attempt: the last one's values if all were drawn, else its draw's place.
 
     Whatever else stands there (rungs, constraints, artifact links) belongs to the attempt that was lost.
     """
@@ -176,12 +176,11 @@ def _inherited(predecessor: FrozenTrial) -> dict[str, Any]:
 
 
 def _take_turn(connection: Connection, study: optuna.Study, lease: Lease, template: FrozenTrial) -> None:
-    """Give a trial that is to be drawn the first turn that no other has.
+    """Give a trial that is to be drawn a turn: a position in the list of a grid or of QMC.
 
-    That happens under the lock of the study's row: two workers would otherwise take one turn of a list.
-
-    An orphan, which arrived after its lease had ended and never runs, keeps none. An attempt that stands in
-    for one that was lost goes on with the lost one's turn, unless that had come too late and another has it.
+    It is the predecessor's if that is still free, else the first free one. That happens under the lock of the
+    study's row: two workers would otherwise take one turn. An orphan, which arrived after its lease had ended
+    and never runs, keeps none. What a turn is: :mod:`~hms_tune.search.list_turns`.
     """
     if not goes_through_a_list(study.sampler):
         return

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from hms_tune.database.connect import Storage
 from hms_tune.database.connection.retry import Patience
 from hms_tune.database.queue import claim, end, recovery, shared_folds, start
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal
-from hms_tune.database.queue.end import Attempt, Result
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
 from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
@@ -74,7 +74,7 @@ class StudyQueue:
             self.study_id,
             self.holder,
             lease_s=self.lease_s,
-            worker_most=self.max_trials,
+            max_trials=self.max_trials,
             promotion=self.promotion,
             helps=helps,
             token=token,
@@ -89,8 +89,8 @@ class StudyQueue:
         return self.storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal)
 
     def start(self, lease: Lease) -> Attempt:
-        """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.ask`."""
-        return start.ask(self.storage, self.study, lease)
+        """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.begin_attempt`."""
+        return start.begin_attempt(self.storage, self.study, lease)
 
     def release(self, lease: Lease) -> None:
         """Give back a lease for which no Optuna trial was made."""
@@ -101,8 +101,8 @@ class StudyQueue:
         self.storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, attributes)
 
     def end(self, attempt: Attempt, result: Result) -> Result:
-        """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.tell`."""
-        return end.tell(self.storage, self.study, attempt, result, rungs=self._rungs)
+        """Write how an attempt ended; see :func:`~hms_tune.database.queue.end.end_attempt`."""
+        return end.end_attempt(self.storage, self.study, attempt, result, rungs=self._rungs)
 
     def take_fold(self, lease: Lease, fold: int, until: int) -> FoldTaken:
         """Begin a fold of a trial; see :func:`~hms_tune.database.queue.shared_folds.take_fold`."""
@@ -131,7 +131,7 @@ class StudyQueue:
             return list(rows.scalars())
 
     def ended_trials(self, among: Collection[int]) -> list[int]:
-        """Which of the trials with these numbers have ended, without the best one."""
+        """Which of the trials with these numbers have ended, except the best complete one."""
         best = (
             select(trials.c.trial_id)
             .where(trials.c.study_id == self.study_id, trials.c.state == TrialState.COMPLETE)

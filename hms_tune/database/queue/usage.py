@@ -37,7 +37,7 @@ def trials_claimed(connection: Connection, study_id: int) -> int:
 
 def claimed(study_id: int) -> ScalarSelect[Any]:
     """Units of the budget that are taken, see :func:`trials_claimed`."""
-    counting = [each for each in TrialState if each.counts]
+    counting = [each for each in TrialState if each.uses_budget]
     return (
         select(func.count())
         .select_from(trials)

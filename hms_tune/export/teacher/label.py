@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, UsageError, first_line
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.out_of_fold import table_name
+from hms_tune.machine.progress import ProgressCallback
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.workspace import Workspace, shuffle_seed
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ def label(
     name: str | None = None,
     most_votes: int,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Labelled:
     """Write soft labels for every row of few votes into the store's competition folder.
 

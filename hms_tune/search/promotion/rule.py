@@ -50,7 +50,7 @@ def rungs(epochs: int, folds: int, shares: Sequence[float] = SHARES) -> tuple[in
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RungStanding:
     """How things stand at a rung, of all that the rule needs to know of it.
 
     Attributes
@@ -100,14 +100,14 @@ class Promotion:
             return min(interrupted, key=lambda trial: (-trial.step, trial.number)).number
         return self.best(self._standings(known))
 
-    def best(self, standings: Iterable[Standing]) -> int | None:
+    def best(self, standings: Iterable[RungStanding]) -> int | None:
         """The number of the paused trial that is promoted: from the highest rung where one is good enough."""
         for at in sorted(standings, key=lambda each: -each.rung):
             if at.paused is not None and at.better < at.reached // self.reduction_factor:
                 return at.paused
         return None
 
-    def _standings(self, known: Sequence[TrialProgress]) -> list[Standing]:
+    def _standings(self, known: Sequence[TrialProgress]) -> list[RungStanding]:
         found = []
         for level, rung in enumerate(self.pauses):
             ranked = self._ranked(known, level)
@@ -117,7 +117,7 @@ class Promotion:
                 if trial.state == "paused" and self.level(trial) == level
             )
             better, number = next(paused, (0, None))
-            found.append(Standing(rung, len(ranked), number, better))
+            found.append(RungStanding(rung, len(ranked), number, better))
         return found
 
     def finish(self, trials: Iterable[TrialProgress], left: float = inf) -> list[int]:

@@ -12,11 +12,12 @@ from sqlalchemy import func, text, update
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import LEASE_ATTRIBUTE
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal, claim
-from hms_tune.database.queue.end import Attempt, Result, tell
+from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import end_orphans, recover
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.tables import attempts
 from hms_tune.machine.processes import ProcessIdentity, this_process
 from hms_tune.search.list_turns import TURN
@@ -71,9 +72,9 @@ def rest(storage: Storage, search: Search) -> Iterator[str]:
     while isinstance(
         lease := claim(storage, search.study_id, Holder("worker", "cpu", ME), lease_s=600.0), Lease
     ):
-        attempt = ask(storage, search.study, lease)
+        attempt = begin_attempt(storage, search.study, lease)
         yield cell(attempt, search)
-        tell(storage, search.study, attempt, Result(AttemptState.COMPLETE, value=1.0))
+        end_attempt(storage, search.study, attempt, Result(AttemptState.COMPLETE, value=1.0))
     assert lease is Refusal.BUDGET_SPENT
 
 
@@ -97,10 +98,10 @@ def test_a_stray_trial_takes_no_cell_of_the_grid(storage: Storage, search: Searc
     expire(storage, lease)
     recover(storage, search.study_id, ME)
     late = stray(storage, search, lease, turn=0)
-    first = ask(storage, search.study, claimed(storage, search))  # the orphan's trial goes on
+    first = begin_attempt(storage, search.study, claimed(storage, search))  # the orphan's trial goes on
     assert first.number > storage.optuna.get_trial(late).number
     cells = [cell(first, search)]
-    tell(storage, search.study, first, Result(AttemptState.COMPLETE, value=1.0))
+    end_attempt(storage, search.study, first, Result(AttemptState.COMPLETE, value=1.0))
     end_orphans(storage, search.study_id)
     assert storage.optuna.get_trial(late).state == optuna.trial.TrialState.FAIL
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
@@ -110,13 +111,13 @@ def test_a_stray_that_is_found_after_its_turn_was_given_away_takes_another(
     storage: Storage, search: Search, study_name: str
 ) -> None:
     lease = claimed(storage, search, GONE)  # its INSERT is under way
-    second = ask(storage, search.study, claimed(storage, search))
+    second = begin_attempt(storage, search.study, claimed(storage, search))
     cells = [cell(second, search)]
     stray(storage, search, lease, turn=0)  # now it is there, with the turn that the second one has
     expire(storage, lease)
     (recovered,) = recover(storage, search.study_id, ME)
     assert recovered.number is not None  # it was bound to its lease: it is no stray any more
-    tell(storage, search.study, second, Result(AttemptState.COMPLETE, value=1.0))
+    end_attempt(storage, search.study, second, Result(AttemptState.COMPLETE, value=1.0))
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
 
 
@@ -126,18 +127,18 @@ def test_a_successor_takes_no_cell_of_the_grid_before_or_after_its_values_were_d
     cells = []
     for drawn in (True, False, True):
         lease = claimed(storage, search, GONE)
-        attempt = ask(storage, search.study, lease)
+        attempt = begin_attempt(storage, search.study, lease)
         if drawn:
             cells.append(cell(attempt, search))
         expire(storage, lease)
         recover(storage, search.study_id, ME)
-        successor = ask(storage, search.study, claimed(storage, search))
+        successor = begin_attempt(storage, search.study, claimed(storage, search))
         goes_on = cell(successor, search)
         if drawn:
             assert goes_on == cells[-1]
         else:
             cells.append(goes_on)
-        tell(storage, search.study, successor, Result(AttemptState.COMPLETE, value=1.0))
+        end_attempt(storage, search.study, successor, Result(AttemptState.COMPLETE, value=1.0))
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
 
 
@@ -147,12 +148,12 @@ def test_a_trial_enqueued_by_hand_takes_no_cell_of_the_grid(storage: Storage, st
     cells = []
     for _ in range(2):
         search.study.enqueue_trial({"model.dropout": 0.1, "training.batch_size": 16}, skip_if_exists=False)
-        by_hand = ask(storage, search.study, claimed(storage, search))
+        by_hand = begin_attempt(storage, search.study, claimed(storage, search))
         assert cell(by_hand, search) == repr([("model.dropout", 0.1), ("training.batch_size", 16)])
-        tell(storage, search.study, by_hand, Result(AttemptState.COMPLETE, value=1.0))
-        drawn = ask(storage, search.study, claimed(storage, search))
+        end_attempt(storage, search.study, by_hand, Result(AttemptState.COMPLETE, value=1.0))
+        drawn = begin_attempt(storage, search.study, claimed(storage, search))
         cells.append(cell(drawn, search))
-        tell(storage, search.study, drawn, Result(AttemptState.COMPLETE, value=1.0))
+        end_attempt(storage, search.study, drawn, Result(AttemptState.COMPLETE, value=1.0))
         open_search(storage, study)  # another worker joins
     every_cell_once([*cells, *rest(storage, search)], study)
 

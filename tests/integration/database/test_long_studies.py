@@ -22,7 +22,7 @@ from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue import promote
 from hms_tune.database.queue.claim import claim
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.tables import attempts, rungs, seconds_from_now, trials
 from hms_tune.machine.processes import this_process
 from hms_tune.search.promotion.progress import TrialProgress
@@ -125,7 +125,7 @@ def test_a_report_renews_the_lease_and_brings_back_what_people_request(
     search = join_search(storage, study)
     lease = claim(storage, search.study_id, Holder("worker", "cpu", this_process()), lease_s=60.0)
     assert isinstance(lease, Lease)
-    attempt = ask(storage, search.study, lease)
+    attempt = begin_attempt(storage, search.study, lease)
     keeper = LeaseKeeper(storage, lease, lease_s=60.0)
     with storage.transaction() as connection:
         connection.execute(update(attempts).values(expires_at=seconds_from_now(1)).where(_is(lease)))

@@ -15,11 +15,12 @@ from sqlalchemy import func, select, text, update
 
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue import recovery
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
-from hms_tune.database.queue.end import Attempt, Result, release, tell
-from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, hold
+from hms_tune.database.queue.end import end_attempt, release
+from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, lock_lease
 from hms_tune.database.queue.recovery import MOST_LOSSES, end_orphans, recover
-from hms_tune.database.queue.start import ask, bind
+from hms_tune.database.queue.start import begin_attempt, bind
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
 from hms_tune.machine.processes import ProcessIdentity, leave_mark, remove_mark, this_process
@@ -60,7 +61,7 @@ def claimed(
 
 
 def asked(storage: Storage, study: optuna.Study, study_id: int, **keywords: object) -> Attempt:
-    return ask(storage, study, claimed(storage, study_id, **keywords))  # type: ignore[arg-type]
+    return begin_attempt(storage, study, claimed(storage, study_id, **keywords))  # type: ignore[arg-type]
 
 
 def drawn(attempt: Attempt) -> float:
@@ -97,9 +98,9 @@ def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
         own = optuna.load_study(study_name=study.study_name, storage=mine.optuna.shared)
         numbers = []
         while isinstance(lease := claim(mine, study_id, holder(f"w{worker}"), lease_s=60.0), Lease):
-            attempt = ask(mine, own, lease)
+            attempt = begin_attempt(mine, own, lease)
             numbers.append(attempt.number)
-            tell(mine, own, attempt, Result(AttemptState.COMPLETE, value=1.0))
+            end_attempt(mine, own, attempt, Result(AttemptState.COMPLETE, value=1.0))
         mine.close()
         return numbers
 
@@ -113,9 +114,9 @@ def test_eight_claimants_start_exactly_as_many_trials_as_the_budget_holds(
 def test_a_worker_claims_no_more_than_it_was_asked_to(storage: Storage, study: optuna.Study) -> None:
     study_id = register(storage, study)
     for _ in range(2):
-        assert isinstance(claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2), Lease)
-    assert claim(storage, study_id, holder("one"), lease_s=60.0, worker_most=2) is Refusal.WORKER_DONE
-    assert isinstance(claim(storage, study_id, holder("two"), lease_s=60.0, worker_most=2), Lease)
+        assert isinstance(claim(storage, study_id, holder("one"), lease_s=60.0, max_trials=2), Lease)
+    assert claim(storage, study_id, holder("one"), lease_s=60.0, max_trials=2) is Refusal.WORKER_DONE
+    assert isinstance(claim(storage, study_id, holder("two"), lease_s=60.0, max_trials=2), Lease)
 
 
 def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(
@@ -124,7 +125,7 @@ def test_a_spent_budget_waits_for_trials_of_others_and_hours_end_it(
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OTHERS_RUNNING
-    tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
+    end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.BUDGET_SPENT
     register(storage, study, trials=5, hours=1e-9)
     assert claim(storage, study_id, holder(), lease_s=60.0) is Refusal.OUT_OF_HOURS
@@ -160,12 +161,12 @@ def test_a_requeued_trial_continues_with_its_values_and_costs_no_budget(
     first = asked(storage, study, study_id)
     value = drawn(first)
     for _ in range(MOST_LOSSES + 1):
-        tell(storage, study, first, Result(AttemptState.REQUEUED, reason="requeued"))
+        end_attempt(storage, study, first, Result(AttemptState.REQUEUED, reason="requeued"))
         second = asked(storage, study, study_id)
         assert drawn(second) == value
         assert (second.trial, second.number) == (0, first.number + 1)
         first = second
-    tell(storage, study, first, Result(AttemptState.COMPLETE, value=0.25))
+    end_attempt(storage, study, first, Result(AttemptState.COMPLETE, value=0.25))
     assert status(storage, study.study_name).trials["complete"] == 1
     assert study.best_value == 0.25
 
@@ -183,7 +184,7 @@ def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
     assert recover(storage, study_id, ME) == ()
 
     with pytest.raises(LeaseLostError):
-        tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.0))
+        end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.0))
     with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
         attempt.optuna_trial.report(0.1, 1)
     frozen = study.trials[0]
@@ -192,7 +193,7 @@ def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
     successor = asked(storage, study, study_id)
     assert drawn(successor) == value
     assert successor.optuna_trial.user_attrs["continues"] == 0
-    assert tell(storage, study, successor, Result(AttemptState.COMPLETE, value=0.5)).value == 0.5
+    assert end_attempt(storage, study, successor, Result(AttemptState.COMPLETE, value=0.5)).value == 0.5
     assert Counter(trial.state for trial in study.trials) == {OptunaState.FAIL: 1, OptunaState.COMPLETE: 1}
 
 
@@ -228,14 +229,14 @@ def test_a_worker_whose_lease_has_its_number_again_after_a_restored_backup_loses
         assert keeper.lost
     for give_up in (
         lambda: release(storage, lost.lease),
-        lambda: tell(storage, study, lost, Result(AttemptState.COMPLETE, value=0.0)),
-        lambda: ask(storage, study, lost.lease),
+        lambda: end_attempt(storage, study, lost, Result(AttemptState.COMPLETE, value=0.0)),
+        lambda: begin_attempt(storage, study, lost.lease),
     ):
         with pytest.raises(LeaseLostError):
             give_up()
     with LeaseKeeper(storage, others, lease_s=60.0, every_s=0.01) as keeper:
         assert keeper.requested() == "running"
-    assert ask(storage, study, others).lease == others
+    assert begin_attempt(storage, study, others).lease == others
 
 
 def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(
@@ -333,7 +334,7 @@ def test_a_trial_that_a_person_failed_in_the_dashboard_ends_as_failed(
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
     storage.optuna.set_trial_state_values(attempt.optuna_trial_id, OptunaState.FAIL)
-    told = tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
+    told = end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
     assert told == Result(AttemptState.FAILED, reason="ended by a person in the dashboard")
     assert trial_row(storage, attempt.lease) == ("failed", 0)
 
@@ -345,7 +346,7 @@ def test_a_result_that_was_told_twice_after_an_outage_stands_once(
     attempt = asked(storage, study, study_id)
     study.tell(attempt.optuna_trial, 0.75)  # the first time, of which the answer was lost
     result = Result(AttemptState.COMPLETE, value=0.75)
-    assert tell(storage, study, attempt, result) == result
+    assert end_attempt(storage, study, attempt, result) == result
 
 
 def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
@@ -353,8 +354,8 @@ def test_asking_again_after_an_outage_takes_up_the_trial_that_was_made(
 ) -> None:
     study_id = register(storage, study, trials=1)
     lease = claimed(storage, study_id)
-    first = ask(storage, study, lease)
-    again = ask(storage, study, lease)
+    first = begin_attempt(storage, study, lease)
+    again = begin_attempt(storage, study, lease)
     assert (again.number, len(study.trials)) == (first.number, 1)
 
 
@@ -420,7 +421,7 @@ def test_a_deleted_study_is_named(storage: Storage, study: optuna.Study) -> None
     lease = claimed(storage, study_id)
     optuna.delete_study(study_name=study.study_name, storage=storage.optuna)
     with pytest.raises(UnknownStudyError, match="deleted"):
-        ask(storage, study, lease)
+        begin_attempt(storage, study, lease)
 
 
 def test_each_slot_that_joins_gets_the_next_ordinal(storage: Storage, study: optuna.Study) -> None:
@@ -434,10 +435,10 @@ def test_the_keeper_waits_for_no_lock_with_the_connection_that_a_result_needs(
     attempt = asked(storage, study, register(storage, study, trials=1))
     keeper = LeaseKeeper(storage, attempt.lease, lease_s=60.0)
     with storage.transaction() as connection:
-        hold(connection, attempt.lease)
+        lock_lease(connection, attempt.lease)
         assert keeper._renew() is None  # held, and locked
     assert keeper._renew() is True
-    tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
+    end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.5))
     assert keeper._renew() is False
 
 
@@ -450,7 +451,7 @@ def test_one_trial_cannot_have_two_live_leases(storage: Storage, study: optuna.S
     lease = claimed(storage, study_id)
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
         grant(connection, study_id, lease.trial_id, holder(), lease_s=60.0)
-    attempt = ask(storage, study, lease)
+    attempt = begin_attempt(storage, study, lease)
     other = claimed(storage, study_id)
     with pytest.raises(sqlalchemy.exc.IntegrityError), storage.engine.begin() as connection:
         bind(connection, other, attempt.optuna_trial_id, attempt.number)

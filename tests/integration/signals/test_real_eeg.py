@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from hms_tune.config.image_layout import panel_heights
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Spectral
 from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.montage import CHAINS, ELECTRODES, REGIONS
 
@@ -63,10 +64,7 @@ def test_multitaper_panels_are_the_hosts_spectrogram_of_real_eeg(eeg: NDArray[np
 @pytest.mark.parametrize(
     "view",
     [
-        {"name": "stft"},
-        {"name": "mel"},
-        {"name": "multitaper"},
-        {"name": "cwt"},
+        *({"name": each.model_fields["name"].default} for each in get_args(Spectral)),
         {"name": "cwt", "spacing": "linear"},
     ],
     ids=lambda view: "-".join(view.values()),

@@ -18,11 +18,12 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database import tables
 from hms_tune.database.connect import Storage
+from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
-from hms_tune.database.queue.end import Attempt, Result, tell
+from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.queue.recovery import recover
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.database.tables import attempts, trials
 from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
@@ -69,7 +70,7 @@ def claimed(storage: Storage, study: optuna.Study, worker: str = "worker", *, gp
 
 
 def asked(storage: Storage, study: optuna.Study) -> Attempt:
-    return ask(storage, study, claimed(storage, study))
+    return begin_attempt(storage, study, claimed(storage, study))
 
 
 def expire(storage: Storage, lease: Lease) -> None:
@@ -145,7 +146,7 @@ def test_a_trial_that_is_stopped_between_two_attempts_is_never_taken_up_again(
     storage: Storage, study: optuna.Study
 ) -> None:
     attempt = asked(storage, study)
-    tell(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
+    end_attempt(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
     assert stop_trial(storage, study.study_name, attempt.number) == "stopped"
     assert trial_of(storage, attempt.lease) == STOPPED
     assert claimed(storage, study).trial_id != attempt.lease.trial_id
@@ -163,7 +164,7 @@ def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_look
         expire(storage, attempt.lease)
         recover(storage, study_id_of(study), ME)
     else:
-        tell(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
+        end_attempt(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
     assert trial_of(storage, attempt.lease) == STOPPED
     assert claimed(storage, study).trial_id != attempt.lease.trial_id
 
@@ -253,10 +254,10 @@ def test_enqueued_values_are_taken_once_by_many_workers_and_the_rest_is_drawn(
         while isinstance(
             lease := claim(storage, study_id_of(study), holder(f"w{number}"), lease_s=60.0), Lease
         ):
-            attempt = ask(storage, study, lease)
+            attempt = begin_attempt(storage, study, lease)
             rate = attempt.optuna_trial.suggest_float(RATE, 1e-4, 1e-2, log=True)
             drawn.append((rate, attempt.optuna_trial.suggest_float("model.dropout", 0.0, 0.5)))
-            tell(storage, study, attempt, Result(AttemptState.COMPLETE, value=1.0))
+            end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=1.0))
         return drawn
 
     with ThreadPoolExecutor(6) as pool:

@@ -16,8 +16,9 @@ from sqlalchemy import select, update
 from hms_tune.config.study_sections import HAPPENINGS
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queries.outbox import Entry, add_entry, take_entry
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import claim
-from hms_tune.database.queue.end import Result, settle
+from hms_tune.database.queue.end import end_lease_and_trial
 from hms_tune.database.queue.lease import Holder, Lease
 from hms_tune.database.tables import attempts, now, outbox, seconds_from_now, studies, workers
 from hms_tune.machine.processes import leave_mark, remove_mark, this_process
@@ -108,7 +109,7 @@ def test_a_study_is_finished_when_its_last_trial_has_ended_and_again_after_it_wa
     assert webhook.events() == []  # 8 of 9 are 89 %
     with storage.engine.begin() as connection:
         assert isinstance(lease, Lease)
-        settle(connection, lease, Result(AttemptState.FAILED, reason="x"), set_aside=False)
+        end_lease_and_trial(connection, lease, Result(AttemptState.FAILED, reason="x"), set_aside=False)
     watch.look()
     watch.look()
     assert webhook.events() == ["study_finished"]

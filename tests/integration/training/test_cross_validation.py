@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from hms_tune.config.trial import TrialConfig
+from hms_tune.config.trial import LossName, TrialConfig
 from hms_tune.data.folds import HELD_OUT
 from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, DataError, NonFiniteLossError
@@ -194,7 +195,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from hms_tune.config.trial import TrialConfig
+from hms_tune.config.trial import LossName, TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.fold import FoldTraining
@@ -320,7 +321,7 @@ def test_train_folds_trains_only_the_first_folds(store: Store) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("loss", ["kl", "cross_entropy", "bce"])
+@pytest.mark.parametrize("loss", get_args(LossName))
 def test_every_optimizer_lowers_every_loss(store: Store, optimizer: str, loss: str) -> None:
     config = make_config(
         optimizer=optimizer,

@@ -144,7 +144,7 @@ def test_a_slot_gives_up_when_nothing_it_draws_fits(
         run(storage, study_file(study_name), tiny(store, 10 * MIB), tmp_path)
     current = status(storage, study_name)
     assert current.attempts["infeasible"] == MOST_INFEASIBLE
-    assert sum(number for state, number in current.trials.items() if state.counts) == 0
+    assert sum(number for state, number in current.trials.items() if state.uses_budget) == 0
 
 
 def test_a_study_of_which_nothing_fits_is_refused_before_it_starts(store: Store) -> None:

@@ -17,7 +17,7 @@ from hms_tune.database.queue.claim import Refusal, claim
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
 from hms_tune.database.queue.recovery import recover
 from hms_tune.database.queue.shared_folds import end_help, take_fold
-from hms_tune.database.queue.start import ask
+from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.database.tables import attempts, now, studies, trials
 from hms_tune.errors import LeaseLostError
@@ -110,7 +110,7 @@ def a_leader(storage: Storage, search: Search, *, fold: int = 1, until: int = 5)
     """A trial at a fold, whose later folds others may train."""
     lease = claim(storage, search.study_id, a_holder("leader"), lease_s=60.0, promotion=search.promotion)
     assert isinstance(lease, Lease)
-    attempt = ask(storage, search.study, lease)
+    attempt = begin_attempt(storage, search.study, lease)
     search.suggest(attempt.optuna_trial)
     storage.optuna.set_trial_user_attrs(attempt.optuna_trial_id, {"config_hash": "drawn"})
     assert take_fold(storage, lease, fold, until) == "ours"
@@ -213,7 +213,7 @@ def test_helping_counts_gpu_hours_but_neither_a_trial_of_the_budget_nor_one_of_t
     with storage.transaction() as connection:
         connection.execute(budget.values(budget_gpu_hours=None))
     end_help(storage, helper, AttemptState.COMPLETE)
-    most = {"worker_most": 1, "lease_s": 60.0, "promotion": search.promotion}
+    most = {"max_trials": 1, "lease_s": 60.0, "promotion": search.promotion}
     next_one = claim(storage, search.study_id, a_holder("helper"), helps=True, **most)
     assert isinstance(next_one, Lease)
     assert next_one.fold is not None

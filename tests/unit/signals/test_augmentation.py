@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from hms_tune.config.augmentation import AugmentationConfig
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Raw, Spectral
 from hms_tune.signals.augmentation import (
     Augmentation,
     draw_rectangles,
@@ -22,6 +22,7 @@ from hms_tune.signals.image import ImageTransform
 from hms_tune.signals.montage import ELECTRODES
 from hms_tune.signals.random_draws import draw_beta, draw_spans
 
+RECIPES = [each.model_fields["name"].default for each in get_args(Spectral | Raw)]
 EVERYTHING = {
     "left_right_swap": 0.5,
     "channel_drop": 0.5,
@@ -123,7 +124,7 @@ def test_what_comes_in_is_never_written_to() -> None:
     assert all(torch.equal(a, b) for a, b in zip(given, copies, strict=True))
 
 
-@pytest.mark.parametrize("recipe", ["stft", "multitaper", "cwt", "raw"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_swap_exchanges_the_panels_of_the_image_and_leaves_the_midline(recipe: str) -> None:
     montage = "pairs" if recipe == "raw" else "chains"
     settings: dict[str, Any] = {"eeg": {"name": recipe, "montage": montage}, "kaggle": "kaggle"}
@@ -170,7 +171,7 @@ def test_dropped_electrodes_are_few_silent_and_never_the_ekg() -> None:
     assert silent[:, :19].float().mean(dim=0).tolist() == pytest.approx([0.5 * 2 / 19] * 19, abs=0.02)
 
 
-@pytest.mark.parametrize("recipe", ["stft", "mel", "multitaper", "cwt", "raw"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_a_sign_flip_changes_nothing_but_raw_traces(recipe: str) -> None:
     eeg = torch.randn(1, 20, 10_000) * 20
     transform = ImageTransform(views(recipe))

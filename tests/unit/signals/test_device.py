@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
 from hms_tune.config.augmentation import AugmentationConfig
-from hms_tune.config.input import InputConfig
+from hms_tune.config.input import InputConfig, Raw, Spectral
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform
 
@@ -17,12 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 @pytest.mark.parametrize(
     "eeg_view",
     [
-        {"name": "stft"},
+        *({"name": each.model_fields["name"].default} for each in get_args(Spectral | Raw)),
         {"name": "stft", "n_fft": 2048},
-        {"name": "mel"},
-        {"name": "multitaper"},
-        {"name": "cwt"},
-        {"name": "raw"},
     ],
     ids=lambda view: "-".join(map(str, view.values())),
 )

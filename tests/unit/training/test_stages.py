@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from hms_tune.config.trial import TrainingConfig, TrialConfig
+from hms_tune.config.trial import LossName, TrainingConfig, TrialConfig
 from hms_tune.data.labels import Labels
 from hms_tune.errors import DataError
 from hms_tune.models.losses import make_loss
@@ -95,7 +97,7 @@ def test_an_exponent_of_zero_makes_rows_alike(labels: Labels) -> None:
     assert learning_weights(config(row_weight="balance", row_weight_exponent=0.0), labels, ROWS) is None
 
 
-@pytest.mark.parametrize("name", ["kl", "cross_entropy", "bce"])
+@pytest.mark.parametrize("name", get_args(LossName))
 def test_a_row_of_weight_two_counts_as_two_rows(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 6, generator=generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hms_tune.database.queue.end import Result
+from hms_tune.database.queue.attempt import Result
 from hms_tune.trial_state import AttemptState
 
 

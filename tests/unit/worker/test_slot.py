@@ -18,8 +18,8 @@ from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
+from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.claim import Refusal
-from hms_tune.database.queue.end import Result
 from hms_tune.database.queue.lease import Lease, Requested
 from hms_tune.database.queue.recovery import Recovered
 from hms_tune.database.queue.study_queue import StudyQueue
@@ -195,7 +195,7 @@ def test_a_recovered_trial_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     aside = Recovered(Lease(2, 0, 2, None), 5, Result(AttemptState.LOST, reason="set aside"), set_aside=True)
     a_slot(a_queue(0, recovered=[lost, aside]), tmp_path).run()
     assert said(caplog) == [
-        "Attempt 4 lost its worker; its trial goes on in a new one",
+        "Attempt 4 lost its worker; its trial goes on in a new attempt",
         "Attempt 5 lost its worker; set aside",
     ]
 
