@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -53,7 +54,9 @@ def check_optimizer(config: TimmOptimizer) -> None:
         raise _refusal(name, "it asks for second derivatives, which no step here computes")
     _check_settings(config)
     try:
-        optimizer = make_optimizer(config, [{"params": _tried(), "lr": 1e-3, "weight_decay": 0.0}])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on one that is refused
+            optimizer = make_optimizer(config, [{"params": _tried(), "lr": 1e-3, "weight_decay": 0.0}])
     except ValueError as error:
         raise _refusal(name, str(error)) from error
     if optimizer.state_dict().keys() != {"state", "param_groups"} or not _remembers_numbers(optimizer):
