@@ -96,7 +96,7 @@ class WilcoxonPruner(PrunerSection):
     startup_folds: int = Field(2, ge=2, description="Finished folds before the first decision.")
 
 
-class OwnPruner(Section):
+class OwnPruner(PrunerSection):
     """A function marked with ``hms_tune.pruner``, which makes a pruner of Optuna's interface."""
 
     name: str = Field(pattern=FUNCTION, description="package.module:function, your own (docs/search.md).")

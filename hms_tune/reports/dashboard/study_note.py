@@ -13,7 +13,7 @@ from optuna_dashboard import get_note, save_note
 from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
-from hms_tune.database.queries.confirmations import Progress, confirmation_progress
+from hms_tune.database.queries.confirmations import ConfirmationProgress, confirmation_progress
 from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.lookup import load_study
@@ -45,7 +45,7 @@ def study_note(
     study: StudyRecord,
     predictions: OutOfFold | None,
     database: Reached,
-    confirmation: Progress | None = None,
+    confirmation: ConfirmationProgress | None = None,
 ) -> str:
     """What is searched, on which data, what leads and what a confirmation says of it, how to help."""
     parts = [f"## {study.name}", _winner(study, predictions), _numbers(study)]
@@ -96,7 +96,7 @@ def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
     return f"{text}. Its pictures are on page {best.attempt}."
 
 
-def _confirmation(study: str, progress: Progress) -> str:
+def _confirmation(study: str, progress: ConfirmationProgress) -> str:
     """How the leading trials stand before and after they were trained again."""
     told = (
         "### Confirmation\n\nThe leading trials are trained again with fresh seeds and folds, in study "
