@@ -64,7 +64,8 @@ def worker(
     elsewhere; a second one ends at once.
 
     Exit status: 0 if the study is over (its budget is spent, or a person stopped it); 75 if this worker was
-    stopped or has done its part, and there is more to do: start one again. 1 after an error, 2 for wrong use.
+    stopped or has done its part, and there is more to do: start one again. 1 or 2 if there is something to
+    mend, which the last line names.
     """
     settings = Settings.from_environment()
     study_file = load_study_file(study, settings)

@@ -113,7 +113,7 @@ class CrossValidation:
         """
         data = self.workspace.trial_data(self.config)
         progress = self._resumed(data)
-        for event in progress.story:
+        for event in progress.events:
             yield replace(event, replayed=True)
         for number in range(len(progress.folds_done), self.config.data.trained_folds):
             yield from self._run_fold(number, data, progress)
@@ -129,7 +129,7 @@ class CrossValidation:
         """
         data = self.workspace.trial_data(self.config)
         progress = self._resumed(data)
-        for event in progress.story:
+        for event in progress.events:
             yield replace(event, replayed=True)
         if not progress.folds_done:
             yield from self._run_fold(number, data, progress)
@@ -147,7 +147,7 @@ class CrossValidation:
                 train_rows=len(train_rows),
                 validation_rows=len(validation_rows),
             )
-            progress.story.append(started)
+            progress.events.append(started)
             yield started
             yield from self._take_in(number, data, progress)
             if any(done.fold == number for done in progress.folds_done):
@@ -160,12 +160,12 @@ class CrossValidation:
             with contents_checked(self.directory or Path()):
                 fold.training.load_state_dict(progress.fold_state)
                 fold.best.load_state_dict(progress.best_state)
-            last = progress.story[-1]
+            last = progress.events[-1]
             epoch = _next_epoch(last.epoch, fold) if isinstance(last, EpochEnded) else 0
 
         while epoch is not None:
             ended = self._run_epoch(epoch, fold, data, progress)
-            progress.story.append(ended)
+            progress.events.append(ended)
             yield ended
             if self.directory is not None and self._checkpoint_due():
                 yield self._checkpointed(self.directory, fold, epoch, progress)
@@ -175,7 +175,7 @@ class CrossValidation:
             write_weights(fold_weights_path(self.directory, number), progress.best_weights)
         progress.fold_state = progress.best_state = progress.best_weights = None
         fold_ended = self._fold_ended(fold, data, progress)
-        progress.story.append(fold_ended)
+        progress.events.append(fold_ended)
         yield fold_ended
 
     def _take_in(self, number: int, data: TrialData, progress: Progress) -> Iterator[Event]:
@@ -190,13 +190,13 @@ class CrossValidation:
         progress.predictions |= shared.predictions
         progress.best_weights, progress.fold_state = shared.best_weights, shared.fold_state
         progress.best_state = shared.best_state
-        for event in shared.story[1:]:  # this fold has started here
+        for event in shared.events[1:]:  # this fold has started here
             if isinstance(event, EpochEnded):
                 estimate = self._estimate(number, event.best_kl, data, progress)
-                progress.story.append(replace(event, estimate=estimate))
+                progress.events.append(replace(event, estimate=estimate))
             else:
-                progress.story.append(event)
-            yield replace(progress.story[-1], replayed=True)
+                progress.events.append(event)
+            yield replace(progress.events[-1], replayed=True)
         if shared.folds_done:
             epochs = self.config.training.total_epochs
             yield self._written(directory, (number + 1) * epochs - 1, number, epochs - 1, progress)
@@ -267,8 +267,8 @@ class CrossValidation:
         return agreed
 
     def _fold_ended(self, fold: _Fold, data: TrialData, progress: Progress) -> FoldEnded:
-        number, story = fold.number, progress.story
-        epochs_run = sum(isinstance(event, EpochEnded) and event.fold == number for event in story)
+        number, events = fold.number, progress.events
+        epochs_run = sum(isinstance(event, EpochEnded) and event.fold == number for event in events)
         judged = data.judge(fold.validation_rows, progress.predictions[number])
         return FoldEnded(
             fold=number,

@@ -21,13 +21,13 @@ _RECORDED = {kind.__name__: kind for kind in (FoldStarted, EpochEnded, FoldEnded
 
 @dataclass(slots=True)
 class Progress:
-    """The story so far, and the fold in progress.
+    """The events so far, and the fold in progress.
 
     ``predictions`` are those of each fold's best epoch; the states are those of the fold in progress, None
     where none was saved.
     """
 
-    story: list[FoldStarted | EpochEnded | FoldEnded] = field(default_factory=list)
+    events: list[FoldStarted | EpochEnded | FoldEnded] = field(default_factory=list)
     predictions: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     best_weights: dict[str, Tensor] | None = None
     fold_state: dict[str, Any] | None = None
@@ -36,14 +36,14 @@ class Progress:
     @property
     def folds_done(self) -> list[FoldEnded]:
         """The folds that have ended, in order."""
-        return [event for event in self.story if isinstance(event, FoldEnded)]
+        return [event for event in self.events if isinstance(event, FoldEnded)]
 
     def packed(self, config: str, store: str) -> dict[str, Any]:
         """As a checkpoint of a configuration and prepared data with these names."""
         return {
             "config": config,
             "store": store,
-            "story": [{"type": type(event).__name__, **asdict(event)} for event in self.story],
+            "story": [{"type": type(event).__name__, **asdict(event)} for event in self.events],
             "predictions": {fold: torch.from_numpy(rows) for fold, rows in self.predictions.items()},
             "best_weights": self.best_weights,
             "fold_state": self.fold_state,
@@ -53,9 +53,9 @@ class Progress:
     @classmethod
     def unpacked(cls, state: dict[str, Any]) -> Self:
         """From :meth:`packed`."""
-        story = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
+        events = [_RECORDED[record.pop("type")](**record) for record in state["story"]]
         predictions = {fold: rows.numpy() for fold, rows in state["predictions"].items()}
-        return cls(story, predictions, state["best_weights"], state["fold_state"], state["best_state"])
+        return cls(events, predictions, state["best_weights"], state["fold_state"], state["best_state"])
 
     def conclusion(self, data: TrialData) -> CrossValidationEnded:
         """What all folds come to."""

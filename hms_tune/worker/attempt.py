@@ -134,11 +134,11 @@ class AttemptRun:
     fatal : what the slot is to end with after this attempt; None: nothing
     """
 
-    def __init__(self, setup: SlotSetup, attempt: Attempt, lease: LeaseKeeper) -> None:
+    def __init__(self, setup: SlotSetup, attempt: Attempt, keeper: LeaseKeeper) -> None:
         self.fatal: HmsTuneError | None = None
         self._setup = setup
         self._attempt = attempt
-        self._lease = lease
+        self._keeper = keeper
         self._reporter = setup.search.reporter(attempt.optuna_trial)
         self._events = AttemptEvents()
         self._rungs = RungWatch(setup.search.rungs, setup.search.epochs, passed=attempt.rung)
@@ -176,8 +176,8 @@ class AttemptRun:
             return infeasible_result(error, redraws=redraws)
         except UpdateFinishedTrialError:
             # Recovery ends only trials whose lease it ended; otherwise a person did.
-            self._lease.requested(fresh_s=0.0)
-            self._lease.check()
+            self._keeper.requested(fresh_s=0.0)
+            self._keeper.check()
             return Result(AttemptState.FAILED, reason=ENDED_IN_DASHBOARD, attributes={"cause": "person"})
         except Exception as error:
             if is_of_the_database(error):
@@ -193,7 +193,7 @@ class AttemptRun:
         for observer in setup.observers:
             observer.trial_started(trial)
         with (
-            setup.queue.renewing(self._attempt, self._lease),
+            setup.queue.renewing(self._attempt, self._keeper),
             self._files() as files,
             ReportQueue(setup.queue.patience) as reports,
         ):
@@ -231,8 +231,8 @@ class AttemptRun:
         return self._setup.artifacts.files_of(
             self._attempt.trial,
             self._attempt.number,
-            allowed=lambda: self._lease.certain,
-            patience=Patience(most_s=STORE_S, hurried=lambda: self._setup.stop.requested),
+            allowed=lambda: self._keeper.certain,
+            patience=Patience(most_s=STORE_S, is_stopping=lambda: self._setup.stop.requested),
         )
 
     def _train(self, trial: TrialInfo, files: AttemptFiles, reports: ReportQueue) -> Result:
@@ -249,7 +249,7 @@ class AttemptRun:
                 self._begin_fold(event, files.directory)
             if self._is_pruned:
                 return Result(AttemptState.PRUNED, reason="pruned", attributes=self._events.attributes())
-            self._lease.check()
+            self._keeper.check()
             if self._requested != "running":
                 return requested_result(self._requested)
             # A resumed attempt may be past a rung at which it never paused, so it also pauses in a replay.
@@ -263,24 +263,24 @@ class AttemptRun:
 
     def _begin_fold(self, started: FoldStarted, directory: Path) -> None:
         """Let others train the folds after this one; if a helper trains this one, wait and fetch it."""
-        setup, trial, fold = self._setup, self._attempt, started.fold
-        if setup.search.promotion is None or not trial.rung:
+        setup, attempt, fold = self._setup, self._attempt, started.fold
+        if setup.search.promotion is None or not attempt.rung:
             return
         until = min(self._rungs.next_step // setup.search.epochs, started.folds)
         try:
-            taken = setup.queue.take_fold(trial.lease, fold, until)
+            taken = setup.queue.take_fold(attempt.lease, fold, until)
         except Exception as error:
             if not is_of_the_database(error):
                 raise
             return  # it is away: the fold is trained here, whoever else may be at it
         while taken == "taken" and self._requested == "running" and not setup.stop.wait(setup.poll_s):
-            self._lease.check()
-            self._requested = self._lease.requested(fresh_s=setup.look_s)
+            self._keeper.check()
+            self._requested = self._keeper.requested(fresh_s=setup.look_s)
             setup.through_outages(setup.queue.recover)
-            taken = setup.through_outages(lambda: setup.queue.take_fold(trial.lease, fold, until))
+            taken = setup.through_outages(lambda: setup.queue.take_fold(attempt.lease, fold, until))
         if taken == "helped":
             try:
-                setup.artifacts.fetch_fold(trial.trial, fold, shared_fold_path(directory, fold))
+                setup.artifacts.fetch_fold(attempt.trial, fold, shared_fold_path(directory, fold))
             except ArtifactError as error:
                 _logger.warning("%s; fold %d is trained here", error, fold)
 
@@ -294,7 +294,7 @@ class AttemptRun:
         self._rungs.observe(event)
         if isinstance(event, CheckpointWritten):
             uploads.offer(event.path)
-        if self._lease.certain:
+        if self._keeper.certain:
             self._events.forward(self._setup.observers)
 
     def _report(self, event: Event, reports: ReportQueue) -> None:
@@ -305,7 +305,7 @@ class AttemptRun:
 
         def report() -> None:
             self._is_pruned = self._reporter.observe(event) or self._is_pruned
-            self._requested = self._lease.requested(fresh_s=self._setup.look_s)
+            self._requested = self._keeper.requested(fresh_s=self._setup.look_s)
 
         reports.write(report)
 

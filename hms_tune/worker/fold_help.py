@@ -124,5 +124,5 @@ class FoldHelp:
             self._lease.lease_id,
             fold=self._fold,
             allowed=lambda: self._keeper.certain,
-            patience=Patience(most_s=STORE_S, hurried=lambda: self._setup.stop.requested),
+            patience=Patience(most_s=STORE_S, is_stopping=lambda: self._setup.stop.requested),
         )

@@ -33,7 +33,7 @@ class Slot:
         self._failures = ConsecutiveFailures(setup.search.study.study_name, setup.queue.holder.slot)
         self._refusal: Refusal | None = None
         self._orphans_ended = False
-        setup.queue.patience.hurried = lambda: setup.stop.requested
+        setup.queue.patience.is_stopping = lambda: setup.stop.requested
 
     def run(self) -> int:
         """Run trials; returns how many ended here (complete, pruned or failed).

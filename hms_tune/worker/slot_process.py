@@ -100,7 +100,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     options, study_file = plan.options, plan.options.study_file
     trainer = Trainer(plan, stop)
-    patience = Patience(hurried=lambda: stop.requested, who=f"Slot {plan.slot}")
+    patience = Patience(is_stopping=lambda: stop.requested, who=f"Slot {plan.slot}")
     storage = open_patiently(plan.storage_url, patience)
     equipment = Equipment(plan.device, plan.gpus, trainer.data_digest)
     best = best_of_study(storage, study_file.study)
@@ -108,9 +108,9 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     # This process has opened the data itself, which may have changed since the worker looked.
     data = None if plan.data is None else replace(plan.data, digest=trainer.data_digest)
     search = storage.through_outages(lambda: join_search(storage, study_file, data=data))
-    shared = open_store(options.artifacts)
-    kept = KeptPredictions(shared, study_file.study)
-    judge = RaceJudge(storage, search.study_id, study_file, shared)
+    checkpoint_store = open_store(options.artifacts)
+    kept = KeptPredictions(checkpoint_store, study_file.study)
+    judge = RaceJudge(storage, search.study_id, study_file, checkpoint_store)
     records = TrialRecorder(
         storage,
         search.study_id,

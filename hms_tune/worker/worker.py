@@ -174,9 +174,9 @@ class Worker:
                 shown=self.show_study,
                 silent_s=self.options.lease_s,
             )
-            publisher = publishing(self._publisher_plan(), hurried=self._is_hurried)
+            publisher = publishing(self._publisher_plan(), is_stopping=self._is_stopping)
             with announce(storage, presence, self._images), watch.running(), publisher:
-                _logger.info("%s: %s", search.study.study_name, _slots_told([slot for slot, _ in devices]))
+                _logger.info("%s: %s", search.study.study_name, _slots_text([slot for slot, _ in devices]))
                 self._supervisor.run(self._plan(slot, group, devices) for slot, group in devices)
             following = self._what_follows(storage, search)
         finally:
@@ -200,7 +200,7 @@ class Worker:
             self._has_more = has_work(storage, search.study_id)
             if self._has_more or search.confirms:
                 return None
-            if self._is_hurried():
+            if self._is_stopping():
                 with storage.transaction() as connection:
                     progress = confirmation_progress(connection, name)
                 self._has_more = progress is not None and not progress.is_over
@@ -220,7 +220,7 @@ class Worker:
         root = competition_of(options.data_root)
         return PublisherPlan(options.study_file.study, self._storage_url, artifacts, root)
 
-    def _is_hurried(self) -> bool:
+    def _is_stopping(self) -> bool:
         return self._signals > 0 or bool(self._supervisor.errors)
 
     def _plan(self, slot: str, group: tuple[str, ...], devices: Sequence[SlotDevices]) -> SlotPlan:
@@ -290,7 +290,7 @@ def _check_folders(options: WorkerOptions) -> None:
     open_store(options.artifacts).check_writable()
 
 
-def _slots_told(slots: Sequence[str]) -> str:
+def _slots_text(slots: Sequence[str]) -> str:
     if len(slots) == 1:
         return f"runs one trial at a time, on {slots[0]}"
     return f"runs {len(slots)} trials at a time, on {', '.join(slots)}"

@@ -24,7 +24,7 @@ T = TypeVar("T")
 OUTAGE_S = 1800.0
 """How long a database may be away before a worker gives up, s. Its trials train on meanwhile."""
 
-HURRIED_S = 8.0
+STOPPING_S = 8.0
 """The same for a worker that was asked to stop: it is to be gone within 20 s."""
 
 
@@ -38,13 +38,13 @@ class Patience:
     Parameters
     ----------
     most_s : the longest wait, s
-    hurried_s : the longest wait once ``hurried`` says that the process is to end, s
+    stopping_s : the longest wait once ``is_stopping`` says that the process is to end, s
     who : begins what is said
     """
 
     most_s: float = OUTAGE_S
-    hurried_s: float = HURRIED_S
-    hurried: Callable[[], bool] = field(default=lambda: False)
+    stopping_s: float = STOPPING_S
+    is_stopping: Callable[[], bool] = field(default=lambda: False)
     who: str = "hms-tune"
     _refused: int = 0
     _since: float = 0.0
@@ -56,14 +56,14 @@ class Patience:
         return waited_s >= self._limit_s
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but not much longer than a hurry allows."""
+        """Sleep, but no longer once the process is to end."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self.hurried():
+        while (left := end - time.monotonic()) > 0 and not self.is_stopping():
             time.sleep(min(left, 0.5))
 
     @property
     def _limit_s(self) -> float:
-        return self.hurried_s if self.hurried() else self.most_s
+        return self.stopping_s if self.is_stopping() else self.most_s
 
     def wait_begins(self) -> None:
         """Somebody is refused from now on."""

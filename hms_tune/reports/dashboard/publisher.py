@@ -69,12 +69,12 @@ class PublisherPlan:
 
 
 @contextmanager
-def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[None]:
+def publishing(plan: PublisherPlan, *, is_stopping: Callable[[], bool]) -> Iterator[None]:
     """Keep the study's page up to date during the block, and once more at its end.
 
     Parameters
     ----------
-    hurried : if it returns true, the end waits for no last publication
+    is_stopping : if it returns true, the end waits for no last publication
     """
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "hms_tune.reports.dashboard.publisher"],
@@ -91,7 +91,7 @@ def publishing(plan: PublisherPlan, *, hurried: Callable[[], bool]) -> Iterator[
     finally:
         _tell(process, FINISH)
         until = time.monotonic() + FINISH_S
-        while process.poll() is None and not hurried() and time.monotonic() < until:
+        while process.poll() is None and not is_stopping() and time.monotonic() < until:
             time.sleep(0.1)
         if process.returncode:
             _logger.warning("The dashboard's notes and figures may be old: their writer died")

@@ -163,7 +163,7 @@ def test_a_publisher_without_a_connection_says_so_in_the_workers_log(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     plan = PublisherPlan("study", "postgresql://me:canary@127.0.0.1:1/db", tmp_path, tmp_path)
-    with publishing(plan, hurried=lambda: False):
+    with publishing(plan, is_stopping=lambda: False):
         pass
     (said,) = caplog.messages
     assert said.startswith("The dashboard's notes and figures wait: the database cannot be used: ")

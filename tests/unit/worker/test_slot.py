@@ -348,7 +348,7 @@ def test_a_database_that_stays_away_ends_the_slot_unless_it_is_asked_to_stop(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = a_queue(1)
-    queue.patience.most_s = queue.patience.hurried_s = 0.0
+    queue.patience.most_s = queue.patience.stopping_s = 0.0
     queue.faults = {"claim": [away(), away()]}
     with pytest.raises(StorageAwayError, match="the database was away for 0 s"):
         a_slot(queue, tmp_path).run()
