@@ -184,7 +184,7 @@ class InputConfig(Section):
     more: dict[str, EEGRecipe | None] = Field(
         {},
         max_length=64,
-        description="Further views of the EEG under names of your own, in whose order they lie.",
+        description="Further views of the EEG under names of your own, in alphabetical order.",
     )
     kaggle: Annotated[Kaggle, BeforeValidator(named)] | None = Field(
         None, description="View of the 10-minute file; null: none."
@@ -222,7 +222,9 @@ class InputConfig(Section):
     def _in_the_order_of_names(cls, more: dict[str, EEGRecipe | None]) -> dict[str, EEGRecipe | None]:
         for name in more:
             if not VIEW_NAME.fullmatch(name) or name in cls.model_fields:
-                raise ValueError(f"{name!r} is no name of a view: use a-z, 0-9 and _, and no key of input")
+                raise ValueError(
+                    f"{name!r} is no name of a view: use a-z, 0-9 and _, begin with a letter, take no key of input"
+                )
         return dict(sorted(more.items()))
 
     @model_validator(mode="after")

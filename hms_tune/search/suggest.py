@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -29,10 +29,12 @@ from hms_tune.config.ranges import (
     assignments,
     combinations,
     describe,
+    join,
     parameters,
     resolve,
     stepped_values,
 )
+from hms_tune.config.section import named
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import Source, nearest, parse_yaml
@@ -167,14 +169,20 @@ def params_from_config(space: Group, values: Mapping[str, str]) -> dict[str, Any
         if name not in known:
             raise ConfigError(f'"{name}" is not searched by this study; {nearest(name, list(known))}')
         params[name] = _typed(known[name], text)
-    for name in values:
+    return _with_conditions(known, params)
+
+
+def _with_conditions(known: Mapping[str, Parameter], params: Mapping[str, Any]) -> dict[str, Any]:
+    """These parameters and the choices that they exist under."""
+    found = dict(params)
+    for name in params:
         for choice, label in known[name].condition:
-            if params.setdefault(choice, label) != label:
-                given = describe_label(params[choice])
+            if found.setdefault(choice, label) != label:
+                given = describe_label(found[choice])
                 raise ConfigError(
                     f"{name} exists only where {choice} is {describe_label(label)}, not {given}"
                 )
-    return {name: params[name] for name in known if name in params}
+    return {name: found[name] for name in known if name in found}
 
 
 def start_params(study_file: StudyFile) -> list[dict[str, Any]]:
@@ -255,18 +263,32 @@ def fixed_config(space: Group, given: Mapping[str, str]) -> TrialConfig:
 
     Parameters
     ----------
-    given : dotted keys and their values as text, read as in a study file
+    given : names of parameters or dotted keys, and their values as text, read as in a study file
 
     Raises
     ------
     ConfigError
         If a range has no value, or as :func:`changed`.
     """
-    _check_keys(given)
+    known = {parameter.name: parameter for parameter in parameters(space)}
+    drawn: dict[str, Any] = {}
+    other: dict[str, str] = {}
+    for name, text in given.items():
+        try:
+            drawn[name] = _typed(known[name], text)
+        except KeyError:
+            other[name] = text
+        except ConfigError:  # it may lie outside its range
+            other[_key_of(known[name])] = text
+    _check_keys(other, known)
+    drawn = _with_conditions(known, drawn)
     left: list[str] = []
 
     def choose(name: str, node: Searched) -> Any:
-        if not any(name == key or name.startswith(f"{key}.") for key in given):
+        if name in drawn:
+            return drawn[name]
+        key = _key_of(known[name])
+        if not any(key == each or key.startswith(f"{each}.") for each in other):
             left.append(name)
         return node.branches[0].label if isinstance(node, Choices) else node.low
 
@@ -277,7 +299,16 @@ def fixed_config(space: Group, given: Mapping[str, str]) -> TrialConfig:
             f"{', '.join(left[:_NAMED])}{more}: one training needs values, not ranges",
             hint=f"Give each one, as --set {left[0]}=…, or take those of a trial with --trial",
         )
-    return changed(values, given)
+    return changed(values, other)
+
+
+def _key_of(parameter: Parameter) -> str:
+    """Where a parameter's value stands in a trial configuration: its name without the labels of branches."""
+    key, read = "", 0
+    for choice, label in parameter.condition:
+        key += parameter.name[read : len(choice)]
+        read = len(join(choice, label))
+    return key + parameter.name[read:]
 
 
 def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
@@ -294,7 +325,7 @@ def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
         section = values
         for name in path:
             if not isinstance(section.get(name), dict):
-                section[name] = {}
+                section[name] = named(section[name]) if isinstance(section.get(name), str) else {}
             section = section[name]
         section[last] = parse_yaml(text, Source(f"--set {key}")).plain() if text.strip() else None
     try:
@@ -305,9 +336,10 @@ def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
         raise ConfigError(found["msg"].removeprefix("Value error, "), where=where or None) from error
 
 
-def _check_keys(given: Mapping[str, str]) -> None:
+def _check_keys(given: Mapping[str, str], searched: Iterable[str] = ()) -> None:
     known = list(dotted_keys(TrialConfig))
     values = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     for key in given:
         if key not in known and not any(key.startswith(f"{each}.") for each in values):
-            raise ConfigError(f'"{key}" is no key of a study file; {nearest(key, known)}', where="--set")
+            near = nearest(key, [*known, *searched])
+            raise ConfigError(f'"{key}" is no key of a study file; {near}', where="--set")

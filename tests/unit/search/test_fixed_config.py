@@ -57,3 +57,43 @@ def test_a_trials_values_are_changed_at_the_keys_that_are_given() -> None:
     config = fixed_config(SPACE, GIVEN)
     longer = changed(config.model_dump(mode="json"), {"training.epochs": "20"})
     assert longer.differences(config) == {"training.epochs": (20, 4)}
+
+
+BRANCHES = StudyFile.parse(
+    """
+study: branches
+input:
+  eeg: mel
+  more: {near: {choices: [null, {name: cwt, window_seconds: 10, cycles: {low: 4, high: 8}}]}}
+training: {optimizer: {choices: [adamw, {name: lamb, beta2: {low: 0.98, high: 0.999}}]}}
+budget: {trials: 1}
+""",
+    "branches.yaml",
+).space
+BRANCH = {"input.more.near": "cwt", "input.more.near.cwt.cycles": "5", "training.optimizer": "adamw"}
+
+
+def test_a_label_takes_all_that_its_branch_says() -> None:
+    near = fixed_config(BRANCHES, BRANCH).input.eeg_views["near"]
+    assert near.model_dump(include={"window_seconds", "cycles"}) == {"window_seconds": 10.0, "cycles": 5.0}
+    with pytest.raises(ConfigError, match=r"^input.more.near.cwt.cycles: one training needs values"):
+        fixed_config(BRANCHES, {"input.more.near": "cwt", "training.optimizer": "adamw"})
+
+
+@pytest.mark.parametrize("key", ["training.optimizer.lamb.beta2", "training.optimizer.beta2"])
+@pytest.mark.parametrize("value", ["0.99", "0.5"])  # in the range, and outside
+def test_a_value_of_a_branch_has_the_name_of_its_parameter_or_its_key(key: str, value: str) -> None:
+    config = fixed_config(BRANCHES, BRANCH | {"training.optimizer": "lamb", key: value})
+    assert config.training.optimizer.model_dump(include={"name", "beta2"}) == {
+        "name": "lamb",
+        "beta2": float(value),
+    }
+
+
+def test_the_name_of_a_variant_keeps_with_settings_that_follow() -> None:
+    given = {"input.detail": "cwt", "input.detail.window_seconds": "12"}
+    config = fixed_config(BRANCHES, BRANCH | given)
+    assert config.input.eeg_views["detail"].model_dump(include={"name", "window_seconds"}) == {
+        "name": "cwt",
+        "window_seconds": 12.0,
+    }
