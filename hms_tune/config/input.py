@@ -223,7 +223,7 @@ class InputConfig(Section):
         for name in more:
             if not VIEW_NAME.fullmatch(name) or name in cls.model_fields:
                 raise ValueError(
-                    f"{name!r} is no name of a view: use a-z, 0-9 and _, begin with a letter, take no key of input"
+                    f"{name!r} is no name of a view: use a-z, 0-9 and _ after a letter, and no key of input"
                 )
         return dict(sorted(more.items()))
 
