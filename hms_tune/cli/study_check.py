@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PAGE_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 
+_LONGEST_NAME = 56
+"""Characters of a name that stays on a line; labels that hold all that a branch says make longer ones."""
+
 
 def check(
     file: str,
@@ -150,7 +153,8 @@ def _print(study_file: StudyFile, result: StudyCheck) -> None:
     if not console.is_terminal:
         console = Terminal(width=PAGE_WIDTH)
     table = Table(title=f"{study_file.study}: what is searched", title_justify="left")
-    table.add_column("Parameter", no_wrap=True)
+    long = any(len(parameter.name) > _LONGEST_NAME for parameter in result.parameters)
+    table.add_column("Parameter", no_wrap=not long, overflow="fold")
     table.add_column("Range", overflow="fold")
     table.add_column("Only where", overflow="fold")
     for parameter in result.parameters:

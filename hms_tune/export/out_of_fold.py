@@ -16,6 +16,7 @@ from hms_tune.data.number_columns import MissingColumnsError, read_numbers
 from hms_tune.data.schema import CLASSES
 from hms_tune.errors import BundleError, first_line
 from hms_tune.export.bundle import read_bundle_config
+from hms_tune.export.test_time import changes
 from hms_tune.training.events import OutOfFold
 
 _PROBABILITIES = [f"{name.lower()}_probability" for name in CLASSES]
@@ -67,9 +68,13 @@ def read_out_of_fold(bundle: Path, test_time: Collection[TestTime] = ()) -> OutO
     ------
     BundleError
         If it has none, those of an earlier version, which name no patients, or a file that is damaged.
+    UsageError
+        If its window cannot be shifted.
     """
     name, hint = table_name(test_time), "Export the trial again"
-    if name not in read_bundle_config(bundle).files:
+    config = read_bundle_config(bundle)
+    if name not in config.files:
+        changes(test_time, [config.config.input])  # no export predicts what these refuse
         what = f"with {' and '.join(test_time)}" if test_time else "at all"
         raise BundleError(f"it has no out-of-fold predictions {what}", where=bundle, hint=hint)
     try:

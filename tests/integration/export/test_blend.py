@@ -270,7 +270,7 @@ def test_what_an_adjustment_does_is_known_from_the_predictions_that_lie_in_the_b
     assert wrong.after < wrong.before
     write_blend(three, tmp_path / "blend")
     assert effect(tmp_path / "blend", ["swap"], 1.0).before < swap.before
-    with pytest.raises(BundleError, match="no out-of-fold predictions with shift"):
+    with pytest.raises(UsageError, match="the window cannot be shifted: a model reads all of it"):
         effect(three[0], ["shift"], 1.0)
 
 
