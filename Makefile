@@ -56,10 +56,10 @@ demo: $(USERS)
 	$(BIN)/hms-tune demo
 
 test: lint
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'not slow' --durations=10
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m 'not slow' --durations=10
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m slow --durations=10
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m slow --durations=10
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

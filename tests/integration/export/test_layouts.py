@@ -26,10 +26,14 @@ THREE = {
     "detail": {"name": "stft", "window_seconds": 10},
     "more": {"scalogram": {"name": "cwt", "window_seconds": 10}},
 }
-LAYOUTS: list[dict[str, Any]] = [
-    {**THREE, "layout": "grid"},
-    {**THREE, "layout": "channels"},
-    {**THREE, "detail": "raw", "kaggle": "kaggle", "layout": "channels"},
+LAYOUTS = [
+    pytest.param({**THREE, "layout": "grid"}, id="grid"),
+    pytest.param({**THREE, "layout": "channels"}, id="channels"),
+    pytest.param(
+        {**THREE, "detail": "raw", "kaggle": "kaggle", "layout": "channels"},
+        id="channels and a second branch",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -59,7 +63,7 @@ def make_config(views: dict[str, Any]) -> TrialConfig:
     )
 
 
-@pytest.mark.parametrize("views", LAYOUTS, ids=["grid", "channels", "channels and a second branch"])
+@pytest.mark.parametrize("views", LAYOUTS)
 def test_views_are_learnt_from_exported_and_predicted(
     views: dict[str, Any], root: Path, store: Store, tmp_path: Path
 ) -> None:
