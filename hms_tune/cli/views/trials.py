@@ -31,7 +31,7 @@ _MOST_REASONS = 10
 """Reasons under the table; the most frequent come first."""
 
 
-_PARTS = "≈ 1/5: trained up to fold 1 of 5, on the scale of complete trials; ?: not comparable yet"
+_PARTS = "≈ KL m/n: trained up to fold m of n, on the scale of complete trials; ?: not comparable yet"
 
 PAGE = 100
 """Attempts on a page: more scroll by unread, and take seconds to lay out."""
