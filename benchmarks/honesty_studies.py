@@ -214,6 +214,13 @@ def report(found: Sequence[dict[str, Any]], extent: Extent) -> list[str]:
     blends = [each["true"]["blend"] for each in found]
     confirmed = [each["true_of_confirmed_folds"] for each in found]
     plain = [each["true"][ARMS[0]] for each in found]
+    gains = []
+    for name in ARMS[1:]:
+        gain = np.array([each["true"][ARMS[0]] - each["true"][name] for each in found])
+        clear = sum(each["gain"][name][0] > 0.0 for each in found)
+        worse = sum(each["gain"][name][1] < 0.0 for each in found)
+        counts = [f"{(gain > 0).sum()}", f"{(gain < 0).sum()}", f"{clear}", f"{worse}"]
+        gains.append([name, f"{gain.mean():+.3f}", f"{np.median(gain):+.3f}", *counts])
     arms = []
     for each in found[:3]:
         cells = [f"{each['true'][ARMS[0]]:.4f}"]
@@ -238,6 +245,11 @@ def report(found: Sequence[dict[str, Any]], extent: Extent) -> list[str]:
         f"How often an interval that says 95 % holds the truth (`shown` are {SHOWN} held-out patients):",
         "",
         *table(["interval", "holds"], [held("out_of_fold_interval", folds), held("shown_interval", plain)]),
+        "",
+        f"What is gained over the plain winner on the patients of the truth, in {len(found)} competitions; "
+        "clearly: the 95 % interval of that competition is on one side of zero.",
+        "",
+        *table(["arm", "mean", "median", "better", "worse", "clearly better", "clearly worse"], gains),
         "",
         "The first competitions, one by one; in brackets the interval of the gain over the plain winner:",
         "",
