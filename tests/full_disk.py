@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-_ITS_OWN = re.compile(r"study-[\d-]+|checkpoint-\d+|\d{3,}|(?<=\.)[0-9a-f]{8,}")
+_ITS_OWN = re.compile(r"(?<=\.hms-tune-)\w{8}|study-[\d-]+|checkpoint-\d+|\d{3,}|(?<=\.)[0-9a-f]{8,}")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 Call = tuple[str, int]

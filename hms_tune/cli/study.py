@@ -362,7 +362,7 @@ def save(
     store = open_store(artifacts_location(Settings.from_environment()))
     with opened(storage) as database:
         saved = save_study(database, store, study_name(study), file)
-    typer.echo(f"{file}: {_described(saved)}")
+    typer.echo(f"{file}: {_described(saved)}", err=not file.is_file())  # which may be stdout itself
 
 
 @app.command()

@@ -17,9 +17,29 @@ DEFAULT_LEASE_SECONDS = 180.0
 DEFAULT_CHECKPOINT_SECONDS = 30.0
 
 
+def expanded(path: str | Path, *, where: str, hint: str = "Give the whole path, from /") -> Path:
+    """A path that may begin with ``~``.
+
+    Parameters
+    ----------
+    where : the variable or key that names it, for the error
+
+    Raises
+    ------
+    UsageError
+        If that home folder is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # no HOME, and no line in /etc/passwd
+        start = Path(path).parts[0]
+        what = "this user has no home folder" if start == "~" else f"there is no home folder {start}"
+        raise UsageError(f"{what} for {path}", where=where, hint=hint) from error
+
+
 def dashboard_folder(artifacts: str | Path, home: Path) -> Path:
     """The folder of the files that the dashboard shows: ``artifacts``, unless that is in S3."""
-    return home / "artifacts" if "://" in str(artifacts) else Path(artifacts).expanduser()
+    return home / "artifacts" if "://" in str(artifacts) else Path(artifacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +76,9 @@ class Settings:
         Raises
         ------
         UsageError
-            If this user has no home folder and none is named; if HMS_TUNE_LEASE_SECONDS is no number of at
-            least 1, or HMS_TUNE_CHECKPOINT_SECONDS none of at least 0.
+            If this user has no home folder and none is named; if a path begins with one that is not known;
+            if HMS_TUNE_LEASE_SECONDS is no number of at least 1, or HMS_TUNE_CHECKPOINT_SECONDS none of at
+            least 0.
         """
         environ = os.environ if environ is None else environ
 
@@ -66,14 +87,17 @@ class Settings:
 
         def path(name: str) -> Path | None:
             value = text(name)
-            return None if value is None else Path(value).expanduser()
+            return None if value is None else expanded(value, where=f"HMS_TUNE_{name}")
 
+        artifacts = text("ARTIFACTS")
+        if artifacts is not None and "://" not in artifacts:
+            artifacts = str(expanded(artifacts, where="HMS_TUNE_ARTIFACTS"))
         return cls(
             home=path("HOME") or _own_home(),
             storage=text("STORAGE"),
             studies=path("STUDIES"),
             data=path("DATA"),
-            artifacts=text("ARTIFACTS"),
+            artifacts=artifacts,
             dashboard_password=text("DASHBOARD_PASSWORD"),
             lease_seconds=_seconds(
                 "HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS"), DEFAULT_LEASE_SECONDS, least=1.0

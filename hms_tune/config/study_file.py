@@ -21,11 +21,11 @@ from hms_tune.config.range_corners import check_complete
 from hms_tune.config.range_reader import ConfigReader, dotted_keys
 from hms_tune.config.ranges import Fixed, Group, parameters, resolve
 from hms_tune.config.secrets import check_webhook, hidden, public_text
-from hms_tune.config.settings import Settings
+from hms_tune.config.settings import Settings, expanded
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig
 from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import LARGEST_TEXT, Located, Source, nearest, parse_yaml
-from hms_tune.errors import ConfigError, UnknownStudyError
+from hms_tune.errors import ConfigError, UnknownStudyError, UsageError
 
 STUDY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SUFFIXES = (".yaml", ".yml")
@@ -176,7 +176,12 @@ def _without_root(located: Located, source: Source) -> tuple[Path | None, Locate
         source.fail("data.root must be a path", root.line)
     rest = {key: child for key, child in data.mapping.items() if key != "root"}
     entries["data"] = Located(rest, data.line)
-    path = None if root.value is None else Path(str(root.value)).expanduser()
+    if root.value is None:
+        return None, Located(entries, located.line)
+    try:
+        path = expanded(root.value, where="data.root")
+    except UsageError as error:
+        source.fail(f"data.root: {error.what}", root.line, error.hint)
     return path, Located(entries, located.line)
 
 

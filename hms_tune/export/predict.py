@@ -19,8 +19,9 @@ from hms_tune.errors import BundleError
 from hms_tune.export.adjustment import AS_TRAINED, Adjustment
 from hms_tune.export.blend import Blend
 from hms_tune.export.bundle import Bundle
-from hms_tune.export.submission import check_writable, write_submission
+from hms_tune.export.submission import write_submission
 from hms_tune.machine.progress import ProgressCallback
+from hms_tune.machine.regular_file import check_writable
 
 
 def predict(
@@ -53,7 +54,7 @@ def predict(
     BundleError, DataError, UsageError
         Before anything is written; at a defect of a signal file, when its turn comes.
     """
-    check_writable(out)
+    check_writable(out, named_by="--out")
     competition = Competition.open(root, splits=(split,))
     kinds = _needed_kinds(bundle)
     if "spectrogram" in kinds and not competition.has_spectrograms(split):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hms_tune.data.schema import VOTE_COLUMNS
-from hms_tune.errors import BundleError, HmsTuneError, UsageError
+from hms_tune.errors import BundleError
+from hms_tune.machine.regular_file import appearing
 
 _FLOAT32_TOLERANCE = 1e-4
 _DIGITS = "%.10f"
@@ -63,43 +63,6 @@ def write_submission(path: Path, eeg_id: NDArray[np.int64], probabilities: NDArr
         If the disk is full or fails; what was at ``path`` is still there.
     """
     table = submission_table(eeg_id, probabilities)
-    check_writable(path)
-    if path.exists() and not path.is_file():  # a device or a pipe
-        _write_into(path, table)
-        return path
-    target = path.resolve()  # where a link leads; it stays a link
-    partial = target.with_name(f".{os.getpid()}.{target.name}")
-    try:
-        partial.unlink(missing_ok=True)
-        partial.touch(exist_ok=False)  # not through a link that somebody put there
-        table.to_csv(partial, index=False, float_format=_DIGITS)  # compressed as its ending says
-        partial.replace(target)
-    except OSError as error:
-        hint = "Free some room, or choose another --out"
-        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, hint=hint) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with appearing(path, named_by="--out") as written:
+        table.to_csv(written, index=False, float_format=_DIGITS)  # compressed as its ending says
     return path
-
-
-def _write_into(path: Path, table: pd.DataFrame) -> None:
-    try:
-        with path.open("w", newline="") as stream:
-            table.to_csv(stream, index=False, float_format=_DIGITS)
-    except OSError as error:
-        hint = "Choose another --out"
-        raise HmsTuneError(f"cannot be written: {error.strerror or error}", where=path, hint=hint) from error
-
-
-def check_writable(path: Path) -> None:
-    """Refuse, before any work, a place where the file cannot be written."""
-    if path.is_dir():
-        raise UsageError("is a folder", where=path, hint="Name a file, such as --out submission.csv")
-    if not path.parent.is_dir():
-        raise UsageError(
-            "there is no such folder", where=path.parent, hint="Create it, or choose another --out"
-        )
-    # A regular file is replaced by a new one beside it; anything else is written into.
-    written = path if path.exists() and not path.is_file() else path.resolve().parent
-    if not os.access(written, os.W_OK):
-        raise UsageError("cannot be written to", where=written, hint="Choose another --out")

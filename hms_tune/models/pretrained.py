@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
+from hms_tune.config.settings import expanded
 from hms_tune.errors import PretrainedError
 from hms_tune.machine.private_folder import is_writable
 from hms_tune.models.backbone import make_backbone
@@ -179,7 +180,7 @@ def load_weights(backbone: nn.Module, path: Path) -> None:
     PretrainedError
         If the file is missing, of another kind, damaged, quantized, or for another backbone.
     """
-    weights = _without_classifier(_read(path.expanduser()), backbone)
+    weights = _without_classifier(_read(expanded(path, where="model.pretrained")), backbone)
     expected = backbone.state_dict()
     for name in _names(backbone, "first_conv"):
         key = f"{name}.weight"

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from hms_tune.config.input import InputConfig
 from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
+from hms_tune.config.settings import expanded
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner, is_own_sampler
 from hms_tune.config.trial import ModelConfig, TimmOptimizer, TrainingConfig, TrialConfig
@@ -134,7 +134,10 @@ def _check_models(study_file: StudyFile) -> None:
         except ModelError as error:
             where = study_file.source if error.where is None else f"{study_file.source}: {error.where}"
             raise ConfigError(error.what, where=where, hint=error.hint) from error
-        if isinstance(config.pretrained, str) and not Path(config.pretrained).expanduser().is_file():
+        if (
+            isinstance(config.pretrained, str)
+            and not expanded(config.pretrained, where=f"{study_file.source}: model.pretrained").is_file()
+        ):
             raise ConfigError(
                 f"model.pretrained names no file: {config.pretrained}",
                 where=study_file.source,

@@ -62,9 +62,9 @@ def predict(
     from hms_tune.data.store.store import competition_of
     from hms_tune.export.blend import load_bundle
     from hms_tune.export.predict import predict as predict_folder
-    from hms_tune.export.submission import check_writable
+    from hms_tune.machine.regular_file import check_writable
 
-    check_writable(out)
+    check_writable(out, named_by="--out")
     model = load_bundle(bundle, device=device, weights=weights)
     change = _adjustment(bundle, _changes(test_time), temperature)
 
@@ -78,7 +78,7 @@ def predict(
             change=change,
             progress=progress,
         )
-    typer.echo(str(written))
+    typer.echo(str(written), err=not written.is_file())  # which may be stdout itself
 
 
 def kaggle(

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hms_tune.config.settings import expanded
 from hms_tune.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -147,9 +148,13 @@ def _unusable(path: Path) -> DownloadError:
 def _config_folder() -> Path:
     if configured := os.environ.get("KAGGLE_CONFIG_DIR"):
         return Path(configured)
-    folder = Path.home() / ".kaggle"
+    folder = expanded(
+        "~/.kaggle",
+        where="KAGGLE_CONFIG_DIR",
+        hint="Set it to the folder of kaggle.json, or set KAGGLE_API_TOKEN to a token",
+    )
     if sys.platform.startswith("linux") and not folder.exists():
-        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+        return Path(os.environ.get("XDG_CONFIG_HOME") or folder.with_name(".config")) / "kaggle"
     return folder
 
 

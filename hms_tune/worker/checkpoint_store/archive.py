@@ -8,11 +8,10 @@ kept. Nothing in it is run or unpickled: rows are JSON, and a checkpoint is judg
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from hms_tune.database.connect import Storage, Transaction
 from hms_tune.database.queries import archive
 from hms_tune.errors import ArtifactError, StorageError, UsageError
+from hms_tune.machine.regular_file import appearing
 from hms_tune.studies.lookup import find_study
 from hms_tune.version import __version__
 from hms_tune.worker.checkpoint_store.archive_file import (
@@ -63,9 +63,14 @@ def save_study(storage: Storage, store: ObjectStore, study: str, file: Path) -> 
         If another program made it.
     ArtifactError
         If the checkpoints cannot be read.
+    HmsTuneError
+        If the file cannot be written.
     """
     study_id = find_study(storage, study)
-    with _appearing(file) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as written:
+    with (
+        appearing(file, named_by="FILE") as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as written,
+    ):
         rows: dict[str, int] = {}
         bound = 0
         with archive.one_moment(storage) as connection:
@@ -217,16 +222,3 @@ def _stored(store: ObjectStore, read: ArchiveFile) -> Iterator[int]:
     except BaseException:
         store.remove(begun)
         raise
-
-
-@contextmanager
-def _appearing(file: Path) -> Iterator[Path]:
-    """A file beside the one named, which takes its place at the end."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.replace(name, file)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(name).unlink()

@@ -26,4 +26,4 @@ def open_store(location: str | Path) -> ObjectStore:
             where="HMS_TUNE_ARTIFACTS",
             hint="Name a folder that all machines share, or s3://BUCKET/PREFIX",
         )
-    return DirectoryStore(Path(text).expanduser())
+    return DirectoryStore(Path(text))

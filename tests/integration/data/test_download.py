@@ -25,7 +25,7 @@ from hms_tune.data.check.folder import check_folder
 from hms_tune.data.download import unzip as archive_module
 from hms_tune.data.download.competition import Watch, download
 from hms_tune.data.download.kaggle import Credentials, find_credentials
-from hms_tune.errors import DownloadError
+from hms_tune.errors import DownloadError, UsageError
 
 PIECE = 2**16
 COMPETITION = "hms-harmful-brain-activity-classification"
@@ -471,3 +471,12 @@ def test_the_command_says_that_it_goes_on_after_ctrl_c(root: Path, monkeypatch: 
     run = CliRunner().invoke(app, ["download", str(root)])
     assert isinstance(run.exception, DownloadError)
     assert str(run.exception).endswith("Run the same command again; it goes on from there")
+
+
+def test_a_user_without_a_home_is_told_where_to_put_the_credentials(
+    kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KAGGLE_API_TOKEN")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UsageError, match=r"KAGGLE_CONFIG_DIR: this user has no home .* set KAGGLE_API_TOKEN"):
+        find_credentials()

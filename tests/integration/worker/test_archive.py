@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -267,6 +268,30 @@ def sent(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     delete_study(storage, name)
     with zipfile.ZipFile(folder / "study.zip") as read:
         return Sent(name, {each: read.read(each) for each in read.namelist()})
+
+
+def test_a_pipe_gets_the_study_and_a_link_stays_one(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    join_search(storage, study_file(study_name))
+    store = open_store(tmp_path / "here")
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "study.zip"
+    link.symlink_to("elsewhere/kept.zip")
+    save_study(storage, store, study_name, link)
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["kept.zip"]
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    save_study(storage, store, study_name, pipe)
+    content = os.read(reading, 1 << 16)
+    os.close(reading)
+    assert pipe.is_fifo()
+    for file in (link, io.BytesIO(content)):
+        with zipfile.ZipFile(file) as saved:
+            assert json.loads(saved.read("study.json"))["study"] == study_name
 
 
 def refused(storage: Storage, store: Path, sent: Sent, file: Path, said: str) -> None:

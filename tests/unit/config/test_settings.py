@@ -56,3 +56,23 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     with pytest.raises(UsageError, match=r"HMS_TUNE_HOME: this user has no home folder\. Set it"):
         Settings.from_environment({})
     assert Settings.from_environment({"HMS_TUNE_HOME": "/srv"}).home == Path("/srv")
+
+
+@pytest.mark.parametrize("name", ["HOME", "STUDIES", "DATA", "ARTIFACTS"])
+def test_a_path_in_a_home_that_is_not_known_is_refused_with_its_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings.from_environment({f"HMS_TUNE_{name}": "~no-such-user/x"})
+    assert str(caught.value) == (
+        f"HMS_TUNE_{name}: there is no home folder ~no-such-user for ~no-such-user/x. "
+        "Give the whole path, from /"
+    )
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(UsageError, match=rf"HMS_TUNE_{name}: this user has no home folder for ~/x\. Give"):
+        Settings.from_environment({"HMS_TUNE_HOME": "/srv", f"HMS_TUNE_{name}": "~/x"})
+
+
+def test_a_folder_of_artifacts_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert Settings.from_environment({"HMS_TUNE_ARTIFACTS": "~/x"}).artifacts == "/home/ann/x"

@@ -411,3 +411,10 @@ def test_what_documents_show_of_study_files_is_accepted(document: str) -> None:
     assert len(shown) >= 2
     for part in shown:
         assert StudyFile.parse(f"study: shown\n{part}", f"{document}.md").study == "shown"
+
+
+def test_a_data_folder_in_a_home_that_is_not_known_is_refused_with_its_line() -> None:
+    assert refusal("root: data/hms", "root: ~no-such-user/hms") == (
+        "studies/example.yaml:2: data.root: there is no home folder ~no-such-user for ~no-such-user/hms. "
+        "Give the whole path, from /"
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 
 from hms_tune.data.schema import VOTE_COLUMNS
-from hms_tune.errors import BundleError, UsageError
+from hms_tune.errors import BundleError, HmsTuneError, UsageError
 from hms_tune.export.submission import submission_table, write_submission
 
 IDS = np.array([30, 10, 20])
@@ -83,3 +85,35 @@ def test_an_ending_that_asks_for_compression_gets_it(tmp_path: Path) -> None:
     path = write_submission(tmp_path / "submission.csv.gz", IDS, some_probabilities())
     with gzip.open(path, "rt") as stream:
         assert stream.readline().startswith("eeg_id,")
+
+
+def test_a_compressed_file_holds_one_of_its_own_name(tmp_path: Path) -> None:
+    with zipfile.ZipFile(write_submission(tmp_path / "s.csv.zip", IDS, some_probabilities())) as archive:
+        assert archive.namelist() == ["s.csv"]
+    content = write_submission(tmp_path / "s.csv.gz", IDS, some_probabilities()).read_bytes()
+    assert content[10:].startswith(b"s.csv\0")  # the name follows ten bytes of head
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv.gz", "s.csv.zip"]
+
+
+def test_a_pipe_whose_ending_asks_for_compression_gets_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "s.csv.gz"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_submission(pipe, IDS, some_probabilities())
+    assert gzip.decompress(os.read(reading, 10_000)).startswith(b"eeg_id,seizure_vote")
+    os.close(reading)
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "submission.csv"
+    path.write_text("earlier")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(
+        HmsTuneError, match=r"submission\.csv: cannot be written: No space left .* another --out"
+    ):
+        write_submission(path, IDS, some_probabilities())
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("submission.csv", "earlier")]

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from hms_tune.cli.study_check import check
 from hms_tune.config.study_file import StudyFile, load_study_file
-from hms_tune.errors import ConfigError, SpaceChangedError, StorageError
+from hms_tune.errors import ConfigError, SpaceChangedError, StorageError, UsageError
 from hms_tune.search.study import SPACE_HASH, create_or_load, stored_study_file, trial_limit
 from hms_tune.search.study_check import check_study
 from hms_tune.search.suggest import suggest
@@ -152,6 +152,13 @@ def test_what_would_fail_in_a_trial_is_found_before_it(old: str, new: str, messa
     assert message in str(caught.value)
     assert str(caught.value).startswith("example.yaml")
     assert caught.value.exit_code == 2
+
+
+def test_weights_in_a_home_that_is_not_known_are_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"^example\.yaml: model\.pretrained: there is no home folder ~no-one"
+    ):
+        check_study(parse(TEXT.replace("pretrained: false", "pretrained: ~no-one/weights.safetensors")))
 
 
 def test_a_file_of_weights_is_tried_with_each_backbone_before_a_trial(tmp_path: Path) -> None:
