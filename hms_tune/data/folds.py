@@ -85,6 +85,14 @@ def _searched_rows(labels: Labels, config: DataConfig) -> NDArray[np.int64]:
     return searched[np.lexsort((labels.eeg_offset_seconds[searched], labels.eeg_id[searched]))]
 
 
+def patients_needed(config: DataConfig) -> int:
+    """The least number of patients that fill the folds when those held out are taken away."""
+    count = config.folds
+    while count - _number_held_out(count, config.holdout) < config.folds:
+        count += 1
+    return count
+
+
 def held_out_patients(patients: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.int64]:
     """Draw a share of the patients (at least one when the share is positive), sorted.
 
@@ -93,9 +101,12 @@ def held_out_patients(patients: NDArray[np.int64], *, share: float, seed: int) -
     """
     if share <= 0.0:
         return np.empty(0, dtype=np.int64)
-    count = max(1, round(share * len(patients)))
     drawn = sorted(patients.tolist(), key=lambda patient: _draw(seed, patient))
-    return np.array(sorted(drawn[:count]), dtype=np.int64)
+    return np.array(sorted(drawn[: _number_held_out(len(patients), share)]), dtype=np.int64)
+
+
+def _number_held_out(patients: int, share: float) -> int:
+    return max(1, round(share * patients)) if share > 0.0 else 0
 
 
 def _draw(seed: int, patient: int) -> bytes:

@@ -42,7 +42,7 @@ def test_a_check_says_the_same_in_a_folder_with_odd_letters(
     tmp_path: Path, encoding: str, circumstances: dict[str, str]
 ) -> None:
     """But for letters that the locale does not have, which are question marks there."""
-    root = write_competition(tmp_path / "a path with ü", patients=2, recordings_per_patient=1)
+    root = write_competition(tmp_path / "a path with ü", patients=6, recordings_per_patient=1)
     usual = checked(root).encode(encoding, "replace").decode()
     told = checked(root, umask=0o077, **circumstances)
     assert told.split()[:12] == usual.split()[:12]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.files.defects import Defect, DefectKind
 from hms_tune.data.files.tables import read_csv
-from hms_tune.data.folds import assign_folds
+from hms_tune.data.folds import assign_folds, patients_needed
 from hms_tune.data.labels import make_labels
 from hms_tune.data.schema import VOTE_COLUMNS
 from hms_tune.errors import DataError
@@ -46,11 +46,20 @@ def split_defects(train: pd.DataFrame, test: pd.DataFrame, test_path: Path) -> l
 
 
 def fold_defects(train: pd.DataFrame, path: Path) -> list[Defect]:
-    """Whether the smallest study that there can be would get its folds from these patients."""
-    try:
-        assign_folds(make_labels(train), DataConfig(folds=2, holdout=0.0))
-    except DataError as error:
-        return [Defect(DefectKind.PATIENTS_TOO_FEW, str(path), "patient_id", error.what, _MORE_PATIENTS)]
+    """Whether these patients are enough for the smallest study that there can be, and for one of defaults."""
+    labels, usual = make_labels(train), DataConfig()
+    fewer = (
+        f"A study with the default settings takes {patients_needed(usual)} patients or more; for fewer, "
+        "lower data.folds or data.holdout in its file."
+    )
+    for kind, config, hint in (
+        (DefectKind.PATIENTS_TOO_FEW, DataConfig(folds=2, holdout=0.0), _MORE_PATIENTS),
+        (DefectKind.PATIENTS_FEW, usual, fewer),
+    ):
+        try:
+            assign_folds(labels, config)
+        except DataError as error:
+            return [Defect(kind, str(path), "patient_id", error.what, hint)]
     return []
 
 

@@ -38,6 +38,7 @@ class DefectKind(StrEnum):
     SPECTROGRAM_OF_SEVERAL_PATIENTS = "spectrogram-of-several-patients"
     CONSENSUS_DISAGREES = "consensus-disagrees"
     PATIENTS_TOO_FEW = "patients-too-few"
+    PATIENTS_FEW = "patients-few"
     # train.csv and test.csv together
     EEG_IN_BOTH_SPLITS = "eeg-in-both-splits"
     PATIENT_IN_BOTH_SPLITS = "patient-in-both-splits"
@@ -83,6 +84,7 @@ WARNINGS = frozenset(
         DefectKind.SPECTROGRAM_OF_SEVERAL_PATIENTS,
         DefectKind.CONSENSUS_DISAGREES,
         DefectKind.VOTES_SHARES,
+        DefectKind.PATIENTS_FEW,
         DefectKind.EEG_IN_BOTH_SPLITS,
         DefectKind.PATIENT_IN_BOTH_SPLITS,
         DefectKind.SUBMISSION_UNREADABLE,

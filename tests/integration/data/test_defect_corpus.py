@@ -16,11 +16,15 @@ import pytest
 from rich.console import Console
 
 from hms_tune.config.study_file import load_study_file
+from hms_tune.config.trial import DataConfig
 from hms_tune.data.check.folder import check_folder
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.decoding import decode
 from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
 from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.tables import read_table
+from hms_tune.data.folds import assign_folds
+from hms_tune.data.labels import make_labels
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
 from hms_tune.errors import DataError, StoreError
@@ -234,9 +238,9 @@ CORPUS = {
         text("train.csv", lambda content: content[: content.rindex(b",")]),
         K.CELL_INVALID,
         "train.csv",
-        "line 5: the cell is empty",
+        "line 13: the cell is empty",
         "other_vote",
-        5,
+        13,
     ),
     "missing column": Spoilt(
         table("train.csv", lambda frame: frame.drop(columns="lpd_vote")),
@@ -358,11 +362,11 @@ CORPUS = {
         2,
         also=(K.SPECTROGRAM_OF_SEVERAL_PATIENTS,),
     ),
-    "a spectrogram of two patients": Spoilt(
+    "a spectrogram of all patients": Spoilt(
         table("train.csv", lambda frame: frame.assign(spectrogram_id=5000)),
         K.SPECTROGRAM_OF_SEVERAL_PATIENTS,
         "train.csv",
-        "spectrogram_id 5000 belongs to 2 patients",
+        "spectrogram_id 5000 belongs to 6 patients",
         "patient_id",
         2,
         also=(K.FILE_UNEXPECTED,),
@@ -660,7 +664,7 @@ CORPUS = {
 def sound(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
     """A sound folder, to be copied and spoilt."""
     folder = tmp_path_factory.mktemp("sound") / "hms"
-    return competition_writer(folder, patients=2, recordings_per_patient=1, nan_gap=False)
+    return competition_writer(folder, patients=6, recordings_per_patient=1, nan_gap=False)
 
 
 @pytest.fixture
@@ -678,6 +682,7 @@ def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
     assert {spoilt.kind for spoilt in CORPUS.values()} == set(DefectKind) - {
         K.FOLDER_UNREADABLE,
         K.PATIENTS_TOO_FEW,
+        K.PATIENTS_FEW,
         K.STATEMENT_INVALID,
         K.VOTES_SHARES,
         K.VOTES_UNWEIGHTED,
@@ -786,6 +791,26 @@ def test_patients_that_no_study_can_split_are_a_defect(
     (defect,) = check_folder(root, jobs=1).defects
     assert (defect.kind, defect.column, defect.severity) == (K.PATIENTS_TOO_FEW, "patient_id", "error")
     assert defect.what == "1 patient cannot fill 2 folds"
+
+
+@pytest.mark.parametrize("patients", [2, 5, 6])
+def test_patients_too_few_for_the_default_settings_are_a_warning(
+    tmp_path: Path, competition_writer: Callable[..., Path], patients: int
+) -> None:
+    root = competition_writer(tmp_path / "hms", patients=patients, recordings_per_patient=1, nan_gap=False)
+    report = check_folder(root, quick=True, jobs=1)
+    assert report.errors == 0
+    labels = make_labels(read_table(root / "train.csv", "train")[0])
+    if patients == 6:
+        assert report.defects == []
+        assign_folds(labels, DataConfig())
+        return
+    (defect,) = report.defects
+    assert (defect.kind, defect.column, defect.severity) == (K.PATIENTS_FEW, "patient_id", "warning")
+    assert "takes 6 patients or more" in defect.hint
+    with pytest.raises(DataError) as refusal:
+        assign_folds(labels, DataConfig())
+    assert defect.what == refusal.value.what
 
 
 OTHER_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8", "Fp1": "FP1", "EKG": "ECG"}

@@ -54,7 +54,7 @@ EEG = "train_eegs/1000.parquet"
 def test_every_defect_of_a_folder_is_in_one_list(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=4, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=6, recordings_per_patient=1)
     delete("train_spectrograms/5003.parquet")(root)
     cut("train_eegs/1001.parquet", 100)(root)
     rewrite("train_eegs/1002.parquet", lambda table: table.slice(0, 500))(root)
@@ -111,21 +111,21 @@ def run_check(*arguments: str) -> Result:
 def test_check_command_says_what_a_sound_folder_holds(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=2)
+    root = competition_writer(tmp_path / "hms", patients=6)
     run = run_check(str(root))
     assert run.exit_code == 0
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert lines[1] == ["train", "8", "4", "2", "4", "0.1", "60", "0.42"]
+    assert lines[1] == ["train", "24", "12", "6", "12", "0.2", "60", "0.42"]
     assert lines[2] == ["test", "2", "2", "2", "2", "0.0", "50", "0.50"]
-    assert ["LPD", "25.0", "25.0"] in lines  # rows and votes, %
-    assert ["15", "4", "█" * 40] in lines
+    assert ["LPD", "16.7", "16.7"] in lines  # rows and votes, %
+    assert ["15", "12", "█" * 40] in lines
     assert run.stdout.splitlines()[-1] == f"{root}: no defects"
 
 
 def test_check_command_lists_errors_before_warnings_and_counts_both(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=6, recordings_per_patient=1)
     (root / "train_eegs/notes.txt").touch()
     warned = run_check(str(root))
     assert warned.exit_code == 0
@@ -144,7 +144,7 @@ def test_check_command_lists_errors_before_warnings_and_counts_both(
 def test_check_command_writes_out_the_first_of_many_defects_of_a_kind_and_json_all(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=2, recordings_per_patient=1)
+    root = competition_writer(tmp_path / "hms", patients=6, recordings_per_patient=1)
     for number in range(30):
         (root / f"test_eegs/{number}.tmp").touch()
     assert "… and 10 more of the kind file-unexpected; --json lists all" in run_check(str(root)).stdout

@@ -120,7 +120,7 @@ def lie_about_rows(path: Path, rows: int, told: int) -> None:
 def test_a_footer_that_lies_about_its_rows_is_a_defect(
     tmp_path: Path, competition_writer: Callable[..., Path], told: int
 ) -> None:
-    root = competition_writer(tmp_path / "hms", patients=2, windows_per_recording=1)
+    root = competition_writer(tmp_path / "hms", patients=6, windows_per_recording=1)
     lie_about_rows(root / "train_eegs/1001.parquet", 12_000, told)
     what = f"not a readable parquet file: the footer tells of {told} rows, the columns hold 12000"
     assert [defect.what for defect in check_folder(root).defects] == [what]
