@@ -360,7 +360,7 @@ def save(
     from hms_tune.worker.checkpoint_store.open import open_store
 
     store = open_store(artifacts_location(Settings.from_environment()))
-    with opened(storage) as database:
+    with opened(storage, to="read") as database:
         saved = save_study(database, store, study_name(study), file)
     typer.echo(f"{file}: {_described(saved)}", err=not file.is_file())  # which may be stdout itself
 

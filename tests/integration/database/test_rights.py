@@ -23,6 +23,7 @@ READING: dict[str, Callable[[str, Path], None]] = {
     "study show": lambda url, _: study_commands.show("mine", storage=url),
     "study show --trial": lambda url, _: study_commands.show("mine", trial=0, storage=url),
     "study report": lambda url, out: study_commands.report("mine", out=out / "page.html", storage=url),
+    "study save": lambda url, out: study_commands.save("mine", file=out / "mine.zip", storage=url),
 }
 LOOKER = "rights_looker"
 
@@ -106,7 +107,9 @@ def test_a_command_that_changes_is_told_what_a_standby_is(role: Role) -> None:
     assert "leads to a standby" in str(told.hint)
 
 
-def test_reading_an_empty_database_makes_nothing(role: Role, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_an_empty_database_makes_nothing(
+    role: Role, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     role.ask("CREATE DATABASE rights_empty OWNER rights_owner")
     url = role.url().replace("/rights_owner?", "/rights_empty?")
     empty = Role(role.server, role.name, role.password, "rights_empty")
@@ -115,6 +118,8 @@ def test_reading_an_empty_database_makes_nothing(role: Role, capsys: pytest.Capt
         assert capsys.readouterr().out == "no studies yet\n"
         with pytest.raises(EmptyDatabaseError, match="The first worker makes its tables"):
             status_command.status("mine", storage=url)
+        with pytest.raises(EmptyDatabaseError, match="The first worker makes its tables"):
+            study_commands.save("mine", file=tmp_path / "mine.zip", storage=url)
         (found,) = [
             each for each in examine(Settings.from_environment(), storage=url) if each.name == "database"
         ]
