@@ -22,6 +22,7 @@ from hms_tune.data.files.decoding import check_footer, decode
 from hms_tune.data.files.defects import refuse
 from hms_tune.data.files.encoding import encode_eeg, encode_power
 from hms_tune.data.files.signal_file import SignalFile
+from hms_tune.data.files.silence import is_silent
 from hms_tune.data.files.synonyms import DISPENSABLE, meant_by
 from hms_tune.data.schema import (
     EEG_COLUMNS,
@@ -77,7 +78,7 @@ def eeg_windows(eeg: Windows | None, config: InputConfig) -> Tensor:
         )
     start = max(0, (values.shape[1] - WINDOW_SAMPLES) // 2)
     values = values[:, start : start + WINDOW_SAMPLES]
-    _refuse_unusable(values, "EEG")
+    _refuse_unusable(values, "eeg")
     stored = np.empty(values.shape, np.float16)
     for place, window in zip(stored, values, strict=True):
         place[:] = encode_eeg(window.T.copy()).values
@@ -140,10 +141,11 @@ def _columns(table: pd.DataFrame, kind: Kind) -> NDArray[np.float32]:
     return known.reindex(columns=list(columns)).to_numpy(dtype=np.float32)
 
 
-def _refuse_unusable(values: NDArray[np.float32], what: str) -> None:
+def _refuse_unusable(values: NDArray[np.float32], kind: Kind) -> None:
+    what = "EEG" if kind == "eeg" else kind
     infinite = np.isinf(values).any(axis=(1, 2))
     if infinite.any():
         raise SignalError(f"{what} holds infinite values", where=f"window {int(np.argmax(infinite))}")
-    empty = np.isnan(values).all(axis=(1, 2))
-    if empty.any():
-        raise SignalError(f"{what} holds no value, only NaN", where=f"window {int(np.argmax(empty))}")
+    for number, window in enumerate(values):
+        if is_silent(window, kind):
+            raise SignalError(f"{what} holds no value, only NaN", where=f"window {number}")

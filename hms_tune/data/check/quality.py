@@ -39,7 +39,7 @@ def quality_defects(file: SignalFile, values: NDArray[np.float32]) -> list[Defec
     values : float32 (n_columns, n_rows) of :func:`hms_tune.data.files.decoding.decode`
     """
     if file.kind == "eeg":
-        # in training it is an error, which reading the file has told
+        # of a training file, reading it has told; one for the test keeps nobody from reading the folder
         silence = [] if file.split == "train" else windows_of_nan(file, values)
         return silence + _channel_defects(file, values)
     return _time_defects(file) + windows_of_nan(file, values)

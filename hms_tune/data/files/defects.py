@@ -70,6 +70,7 @@ class DefectKind(StrEnum):
     POWER_NEGATIVE = "power-negative"
     TIME_STEP = "time-step"
     LABELLED_WINDOW_OF_NAN = "labelled-window-of-nan"
+    TEST_WINDOW_OF_NAN = "test-window-of-nan"
     WINDOW_OF_NAN = "window-of-nan"
     CHANNEL_ABSENT = "channel-absent"
     CHANNEL_NAN = "channel-nan"

@@ -17,6 +17,7 @@ from hms_tune.data.files.decoding import read_signal
 from hms_tune.data.files.defects import refuse
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.signal_files import list_signal_files, missing_files
+from hms_tune.data.files.silence import SILENT_HINT, is_silent
 from hms_tune.data.files.threads import ordered
 from hms_tune.data.labels import Labels, make_labels, unlabelled
 from hms_tune.data.schema import FRAME_SECONDS, WINDOW_FRAMES, WINDOW_SAMPLES, Kind, Split, window_start
@@ -91,12 +92,9 @@ class Half:
             start = window_start(float(self.labels.eeg_offset_seconds[row]))
             start = min(start, len(values) - WINDOW_SAMPLES)
             window = values[start : start + WINDOW_SAMPLES].copy()
-            if np.isnan(window).all():
-                raise DataError(
-                    "the window has no value, all NaN",
-                    where=self.files[kind][row].path,
-                    hint="Restore the file from its source, or remove its row.",
-                )
+            if is_silent(window, kind):
+                what = "the window holds nothing but NaN on the scalp"
+                raise DataError(what, where=self.files[kind][row].path, hint=SILENT_HINT)
             return window
         start = int(self.labels.spectrogram_offset_seconds[row] // FRAME_SECONDS)
         there = values[start : start + WINDOW_FRAMES]

@@ -112,7 +112,10 @@ def _usable(root: Path) -> tuple[Competition, Tables, list[SignalFile]]:
             train = _read(Competition.open(root, splits=("train",)))
         except DataError:
             raise error from None
-        _logger.warning("the test half is left out, which training does without: %s", error)
+        _logger.warning(
+            "the test half is left out, which training does without and `hms-tune predict` will refuse: %s",
+            error,
+        )
         return train
 
 

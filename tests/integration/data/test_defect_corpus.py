@@ -15,19 +15,22 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from hms_tune.config.input import InputConfig
 from hms_tune.config.study_file import load_study_file
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.check.folder import check_folder
 from hms_tune.data.files.competition import Competition
 from hms_tune.data.files.decoding import decode
 from hms_tune.data.files.defects import WARNINGS, DefectKind, errors
+from hms_tune.data.files.half import Half
 from hms_tune.data.files.signal_file import SignalFile
 from hms_tune.data.files.tables import read_table
 from hms_tune.data.folds import assign_folds
 from hms_tune.data.labels import make_labels
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
 from hms_tune.data.store.prepare import prepare
-from hms_tune.errors import DataError, StoreError
+from hms_tune.errors import DataError, SignalError, StoreError
+from hms_tune.export.signals import eeg_windows
 from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.options import WorkerOptions
 from hms_tune.worker.worker import Worker
@@ -683,6 +686,7 @@ def test_the_corpus_has_a_folder_for_every_kind_of_defect() -> None:
         K.FOLDER_UNREADABLE,
         K.PATIENTS_TOO_FEW,
         K.PATIENTS_FEW,
+        K.TEST_WINDOW_OF_NAN,
         K.STATEMENT_INVALID,
         K.VOTES_SHARES,
         K.VOTES_UNWEIGHTED,
@@ -778,10 +782,30 @@ def test_a_test_half_with_repeated_ids_keeps_nobody_from_training(
     table("test.csv", lambda frame: pd.concat([frame, frame]))(root)
     store = prepare(root, jobs=1)
     assert set(store.recordings["split"]) == {"train"}
-    assert caplog.messages[0].startswith("the test half is left out, which training does without: ")
+    assert caplog.messages[0].startswith(
+        "the test half is left out, which training does without and `hms-tune predict` will refuse: "
+    )
     assert "stands in an earlier line too" in caplog.messages[0]
     with pytest.raises(DataError, match="stands in an earlier line too"):
         Competition.open(root, splits=("test",)).table("test")
+
+
+def test_a_test_eeg_silent_on_the_scalp_is_an_error_for_check_and_predict_and_keeps_nobody_from_training(
+    root: Path,
+) -> None:
+    def silent_but_for_ekg(whole: pa.Table) -> pa.Table:
+        nan = pa.array(np.full(whole.num_rows, np.nan, np.float32))
+        return pa.table({name: whole[name] if name == "EKG" else nan for name in whole.column_names})
+
+    rewrite(TEST_EEG, silent_but_for_ekg)(root)
+    (error,) = errors(check_folder(root, jobs=1).defects)
+    assert (error.kind, error.file) == (K.TEST_WINDOW_OF_NAN, str(root / TEST_EEG))
+    half = Half.open(Competition.open(root, splits=("test",)), "test", ["eeg"])
+    with pytest.raises(DataError, match=r"3000\.parquet: the window holds nothing but NaN on the scalp"):
+        list(half.windows(ahead=1))
+    with pytest.raises(SignalError, match="EEG holds no value"):
+        eeg_windows(root / TEST_EEG, InputConfig())
+    assert prepare(root, jobs=1).root == root
 
 
 def test_patients_that_no_study_can_split_are_a_defect(

@@ -410,7 +410,7 @@ def test_a_recording_without_a_value_is_refused_by_the_command_as_it_is_in_pytho
     table = pq.read_table(silent)
     nan = pa.array(np.full(table.num_rows, np.nan, np.float32))
     pq.write_table(pa.table(dict.fromkeys(table.column_names, nan)), silent)
-    with pytest.raises(DataError, match=r"3001\.parquet: the window has no value, all NaN"):
+    with pytest.raises(DataError, match=r"3001\.parquet: the window holds nothing but NaN on the scalp"):
         predict(load_bundle(eeg_only.path, device="cpu"), folder, out=tmp_path / "submission.csv")
     assert not (tmp_path / "submission.csv").exists()
 
