@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
-from hms_tune.export.bundle import seal_bundle
+from hms_tune.export.bundle import Bundle, seal_bundle
 from hms_tune.export.out_of_fold import out_of_fold_table
 from hms_tune.models.network import build_network
 from hms_tune.training.events import OutOfFold
@@ -79,3 +81,12 @@ def sealed(config: dict[str, Any]) -> str:
     content = {key: value for key, value in config.items() if key != "seal"}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps(content | {"seal": digest})
+
+
+def onnx_difference(folder: Path, bundle: Bundle, images: Tensor) -> float:
+    """The largest difference between probabilities of a bundle's graph and of its networks."""
+    with torch.no_grad():
+        expected = torch.stack([network(images).softmax(dim=1) for network in bundle.networks]).mean(dim=0)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(["probabilities"], {"image": images.numpy()})[0]
+    return float(np.abs(found - expected.numpy()).max())

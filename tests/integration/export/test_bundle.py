@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from bundles import sealed
+from bundles import onnx_difference, sealed
 
 import hms_tune
 from hms_tune.config.trial import TrialConfig
@@ -173,15 +172,8 @@ def test_the_onnx_graph_gives_the_ensembles_probabilities(
     assert exported.onnx.max_abs_difference < 1e-5
     bundle = load_bundle(exported.path, device="cpu")
     data = Workspace(store, torch.device("cpu")).trial_data(bundle.config.config)
-    session = onnxruntime.InferenceSession(exported.path / "model.onnx", providers=["CPUExecutionProvider"])
     for rows in (torch.arange(1), torch.arange(7)):
-        images = data.images.clean(rows)
-        with torch.no_grad():
-            expected = torch.stack([network(images).softmax(dim=1) for network in bundle.networks]).mean(
-                dim=0
-            )
-        found = session.run(["probabilities"], {"image": images.numpy()})[0]
-        assert np.abs(found - expected.numpy()).max() < 1e-5
+        assert onnx_difference(exported.path, bundle, data.images.clean(rows)) < 1e-5
 
 
 def test_python_and_command_predict_the_same(exported: Exported, root: Path, tmp_path: Path) -> None:

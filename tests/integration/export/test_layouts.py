@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from bundles import onnx_difference
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.export import Winner, export_best
@@ -35,16 +33,6 @@ LAYOUTS = [
         marks=pytest.mark.slow,
     ),
 ]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
-    return competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=6, test_recordings=3)
-
-
-@pytest.fixture(scope="module")
-def store(root: Path) -> Store:
-    return prepare(root, jobs=1)
 
 
 def make_config(views: dict[str, Any]) -> TrialConfig:
@@ -78,11 +66,7 @@ def test_views_are_learnt_from_exported_and_predicted(
     images = data.images.clean(torch.arange(5))
     assert data.images.cached is not None
     assert images.shape == (5, *winner.config.input.for_model.shape)
-    with torch.no_grad():
-        expected = torch.stack([network(images).softmax(dim=1) for network in bundle.networks]).mean(dim=0)
-    session = onnxruntime.InferenceSession(done.path / "model.onnx", providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"image": images.numpy()})[0]
-    assert np.abs(found - expected.numpy()).max() < 1e-5
+    assert onnx_difference(done.path, bundle, images) < 1e-5
     assert len(predict(bundle, root, out=tmp_path / "submission.csv").read_text().splitlines()) == 4
     layout = {"grid": "in a grid", "channels": "in a channel each"}[winner.config.input.layout]
     assert f"10 s of EEG as cwt{', the 10-minute spectrogram' * ('kaggle' in views)} {layout}" in (

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
+from bundles import onnx_difference
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.export import Exported, Winner, export_best
@@ -28,16 +26,6 @@ MODELS = [
     *(pytest.param({"backbone": name}, marks=pytest.mark.slow) for name in TRACE_BACKBONES),
     pytest.param({"backbone": "test_resnet", "trace_backbone": "eegnet", "pooling": "gem"}),
 ]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
-    return competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=6, test_recordings=3)
-
-
-@pytest.fixture(scope="module")
-def store(root: Path) -> Store:
-    return prepare(root, jobs=1)
 
 
 def make_config(model: dict[str, object]) -> TrialConfig:
@@ -69,11 +57,7 @@ def test_traces_are_learnt_from_exported_and_predicted(
     images = (
         Workspace(store, torch.device("cpu")).trial_data(bundle.config.config).images.clean(torch.arange(5))
     )
-    with torch.no_grad():
-        expected = torch.stack([network(images).softmax(dim=1) for network in bundle.networks]).mean(dim=0)
-    session = onnxruntime.InferenceSession(done.path / "model.onnx", providers=["CPUExecutionProvider"])
-    found = session.run(["probabilities"], {"image": images.numpy()})[0]
-    assert np.abs(found - expected.numpy()).max() < 1e-5
+    assert onnx_difference(done.path, bundle, images) < 1e-5
     assert len(predict(bundle, root, out=tmp_path / "submission.csv").read_text().splitlines()) == 4
 
 
