@@ -40,6 +40,16 @@ def names_of(variants: Any) -> str:
     return f"{', '.join(others)} or {last}"
 
 
+def is_function(name: object) -> bool:
+    """Whether a name is that of a user's function, and none of ours."""
+    return isinstance(name, str) and ":" in name
+
+
+def name_in(given: Any) -> Any:
+    """The name of a section, as it is read or as it was made; None: it has none."""
+    return given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+
+
 def named(value: Any) -> Any:
     """``adamw`` is short for ``{name: adamw}``."""
     return {"name": value} if isinstance(value, str) else value

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from hms_tune.config.section import FUNCTION, Section, named
+from hms_tune.config.section import FUNCTION, Section, is_function, name_in, named
 
 
 class PrunerSection(Section):
@@ -103,8 +103,8 @@ class OwnPruner(PrunerSection):
 
 
 def _pruner_kind(given: Any) -> str:
-    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
-    return "own" if isinstance(name, str) and ":" in name else str(name)
+    name = name_in(given)
+    return "own" if is_function(name) else str(name)
 
 
 Pruner = Annotated[
@@ -158,11 +158,6 @@ SamplerName = Literal["learning_curves", "random", "grid", "tpe", "gp", "cma_es"
 OwnSampler = Annotated[str, Field(pattern=FUNCTION)]
 
 
-def is_own_sampler(sampler: Any) -> bool:
-    """Whether a sampler's name is that of a user's function."""
-    return isinstance(sampler, str) and ":" in sampler
-
-
 class SearchConfig(Section):
     """How trial configurations are drawn and when a trial is given up."""
 
@@ -197,7 +192,7 @@ class SearchConfig(Section):
         chosen = dict(given)
         if chosen.get("scheduler") is None:
             sampler = chosen.get("sampler")
-            learns_from_complete = sampler in ("grid", "cma_es") or is_own_sampler(sampler)
+            learns_from_complete = sampler in ("grid", "cma_es") or is_function(sampler)
             promotes = chosen.get("pruner") is None and not learns_from_complete
             chosen["scheduler"] = "promotion" if promotes else "none"
         if chosen.get("pruner") is None:
@@ -212,7 +207,7 @@ class SearchConfig(Section):
         promotes = isinstance(self.scheduler, PromotionScheduler)
         if promotes and not isinstance(self.pruner, NoPruner):
             raise ValueError("scheduler promotion pauses trials in place of a pruner; leave one of both out")
-        if promotes and (self.sampler == "cma_es" or is_own_sampler(self.sampler)):
+        if promotes and (self.sampler == "cma_es" or is_function(self.sampler)):
             raise ValueError(
                 f"sampler {self.sampler} learns from complete trials alone; use it with scheduler none"
             )
@@ -224,9 +219,9 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _only_models_start_up(self) -> Self:
-        models_nothing = self.sampler in ("random", "grid", "qmc") or is_own_sampler(self.sampler)
+        models_nothing = self.sampler in ("random", "grid", "qmc") or is_function(self.sampler)
         if self.startup_trials is not None and models_nothing:
-            why = "models nothing and " if not is_own_sampler(self.sampler) else ""
+            why = "models nothing and " if not is_function(self.sampler) else ""
             raise ValueError(f"sampler {self.sampler} {why}takes no startup_trials")
         return self
 

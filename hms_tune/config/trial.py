@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from hms_tune.config.augmentation import AugmentationConfig
 from hms_tune.config.input import InputConfig, Raw
-from hms_tune.config.section import Section, named, names_of
+from hms_tune.config.section import Section, name_in, named, names_of
 
 
 class DataConfig(Section):
@@ -232,7 +232,7 @@ class SecondStage(Section):
 
 
 def _optimizer_kind(given: Any) -> str:
-    name = given.get("name") if isinstance(given, dict) else getattr(given, "name", None)
+    name = name_in(given)
     return name if name in ("sgd", "adam", "adamw") else "timm"
 
 

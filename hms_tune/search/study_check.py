@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from pydantic import ValidationError
 from hms_tune.config.input import InputConfig
 from hms_tune.config.range_corners import corners
 from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
+from hms_tune.config.section import is_function
 from hms_tune.config.settings import expanded
 from hms_tune.config.study_file import StudyFile
-from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner, is_own_sampler
+from hms_tune.config.study_sections import MedianPruner, PercentilePruner, WilcoxonPruner
 from hms_tune.config.trial import ModelConfig, TimmOptimizer, TrainingConfig, TrialConfig
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
 from hms_tune.models.backbone import traits
@@ -129,11 +131,8 @@ def check_study(study_file: StudyFile) -> StudyCheck:
 
 def _check_models(study_file: StudyFile) -> None:
     for config in dict.fromkeys(_model_configs(study_file)):
-        try:
+        with _errors_of(study_file):
             check_depth(config)
-        except ModelError as error:
-            where = study_file.source if error.where is None else f"{study_file.source}: {error.where}"
-            raise ConfigError(error.what, where=where, hint=error.hint) from error
         if (
             isinstance(config.pretrained, str)
             and not expanded(config.pretrained, where=f"{study_file.source}: model.pretrained").is_file()
@@ -187,12 +186,8 @@ def _check_optimizers(study_file: StudyFile) -> None:
         optimizer = TrainingConfig.model_validate(values).optimizer
         if not isinstance(optimizer, TimmOptimizer):
             continue
-        try:
+        with _errors_of(study_file):
             check_optimizer(optimizer)
-        except ConfigError as error:
-            raise ConfigError(
-                error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
-            ) from error
 
 
 def _check_single_images(study_file: StudyFile) -> None:
@@ -205,22 +200,26 @@ def _check_single_images(study_file: StudyFile) -> None:
     given = dict.fromkeys(config.for_model for config in inputs)
     for config in {config.backbone: config for config in _model_configs(study_file)}.values():
         for each in given:
-            try:
+            with _errors_of(study_file):
                 check_single(config, each)
-            except ModelError as error:
-                raise ConfigError(
-                    error.what, where=f"{study_file.source}: {error.where}", hint=error.hint
-                ) from error
 
 
 def _check_own_search(study_file: StudyFile) -> None:
     """See that a sampler and a pruner of the user's own can be made."""
-    try:
-        if is_own_sampler(study_file.search.sampler):
+    with _errors_of(study_file):
+        if is_function(study_file.search.sampler):
             make_sampler(study_file, worker_seed=0)
         make_pruner(study_file)
-    except ConfigError as error:
-        raise ConfigError(error.what, where=f"{study_file.source}: {error.where}", hint=error.hint) from error
+
+
+@contextmanager
+def _errors_of(study_file: StudyFile) -> Iterator[None]:
+    """Say of an error in which file it is."""
+    try:
+        yield
+    except (ConfigError, ModelError) as error:
+        where = study_file.source if error.where is None else f"{study_file.source}: {error.where}"
+        raise ConfigError(error.what, where=where, hint=error.hint) from error
 
 
 def _resolved(node: Node, section: str) -> Iterator[dict[str, Any]]:
