@@ -237,6 +237,7 @@ def _home(home: Path) -> Check:
 
 
 def artifacts_check(settings: Settings) -> Check:
+    """Whether the store of checkpoints takes what is written there."""
     location = artifacts_location(settings)
     try:
         open_store(location).check_writable()

@@ -125,7 +125,7 @@ class Slot:
                 return False
         if run.fatal is not None:
             raise run.fatal
-        self._failures.count(result, attempt.optuna_trial.number)
+        self._failures.count(result, attempt.number)
         return result.state.trial_state_after in ENDED
 
     def _remove_checkpoints(self) -> None:
