@@ -49,8 +49,9 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     (tmp_path / "account").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "account"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    wandb.teardown(exit_code=0)  # it remembers the server's address, of whichever test used it before
     yield
-    wandb.teardown(exit_code=0)  # it remembers the server's address
+    wandb.teardown(exit_code=0)
 
 
 @pytest.fixture
