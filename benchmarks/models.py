@@ -139,11 +139,17 @@ def compare(
             train(config_of(arm, epochs=epochs, seed=seed), workspace, checkpoints).write(paths[seed])
         runs[name] = [Run.read(path) for path in paths]
     data = workspace.trial_data(config_of(next(iter(arms.values())), epochs=1))
-    return table(runs, data.labels.targets[data.held_out_rows])
+    targets, held_out = data.labels.targets, data.held_out_rows
+    others = np.setdiff1d(np.arange(len(targets)), held_out)
+    prior = np.tile(targets[others].mean(axis=0), (len(held_out), 1))
+    return table(runs, targets[held_out], prior)
 
 
-def table(runs: Mapping[str, list[Run]], targets: NDArray[np.float32]) -> str:
-    """Rows: networks and their blend; the KL divergence of each seed, from the targets float32 (n, 6)."""
+def table(runs: Mapping[str, list[Run]], targets: NDArray[np.float32], prior: NDArray[np.float32]) -> str:
+    """Rows: networks, their blend, and the mean of all other rows' targets, which knows no EEG.
+
+    Each has the KL divergence of every seed, from the targets float32 (n, 6).
+    """
     lines = ["| network | KL, mean | by seed | epochs | seconds a run |", "|---|---|---|---|---|"]
     for name, own in runs.items():
         lines.append(
@@ -155,6 +161,7 @@ def table(runs: Mapping[str, list[Run]], targets: NDArray[np.float32]) -> str:
     ]
     total = sum(float(np.mean([run.seconds for run in own])) for own in runs.values())
     lines.append(f"| their blend | {_scores(targets, by_seed)} | | {total:.0f} |")
+    lines.append(f"| class prior | {_scores(targets, [prior])} | | |")
     return "\n".join(lines)
 
 
