@@ -23,7 +23,7 @@ def test_the_benchmark_of_models_trains_all_and_goes_on_where_it_was(
     }
     table = models.compare(store, arms, tmp_path, seconds=0.01, seeds=2)
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["images", "traces", "their blend"]
+    assert [row[0] for row in rows] == ["images", "traces", "their blend", "class prior"]
     assert all(0.0 < float(kl) < 10.0 for row in rows for kl in (row[1], *row[2].split(", ")))
     assert [row[3] for row in rows[:2]] == ["1, 1", "1, 1"]
 
