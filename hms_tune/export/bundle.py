@@ -28,7 +28,7 @@ from hms_tune.config.input import InputConfig
 from hms_tune.config.section import Section
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import CLASSES
-from hms_tune.errors import BundleError, first_line
+from hms_tune.errors import BundleError, ModelError, first_line
 from hms_tune.export.sealed import read_sealed, seal_of
 from hms_tune.export.signals import Windows, eeg_windows, spectrogram_windows
 from hms_tune.export.test_time import SignalChange, unchanged
@@ -275,7 +275,7 @@ def _misfit(config: TrialConfig, path: Path) -> str | None:
         return f"what stands before them takes {header:,} bytes"
     try:
         wanted = _bare_network(config, "meta").state_dict()
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError, ModelError):
         return None  # a few backbones compute while they are built, and are not so large
     if size > (needed := sum(tensor.nbytes for tensor in wanted.values())) + _MOST_HEADER_BYTES:
         return f"they take more than {needed:,} bytes"

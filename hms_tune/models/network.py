@@ -196,29 +196,6 @@ def _width(backbone: Any, given: ModelInput) -> int:
     return int(features.shape[1])
 
 
-def check_single(config: ModelConfig, given: ModelInput) -> None:
-    """Refuse batches of one image where batch normalization would have one value of each channel.
-
-    Raises
-    ------
-    ModelError
-        If the last map of the backbone is one pixel.
-    """
-    plain, (height, width) = config.model_copy(update={"pretrained": False}), given.image
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        try:
-            build_network(plain, given)(torch.zeros(1, *given.shape))
-        except ValueError as error:
-            raise ModelError(
-                f"a batch of one image of {height} x {width} leaves {config.backbone} one value to "
-                f"normalize: {error}",
-                where="training.batch_size",
-                hint="Use 2 or more, or a larger image",
-            ) from error
-        except (NotImplementedError, RuntimeError):
-            return  # it cannot be asked without computing; the first trial shows it
-
-
 def check_model(config: ModelConfig) -> None:
     """Refuse what no trial could be built from, without building it.
 

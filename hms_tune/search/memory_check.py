@@ -73,12 +73,18 @@ def smallest_configs(study_file: StudyFile) -> Iterator[TrialConfig]:
         key=lambda each: (each.batch_size, each.test_batch_size, each.ema_decay is not None),
     )
     models = _ends(keep_only(entries["model"], _MODEL_KEYS), "model", ModelConfig)
-    models.sort(key=lambda each: -(each.frozen_layers or 0))
+    models.sort(key=_trained)
     inputs = _ends(entries["input"], "input", InputConfig)
     inputs.sort(key=lambda each: math.prod(each.for_model.shape))
-    shapes = {each.for_model.shape: each for each in reversed(inputs)}
-    for view, model in itertools.product(reversed(shapes.values()), dict.fromkeys(models)):
+    views = {each.for_model: each for each in reversed(inputs)}
+    for view, model in itertools.product(reversed(views.values()), dict.fromkeys(models)):
         yield TrialConfig(input=view, model=model, training=training)
+
+
+def _trained(model: ModelConfig) -> tuple[float, float, float]:
+    """What orders configurations of one backbone by how much of it is trained, the least first."""
+    trained = math.inf if model.finetuned_layers is None else model.finetuned_layers
+    return -(model.frozen_layers or 0), -(model.frozen_share or 0.0), trained
 
 
 def _ends(node: Node, name: str, section: type[Section]) -> list[Section]:

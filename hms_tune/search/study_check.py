@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,15 +24,19 @@ from hms_tune.config.trial import ModelConfig, TimmOptimizer, TrainingConfig, Tr
 from hms_tune.errors import ConfigError, ModelError, PretrainedError
 from hms_tune.models.backbone import traits
 from hms_tune.models.layers import check_depth
-from hms_tune.models.network import build_network, check_single
+from hms_tune.models.network import build_network
 from hms_tune.models.optimizers import check_optimizer
 from hms_tune.models.pretrained import Place, place_of_weights
 from hms_tune.search.pruners import make_pruner
 from hms_tune.search.samplers import make_sampler
 from hms_tune.search.suggest import grid_size, start_params
+from hms_tune.training.step.first_step import check_step
 
 _ASKED_AT_ONCE = 8
 """Backbones whose weights the hub is asked for at once."""
+
+_MOST_STEPS = 64
+"""Combinations of network and image that are tried at most."""
 
 _DEPTH_KEYS = frozenset({"backbone", "frozen_layers", "finetuned_layers", "frozen_share"})
 
@@ -115,13 +120,13 @@ def check_study(study_file: StudyFile) -> StudyCheck:
     ConfigError
         If a backbone is unknown, more layers are frozen than a backbone has, pretrained weights are a
         file that is missing or does not fit, an optimizer, sampler or pruner is unknown or cannot be used, a
-        batch of one image cannot be normalized, or the sampler cannot search the space.
+        network cannot take a step on an image, or the sampler cannot search the space.
     """
     _check_models(study_file)
     _check_views(study_file)
     _check_weight_files(study_file)
     _check_optimizers(study_file)
-    _check_single_images(study_file)
+    _check_steps(study_file)
     _check_own_search(study_file)
     cells = _cells(study_file)
     searched = tuple(parameters(study_file.space))
@@ -190,18 +195,24 @@ def _check_optimizers(study_file: StudyFile) -> None:
             check_optimizer(optimizer)
 
 
-def _check_single_images(study_file: StudyFile) -> None:
-    """See that the smallest batch can be normalized, where that is one image."""
-    training = keep_only(study_file.space.entries["training"], frozenset({"batch_size"}))
+def _check_steps(study_file: StudyFile) -> None:
+    """See that each network of the space learns from each of its images, the smallest first.
+
+    What is frozen matters to batches of one image alone, where it is not normalized.
+    """
+    entries = study_file.space.entries
+    training = keep_only(entries["training"], frozenset({"batch_size"}))
     least = min(values["batch_size"] for values in _resolved(training, "training"))
-    if least > 1:
-        return
-    inputs = _inputs(study_file)
-    given = dict.fromkeys(config.for_model for config in inputs)
-    for config in {config.backbone: config for config in _model_configs(study_file)}.values():
-        for each in given:
-            with _errors_of(study_file):
-                check_single(config, each)
+    keys = _DEPTH_KEYS if least == 1 else frozenset({"backbone"})
+    kept = keep_only(entries["model"], keys | {"trace_backbone"})
+    models = dict.fromkeys(
+        ModelConfig.model_validate({**values, "pretrained": False}) for values in _resolved(kept, "model")
+    )
+    inputs = dict.fromkeys(config.for_model for config in _inputs(study_file))
+    smallest_first = sorted(inputs, key=lambda each: math.prod(each.shape))
+    for given, model in itertools.islice(itertools.product(smallest_first, list(models)), _MOST_STEPS):
+        with _errors_of(study_file):
+            check_step(model, given, least)
 
 
 def _check_own_search(study_file: StudyFile) -> None:

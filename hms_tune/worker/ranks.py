@@ -6,18 +6,16 @@ A further rank computes what the slot's process says. It knows of no database, n
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from hms_tune.errors import HmsTuneError, RankLostError
-from hms_tune.machine.child_processes import start_safely
+from hms_tune.machine.child_processes import ChildProcess, importing
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.training.distributed.group import RankPlace, store_in, tell_of_loss
 from hms_tune.worker.options import SlotPlan
@@ -57,26 +55,18 @@ class RankProcesses:
         self.failed = False
         self._slot = plan.slot
         self._folder = folder
-        self._first: SpawnProcess | None = None
+        self._first: ChildProcess | None = None
         self._ending = threading.Event()
-        self._ranks: dict[Connection, tuple[int, SpawnProcess]] = {}
-        context = multiprocessing.get_context("spawn")
+        self._ranks: dict[Connection, tuple[int, ChildProcess]] = {}
         for place, device in places:
-            ours, theirs = context.Pipe(duplex=True)
-            process = context.Process(
-                target=rank_main,
-                args=(plan, place, device, theirs),
-                name=f"slot-{plan.slot}-rank-{place.rank}",
-                daemon=True,
-            )
-            start_safely(process)
-            theirs.close()
-            self._ranks[ours] = place.rank, process
+            name = f"rank {place.rank} of slot {plan.slot}"
+            process = ChildProcess(rank_main, plan, place, device, name=name)
+            self._ranks[process.pipe] = place.rank, process
         self._processes = [process for _, process in self._ranks.values()]
         self._listener = threading.Thread(target=self._listen, name=f"ranks-{plan.slot}", daemon=True)
         self._listener.start()
 
-    def end_with_them(self, first: SpawnProcess) -> None:
+    def end_with_them(self, first: ChildProcess) -> None:
         """Let the slot's own process not outlive one of these for long."""
         self._first = first
 
@@ -116,14 +106,16 @@ class RankProcesses:
         rank, process = self._ranks.pop(pipe)
         process.join()
         pipe.close()
-        if process.exitcode == 0 or self._ending.is_set():
+        not_begun = process.not_begun()
+        if self._ending.is_set() or (process.exitcode == 0 and not_begun is None):
             return
         self.failed = True
+        self.error = self.error or not_begun
         _logger.warning("Rank %d of slot %s died (exit status %s)", rank, self._slot, process.exitcode)
         if self._folder is not None:
             tell_of_loss(store_in(Path(self._folder.name)), f"rank {rank} of slot {self._slot} is gone")
         first = self._first
-        if first is not None and not wait([first.sentinel], REQUEUE_GRACE_S):
+        if first is not None and not first.ends_within(REQUEUE_GRACE_S):
             with suppress(OSError):
                 first.kill()
 
@@ -156,7 +148,8 @@ def rank_main(plan: SlotPlan, place: RankPlace, device: str, pipe: Connection) -
     log_to_pipe(supervisor)
     status = 0
     try:
-        from hms_tune.worker.trainer import follow_first_rank  # brings timm along
+        with importing(f"rank {place.rank} of slot {plan.slot}"):
+            from hms_tune.worker.trainer import follow_first_rank  # brings timm along
 
         follow_first_rank(plan, place, device)
     except RankLostError as error:

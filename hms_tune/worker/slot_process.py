@@ -19,7 +19,8 @@ from hms_tune.database.connect import open_patiently
 from hms_tune.database.connection.retry import Patience, as_storage_error
 from hms_tune.database.queue.lease import Holder
 from hms_tune.database.queue.study_queue import StudyQueue
-from hms_tune.errors import HmsTuneError, RankLostError, RewoundError, TrainingError
+from hms_tune.errors import HmsTuneError, RankLostError, RewoundError
+from hms_tune.machine.child_processes import importing
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.stop_signals import leave_signals_to_the_worker
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
@@ -95,10 +96,8 @@ def _listen_to_supervisor(pipe: Connection, stop: Stop) -> None:
 def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
     """Open the device, the database and the trackers, run trials, close all."""
     logging.getLogger(__name__).info("Slot %s: loading PyTorch, and opening %s", plan.slot, plan.device)
-    try:
+    with importing(f"slot {plan.slot}"):
         from hms_tune.worker.trainer import Trainer  # brings timm along, which the supervisor does without
-    except (ImportError, SyntaxError) as error:  # a new start would not fix it
-        raise _cannot_import(plan.slot, error) from error
 
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     options, study_file = plan.options, plan.options.study_file
@@ -148,18 +147,6 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         for observer in setup.observers:
             observer.close()
         storage.close()
-
-
-def _cannot_import(slot: str, error: ImportError | SyntaxError) -> TrainingError:
-    if isinstance(error, SyntaxError):
-        name, file = error.filename, error.filename
-    else:
-        name, file = error.name, error.path
-    return TrainingError(
-        f"slot {slot} cannot import {name or 'what it needs'}: {error.msg}",
-        where=file,
-        hint="Install it again (pip install --force-reinstall), or rename the file that has its name",
-    )
 
 
 def run_url(observers: Sequence[Observer], trial: TrialInfo) -> str | None:

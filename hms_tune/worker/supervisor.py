@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 
 from hms_tune.errors import HmsTuneError, RankLostError, TrainingError
-from hms_tune.machine.child_processes import start_safely
+from hms_tune.machine.child_processes import ChildProcess
 from hms_tune.training.observer import Observer
 from hms_tune.worker.options import SlotPlan
 from hms_tune.worker.pipe import LogLine, SlotFailed, TrialEnded, TrialEvent, TrialStarted
@@ -35,8 +34,7 @@ QUICK_S = 600.0
 @dataclass(slots=True)
 class _SlotProcess:
     plan: SlotPlan
-    process: SpawnProcess
-    pipe: Connection
+    process: ChildProcess
     started: float
     deaths: int = 0
     ranks: RankProcesses | None = None
@@ -74,7 +72,7 @@ class Supervisor:
             if not self._stopping():
                 self._start(plan)
         while self._slots:
-            pipes = {slot.pipe: slot for slot in self._slots.values()}
+            pipes = {slot.process.pipe: slot for slot in self._slots.values()}
             for pipe in wait([self._asked, *pipes]):
                 self._say_that_it_stops()
                 assert isinstance(pipe, Connection)
@@ -88,7 +86,7 @@ class Supervisor:
         self._ask.send(None)  # a slot in the midst of a step sends nothing for seconds, and a person waits
         for slot in self._slots.values():
             with suppress(OSError):
-                slot.pipe.send("stop")
+                slot.process.pipe.send("stop")
 
     def kill(self) -> None:
         """End every slot at once."""
@@ -103,22 +101,16 @@ class Supervisor:
             _logger.info("Stopping: trials are requeued; a second signal ends at once")
 
     def _start(self, plan: SlotPlan, deaths: int = 0) -> None:
-        context = multiprocessing.get_context("spawn")
         place, ranks = start_local_ranks(plan) if len(plan.devices) > 1 else (plan.place, None)
-        ours, theirs = context.Pipe(duplex=True)
-        process = context.Process(
-            target=slot_main, args=(replace(plan, place=place), theirs), name=f"slot-{plan.slot}", daemon=True
-        )
-        start_safely(process)
-        theirs.close()
+        process = ChildProcess(slot_main, replace(plan, place=place), name=f"slot {plan.slot}")
         if ranks is not None:
             ranks.end_with_them(process)
-        self._slots[plan.slot] = _SlotProcess(plan, process, ours, time.monotonic(), deaths, ranks)
+        self._slots[plan.slot] = _SlotProcess(plan, process, time.monotonic(), deaths, ranks)
 
     def _receive(self, slot: _SlotProcess) -> None:
         """Receive one message of a slot, or learn that it ended."""
         try:
-            message = slot.pipe.recv()
+            message = slot.process.pipe.recv()
         except (EOFError, OSError):
             self._on_end(slot)
             return
@@ -140,7 +132,7 @@ class Supervisor:
 
     def _on_end(self, slot: _SlotProcess) -> None:
         slot.process.join()
-        slot.pipe.close()
+        slot.process.pipe.close()
         if slot.ranks is not None:
             slot.ranks.kill()
             slot.ranks.wait()
@@ -149,7 +141,13 @@ class Supervisor:
                 self.ask_to_stop()
         del self._slots[slot.plan.slot]
         code = slot.process.exitcode
-        if code == 0 or self._stopping() or self.errors:
+        if self._stopping() or self.errors:
+            return
+        if (not_begun := slot.process.not_begun()) is not None:
+            self.errors.append(not_begun)
+            self.ask_to_stop()
+            return
+        if code == 0:
             return
         deaths = 1 if time.monotonic() - slot.started > QUICK_S else slot.deaths + 1
         died = f"slot {slot.plan.slot} died ({_describe(code)})"

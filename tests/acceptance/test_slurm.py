@@ -108,7 +108,7 @@ def _held(slurm: Path, task: str) -> Iterator[None]:
             variables = process.environ()
             of_task = f"{variables.get('SLURM_ARRAY_JOB_ID')}_{variables.get('SLURM_ARRAY_TASK_ID')}" == task
             ours = variables.get("SLURM_CONF") == str(slurm / "slurm.conf")
-            if ours and of_task and "--multiprocessing-fork" in process.cmdline():
+            if ours and of_task and "slot cpu" in process.cmdline():
                 slots.append(process)
     assert slots
     for process in slots:

@@ -32,7 +32,7 @@ def slot_of(worker: int) -> int:
             command = (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == worker and b"spawn_main" in command:
+        if int(fields[1]) == worker and b"slot cpu" in command:
             return int(path.name)
     raise AssertionError("no slot")
 

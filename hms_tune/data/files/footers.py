@@ -151,13 +151,14 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         what = (
             f"the EEG has {rows} rows ({rows / SFREQ:g} s), fewer than {WINDOW_SAMPLES} ({WINDOW_SECONDS} s)"
         )
-        hint = f"{RESTORE}, or remove the rows of eeg_id {file.identifier}."
-        return [file.defect(DefectKind.EEG_TOO_SHORT, what, hint)]
+        return [_short(file, rows, DefectKind.EEG_TOO_SHORT, what, "remove the rows")]
+    rate = _faster_rate(file, rows)
     if file.split == "test" and rows > WINDOW_SAMPLES:
         what = f"the test EEG has {rows} rows, not {WINDOW_SAMPLES}"
-        hint = f"Its first {WINDOW_SECONDS} s are predicted, at {SFREQ} Hz unless {STATEMENT} says otherwise."
+        what += "" if rate is None else f": is it sampled at {rate} Hz?"
+        hint = f"Its first {WINDOW_SECONDS} s are predicted, at {SFREQ} Hz unless {STATEMENT} says otherwise"
+        hint += "." if rate is None else f" (sampling_rate: {rate})."
         return [file.defect(DefectKind.TEST_LENGTH, what, hint)]
-    rate = _other_rate(file, rows)
     if rate is not None:
         labelled = file.offsets[-1] + WINDOW_SECONDS
         what = f"the EEG has {rows} rows, and its labels end at {labelled:g} s: is it sampled at {rate} Hz?"
@@ -170,20 +171,40 @@ def _eeg_length_defects(file: SignalFile, rows: int) -> list[Defect]:
         f"a labelled window ends at {beyond[-1] + WINDOW_SECONDS:g} s, but the EEG ends at {rows / SFREQ:g} s"
     )
     what += f" ({len(beyond)} such windows)" if len(beyond) > 1 else ""
-    hint = f"{RESTORE}, or correct eeg_label_offset_seconds of eeg_id {file.identifier}."
-    return [file.defect(DefectKind.WINDOW_BEYOND_EEG, what, hint)]
+    return [_short(file, rows, DefectKind.WINDOW_BEYOND_EEG, what, "correct eeg_label_offset_seconds")]
 
 
-_RATES = (250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
-"""At which clinical EEG is sampled, beside 200 Hz, Hz."""
+def _short(file: SignalFile, rows: int, kind: DefectKind, what: str, else_: str) -> Defect:
+    """The defect of an EEG that ends before its labels do, or would at the rate at which it is read."""
+    hint = f"{RESTORE}, or {else_} of eeg_id {file.identifier}; "
+    if file.sfreq != SFREQ:
+        hint += f"it is read as {file.sfreq} Hz, which {STATEMENT} states."
+    elif (rate := _slower_rate(file, rows)) is None:
+        hint += f"where EEG is not sampled at {SFREQ} Hz, write its sampling_rate into {STATEMENT}."
+    else:
+        what += f": is it sampled at {rate} Hz?"
+        state = f"If it is, write sampling_rate: {rate} into {STATEMENT} there"
+        hint = f"{state}; else {hint[0].lower()}{hint[1:-2]}."
+    return file.defect(kind, what, hint)
 
 
-def _other_rate(file: SignalFile, rows: int) -> int | None:
-    """A rate at which a training EEG would end where its last label does, as the competition's do."""
-    if file.split != "train" or file.sfreq != SFREQ:
+_SLOWER, _FASTER = (64, 100, 125, 128, 160), (250, 256, 400, 500, 512, 1000, 1024, 2000, 2048)
+"""At which EEG is sampled, beside 200 Hz, Hz."""
+
+
+def _slower_rate(file: SignalFile, rows: int) -> int | None:
+    """A rate at which an EEG that is too short would end within a second of its last label."""
+    labelled = file.offsets[-1] + WINDOW_SECONDS
+    rate = min(_SLOWER, key=lambda rate: abs(rows - labelled * rate))
+    return rate if abs(rows - labelled * rate) <= rate else None
+
+
+def _faster_rate(file: SignalFile, rows: int) -> int | None:
+    """A rate at which an EEG would end where its last label does, as the competition's do."""
+    if file.sfreq != SFREQ:
         return None
     labelled = file.offsets[-1] + WINDOW_SECONDS
-    return next((rate for rate in _RATES if rows == round(labelled * rate)), None)
+    return next((rate for rate in _FASTER if rows == round(labelled * rate)), None)
 
 
 def _spectrogram_length_defects(file: SignalFile, rows: int) -> list[Defect]:

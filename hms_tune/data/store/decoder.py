@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import pickle
 import queue
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from hms_tune.data.files.decoding import collect_footers, read_signal
@@ -19,6 +17,7 @@ from hms_tune.data.schema import ARRAYS, Kind
 from hms_tune.data.store.journal import Written
 from hms_tune.data.store.places import Place
 from hms_tune.errors import DataError
+from hms_tune.machine.child_processes import ChildProcess
 
 WriteFiles = Callable[[Sequence[Place]], list[Written]]
 """Write files into their places.
@@ -27,6 +26,8 @@ Raises
 ------
 DataError
     If a file has a defect.
+HmsTuneError
+    If a process cannot begin.
 OSError
     If the disk is full or fails.
 """
@@ -105,50 +106,41 @@ class DecoderProcess:
     """
 
     def __init__(self, partial: Path, older: Path | None) -> None:
-        folders = [str(partial), *([] if older is None else [str(older)])]
-        command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()", *folders]
-        environment = os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self._process = ChildProcess(serve, partial, older, name="a decoder", environment=_ONE_THREAD)
 
     def write(self, places: Sequence[Place]) -> list[Written]:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
-            pickle.dump(places, self._process.stdin)
-            self._process.stdin.flush()
-            answer: list[Written] | Exception = pickle.load(self._process.stdout)
-        except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            status = self._process.wait()
+            self._process.pipe.send(places)
+            answer: list[Written] | Exception = self._process.pipe.recv()
+        except (EOFError, ConnectionError):
+            not_begun = self._process.not_begun()
+            status = self._process.exitcode
             what = f"the process that decoded this or one of the next files ended with status {status}"
             hint = "Run it again; if memory was short, with fewer --jobs."
-            raise DataError(what, where=places[0].source.file.path, hint=hint) from None
+            raise not_begun or DataError(what, where=places[0].source.file.path, hint=hint) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
+        self._process.pipe.close()
 
 
-def serve() -> None:
-    """Write the files that are asked for on standard input, until it is closed."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints must not come between the answers
+def serve(partial: Path, older: Path | None, pipe: Connection) -> None:
+    """Write the files that are asked for through the pipe, until it is closed."""
+    os.dup2(2, 1)  # what a library prints belongs to no command's output
     try:
-        partial, *older = map(Path, sys.argv[1:])
-        decoder = Decoder(partial, older[0] if older else None)
+        decoder = Decoder(partial, older)
         while True:
-            places = pickle.load(requests)
+            places = pipe.recv()
             try:
                 answer: object = decoder.write(places)
             except (DataError, OSError) as error:
                 answer = error
-            pickle.dump(answer, answers)
-            answers.flush()
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            pipe.send(answer)
+    except (EOFError, ConnectionError, KeyboardInterrupt):
         os._exit(0)  # the process that asked is gone or ends
 
 

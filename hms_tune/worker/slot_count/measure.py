@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import sys
@@ -13,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +21,7 @@ from hms_tune.config.ranges import Group
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.errors import HmsTuneError, TrainingError
-from hms_tune.machine.child_processes import start_safely
+from hms_tune.machine.child_processes import ChildProcess
 from hms_tune.machine.cores import cpu_threads, processor_name
 from hms_tune.search.typical_config import largest_config, middle_config
 from hms_tune.worker.slot_count.choose import Measured, NoRoomError, Work, most_slots, slots_that_pay
@@ -52,8 +50,7 @@ class ProbePlan:
 
 @dataclass(slots=True)
 class _Probe:
-    process: SpawnProcess
-    pipe: Connection
+    process: ChildProcess
 
     def receive(self) -> Any:
         """The probe's next message.
@@ -62,15 +59,15 @@ class _Probe:
         ------
         NoRoomError
             If it ran out of memory, or was killed.
-        TrainingError
+        HmsTuneError
             If it failed otherwise, or is stuck.
         """
         try:
-            if not self.pipe.poll(PATIENCE_S):
+            if not self.process.pipe.poll(PATIENCE_S):
                 raise TrainingError(f"a probe was silent for {PATIENCE_S:.0f} s")
-            kind, content = self.pipe.recv()
+            kind, content = self.process.pipe.recv()
         except (EOFError, OSError) as error:
-            raise NoRoomError("a probe died") from error
+            raise self.process.not_begun() or NoRoomError("a probe died") from error
         if kind == "no room":
             raise NoRoomError(content)
         if kind == "failed":
@@ -96,7 +93,7 @@ class DeviceProbes:
             probe.process.kill()
         for probe in self._probes:
             probe.process.join()
-            probe.pipe.close()
+            probe.process.pipe.close()
 
     def device_name(self) -> str:
         """What the device calls itself."""
@@ -109,7 +106,7 @@ class DeviceProbes:
             self._start()
             self._probes[-1].receive()
         probe = self._probes[-1]
-        probe.pipe.send(self._ready == 0)
+        probe.process.pipe.send(self._ready == 0)
         probe.receive()
         self._ready += 1
 
@@ -118,7 +115,7 @@ class DeviceProbes:
         threads = cpu_threads(len(self._probes)) if self._plan.device == "cpu" else None
         start = time.monotonic() + _COMMON_START_S
         for probe in self._probes:
-            probe.pipe.send((start, threads))
+            probe.process.pipe.send((start, threads))
         measured = [probe.receive() for probe in self._probes]
         rate = sum(images / seconds for images, seconds, _ in measured)
         shares = [memory for _, _, memory in measured]
@@ -126,12 +123,7 @@ class DeviceProbes:
         return Measured(len(self._probes), rate, together)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=probe_main, args=(self._plan, theirs), name="probe", daemon=True)
-        start_safely(process)
-        theirs.close()
-        self._probes.append(_Probe(process, ours))
+        self._probes.append(_Probe(ChildProcess(probe_main, self._plan, name="a probe")))
 
 
 def probed_slots(

@@ -555,7 +555,7 @@ CORPUS = {
         rewrite(TEST_EEG, lambda t: pa.concat_tables([t, t.slice(0, 2_800)])),
         K.TEST_LENGTH,
         TEST_EEG,
-        "the test EEG has 12800 rows, not 10000",
+        "the test EEG has 12800 rows, not 10000: is it sampled at 256 Hz?",
     ),
     "window beyond the EEG": Spoilt(
         cells("train.csv", eeg_label_offset_seconds=10.5),

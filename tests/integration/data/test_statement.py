@@ -33,11 +33,11 @@ def kinds(root: Path) -> dict[str, str]:
     return {str(defect.kind): f"{defect.what}. {defect.hint}" for defect in check_folder(root).defects}
 
 
-def at_256_hz(root: Path) -> None:
-    """Replace each EEG by waves of 10 Hz of the same length, sampled at 256 Hz."""
+def at_rate(root: Path, rate: int, cut: int = 0) -> None:
+    """Replace each EEG by waves of 10 Hz of the same length, but for some samples, at that rate."""
     for path in root.glob("*_eegs/*.parquet"):
         seconds = pq.read_metadata(path).num_rows // 200
-        wave = 500 + 40 * np.sin(2 * np.pi * 10 * np.arange(seconds * 256) / 256)
+        wave = 500 + 40 * np.sin(2 * np.pi * 10 * np.arange(seconds * rate - cut) / rate)
         pq.write_table(pa.table(dict.fromkeys(EEG_COLUMNS, wave.astype(np.float32))), path)
 
 
@@ -46,7 +46,7 @@ def waves(n_times: int) -> np.ndarray:
 
 
 def test_eeg_of_a_stated_rate_is_resampled_by_every_reader(root: Path) -> None:
-    at_256_hz(root)
+    at_rate(root, 256)
     assert "sampling_rate: 256" in kinds(root)["sampling-rate"]
     before = prepare(root)
     assert before.manifest.n_samples == 12 * 60 * 256 + 2 * 50 * 256
@@ -65,8 +65,54 @@ def test_eeg_of_a_stated_rate_is_resampled_by_every_reader(root: Path) -> None:
     assert np.abs(load_example(root, 1000).eeg[0] - waves(12_000))[20:-20].max() < 0.5
 
 
+@pytest.mark.parametrize(("seconds", "kind"), [(60, "eeg-too-short"), (400, "window-beyond-eeg")])
+@pytest.mark.parametrize(("rate", "cut"), [(128, 0), (100, 0), (125, 0), (128, 30), (160, 0)])
+def test_eeg_at_a_lower_rate_is_refused_with_the_rate_and_where_to_state_it(
+    tmp_path: Path, rate: int, cut: int, seconds: int, kind: str
+) -> None:
+    root = write_competition(
+        tmp_path / "slow", seconds=seconds, recordings_per_patient=1, nan_gap=False, spectrograms=False
+    )
+    at_rate(root, rate, cut)
+    trained = [each for each in check_folder(root).defects if "train_eegs" in each.file]
+    assert {str(each.kind) for each in trained} == {kind}
+    for each in check_folder(root).defects:
+        assert each.what.endswith(f": is it sampled at {rate} Hz?")
+        assert each.hint.startswith(f"If it is, write sampling_rate: {rate} into hms-tune.yaml there; else ")
+    with pytest.raises(DataError, match=f"sampling_rate: {rate} into hms-tune.yaml there; else restore the"):
+        prepare(root)
+    if not cut:
+        (root / "hms-tune.yaml").write_text(f"sampling_rate: {rate}\n")
+        assert check_folder(root).defects == []
+        assert prepare(root).recordings["length"].tolist() == [200 * seconds] * 6 + [10_000] * 2
+
+
+def test_a_short_eeg_of_no_known_rate_is_told_where_a_rate_is_stated_or_that_one_is(root: Path) -> None:
+    path = root / "train_eegs" / "1000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 11_000), path)  # 55 s of 60
+    (defect,) = check_folder(root).defects
+    assert defect.what == "a labelled window ends at 60 s, but the EEG ends at 55 s"
+    assert defect.hint == (
+        "Restore the file from its source, or correct eeg_label_offset_seconds of eeg_id 1000; where EEG is "
+        "not sampled at 200 Hz, write its sampling_rate into hms-tune.yaml."
+    )
+    at_rate(root, 128)
+    (root / "hms-tune.yaml").write_text("sampling_rate: 256\n")
+    told = check_folder(root).defects[0]
+    assert told.hint.endswith("; it is read as 256 Hz, which hms-tune.yaml states.")
+
+
+def test_a_test_eeg_at_a_higher_rate_is_told_the_rate(root: Path) -> None:
+    at_rate(root, 256)
+    told = [each for each in check_folder(root).defects if "test_eegs" in each.file]
+    assert {each.what for each in told} == {
+        "the test EEG has 12800 rows, not 10000: is it sampled at 256 Hz?"
+    }
+    assert "(sampling_rate: 256)" in told[0].hint
+
+
 def test_a_rate_that_is_stated_later_leaves_no_slice_of_the_other(root: Path) -> None:
-    at_256_hz(root)
+    at_rate(root, 256)
     (root / "hms-tune.yaml").write_text("sampling_rate: 256\n")
     fresh = prepare(root, store=root.parent / "fresh")
     (root / "hms-tune.yaml").unlink()

@@ -243,7 +243,7 @@ def test_secrets_a_canary_password_is_in_no_log_argv_attribute_tracking_run_or_t
     run("study", "show", "canary", storage=url.replace("canary{", "canary-wrong{"), code=1)
 
     worker = [line for line in lines.seen if "hms_tune" in line and "worker" in line]
-    spawned = [line for line in lines.seen if "multiprocessing" in line]
+    spawned = [line for line in lines.seen if "slot cpu" in line]
     assert worker
     assert spawned
     assert [line for line in lines.seen if "canary{" in line or "canary%" in line] == []

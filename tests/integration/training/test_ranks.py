@@ -351,7 +351,7 @@ tracking: {{wandb: {{mode: off}}}}
 def children(pid: int) -> list[int]:
     """The slot's processes, in the order of their start: further ranks, then the first."""
     started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in started if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [int(child) for child in started if "slot " in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def reachable_from_outside(pid: int) -> list[str]:

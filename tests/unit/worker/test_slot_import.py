@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hms_tune.errors import TrainingError
+from hms_tune.errors import HmsTuneError
 from hms_tune.worker import slot_process
 
 
@@ -17,6 +17,6 @@ def test_a_slot_that_cannot_import_says_so_in_a_sentence(monkeypatch: pytest.Mon
     plan: Any = SimpleNamespace(slot="cpu", device="cpu")
     unused: Any = None
     with pytest.raises(
-        TrainingError, match=r"slot cpu cannot import hms_tune\.worker\.trainer: .*rename the file"
+        HmsTuneError, match=r"slot cpu cannot import hms_tune\.worker\.trainer: .*Rename the file"
     ):
         slot_process._run(plan, unused, unused)

@@ -130,8 +130,8 @@ def test_a_worker_says_that_it_stops_before_its_slots_end_their_steps(
     supervisor = Supervisor(ConsoleObserver(), ImageCount(), stopping=lambda: worker._signals > 0)
     monkeypatch.setattr(worker, "_supervisor", supervisor)
     ours, theirs = Pipe()
-    process = SimpleNamespace(join=lambda: None, exitcode=0)
-    supervisor._slots["cpu"] = _SlotProcess(SimpleNamespace(slot="cpu"), process, ours, 0.0)
+    process = SimpleNamespace(join=lambda: None, exitcode=0, pipe=ours, not_begun=lambda: None)
+    supervisor._slots["cpu"] = _SlotProcess(SimpleNamespace(slot="cpu"), process, 0.0)
     said: list[bool] = []
 
     def in_a_step(pipe: Connection) -> None:
