@@ -278,11 +278,13 @@ def confirm(
     Workers of the study take it up when its own search is over. A candidate that is worse than the leader
     over the same patients is dropped.
     """
+    from hms_tune.cli.views.exported import say_left_out
     from hms_tune.worker.confirmation.request import request_confirmation
 
     study = study_name(study)
     with opened(storage) as database:
         asked = request_confirmation(database, study, top=top, seeds=seeds)
+    say_left_out(study, asked.left_out)
     trials = ", ".join(map(str, asked.candidates))
     typer.echo(
         f"{study}: {asked.added} runs wait to confirm trials {trials}, as study {asked.study}; "

@@ -10,14 +10,21 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, text
 
+from hms_tune.database.tables import SCHEMA
+
 # Optuna numbers trials under this lock, in the order of their ids.
 _LOCK = text("SELECT 1 FROM studies WHERE study_id = :study FOR UPDATE")
 
-_INSERT = text("""
+# Where nobody deleted a trial, the number is the count of trials, as Optuna has it. A deleted one's is not
+# given again: records, predictions and checkpoints are kept by it.
+_INSERT = text(f"""
     WITH made AS (
         INSERT INTO trials (number, study_id, state, datetime_start)
-        SELECT count(*), :study, 'RUNNING', timezone('UTC', clock_timestamp())
-        FROM trials WHERE study_id = :study RETURNING trial_id, number
+        SELECT coalesce(1 + greatest(
+            (SELECT max(number) FROM trials WHERE study_id = :study),
+            (SELECT max(number) FROM {SCHEMA}.attempts WHERE study_id = :study)
+        ), 0), :study, 'RUNNING', timezone('UTC', clock_timestamp())
+        RETURNING trial_id, number
     ), params AS (
         INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
         SELECT trial_id, each.name, each.value, each.distribution FROM made, unnest(

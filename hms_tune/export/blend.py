@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -43,6 +44,8 @@ from hms_tune.export.test_time import SignalChange, unchanged
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.events import OutOfFold
 from hms_tune.version import __version__
+
+_logger = logging.getLogger(__name__)
 
 BLEND = "blend.json"
 
@@ -258,7 +261,8 @@ def choose_trials(kept: Mapping[int, OutOfFold], *, most: int) -> list[int]:
 
     Parameters
     ----------
-    kept : by the trials' numbers, from the best trial on; those of other rows than the first's are left out
+    kept : by the trials' numbers, from the best trial on; those of other rows than the first's are left out,
+        which is logged
     most : most trials
 
     Raises
@@ -268,11 +272,17 @@ def choose_trials(kept: Mapping[int, OutOfFold], *, most: int) -> list[int]:
     """
     numbers: list[int] = []
     tables: list[OutOfFoldTable] = []
+    others: list[str] = []
     for number, predictions in kept.items():
         table = averaged(predictions)
         if not tables or np.array_equal(tables[0].eeg_id, table.eeg_id):
             numbers.append(number)
             tables.append(table)
+        else:
+            others.append(str(number))
+    if others:
+        told = "left out of the blend, judged on other rows than trial %d: trials %s"
+        _logger.warning(told, numbers[0], ", ".join(others))
     weights = choose_blend(
         np.stack([table.probabilities for table in tables]),
         tables[0].targets,

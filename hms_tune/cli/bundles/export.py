@@ -23,7 +23,7 @@ from hms_tune.cli.options import (
     opened,
     study_name,
 )
-from hms_tune.cli.views.exported import say_blend, say_exported
+from hms_tune.cli.views.exported import say_blend, say_exported, say_left_out
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import STUDY_NAME, StudyFile, load_study_file
 from hms_tune.errors import UsageError
@@ -226,7 +226,7 @@ def _confirm(study: str, storage: str | None, data: Path | None, device: str) ->
     settings, console = Settings.from_environment(), Terminal(stderr=True)
     log_to(console)
     with opened(storage) as database:
-        request_confirmation(database, study)
+        say_left_out(study, request_confirmation(database, study).left_out)
         study_file = confirmation_file(database, study)
     assert study_file is not None
     options = WorkerOptions(
@@ -265,8 +265,10 @@ def _blended(database: Storage, study: str, settings: Settings, *, most: int) ->
     from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
 
     kept = KeptPredictions(open_store(artifacts_location(settings)), study)
-    there = kept.trials()
-    best = [number for number in complete_trials(database, study) if number in there][:_BLENDED_FROM]
+    there, complete = kept.trials(), complete_trials(database, study)
+    best = [number for number in complete if number in there][:_BLENDED_FROM]
+    ahead = complete[: complete.index(best[-1])] if best else complete[:_BLENDED_FROM]
+    say_left_out(study, {number: "no predictions are kept of it" for number in ahead if number not in there})
     if len(best) < 2:
         raise UsageError(
             f"predictions of {len(best)} complete trials are kept in {artifacts_location(settings)}",

@@ -1,8 +1,9 @@
-"""What was exported or blended, on the terminal or as JSON."""
+"""What was exported or blended, on the terminal or as JSON, and what was left out."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,3 +59,13 @@ def say_blend(out: Path, found: Blending, as_json: bool) -> None:
     lines = [str(out)]
     lines += [f"{member.weight:6.1%}  {member.study}, trial {member.trial}" for member in members]
     typer.echo("\n".join([*lines, str(found)]))
+
+
+def say_left_out(study: str, trials: Mapping[int, str]) -> None:
+    """Say on standard error which good trials are left out, and why."""
+    numbers: dict[str, list[str]] = {}
+    for number, why in trials.items():
+        numbers.setdefault(why, []).append(str(number))
+    for why, each in numbers.items():
+        named = f"trial {each[0]} is" if len(each) == 1 else f"trials {', '.join(each)} are"
+        typer.echo(f"{study}: {named} left out: {why}", err=True)

@@ -59,7 +59,7 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
     # so few objects that hundreds would wait to be collected
     gc.collect(0)
     if batch is None:
-        return _nothing(file), defects
+        return nothing_of(file), defects
     signal, found = _power(file, batch) if file.kind == "spectrogram" else _eeg(file, batch)
     return signal, defects + found
 
@@ -77,18 +77,18 @@ def _contents(file: SignalFile) -> tuple[pa.RecordBatch | None, list[Defect]]:
 def _power(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:
     values = _values(batch)
     defects = _value_defects(file, values)
-    return _nothing(file) if errors(defects) else encode_power(values), defects
+    return nothing_of(file) if errors(defects) else encode_power(values), defects
 
 
 def _eeg(file: SignalFile, batch: pa.RecordBatch) -> tuple[Signal, list[Defect]]:
     """Encoded from where pyarrow decoded it, channel by channel, without a copy of all of it."""
     if file.sfreq != SFREQ:
         values, defects = _resampled(file, _values(batch))
-        return (_nothing(file) if errors(defects) else encode_eeg(values)), defects
+        return (nothing_of(file) if errors(defects) else encode_eeg(values)), defects
     channels = _channels(batch)
     means = second_means(channels)
     defects = [] if np.isfinite(means).all() else _value_defects(file, np.stack(list(channels)))
-    return _nothing(file) if errors(defects) else encode_eeg(channels, means), defects
+    return nothing_of(file) if errors(defects) else encode_eeg(channels, means), defects
 
 
 def decode(file: SignalFile) -> tuple[NDArray[np.float32], list[Defect]]:
@@ -227,8 +227,11 @@ def _values_that_are(wrong: NDArray[np.bool_], kind: DefectKind, file: SignalFil
     return [file.defect(kind, what, f"{RESTORE}, or write NaN there.", file.columns[columns[0]], row)]
 
 
-def _nothing(file: SignalFile) -> Signal:
-    return Signal(np.empty((0, len(file.columns)), np.float16), np.empty(0, np.float32), 0)
+def nothing_of(file: SignalFile, rows: int = 0) -> Signal:
+    """So many rows of NaN, in place of a signal that cannot be used."""
+    centres = len(file.columns) if file.kind == "eeg" else 0
+    values = np.full((rows, len(file.columns)), np.nan, np.float16)
+    return Signal(values, np.zeros(centres, np.float32), 0)
 
 
 def _unreadable(file: SignalFile, error: Exception) -> Defect:

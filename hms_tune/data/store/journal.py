@@ -57,6 +57,7 @@ class Written:
     clipped : EEG samples beyond the float16 range
     centre : taken off each EEG channel, µV, exact as float32; empty for a spectrogram
     sfreq : at which the EEG file was taken to be sampled, Hz
+    unusable : why NaN lies there instead of the file's signal, in a sentence
     """
 
     kind: Kind
@@ -70,6 +71,7 @@ class Written:
     clipped: int
     centre: tuple[float, ...]
     sfreq: int = SFREQ
+    unusable: str | None = None
 
     @property
     def key(self) -> Key:

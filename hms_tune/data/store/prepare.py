@@ -70,8 +70,9 @@ def prepare(
     Parameters
     ----------
     root : the competition folder; either split may be absent, and so may whole spectrogram folders. A test
-        half with a defect in its table, its folders or a footer is left out: only prediction needs it. Or a
-        store, for the folder that it was made from; where that is gone, the store is used as it is
+        half with a defect in its table, its folders or a footer is left out, and a test file whose signal
+        cannot be used is stored as NaN: only prediction needs them. Or a store, for the folder that it was
+        made from; where that is gone, the store is used as it is
     store : where to put it; see :func:`hms_tune.data.store.store.store_path` for the default
     jobs : files decoded at once; one for each core when None
     progress : told how many of how many files are done, in the calling thread
@@ -213,6 +214,7 @@ def _build(
     private_folder(partial, links=False)
     try:
         written = write_signals(partial, places, folder, jobs=jobs, progress=progress)
+        _warn_of_unusable(written)
         for kind in KINDS:
             index_of(kind, written).to_parquet(partial / INDEXES[kind], index=False)
         for split, columns in TABLE_COLUMNS.items():
@@ -224,6 +226,16 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _swap(partial, target)
+
+
+def _warn_of_unusable(written: Sequence[Written]) -> None:
+    found = [entry.unusable for entry in written if entry.unusable is not None]
+    if found:
+        _logger.warning(
+            "test files are left out, which training does without and `hms-tune predict` will refuse: %d; %s",
+            len(found),
+            found[0],
+        )
 
 
 def _older_store(target: Path, sources: Sequence[Source]) -> OlderStore | None:

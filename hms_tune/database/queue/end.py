@@ -32,7 +32,7 @@ from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.lease import Lease, is_lease, lease_lost, lock_lease
 from hms_tune.database.tables import SCHEMA, attempt_records, attempts, now, trials
 from hms_tune.errors import UnknownStudyError
-from hms_tune.search.memory_constraint import mark_infeasible
+from hms_tune.search.memory_constraint import CAUSE_ATTRIBUTE, mark_infeasible
 from hms_tune.trial_state import AttemptState, TrialState
 
 STOPPED_BY_A_PERSON = "stopped by a person"
@@ -40,6 +40,9 @@ STOPPED_BY_A_PERSON = "stopped by a person"
 
 ENDED_IN_DASHBOARD = "ended by a person in the dashboard"
 """The reason of an attempt whose Optuna trial a person failed."""
+
+DELETED = "deleted from the database"
+"""The reason of a trial whose attempt is no more among Optuna's, while the study is."""
 
 TRACEBACK = "traceback"
 """Key of a failed result's traceback."""
@@ -57,7 +60,7 @@ def end_attempt(
     Returns
     -------
     What was written. It differs from ``result`` when someone ended the Optuna trial before (the dashboard
-    can): what stands there stays.
+    can): what stands there stays. One that somebody deleted has failed.
 
     Raises
     ------
@@ -71,7 +74,10 @@ def end_attempt(
         try:
             frozen = storage.optuna.get_trial(attempt.optuna_trial_id)
         except KeyError:
-            raise UnknownStudyError("the study was deleted", where=study.study_name) from None
+            result = result_of_deleted(storage, attempt.lease, study.study_name)
+            if not told:
+                end_lease_and_trial(connection, attempt.lease, result, set_aside=False)
+            return result
         if told:
             return result_of(frozen)
         if frozen.state.is_finished():
@@ -129,6 +135,21 @@ def result_of(frozen: FrozenTrial) -> Result:
     if state is AttemptState.FAILED and reason is None:
         reason = ENDED_IN_DASHBOARD
     return Result(state, reason=reason, rung=rung)
+
+
+def result_of_deleted(storage: Storage, lease: Lease, study: str) -> Result:
+    """What becomes of an attempt whose Optuna trial is not there any more.
+
+    Raises
+    ------
+    UnknownStudyError
+        If its whole study was deleted.
+    """
+    try:
+        storage.optuna.get_study_name_from_id(lease.study_id)
+    except KeyError:
+        raise UnknownStudyError("the study was deleted", where=study) from None
+    return Result(AttemptState.FAILED, reason=DELETED, attributes={CAUSE_ATTRIBUTE: "person"})
 
 
 def end_lease_and_trial(

@@ -208,8 +208,11 @@ def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:
     number = trial.user_attrs.get(CONTINUES_ATTRIBUTE)
     if number is None:
         return True
-    predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
-    before = storage.optuna.get_trial(predecessor).last_step
+    try:
+        predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
+        before = storage.optuna.get_trial(predecessor).last_step
+    except KeyError:  # somebody deleted it
+        return True
     return before is None or reached > before
 
 

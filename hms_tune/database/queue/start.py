@@ -23,10 +23,11 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.locks import lock_study
 from hms_tune.database.optuna_trial import CONFIG_HASH_ATTRIBUTE, LEASE_ATTRIBUTE, TRIAL_ATTRIBUTE
 from hms_tune.database.queue.attempt import Attempt
+from hms_tune.database.queue.end import DELETED, end_lease_and_trial, result_of_deleted
 from hms_tune.database.queue.lease import Lease, is_lease, lease_lost
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.database.trial_writer import MadeTrial, insert_trial, take_waiting_trial
-from hms_tune.errors import RewoundError, UnknownStudyError
+from hms_tune.errors import LeaseLostError, RewoundError, UnknownStudyError
 from hms_tune.search.list_samplers import GridSampler
 from hms_tune.search.list_turns import (
     CONTINUES_ATTRIBUTE,
@@ -49,7 +50,7 @@ def begin_attempt(storage: Storage, study: optuna.Study, lease: Lease) -> Attemp
     Raises
     ------
     LeaseLostError
-        If the lease ended meanwhile.
+        If the lease ended meanwhile, or somebody deleted the trial that was to go on; then it is over.
     UnknownStudyError
         If the study was deleted.
     """
@@ -58,8 +59,18 @@ def begin_attempt(storage: Storage, study: optuna.Study, lease: Lease) -> Attemp
     try:
         with storage.transaction() as connection:
             trial = _lock_attempt(connection, lease)
-            made = _make_optuna_trial(storage, connection, study, lease, trial)
-            number = bind(connection, lease, made.optuna_trial_id, made.number)
+            predecessor = _predecessor(storage, trial)
+            is_deleted = predecessor is None and _goes_on(trial)
+            if is_deleted:
+                result = result_of_deleted(storage, lease, study.study_name)
+                end_lease_and_trial(connection, lease, result, set_aside=False)
+            else:
+                made = _make_optuna_trial(connection, study, lease, trial, predecessor)
+                number = bind(connection, lease, made.optuna_trial_id, made.number)
+        if is_deleted:
+            raise LeaseLostError(
+                f"trial {trial.number} was {DELETED}; it does not go on", where=study.study_name
+            )
         if not memory.takes_in(lease.study_id, made, newest=newest):
             raise rewound(study.study_name)
         optuna_trial = optuna.Trial(study, made.optuna_trial_id)
@@ -67,6 +78,19 @@ def begin_attempt(storage: Storage, study: optuna.Study, lease: Lease) -> Attemp
         raise UnknownStudyError("the study was deleted", where=study.study_name) from None
     storage.optuna.keep_drawn(made.optuna_trial_id)
     return Attempt(lease, optuna_trial, made.number, trial=number, rung=trial.rung or 0)
+
+
+def _goes_on(trial: Row[Any]) -> bool:
+    """Whether a trial had an attempt before the one that is to begin."""
+    return trial.optuna_trial_id is None and trial.last_optuna_trial_id is not None
+
+
+def _predecessor(storage: Storage, trial: Row[Any]) -> FrozenTrial | None:
+    """The attempt that the one to begin goes on from; None: it is the first, or that one is not there."""
+    try:
+        return storage.optuna.get_trial(trial.last_optuna_trial_id) if _goes_on(trial) else None
+    except KeyError:
+        return None
 
 
 def _lock_attempt(connection: Connection, lease: Lease) -> Row[Any]:
@@ -116,12 +140,16 @@ def bind(connection: Connection, lease: Lease, optuna_trial_id: int, number: int
 
 
 def _make_optuna_trial(
-    storage: Storage, connection: Connection, study: optuna.Study, lease: Lease, trial: Row[Any]
+    connection: Connection,
+    study: optuna.Study,
+    lease: Lease,
+    trial: Row[Any],
+    predecessor: FrozenTrial | None,
 ) -> MadeTrial:
     if trial.optuna_trial_id is not None:
         return MadeTrial(trial.optuna_trial_id, trial.attempt)
-    if trial.last_optuna_trial_id is not None:
-        template = _template(lease, storage.optuna.get_trial(trial.last_optuna_trial_id))
+    if predecessor is not None:
+        template = _template(lease, predecessor)
     elif trial.given is not None:
         template = _template(lease)
         template.system_attrs[FIXED_PARAMS] = trial.given

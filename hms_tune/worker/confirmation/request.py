@@ -36,11 +36,15 @@ _MOST_SEED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """What a person asked for: the confirming study, its candidates, and how many runs were added."""
+    """What a person asked for: the confirming study, its candidates, and how many runs were added.
+
+    ``left_out``: trials that score as well and cannot be trained again, with the reason.
+    """
 
     study: str
     candidates: tuple[int, ...]
     added: int
+    left_out: Mapping[int, str]
 
 
 def request_confirmation(storage: Storage, name: str, *, top: int = TOP, seeds: int = SEEDS) -> Requested:
@@ -64,7 +68,7 @@ def request_confirmation(storage: Storage, name: str, *, top: int = TOP, seeds: 
         known = confirmation_of(connection, name)
         if as_confirmation(connection, searched_id) is not None:
             raise UsageError("it confirms another study itself", where=f"study {name}")
-    candidates = _leading(storage, name, top)
+    candidates, left_out = _leading(storage, name, top)
     rounds = [derived_seed(name, "confirmation", number) % (_MOST_SEED + 1) for number in range(seeds)]
     runs = [{**params, SEED: seed} for seed in rounds for params in candidates.values()]
     file = confirming_file(searched, trials=len(runs))
@@ -79,13 +83,17 @@ def request_confirmation(storage: Storage, name: str, *, top: int = TOP, seeds: 
         study_id = register_study(storage, file.study, Budget(len(runs)))
         kept = {} if known is None else known.candidates
         added = enqueue_confirmation(storage, study_id, (searched_id, name), kept | candidates, runs)
-    return Requested(file.study, tuple(candidates), added)
+    return Requested(file.study, tuple(candidates), added, left_out)
 
 
-def _leading(storage: Storage, name: str, top: int) -> dict[int, dict[str, Any]]:
-    """Parameters of the best complete trials by number, the best first, each configuration once."""
+def _leading(storage: Storage, name: str, top: int) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """Parameters of the best complete trials by number, the best first, each configuration once.
+
+    Beside them why others, which other programs or an earlier space left there, are none of them.
+    """
     record = study_record(storage, name)
     found: dict[int, dict[str, Any]] = {}
+    left_out: dict[int, str] = {}
     for trial in record.ranked:
         params = without_seed(trial.params)
         if len(found) == top:
@@ -94,16 +102,18 @@ def _leading(storage: Storage, name: str, top: int) -> dict[int, dict[str, Any]]
             continue
         try:
             config_of(record.study_file.space, trial.params)
-        except ConfigError:  # of an earlier space
+        except ConfigError as error:
+            left_out[trial.trial] = error.what
             continue
         found[trial.trial] = params
     if len(found) < 2:
+        others = "".join(f"; trial {number} is left out: {why}" for number, why in left_out.items())
         raise UsageError(
-            f"{len(found)} different configurations are complete, and a race needs two",
+            f"{len(found)} different configurations are complete, and a race needs two{others}",
             where=f"study {name}",
             hint="Wait, or run more workers",
         )
-    return found
+    return found, left_out
 
 
 def _is_there(storage: Storage, name: str) -> bool:

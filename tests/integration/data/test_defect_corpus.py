@@ -730,7 +730,10 @@ def test_corrupt_short_empty_renamed_or_wrong_typed_parquet_or_csv_is_named_by_c
         assert prepare(root, jobs=1).root == root
         return
     assert errors(report.defects)[0] == first
-    if spoilt.file.startswith("test") and spoilt.kind not in IN_THE_SIGNAL and "flipped" not in name:
+    if spoilt.file.startswith("test") and spoilt.kind in IN_THE_SIGNAL:
+        prepare(root, jobs=1)
+        return
+    if spoilt.file.startswith("test"):
         assert set(prepare(root, jobs=1).recordings["split"]) == {"train"}  # only prediction needs the rest
         return
     with pytest.raises(DataError) as refusal:
@@ -806,6 +809,45 @@ def test_a_test_eeg_silent_on_the_scalp_is_an_error_for_check_and_predict_and_ke
     with pytest.raises(SignalError, match="EEG holds no value"):
         eeg_windows(root / TEST_EEG, InputConfig())
     assert prepare(root, jobs=1).root == root
+
+
+UNUSABLE = {
+    "infinite sample": (TEST_EEG, column(7, put(np.inf, 55)), K.VALUE_INFINITE, "row 55 is infinite"),
+    "infinite power": (TEST_SPECTROGRAM, column(5, put(np.inf, 9)), K.VALUE_INFINITE, "row 9 is infinite"),
+    "decibels": (TEST_SPECTROGRAM, columns(lambda v: v - 99), K.POWER_NEGATIVE, "row 0 is a negative power"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_test_file_with_values_that_cannot_be_is_refused_by_predict_and_keeps_nobody_from_training(
+    root: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, change, kind, what = UNUSABLE[name]
+    rewrite(file, change)(root)
+    (error,) = errors(check_folder(root, jobs=1).defects)
+    assert (error.kind, error.file) == (kind, str(root / file))
+    store = prepare(root, jobs=1)
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "training does without and `hms-tune predict` will refuse: 1; " in warning
+    assert f"{file}, column" in warning
+    assert what in warning
+    signal = "eeg" if file == TEST_EEG else "spectrogram"
+    index = store.recordings if signal == "eeg" else store.spectrograms
+    spoilt = index.loc[int(Path(file).stem)]
+    values = getattr(store, signal)
+    slices = [values[row.start : row.start + row.length] for row in index.itertuples()]
+    assert [bool(np.isnan(each).all()) for each in slices] == [row == spoilt.name for row in index.index]
+    half = Half.open(Competition.open(root, splits=("test",)), "test", [signal])
+    with pytest.raises(DataError, match=what) as refusal:
+        list(half.windows(ahead=1))
+    assert str(root / file) in str(refusal.value)
+
+
+def test_a_defect_of_both_halves_is_refused_as_one_of_the_train_half(root: Path) -> None:
+    rewrite(EEG, column(7, put(np.inf, 55)))(root)
+    rewrite(TEST_EEG, column(7, put(np.inf, 55)))(root)
+    with pytest.raises(DataError, match=r"train_eegs/1000\.parquet.*row 55 is infinite"):
+        prepare(root, jobs=1)
 
 
 def test_patients_that_no_study_can_split_are_a_defect(

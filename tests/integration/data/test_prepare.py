@@ -355,11 +355,11 @@ def test_bad_content_found_late_leaves_nothing_behind(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:
     root = competition_writer(tmp_path / "hms", patients=2, nan_gap=False)
-    path = root / "test_eegs" / "3001.parquet"
-    endless = np.full(10_000, np.inf, dtype=np.float32)
+    path = root / "train_eegs" / "1003.parquet"
+    endless = np.full(12_000, np.inf, dtype=np.float32)
     pq.write_table(pa.table(dict.fromkeys(EEG_COLUMNS, endless)), path)
     before = entries(tmp_path)
-    with pytest.raises(DataError, match=r"3001\.parquet, column Fp1: row 0 is infinite"):
+    with pytest.raises(DataError, match=r"1003\.parquet, column Fp1: row 0 is infinite"):
         prepare(root, store=tmp_path / "new" / "folder" / "store")
     with pytest.raises(DataError, match="row 0 is infinite"):
         prepare(root)

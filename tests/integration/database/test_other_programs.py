@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,16 +19,22 @@ from typing import Any
 
 import optuna
 import pytest
+from postgres_front import front
 from roles import Role, a_role
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import OperationalError
 
+from hms_tune.cli import database as database_commands
+from hms_tune.cli.doctor import _database as looks_at_the_database
+from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
 from hms_tune.database.connection.url import holds_secret
 from hms_tune.database.other_programs import address_for_others
 from hms_tune.worker.open_study import open_search
 from studies import ONE_TRIAL
+
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 SPELLINGS = [
     pytest.param(lambda url: url, id="as printed"),
@@ -61,11 +68,37 @@ def study(role: Role) -> str:
     return a_study_at(role.url())
 
 
+@pytest.fixture
+def settings(role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """HMS_TUNE_STORAGE as the README exports it, on a server here; a file has the password."""
+    (exported,) = re.findall(r"^export HMS_TUNE_STORAGE='(.+)'$", README, re.MULTILINE)
+    assert exported == "postgresql://hms_tune@db.example.org/hms_tune"
+    passwords = tmp_path / "passwords"
+    passwords.touch(0o600)
+    passwords.write_text(f"*:*:*:{role.name}:{role.password}\n")
+    with front(role.socket, context=None) as door:
+        url = exported.replace("db.example.org/hms_tune", f"127.0.0.1:{door.port}/{role.database}")
+        monkeypatch.setenv("HMS_TUNE_STORAGE", url)
+        monkeypatch.setenv("HMS_TUNE_HOME", str(tmp_path))
+        monkeypatch.setenv("PGPASSFILE", str(passwords))
+        yield Settings.from_environment()
+
+
+@pytest.fixture
+def printed(settings: Settings, capsys: pytest.CaptureFixture[str]) -> str:
+    """The address that ``hms-tune database url`` prints."""
+    database_commands.url()
+    return capsys.readouterr().out.strip()
+
+
+def test_doctor_prints_the_address_that_database_url_prints(settings: Settings, printed: str) -> None:
+    _, found = looks_at_the_database(settings, settings.storage)
+    assert (found.name, found.detail) == ("for optuna's tools", printed)
+
+
 @pytest.mark.parametrize("spelled", SPELLINGS)
-def test_stock_optuna_loads_a_study_of_ours(
-    role: Role, study: str, tmp_path: Path, spelled: Callable[[str], str]
-) -> None:
-    url = spelled(address_for_others(role.url(), home=tmp_path))
+def test_stock_optuna_loads_a_study_of_ours(printed: str, study: str, spelled: Callable[[str], str]) -> None:
+    url = spelled(printed)
     loaded = optuna.load_study(study_name=study, storage=url)
     frame = loaded.trials_dataframe()
     assert list(frame.filter(regex="^value").iloc[:, 0]) == [0.75, 0.5]
@@ -96,9 +129,9 @@ def answer_of(address: str, server: subprocess.Popen[bytes]) -> Any:
 
 @pytest.mark.parametrize("spelled", SPELLINGS)
 def test_the_stock_dashboard_serves_a_study_of_ours(
-    role: Role, study: str, tmp_path: Path, spelled: Callable[[str], str]
+    printed: str, study: str, spelled: Callable[[str], str]
 ) -> None:
-    url = spelled(address_for_others(role.url(), home=tmp_path))
+    url = spelled(printed)
     program = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import create_trial
 from optuna_dashboard import get_note
 from slots import a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
+from hms_tune.cli import study as study_commands
+from hms_tune.cli.bundles import export as export_commands
+from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
@@ -223,8 +227,41 @@ def test_what_cannot_be_confirmed_is_refused(storage: Storage, searched: StudyFi
         request_confirmation(storage, f"{searched.study}-confirm", top=2, seeds=1)
     empty = StudyFile.parse(FILE.format(name=f"{study_name}-empty"), "test")
     join_search(storage, empty)
-    with pytest.raises(UsageError, match="0 different configurations are complete, and a race needs two"):
+    with pytest.raises(UsageError, match=r"0 different configurations are complete, and a race needs two"):
         request_confirmation(storage, empty.study, top=2, seeds=1)
+
+
+def test_leading_trials_that_another_program_left_without_parameters_are_named_when_they_are_left_out(
+    storage: Storage, searched: StudyFile, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = searched.study
+    ranked = [trial.trial for trial in study_record(storage, name).ranked]
+    study = optuna.load_study(study_name=name, storage=storage.optuna.shared)
+    for value in (0.01, 0.02):
+        study.add_trial(create_trial(value=value))
+    study_commands.confirm(name, top=2, seeds=1, storage=database_url)
+    said = capsys.readouterr()
+    assert f"confirm trials {ranked[0]}, {ranked[1]}, as study" in said.out
+    why = "the trial was drawn from another search space: 'model.dropout' does not fit"
+    assert said.err == f"{name}: trials 6, 7 are left out: {why}\n"
+
+
+def test_a_race_that_left_out_trials_keep_from_starting_names_them(storage: Storage, study_name: str) -> None:
+    search = join_search(storage, StudyFile.parse(FILE.format(name=study_name), "test"))
+    search.study.add_trial(create_trial(value=0.01))
+    with pytest.raises(UsageError, match=r"0 different configurations .* trial 0 is left out: .*dropout"):
+        request_confirmation(storage, study_name)
+
+
+def test_complete_trials_without_kept_predictions_are_named_when_a_blend_is_chosen(
+    storage: Storage, searched: StudyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = searched.study
+    study = optuna.load_study(study_name=name, storage=storage.optuna.shared)
+    study.add_trial(create_trial(value=0.01))
+    settings = Settings(home=tmp_path, artifacts=str(tmp_path / "store"))
+    assert 6 not in export_commands._blended(storage, name, settings, most=2)
+    assert capsys.readouterr().err == f"{name}: trial 6 is left out: no predictions are kept of it\n"
 
 
 def test_dropped_runs_say_why() -> None:

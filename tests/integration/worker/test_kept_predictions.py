@@ -86,9 +86,12 @@ def test_predictions_of_another_shape_are_refused(kept: KeptPredictions, tmp_pat
         kept.of(4)
 
 
-def test_trials_that_help_each_other_are_chosen_and_others_left_out() -> None:
+def test_trials_that_help_each_other_are_chosen_and_others_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     trials = {5: predictions(1), 2: predictions(2), 9: predictions(3, noise=9.0), 4: predictions(4, rows=40)}
     assert sorted(choose_trials(trials, most=2)) == [2, 5]
+    assert caplog.messages == ["left out of the blend, judged on other rows than trial 5: trials 4"]
 
 
 @pytest.mark.parametrize(
