@@ -99,7 +99,9 @@ def key_and_value(text: str, *, option: str) -> tuple[str, str]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"{text!r} is not KEY=VALUE", where=option, hint="For example model.dropout=0.1")
+        raise UsageError(
+            f"{text!r} is not KEY=VALUE", where=option, hint="In one word, for example model.dropout=0.1"
+        )
     return key.strip(), value
 
 

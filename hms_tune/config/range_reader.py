@@ -26,23 +26,30 @@ from hms_tune.config.ranges import (
     IntRange,
     Node,
     Range,
+    Searched,
     join,
+    resolve,
     stepped_values,
 )
-from hms_tune.config.yaml_lines import Located, Source, nearest
+from hms_tune.config.section import Section
+from hms_tune.config.yaml_lines import Located, Source, as_located, nearest
 
 RANGE_KEYS = ["low", "high", "log", "step"]
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """What a key of the configuration takes; ``each``: what the entries of a mapping with free names take."""
+    """What a key of the configuration takes.
 
-    sections: tuple[type[BaseModel], ...]
+    ``words``: those that it may be; ``each``: what the entries of a mapping with free names take.
+    """
+
+    sections: tuple[type[Section], ...]
     discriminator: str | None
     nullable: bool
     number: Literal["int", "float"] | None
     adapter: TypeAdapter[Any]
+    words: tuple[str, ...] = ()
     each: Field | None = None
 
     def validate(self, value: Any) -> Any:
@@ -51,7 +58,9 @@ class Field:
             valid = self.adapter.validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             clauses = dict.fromkeys(_clause(found["msg"]) for found in error.errors())
-            raise ValueError(f"{' or '.join(clauses)}, got {json.dumps(value)}") from None
+            near = nearest(value, self.words) if isinstance(value, str) and self.words else ""
+            meant = f"; {near}" if near.startswith("nearest") else ""
+            raise ValueError(f"{' or '.join(clauses)}, got {json.dumps(value)}{meant}") from None
         return self.adapter.dump_python(valid, mode="json")
 
 
@@ -61,13 +70,13 @@ def field_of(model: type[BaseModel], key: str) -> Field:
     info = model.model_fields[key]
     if get_origin(info.annotation) is dict:
         each = _field(FieldInfo.from_annotation(get_args(info.annotation)[1]))
-        return Field((), None, False, None, _adapter(info, sections=True), each)
+        return Field((), None, False, None, _adapter(info, sections=True), each=each)
     return _field(info)
 
 
 def _field(info: FieldInfo) -> Field:
     kinds = _alternatives(info.annotation)
-    sections = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    sections = tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
     number: Literal["int", "float"] | None = "float" if float in kinds else "int" if int in kinds else None
     return Field(
         sections=sections,
@@ -75,6 +84,7 @@ def _field(info: FieldInfo) -> Field:
         nullable=NoneType in kinds,
         number=number,
         adapter=_adapter(info, sections=bool(sections)),
+        words=tuple(word for kind in kinds for word in _words(kind)),
     )
 
 
@@ -95,6 +105,11 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def _words(kind: Any) -> tuple[str, ...]:
+    values = get_args(kind) if get_origin(kind) is Literal else ()
+    return tuple(value for value in values if isinstance(value, str))
+
+
 def _adapter(info: FieldInfo, *, sections: bool) -> TypeAdapter[Any]:
     annotation: Any = Annotated[info.annotation, info]
     return TypeAdapter(annotation, config=None if sections else ConfigDict(allow_inf_nan=False))
@@ -103,6 +118,28 @@ def _adapter(info: FieldInfo, *, sections: bool) -> TypeAdapter[Any]:
 def _clause(message: str) -> str:
     message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
+
+
+def read_values(values: Any, model: type[BaseModel], source: Source, name: str = "") -> Any:
+    """What ``model`` is made from, without ranges, complete with every default.
+
+    Parameters
+    ----------
+    values : a mapping, plain or located
+    name : the dotted key at which it stands
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, or a value does not fit.
+    """
+    whole = values if isinstance(values, Located) else as_located(values)
+    group = ConfigReader(source, searchable=False).section(whole, model, name)
+    return resolve(group, _nothing_to_choose)
+
+
+def _nothing_to_choose(name: str, node: Searched) -> Any:
+    raise AssertionError(f"{name} is searched in a section that is not")
 
 
 class ConfigReader:
@@ -195,10 +232,10 @@ class ConfigReader:
             content = {field.discriminator: Located(chosen, located.line), **(located.mapping or {})}
             return self.section(Located(content, located.line), any_other, name)
         if chosen not in variants:
-            self.source.fail(
-                f'{name}: unknown {field.discriminator} "{chosen}"; {nearest(chosen, list(variants))}',
-                located.line,
-            )
+            more = () if any_other is None else any_other.further_names()
+            near = nearest(chosen, [*variants, *more])
+            told = near if near.startswith("nearest") else nearest(chosen, list(variants))
+            self.source.fail(f'{name}: unknown {field.discriminator} "{chosen}"; {told}', located.line)
         return self.section(located, variants[chosen], name)
 
     def _range(self, located: Located, field: Field, name: str) -> Range:

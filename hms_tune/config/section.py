@@ -23,6 +23,11 @@ class Section(BaseModel):
 
     LATER: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def further_names(cls) -> tuple[str, ...]:
+        """What its ``name`` may be, if that is of another package's list."""
+        return ()
+
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = dump(self)

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from hms_tune.config import ranges
 from hms_tune.config.range_corners import check_complete
-from hms_tune.config.range_reader import ConfigReader, dotted_keys
-from hms_tune.config.ranges import Fixed, Group, parameters, resolve
+from hms_tune.config.range_reader import ConfigReader, dotted_keys, read_values
+from hms_tune.config.ranges import Fixed, Group, parameters
 from hms_tune.config.secrets import check_webhook, hidden, public_text
 from hms_tune.config.settings import Settings, expanded
 from hms_tune.config.study_sections import BudgetConfig, SearchConfig, TrackingConfig
@@ -200,15 +200,11 @@ def _study_name(located: Located | None, source: Source) -> str:
 def _read_section(entries: Any, name: str, model: type[Model], source: Source) -> Model:
     if name not in entries:
         return model()
-    group = ConfigReader(source, searchable=False).section(entries[name], model, name)
+    values = read_values(entries[name], model, source, name)
     try:
-        return model.model_validate(resolve(group, _nothing_to_choose))
+        return model.model_validate(values)
     except ValidationError as error:
         source.fail(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}", entries[name].line)
-
-
-def _nothing_to_choose(name: str, node: ranges.Searched) -> Any:
-    raise AssertionError(f"{name} is searched in a section that is not")
 
 
 def _check_data(space: Group, reader: ConfigReader) -> None:

@@ -167,6 +167,13 @@ class TimmOptimizer(Section):
     beta1: float | None = Field(None, ge=0.0, lt=1.0, description="null: what timm has for it.")
     beta2: float | None = Field(None, ge=0.0, lt=1.0, description="null: what timm has for it.")
 
+    @classmethod
+    def further_names(cls) -> tuple[str, ...]:
+        """The optimizers of timm."""
+        from timm.optim import list_optimizers  # type: ignore[attr-defined]  # takes seconds; a mistake's alone
+
+        return tuple(map(str, list_optimizers()))
+
 
 class ConstantSchedule(Section):
     """The learning rate stays, after an optional linear warm-up."""

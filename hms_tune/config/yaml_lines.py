@@ -29,7 +29,10 @@ _TAG = "tag:yaml.org,2002:"
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A YAML value and the line of the key that introduces it (its own line inside a list)."""
+    """A YAML value and the line of the key that introduces it (its own line inside a list).
+
+    The line of what was not read from a text is 0.
+    """
 
     value: Scalar | tuple[Located, ...] | Mapping[str, Located]
     line: int
@@ -48,6 +51,15 @@ class Located:
         return self.value
 
 
+def as_located(value: Any) -> Located:
+    """A dict, list or scalar that was not read from a text."""
+    if isinstance(value, Mapping):
+        return Located({key: as_located(child) for key, child in value.items()}, 0)
+    if isinstance(value, list | tuple):
+        return Located(tuple(map(as_located, value)), 0)
+    return Located(value, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where a text came from; makes the errors that point into it.
@@ -64,7 +76,7 @@ class Source:
 
     def error(self, what: str, line: int | None = None, hint: str | None = None) -> ConfigError:
         """The :class:`~hms_tune.errors.ConfigError` of this line."""
-        return ConfigError(what, where=self.name if line is None else f"{self.name}:{line}", hint=hint)
+        return ConfigError(what, where=f"{self.name}:{line}" if line else self.name, hint=hint)
 
     def check_keys(
         self, located: Located, known: Iterator[str] | list[str], place: str

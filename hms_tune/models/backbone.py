@@ -54,7 +54,8 @@ def check_backbone(backbone: str) -> None:
         return
     name, tag = split_model_name_tag(backbone)
     if not timm.is_model(backbone):
-        near = difflib.get_close_matches(name, [*timm.list_models(), *TRACE_BACKBONES], n=3, cutoff=0.5)
+        known, asked = [*timm.list_models(), *TRACE_BACKBONES], name.lower().replace("-", "_")
+        near = [asked] if asked in known else difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
         raise ModelError(
             f"timm has no backbone {backbone!r}",
             where="model.backbone",

@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from hms_tune.config.range_reader import dotted_keys
+from hms_tune.config.range_reader import dotted_keys, read_values
 from hms_tune.config.ranges import (
     Choices,
     FloatRange,
@@ -35,7 +35,7 @@ from hms_tune.config.ranges import (
     stepped_values,
 )
 from hms_tune.config.section import named
-from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_file import SECTIONS, StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.config.yaml_lines import Source, nearest, parse_yaml
 from hms_tune.errors import ConfigError
@@ -258,30 +258,33 @@ def describe_label(label: Label) -> str:
     return label if isinstance(label, str) else json.dumps(label)
 
 
-def fixed_config(space: Group, given: Mapping[str, str]) -> TrialConfig:
+def fixed_config(
+    space: Group, given: Mapping[str, str], params: Mapping[str, Any] | None = None
+) -> TrialConfig:
     """The configuration of a space whose ranges all have a value.
 
     Parameters
     ----------
     given : names of parameters or dotted keys, and their values as text, read as in a study file
+    params : a trial's parameters, which hold where nothing else is given
 
     Raises
     ------
     ConfigError
-        If a range has no value, or as :func:`changed`.
+        If a range has no value, a key is unknown, or a value does not fit.
     """
     known = {parameter.name: parameter for parameter in parameters(space)}
-    drawn: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     other: dict[str, str] = {}
     for name, text in given.items():
         try:
-            drawn[name] = _typed(known[name], text)
+            chosen[name] = _typed(known[name], text)
         except KeyError:
             other[name] = text
         except ConfigError:  # it may lie outside its range
             other[_key_of(known[name])] = text
     _check_keys(other, known)
-    drawn = _with_conditions(known, drawn)
+    drawn = {**(params or {}), **_with_conditions(known, chosen)}
     left: list[str] = []
 
     def choose(name: str, node: Searched) -> Any:
@@ -299,7 +302,7 @@ def fixed_config(space: Group, given: Mapping[str, str]) -> TrialConfig:
             f"{', '.join(left[:_NAMED])}{more}: one training needs values, not ranges",
             hint=f"Give each one, as --set {left[0]}=…, or take those of a trial with --trial",
         )
-    return changed(values, other)
+    return _changed(values, other)
 
 
 def _key_of(parameter: Parameter) -> str:
@@ -311,16 +314,9 @@ def _key_of(parameter: Parameter) -> str:
     return key + parameter.name[read:]
 
 
-def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
-    """A configuration with other values at some keys.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown, or a value does not fit.
-    """
-    _check_keys(given)
-    for key, text in given.items():
+def _changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
+    """A configuration with other values at some keys: first whole sections, then what stands in them."""
+    for key, text in sorted(given.items(), key=lambda pair: pair[0].count(".")):
         *path, last = key.split(".")
         section = values
         for name in path:
@@ -328,8 +324,9 @@ def changed(values: dict[str, Any], given: Mapping[str, str]) -> TrialConfig:
                 section[name] = named(section[name]) if isinstance(section.get(name), str) else {}
             section = section[name]
         section[last] = parse_yaml(text, Source(f"--set {key}")).plain() if text.strip() else None
+    complete = read_values(values, TrialConfig, Source("--set"))
     try:
-        return TrialConfig.model_validate(values)
+        return TrialConfig.model_validate(complete)
     except ValidationError as error:
         found = error.errors()[0]
         where = ".".join(str(part) for part in found["loc"])
@@ -341,5 +338,9 @@ def _check_keys(given: Mapping[str, str], searched: Iterable[str] = ()) -> None:
     values = [key for key in known if not any(other.startswith(f"{key}.") for other in known)]
     for key in given:
         if key not in known and not any(key.startswith(f"{each}.") for each in values):
+            if key == "data.root" or key.partition(".")[0] in ("study", *SECTIONS):
+                hint = "Give --data ROOT" if key == "data.root" else "It belongs to a search; leave it out"
+                raise ConfigError(f'"{key}" is no key of one training', where="--set", hint=hint)
             near = nearest(key, [*known, *searched])
-            raise ConfigError(f'"{key}" is no key of a study file; {near}', where="--set")
+            told = near if near.startswith("nearest") else "hms-tune study check names what a file searches"
+            raise ConfigError(f'"{key}" is no key of a study file; {told}', where="--set")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +18,6 @@ from hms_tune.config.ranges import (
     FloatRange,
     Group,
     IntRange,
-    Label,
     Node,
     Searched,
     resolve,
@@ -28,7 +29,7 @@ from hms_tune.models.backbone import make_skeleton, own_size
 
 _LARGE = frozenset({"training.batch_size", "input.image", "input.channels", "model.finetuned_layers"})
 _SMALL = frozenset({"model.frozen_layers", "model.frozen_share"})
-_BACKBONE = "model.backbone"
+_PRESENT = frozenset({"input.eeg", "input.detail", "input.kaggle", "model.trace_backbone"})
 
 
 def middle_config(space: Group) -> TrialConfig:
@@ -45,33 +46,63 @@ def middle_config(space: Group) -> TrialConfig:
 def largest_config(space: Group) -> TrialConfig:
     """The configuration whose training takes most memory; in what does not shape memory, the middle.
 
-    Backbones are compared by what their layers put out for an image of one size.
+    Backbones are compared by what their layers put out for an image of one size; what branches of whole
+    sections and layouts of views make of it, by the numbers of a batch.
 
     Raises
     ------
     ConfigError
         If a rule between several keys forbids it.
     """
+    found, refused = [], []
+    for each in _without_choices(space):
+        try:
+            found.append(_complete(each, _large))
+        except ConfigError as error:  # such as two branches in a grid
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return max(found, key=_numbers)
 
-    model = space.entries["model"]
-    if isinstance(model, Choices):
-        branches = [Group({**space.entries, "model": branch.node}) for branch in model.branches]
-        return max(map(largest_config, branches), key=lambda config: _outputs(config.model.backbone))
 
-    def with_backbone(backbone: Label) -> TrialConfig:
-        def choose(name: str, node: Searched) -> Any:
-            if name == _BACKBONE:
-                return backbone
-            if name in _LARGE:
-                return _extreme(node, most=True)
-            return _extreme(node, most=False) if name in _SMALL else _middle(node)
+def _without_choices(space: Group) -> Iterator[Group]:
+    """The space once for each combination of whole sections, backbones and layouts that it chooses among."""
+    models, inputs, trainings = (_branches(space.entries[name]) for name in ("model", "input", "training"))
+    models = [each for model in models for each in _for_each_value(model, "backbone")]
+    inputs = [each for images in inputs for each in _for_each_value(images, "layout")]
+    for model, images, training in itertools.product(models, inputs, trainings):
+        yield Group({**space.entries, "model": model, "input": images, "training": training})
 
-        return _complete(space, choose)
 
-    backbones: list[Label] = [None]  # asked for only where there is a choice
-    if isinstance(model, Group) and isinstance(found := model.entries["backbone"], Choices):
-        backbones = [branch.label for branch in found.branches]
-    return max(map(with_backbone, backbones), key=lambda config: _outputs(config.model.backbone))
+def _branches(node: Node) -> list[Node]:
+    if not isinstance(node, Choices):
+        return [node]
+    return [each for branch in node.branches for each in _branches(branch.node)]
+
+
+def _for_each_value(section: Node, key: str) -> list[Node]:
+    """A section once for each value of a key; one that leaves it to its default stays."""
+    assert isinstance(section, Group)
+    if key not in section.entries:
+        return [section]
+    return [Group({**section.entries, key: value}) for value in _branches(section.entries[key])]
+
+
+def _large(name: str, node: Searched) -> Any:
+    if name in _LARGE:
+        return _extreme(node, most=True)
+    if name in _SMALL:
+        return _extreme(node, most=False)
+    if isinstance(node, Choices) and (name in _PRESENT or name.startswith("input.more.")):
+        there = tuple(branch for branch in node.branches if branch.label is not None)
+        return _middle(Choices(there or node.branches))
+    return _middle(node)
+
+
+def _numbers(config: TrialConfig) -> tuple[int, int]:
+    """What a batch makes the backbone put out, in proportion; and the numbers of the batch itself."""
+    images = config.training.batch_size * math.prod(config.input.image)
+    return images * _outputs(config.model.backbone), images * config.input.for_model.channels
 
 
 def _complete(space: Group, choose: Any) -> TrialConfig:
@@ -110,6 +141,7 @@ def _size(node: Node, pick: Any) -> float:
             return 0.0
 
 
+@cache
 def _outputs(backbone: str) -> int:
     """Numbers that the layers of a backbone put out for an image of its own size."""
     network = make_skeleton(backbone)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
@@ -21,7 +22,7 @@ from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
 from hms_tune.search.study import stored_study_file
-from hms_tune.search.suggest import changed, config_of, fixed_config
+from hms_tune.search.suggest import config_of, fixed_config
 from hms_tune.studies.lookup import load_study
 from hms_tune.training.events import Event
 from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
@@ -33,7 +34,8 @@ class Choice:
     """The trial to export, the study file it was drawn from, and the number of its last attempt.
 
     ``job_type`` is what observers are told that it is. ``confirmed``: it is the best of the trials that were
-    confirmed, not of the search. ``pending``: a confirmation is under way, and has not decided.
+    confirmed, not of the search. ``pending``: a confirmation is under way, and has not decided. ``params``:
+    what was drawn for the trial.
     """
 
     winner: Winner
@@ -42,6 +44,7 @@ class Choice:
     job_type: JobType = "export"
     confirmed: bool = False
     pending: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Choice:
@@ -76,7 +79,7 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
     winner = Winner(
         study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
     )
-    return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending)
+    return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending, params=trial.params)
 
 
 def complete_trials(storage: Storage, study: str) -> list[int]:
@@ -215,8 +218,8 @@ def another_training(choice: Choice, given: Mapping[str, str]) -> Choice:
     Raises
     ------
     ConfigError
-        If a key is unknown, or a value does not fit.
+        If a key is unknown, a value does not fit, or a range of another branch has no value.
     """
-    config = changed(choice.winner.config.model_dump(mode="json"), given)
+    config = fixed_config(choice.study_file.space, given, choice.params)
     winner = replace(choice.winner, config=config, value=None if given else choice.winner.value)
     return replace(choice, winner=winner, job_type="training")

@@ -123,12 +123,24 @@ def export_best(
     say_blend(target, write_blend(paths, target, most=blend), as_json)
 
 
+def _pairs(values: list[str] | None) -> list[str] | None:
+    """Refuse what is not KEY=VALUE before what stands behind it is taken for a word too many."""
+    for text in values or ():
+        key_and_value(text, option="--set")
+    return values
+
+
 def train(
     study: StudyArgument,
     *,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A value for a range, or another one; repeatable."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A value for a range, or another one; repeatable.",
+            callback=_pairs,
+        ),
     ] = None,
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="Train with the values of this complete trial.")

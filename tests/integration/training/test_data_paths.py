@@ -27,8 +27,13 @@ PLENTY = DeviceMemory(2**34, 2**34)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Store:
-    return prepare(competition_writer(tmp_path_factory.mktemp("paths") / "hms", patients=6), jobs=1)
+def folder(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
+    return competition_writer(tmp_path_factory.mktemp("paths") / "data" / "hms", patients=6)
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Store:
+    return prepare(folder, jobs=1)
 
 
 def make_config(image: tuple[int, int] = (32, 64), **sections: object) -> TrialConfig:
@@ -47,12 +52,14 @@ def workspace(store: Store, memory: DeviceMemory = PLENTY) -> Workspace:
 
 
 def test_the_example_for_a_training_loop_of_ones_own_gives_every_row_its_image_and_target(
-    store: Store, tmp_path: Path
+    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(folder.parents[1])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     page = Path(__file__).parents[3] / "docs" / "speed.md"
     example = re.search(r"```python\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert example is not None
-    names: dict[str, Any] = {"store": store, "config": make_config(), "device": CPU}
+    names: dict[str, Any] = {}
     exec(example[1], names)
     data, rows = names["data"], names["rows"]
     images, targets = (torch.cat(parts) for parts in zip(*names["loader"], strict=True))

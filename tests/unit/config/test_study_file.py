@@ -187,6 +187,39 @@ def test_a_mistake_is_told_in_one_line_with_its_place(old: str, new: str, messag
 
 
 @pytest.mark.parametrize(
+    ("line", "right"),
+    [
+        ("training: {optimizer: Lion}", "lion"),
+        ("training: {optimizer: {choices: [adamw, RAdam]}}", "radam"),
+        ("training: {optimizer: {name: AdamW, beta1: 0.9}}", "adamw"),
+        ("training: {optimizer: Ada-Belief}", "adabelief"),
+        ("training: {scheduler: OneCycle}", "one_cycle"),
+        ("training: {scheduler: {name: Cosine}}", "cosine"),
+        ("training: {loss: BCE}", "bce"),
+        ("training: {loss: {choices: [kl, cross-entropy]}}", "cross_entropy"),
+        ("training: {row_weight: Votes}", "votes"),
+        ("model: {pooling: GeM}", "gem"),
+        ("model: {trace_backbone: EEGNet}", "eegnet"),
+        ("input: {eeg: STFT}", "stft"),
+        ("input: {eeg: {name: Multi-Taper}}", "multitaper"),
+        ("input: {more: {wide: CWT}}", "cwt"),
+        ("input: {layout: side-by-side}", "side_by_side"),
+        ("input: {kaggle: Kaggle}", "kaggle"),
+        ("search: {sampler: TPE}", "tpe"),
+        ("search: {sampler: CMAES}", "cma_es"),
+        ("search: {pruner: Median}", "median"),
+        ("search: {pruner: HyperBand}", "hyperband"),
+        ("search: {pruner: {name: successive-halving}}", "successive_halving"),
+        ("search: {scheduler: Promotion}", "promotion"),
+        ("data: {fold_scheme: GroupKFold}", "group_k_fold"),
+    ],
+)
+def test_a_name_in_another_case_or_spelling_is_answered_with_the_right_one(line: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=rf"nearest: {right}$"):
+        StudyFile.parse(f"study: x\n{line}\n", "x.yaml")
+
+
+@pytest.mark.parametrize(
     ("old", "new", "rule", "circumstance"),
     [
         (

@@ -14,6 +14,7 @@ from hms_tune.cli.model import app
 from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig
 from hms_tune.errors import ModelError
+from hms_tune.models.backbone import check_backbone
 from hms_tune.models.layers import check_depth, frozen_count, layer_groups
 from hms_tune.models.network import build_network, check_model
 
@@ -67,6 +68,10 @@ def test_listing_layers_leaves_random_numbers_alone() -> None:
 
 
 def test_an_unknown_backbone_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ModelError, match=r"no backbone 'ResNet18'. Did you mean resnet18\?"):
+        check_backbone("ResNet18")
+    with pytest.raises(ModelError, match=r"Did you mean efficientnet_b0\?"):
+        check_backbone("EfficientNet-B0")
     with pytest.raises(ModelError, match=r"no backbone 'resnet19'. Did you mean resnet1\w") as refused:
         check_depth(ModelConfig(backbone="resnet19"))
     assert refused.value.exit_code == 1

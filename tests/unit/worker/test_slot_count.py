@@ -140,6 +140,51 @@ model:
     assert (largest.model.backbone, largest.model.frozen_share) == ("resnet50", 0.25)
 
 
+def test_the_largest_configuration_shows_every_view_in_a_channel_of_its_own() -> None:
+    text = """
+study: layouts
+input:
+  eeg: mel
+  detail: {choices: [{name: cwt, window_seconds: 10}, null]}
+  kaggle: {choices: [kaggle, null]}
+  layout: {choices: [channels, side_by_side, grid]}
+model: {backbone: resnet18, pretrained: false}
+"""
+    largest = largest_config(StudyFile.parse(text, "layouts.yaml").space)
+    assert (largest.input.layout, list(largest.input.views)) == ("channels", ["eeg", "detail", "kaggle"])
+    assert largest.input.for_model.channels == 3
+
+
+def test_the_largest_configuration_is_of_the_section_with_the_largest_image() -> None:
+    text = """
+study: inputs
+input:
+  choices:
+    - {eeg: mel, image: {choices: [[64, 128], [256, 512]]}}
+    - {eeg: stft, image: [128, 256], layout: {choices: [grid, channels]}}
+model: {backbone: resnet18, pretrained: false}
+training:
+  choices:
+    - {batch_size: {low: 8, high: 64, log: true}}
+    - {batch_size: 32, loss: bce}
+"""
+    largest = largest_config(StudyFile.parse(text, "inputs.yaml").space)
+    assert (largest.input.image, largest.training.batch_size) == ((256, 512), 64)
+
+
+def test_a_layout_that_the_model_forbids_is_not_the_largest() -> None:
+    text = """
+study: two-branches
+input:
+  eeg: {name: raw}
+  detail: {name: mel, window_seconds: 10}
+  layout: {choices: [side_by_side, grid]}
+model: {backbone: resnet18, trace_backbone: eegnet, pretrained: false}
+"""
+    largest = largest_config(StudyFile.parse(text, "two-branches.yaml").space)
+    assert largest.input.layout == "side_by_side"
+
+
 @pytest.mark.parametrize(
     ("text", "slots"), [("auto", "auto"), ("3", 3), ("0", None), ("-1", None), ("many", None)]
 )
