@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psycopg2
 from optuna.distributions import (
     BaseDistribution,
     check_distribution_compatibility,
@@ -127,9 +128,21 @@ class PatientStorage(RDBStorage):
 
     @contextmanager
     def statements(self) -> Iterator[Connection]:
-        """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent."""
+        """A connection on which each statement is a transaction: neither BEGIN nor COMMIT is sent.
+
+        SQLAlchemy's own AUTOCOMMIT is reset when the connection goes back to its pool; if it breaks there,
+        the pool counts it as lent for ever.
+        """
         with self.engine.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            driver: Any = connection.connection.dbapi_connection
+            driver.autocommit = True
+            try:
+                yield connection
+            finally:
+                try:
+                    driver.autocommit = False
+                except psycopg2.Error:  # it broke after its last answer; the pool opens another
+                    connection.invalidate()
 
     get_trial_user_attrs = _patiently(RDBStorage.get_trial_user_attrs)
     get_trial_system_attrs = _patiently(RDBStorage.get_trial_system_attrs)

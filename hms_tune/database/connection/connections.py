@@ -23,6 +23,7 @@ OPTUNAS_SCHEMA = "public"
 _SETTINGS = {
     # PostgreSQL's own default begins with "$user": a user called hms_tune would find our tables for Optuna's.
     "search_path": OPTUNAS_SCHEMA,
+    "default_transaction_isolation": "read committed",
     "timezone": "UTC",
     "extra_float_digits": "1",  # a number comes back as it was written, to the last bit
     # A process that is stopped in a transaction (SIGSTOP, a laptop's lid) would hold up the whole fleet with
@@ -99,14 +100,15 @@ def connector(url: URL, **settings: str) -> Connect:
             raise type(error)(without_secrets(str(error), url)) from None
         try:
             connection.autocommit = True  # what is set in a transaction goes with it
-            if is_pooled(connection):
+            pooled = is_pooled(connection)
+            if pooled:
                 set_in_each_transaction(connection, wanted)
             else:
                 with connection.cursor() as cursor:
                     cursor.execute(_APPLY, (list(wanted), list(wanted.values())))
             connection.autocommit = False
-            # psycopg2 says it with each BEGIN.
-            connection.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED
+            if pooled:  # psycopg2 says it with each BEGIN, and sends a statement whenever autocommit ends
+                connection.isolation_level = psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED
         except psycopg2.Error:
             connection.close()
             raise

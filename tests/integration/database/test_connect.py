@@ -10,11 +10,13 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from postgres_front import front
+from psycopg2.extensions import ISOLATION_LEVEL_READ_COMMITTED
 from roles import Role, a_role
 from sqlalchemy import create_engine, text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.retry import Patience, through_outages
 from hms_tune.database.connection.url import parse_address
 from hms_tune.database.read_only import open_read_only
 from hms_tune.errors import StorageError
@@ -263,3 +265,25 @@ def test_the_first_of_several_hosts_that_answers_and_takes_writes_is_used(role: 
         storage = open_storage(url)
         assert storage.address == f"postgresql://hms_tune:***@{hosts}/hms_tune"
         storage.close()
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "behind a pooler"])
+def test_a_connection_that_breaks_after_its_last_answer_is_not_lost_to_the_pool(
+    role: Role, pooled: bool
+) -> None:
+    storage = open_storage(role.url(), most_connections=2)
+
+    def break_one() -> None:
+        with storage.statements() as connection:
+            driver = connection.connection.dbapi_connection
+            assert driver is not None
+            if pooled:  # where the end of autocommit sends a statement
+                driver.isolation_level = ISOLATION_LEVEL_READ_COMMITTED
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            role.ask(f"SELECT pg_terminate_backend({pid}, 10000)")
+
+    for _ in range(4):
+        # It may begin on the connection that was broken last.
+        through_outages(break_one, patience=Patience(most_s=20.0))
+        assert storage.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    storage.close()
