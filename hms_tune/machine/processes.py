@@ -1,4 +1,4 @@
-"""Which process holds something, so that its death can be seen at once by others on the same machine."""
+"""Which process holds something, so that others on the same machine see when it is gone."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ class ProcessIdentity:
     machine: str | None
     worker: str | None = None
 
-    def is_known_dead(self, observer: ProcessIdentity) -> bool:
-        """Whether ``observer``, a process of this machine, can tell that this process is gone."""
+    def is_gone_from_here(self, observer: ProcessIdentity) -> bool:
+        """Whether ``observer``, a process of this machine, sees that this process ran here and is gone.
+
+        It may live on another machine, which was cloned from this one while it ran: a snapshot has all that
+        is compared here. So whoever acts on this waits first for a sign of life.
+        """
         if self.machine is None or self.started is None:
             return False
         if (self.host, self.machine) != (observer.host, observer.machine):

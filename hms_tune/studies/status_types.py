@@ -161,7 +161,7 @@ class TrialSummary:
 
 def is_working(row: WorkerRow) -> bool:
     """Whether a worker was seen a moment ago, and its process is not known to be gone."""
-    return row.silent_s <= ABSENT_S and not row.process.is_known_dead(this_process())
+    return row.silent_s <= ABSENT_S and not row.is_gone(this_process())
 
 
 def worker_status(row: WorkerRow, running: Sequence[RunningTrial]) -> WorkerStatus:

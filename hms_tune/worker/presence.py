@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.data_sets import torch_versions
-from hms_tune.database.queries.workers import Presence, add_worker, update_worker
+from hms_tune.database.queries.workers import SEEN_EVERY_S, Presence, add_worker, update_worker
 from hms_tune.machine.background import Every
 from hms_tune.machine.private_folder import private_folder
 from hms_tune.machine.processes import leave_mark, remove_mark, this_process
@@ -21,8 +21,6 @@ from hms_tune.training.events import EpochEnded, Event
 __all__ = ["ImageCount", "Presence", "announce"]
 
 _logger = logging.getLogger(__name__)
-
-SEEN_EVERY_S = 10.0
 
 
 class ImageCount:

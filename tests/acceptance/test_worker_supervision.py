@@ -56,7 +56,8 @@ def test_a_slot_that_dies_is_started_again_and_the_value_is_that_of_an_undisturb
     worker = subprocess.Popen(
         [sys.executable, "-m", "hms_tune", "worker", "-v", "--study", str(file), "--data", str(root)],
         env=os.environ
-        | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "HMS_TUNE_CHECKPOINT_SECONDS": "0"},
+        | {"HMS_TUNE_HOME": str(home), "OMP_NUM_THREADS": "1", "HMS_TUNE_CHECKPOINT_SECONDS": "0"}
+        | {"HMS_TUNE_LEASE_SECONDS": "30"},  # dead is who does not renew for two ninths of it
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -173,9 +173,12 @@ def recover_and_die(orders: Orders) -> None:
     storage = open_patiently(orders.url, Patience())
     study = StudyFile.from_json(orders.study_json)
     search = storage.through_outages(lambda: open_search(storage, study))
+    silent = recovery.SilentLeases(orders.lease_s)
     while True:
         storage.through_outages(
-            lambda: recovery.recover(storage, search.study_id, this_process(), most_losses=orders.most_losses)
+            lambda: recovery.recover(
+                storage, search.study_id, this_process(), silent, most_losses=orders.most_losses
+            )
         )
         time.sleep(0.02)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +20,9 @@ from hms_tune.search.optuna_private import models
 _logger = logging.getLogger(__name__)
 
 _REPORTS: Any = models.TrialIntermediateValueModel.__table__
+
+SEEN_EVERY_S = 10.0
+"""How often a worker shows that it lives."""
 
 KEPT_HOURS = 24
 """How long a worker's minutes are kept."""
@@ -147,6 +150,15 @@ class WorkerRow:
     usage: dict[str, Any] | None
     silent_s: float
 
+    def is_gone(self, observer: ProcessIdentity) -> bool:
+        """Whether its process is gone from the observer's machine, and no clone of it shows its life."""
+        return self.silent_s > 2 * SEEN_EVERY_S and self.process.is_gone_from_here(observer)
+
+
+def process_of(row: Row[Any]) -> ProcessIdentity:
+    """The process that a row of ``workers`` or ``attempts`` names."""
+    return ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id)
+
 
 def running_trials(connection: Connection, study_id: int) -> tuple[RunningTrial, ...]:
     """The trials that slots are at, the longest running first."""
@@ -204,7 +216,7 @@ def workers_of_study(
     return tuple(
         WorkerRow(
             worker_id=row.worker_id,
-            process=ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id),
+            process=process_of(row),
             slots=row.slots,
             devices=row.devices,
             version=row.version,

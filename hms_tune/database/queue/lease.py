@@ -33,6 +33,9 @@ _logger = logging.getLogger(__name__)
 LEASE_S = DEFAULT_LEASE_SECONDS
 """How long a lease lasts without renewal: longer than a database fail-over takes."""
 
+RENEWALS = 9
+"""A lease is renewed so many times in the time that it lasts."""
+
 Requested = Literal["running", "paused", "stopped", "trial stopped", "worker leaves"]
 """What people request of a running attempt: of it, else of its worker, else of its study."""
 
@@ -161,7 +164,7 @@ class LeaseKeeper:
     Parameters
     ----------
     lease_s : how long the lease lasts after each renewal, s
-    every_s : time between renewals, s; a ninth of ``lease_s`` by default
+    every_s : time between renewals, s; by default ``lease_s`` / :data:`RENEWALS`
     granted_at : a moment before the lease was granted, of :func:`seconds_awake_or_asleep`; unless it is
         given, nothing is certain before the first renewal
     """
@@ -178,7 +181,7 @@ class LeaseKeeper:
         self._storage = storage
         self._lease = lease
         self._lease_s = lease_s
-        self._every_s = lease_s / 9 if every_s is None else every_s
+        self._every_s = lease_s / RENEWALS if every_s is None else every_s
         self._closing = threading.Event()
         self._lost = threading.Event()
         self._seen: tuple[float, Requested] = (float("-inf"), "running")

@@ -1,9 +1,9 @@
 """What happens to the trials of workers that are gone.
 
-Any worker looks: at its start, between trials, and while it waits for others. A lease
-is over when the database's clock has passed its time, or at once when its process is known to be dead on this
-same machine. Its Optuna trial is failed with the reason, and our trial waits for the next slot, which
-continues from the checkpoint.
+Any worker looks: at its start, between trials, and while it waits for others. A lease is over when the
+database's clock has passed its time, or earlier when its process is gone from this same machine and nobody
+renews it from another (:class:`SilentLeases`). Its Optuna trial is failed with the reason, and our trial
+waits for the next slot, which continues from the checkpoint.
 
 Dying in here is harmless. Our side is one transaction; on Optuna's side, an attempt is marked as lost before
 it is failed, so the next recovery can tell a trial that was lost from one that failed by itself, and counts
@@ -13,14 +13,15 @@ it once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
-from sqlalchemy import Connection, Row, or_, select, text
+from sqlalchemy import Connection, Row, func, or_, select, text
 
 from hms_tune.database.connect import Storage
 from hms_tune.database.optuna_trial import (
@@ -29,9 +30,10 @@ from hms_tune.database.optuna_trial import (
     STATE_ATTRIBUTE,
     optuna_state,
 )
+from hms_tune.database.queries.workers import process_of
 from hms_tune.database.queue.attempt import Result
 from hms_tune.database.queue.end import end_lease, end_lease_and_trial, result_of
-from hms_tune.database.queue.lease import Lease, lease_of
+from hms_tune.database.queue.lease import RENEWALS, Lease, lease_of, seconds_awake_or_asleep
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
@@ -58,10 +60,59 @@ class Recovered:
     set_aside: bool
 
 
+@dataclass(slots=True)
+class _Watched:
+    """A lease under watch: what it was when it last moved, and when it was looked at, s."""
+
+    expires_at: datetime
+    silent_s: float
+    since: float
+    looked_at: float
+
+
+@dataclass(slots=True)
+class SilentLeases:
+    """Leases whose processes are gone from this machine, and since when nobody has renewed them.
+
+    A machine that was cloned while it ran has everything by which this one knows its own: name, boot id,
+    process numbers, files in memory. A process that died here may live there. But whoever lives renews its
+    lease; one that did not move while it was watched, without a break, for the time of two renewals is dead.
+
+    Parameters
+    ----------
+    lease_s : how long this worker's own leases last; others' are seen to last longer
+    clock : a steady one, s
+    """
+
+    lease_s: float
+    clock: Callable[[], float] = seconds_awake_or_asleep
+    _watched: dict[int, _Watched] = field(default_factory=dict)
+
+    def is_silent(self, lease_id: int, expires_at: datetime, left_s: float) -> bool:
+        """Look at a lease; returns whether it was watched for long enough and never moved."""
+        at = self.clock()
+        watched = self._watched.get(lease_id)
+        if (
+            watched is None
+            or watched.expires_at != expires_at
+            or at - watched.looked_at > self.lease_s / RENEWALS
+        ):
+            silent_s = 2 * max(self.lease_s, left_s) / RENEWALS
+            self._watched[lease_id] = _Watched(expires_at, silent_s, at, at)
+            return False
+        watched.looked_at = at
+        return at - watched.since >= watched.silent_s
+
+    def begin_anew(self) -> None:
+        """The database was away: nobody could renew anything."""
+        self._watched.clear()
+
+
 def recover(
     storage: Storage,
     study_id: int,
     observer: ProcessIdentity,
+    silent: SilentLeases,
     *,
     most_losses: int = MOST_LOSSES,
     rungs: Sequence[int] = (),
@@ -73,21 +124,31 @@ def recover(
 
     Parameters
     ----------
+    silent : what earlier looks saw
     rungs : the steps at which trials of the study pause
     """
-    with storage.statements() as connection:
-        gone = [row.lease_id for row in _gone(connection, study_id, observer)]
+    try:
+        with storage.statements() as connection:
+            gone = [row.lease_id for row in _gone(connection, study_id, observer, silent)]
+    except Exception:
+        silent.begin_anew()
+        raise
     if not gone:
         return ()
     with storage.transaction() as connection:
         return tuple(
             _recover_one(storage, connection, row, most_losses, rungs)
-            for row in _gone(connection, study_id, observer, among=gone)
+            for row in _gone(connection, study_id, observer, silent, among=gone)
         )
 
 
 def _gone(
-    connection: Connection, study_id: int, observer: ProcessIdentity, *, among: Collection[int] | None = None
+    connection: Connection,
+    study_id: int,
+    observer: ProcessIdentity,
+    silent: SilentLeases,
+    *,
+    among: Collection[int] | None = None,
 ) -> list[Row[Any]]:
     """Live leases whose workers are gone.
 
@@ -96,7 +157,12 @@ def _gone(
     among : some leases, which are locked then; one that is locked is just being told its result, and not gone
     """
     live = (
-        select(attempts, (attempts.c.expires_at < now()).label("expired"), trials.c.losses)
+        select(
+            attempts,
+            (attempts.c.expires_at < now()).label("expired"),
+            func.extract("epoch", attempts.c.expires_at - now()).label("left_s"),
+            trials.c.losses,
+        )
         .join_from(attempts, trials, attempts.c.trial_id == trials.c.trial_id)
         .where(
             attempts.c.study_id == study_id,
@@ -111,8 +177,9 @@ def _gone(
         row
         for row in connection.execute(live)
         if row.expired
-        or ProcessIdentity(row.host, row.pid, row.process_started, row.machine, row.worker_id).is_known_dead(
-            observer
+        or (
+            process_of(row).is_gone_from_here(observer)
+            and silent.is_silent(row.lease_id, row.expires_at, float(row.left_s))
         )
     ]
 

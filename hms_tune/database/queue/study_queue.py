@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -16,7 +16,7 @@ from hms_tune.database.queue import claim, end, recovery, shared_folds, start
 from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal
 from hms_tune.database.queue.lease import LEASE_S, Holder, Lease, LeaseKeeper
-from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered
+from hms_tune.database.queue.recovery import MOST_LOSSES, Recovered, SilentLeases
 from hms_tune.database.queue.shared_folds import FoldTaken, HelpedTrial
 from hms_tune.database.tables import rungs, trials
 from hms_tune.search.promotion.rule import Promotion
@@ -43,6 +43,10 @@ class StudyQueue:
     max_trials: int | None = None
     most_losses: int = MOST_LOSSES
     promotion: Promotion | None = None
+    _silent: SilentLeases = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_silent", SilentLeases(self.lease_s))
 
     @property
     def patience(self) -> Patience:
@@ -59,6 +63,7 @@ class StudyQueue:
             self.storage,
             self.study_id,
             self.holder.process,
+            self._silent,
             most_losses=self.most_losses,
             rungs=self._rungs,
         )

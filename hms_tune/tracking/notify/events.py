@@ -67,7 +67,7 @@ def workers_lost(outlook: StudyOutlook, workers: Iterable[WorkerRow], *, silent_
     """Workers of this machine whose process is gone, and others that were silent for so long, s."""
     here = this_process()
     for worker in workers:
-        if worker.silent_s < silent_s and not worker.process.is_known_dead(here):
+        if worker.silent_s < silent_s and not worker.is_gone(here):
             continue
         host = worker.process.host
         text = f"{outlook.study}: lost the worker on {host} ({worker.devices})"

@@ -16,7 +16,7 @@ from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Refusal, claim
 from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.recovery import end_orphans, recover
+from hms_tune.database.queue.recovery import SilentLeases, end_orphans, recover
 from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.tables import attempts
 from hms_tune.machine.processes import ProcessIdentity, this_process
@@ -96,7 +96,7 @@ def stray(storage: Storage, search: Search, lease: Lease, turn: int) -> int:
 def test_a_stray_trial_takes_no_cell_of_the_grid(storage: Storage, search: Search, study_name: str) -> None:
     lease = claimed(storage, search, GONE)
     expire(storage, lease)
-    recover(storage, search.study_id, ME)
+    recover(storage, search.study_id, ME, SilentLeases(60.0))
     late = stray(storage, search, lease, turn=0)
     first = begin_attempt(storage, search.study, claimed(storage, search))  # the orphan's trial goes on
     assert first.number > storage.optuna.get_trial(late).number
@@ -115,7 +115,7 @@ def test_a_stray_that_is_found_after_its_turn_was_given_away_takes_another(
     cells = [cell(second, search)]
     stray(storage, search, lease, turn=0)  # now it is there, with the turn that the second one has
     expire(storage, lease)
-    (recovered,) = recover(storage, search.study_id, ME)
+    (recovered,) = recover(storage, search.study_id, ME, SilentLeases(60.0))
     assert recovered.number is not None  # it was bound to its lease: it is no stray any more
     end_attempt(storage, search.study, second, Result(AttemptState.COMPLETE, value=1.0))
     every_cell_once([*cells, *rest(storage, search)], study_file(study_name))
@@ -131,7 +131,7 @@ def test_a_successor_takes_no_cell_of_the_grid_before_or_after_its_values_were_d
         if drawn:
             cells.append(cell(attempt, search))
         expire(storage, lease)
-        recover(storage, search.study_id, ME)
+        recover(storage, search.study_id, ME, SilentLeases(60.0))
         successor = begin_attempt(storage, search.study, claimed(storage, search))
         goes_on = cell(successor, search)
         if drawn:
@@ -172,6 +172,6 @@ def test_a_stray_trial_takes_no_point_of_a_quasi_random_search(storage: Storage,
     search = join_search(storage, study_file(study_name, trials=4, sampler="qmc"))
     lease = claimed(storage, search, GONE)
     expire(storage, lease)
-    recover(storage, search.study_id, ME)
+    recover(storage, search.study_id, ME, SilentLeases(60.0))
     stray(storage, search, lease, turn=0)
     assert list(rest(storage, search)) == undisturbed

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from multiprocessing.connection import Connection
 
 import optuna
 import pytest
@@ -19,10 +21,11 @@ from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, next_ordinal, register_study
 from hms_tune.database.queue.end import end_attempt, release
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, lock_lease
-from hms_tune.database.queue.recovery import MOST_LOSSES, end_orphans, recover
+from hms_tune.database.queue.recovery import MOST_LOSSES, SilentLeases, end_orphans, recover
 from hms_tune.database.queue.start import begin_attempt, bind
 from hms_tune.database.tables import attempts, studies, trials
 from hms_tune.errors import LeaseLostError, UnknownStudyError
+from hms_tune.machine.child_processes import ChildProcess
 from hms_tune.machine.processes import ProcessIdentity, leave_mark, remove_mark, this_process
 from hms_tune.studies.status import status
 from hms_tune.trial_state import AttemptState, TrialState
@@ -177,11 +180,11 @@ def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
     study_id = register(storage, study, trials=1)
     attempt = asked(storage, study, study_id)
     value = drawn(attempt)
-    assert recover(storage, study_id, ME) == ()
+    assert recover(storage, study_id, ME, SilentLeases(60.0)) == ()
     expire(storage, attempt.lease)
-    (recovered,) = recover(storage, study_id, ME)
+    (recovered,) = recover(storage, study_id, ME, SilentLeases(60.0))
     assert (recovered.number, recovered.result.state) == (0, "lost")
-    assert recover(storage, study_id, ME) == ()
+    assert recover(storage, study_id, ME, SilentLeases(60.0)) == ()
 
     with pytest.raises(LeaseLostError):
         end_attempt(storage, study, attempt, Result(AttemptState.COMPLETE, value=0.0))
@@ -197,19 +200,109 @@ def test_an_expired_lease_is_recovered_once_and_its_holder_can_write_nothing(
     assert Counter(trial.state for trial in study.trials) == {OptunaState.FAIL: 1, OptunaState.COMPLETE: 1}
 
 
+DEAD = dataclasses.replace(ME, started=(ME.started or 0) - 1)
+"""A process that this machine had and has no more."""
+
+
+class Watch:
+    """Looks of one slot at the leases of others, every two seconds of a clock that nobody waits for."""
+
+    def __init__(self, storage: Storage, study_id: int) -> None:
+        self.at = 0.0
+        self._storage, self._study_id = storage, study_id
+        self._silent = SilentLeases(60.0, clock=lambda: self.at)
+
+    def look(self, *, after_s: float = 2.0) -> list[Lease]:
+        self.at += after_s
+        found = recover(self._storage, self._study_id, ME, self._silent)
+        return [recovered.lease for recovered in found]
+
+    def seconds_until(self, lease: Lease, *, within_s: float) -> float:
+        """How long it looks until it takes the lease."""
+        began = self.at
+        while self.at - began < within_s:
+            if (found := self.look()) != []:
+                assert found == [lease]
+                return self.at - began
+        raise AssertionError("it took none")
+
+
+@pytest.fixture
+def mark() -> Iterator[None]:
+    """What says that the worker ran on this machine; a snapshot of the machine has it, too."""
+    leave_mark("worker")
+    yield
+    remove_mark("worker")
+
+
 def test_a_dead_process_of_this_machine_is_recovered_before_its_lease_expires(
     storage: Storage, study: optuna.Study
 ) -> None:
     study_id = register(storage, study)
-    dead = dataclasses.replace(ME, started=(ME.started or 0) - 1)
-    lease = claimed(storage, study_id, process=dead)
+    lease = claimed(storage, study_id, process=DEAD)
     claimed(storage, study_id, process=GONE)  # another machine: only time tells
-    assert recover(storage, study_id, ME) == ()  # nothing says that its worker ran here
+    watch = Watch(storage, study_id)
+    assert [watch.look() for _ in range(20)] == [[]] * 20  # nothing says that its worker ran here
     leave_mark("worker")
     try:
-        assert [recovered.lease for recovered in recover(storage, study_id, ME)] == [lease]
+        assert watch.seconds_until(lease, within_s=60.0) == 16.0  # a look, and two renewals' time
     finally:
         remove_mark("worker")
+
+
+def renew_when_told(url: str, lease: Lease, pipe: Connection) -> None:
+    """The worker of a machine: renews its lease whenever it is told to."""
+    storage = open_storage(url)
+    keeper = LeaseKeeper(storage, lease, lease_s=60.0)
+    while pipe.recv() == "renew":
+        pipe.send(keeper._renew())
+    storage.close()
+
+
+@pytest.mark.usefixtures("mark")
+def test_a_worker_that_died_on_a_clone_of_its_machine_keeps_its_trial_while_the_original_renews_it(
+    database_url: str, storage: Storage, study: optuna.Study
+) -> None:
+    """A machine was cloned while the worker ran; both have all marks, and here the worker's process died."""
+    study_id = register(storage, study)
+    lease = claimed(storage, study_id, process=DEAD)
+    original = ChildProcess(renew_when_told, database_url, lease, name="original")
+    watch = Watch(storage, study_id)
+    for _ in range(40):
+        original.pipe.send("renew")
+        assert original.pipe.recv() is True
+        assert [watch.look() for _ in range(3)] == [[]] * 3  # renewed every 6 s, for four leases' time
+    original.pipe.send("dies")
+    original.join()
+    assert watch.seconds_until(lease, within_s=60.0) < 16.0
+    with pytest.raises(LeaseLostError):
+        release(storage, lease)
+
+
+@pytest.mark.usefixtures("mark")
+def test_a_lease_that_lasts_longer_than_ours_is_watched_for_longer(
+    storage: Storage, study: optuna.Study
+) -> None:
+    study_id = register(storage, study)
+    lease = claimed(storage, study_id, process=DEAD, lease_s=600.0)
+    assert 130.0 < Watch(storage, study_id).seconds_until(lease, within_s=200.0) <= 136.0
+
+
+@pytest.mark.usefixtures("mark")
+def test_a_watch_that_was_broken_off_begins_anew(
+    storage: Storage, study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = register(storage, study)
+    lease = claimed(storage, study_id, process=DEAD)
+    watch = Watch(storage, study_id)
+    assert [watch.look() for _ in range(6)] == [[]] * 6
+    assert watch.look(after_s=600.0) == []  # a trial lay between
+    assert [watch.look() for _ in range(6)] == [[]] * 6
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "statements", lambda self: 1 / 0)  # the database is away: nobody can renew
+        with pytest.raises(ZeroDivisionError):
+            watch.look()
+    assert watch.seconds_until(lease, within_s=60.0) == 16.0
 
 
 def test_a_worker_whose_lease_has_its_number_again_after_a_restored_backup_loses_it(
@@ -246,7 +339,7 @@ def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(
     for loss in range(1, MOST_LOSSES + 1):
         attempt = asked(storage, study, study_id)
         expire(storage, attempt.lease)
-        (recovered,) = recover(storage, study_id, ME)
+        (recovered,) = recover(storage, study_id, ME, SilentLeases(60.0))
         assert recovered.set_aside == (loss == MOST_LOSSES)
     assert trial_row(storage, attempt.lease) == ("failed", 3)
     assert study.trials[2].user_attrs["reason"] == "set aside: 3 workers were lost with it"
@@ -256,7 +349,7 @@ def test_a_trial_that_took_three_workers_is_set_aside_and_says_so(
 def test_dying_between_the_claim_and_the_trial_loses_no_budget(storage: Storage, study: optuna.Study) -> None:
     study_id = register(storage, study, trials=1)
     expire(storage, claimed(storage, study_id))
-    recover(storage, study_id, ME)
+    recover(storage, study_id, ME, SilentLeases(60.0))
     attempt = asked(storage, study, study_id)
     assert attempt.number == 0
     assert study.trials[0].state == OptunaState.RUNNING
@@ -275,7 +368,7 @@ def test_dying_between_the_trial_and_its_binding_leaves_no_running_orphan(
             update(trials).values(last_optuna_trial_id=None, number=None).where(trials.c.study_id == study_id)
         )
     expire(storage, attempt.lease)
-    (recovered,) = recover(storage, study_id, ME)
+    (recovered,) = recover(storage, study_id, ME, SilentLeases(60.0))
     assert recovered.number == 0
     assert study.trials[0].state == OptunaState.FAIL
     assert asked(storage, study, study_id).trial == 0
@@ -288,7 +381,7 @@ def test_dying_between_optunas_result_and_ours_keeps_the_result(
     attempt = asked(storage, study, study_id)
     study.tell(attempt.optuna_trial, 0.125)
     expire(storage, attempt.lease)
-    (recovered,) = recover(storage, study_id, ME)
+    (recovered,) = recover(storage, study_id, ME, SilentLeases(60.0))
     assert recovered.result == Result(AttemptState.COMPLETE, value=0.125)
     assert trial_row(storage, attempt.lease) == ("complete", 0)
     assert len(study.trials) == 1
@@ -318,12 +411,12 @@ def test_a_recovery_that_died_after_failing_the_attempt_is_finished_by_the_next(
     expire(storage, attempt.lease)
 
     with storage.transaction() as connection:
-        (row,) = recovery._gone(connection, study_id, ME, among=[attempt.lease.lease_id])
+        (row,) = recovery._gone(connection, study_id, ME, SilentLeases(60.0), among=[attempt.lease.lease_id])
         recovery._recover_one(storage, connection, row, MOST_LOSSES)
         connection.rollback()  # what the server does when a process dies
     assert study.trials[0].state == OptunaState.FAIL
     assert trial_row(storage, attempt.lease) == ("running", 0)
-    recover(storage, study_id, ME)
+    recover(storage, study_id, ME, SilentLeases(60.0))
     assert trial_row(storage, attempt.lease) == ("waiting", 1)
     assert asked(storage, study, study_id).trial == 0
 
@@ -372,7 +465,7 @@ def test_a_lost_enqueued_trial_keeps_the_values_it_was_given(storage: Storage, s
     study.enqueue_trial({"x": 0.5})
     attempt = asked(storage, study, study_id)  # dies before it reads its values
     expire(storage, attempt.lease)
-    recover(storage, study_id, ME)
+    recover(storage, study_id, ME, SilentLeases(60.0))
     assert drawn(asked(storage, study, study_id)) == 0.5
 
 
@@ -392,7 +485,7 @@ def test_the_keeper_renews_through_expiry_and_sees_the_loss(storage: Storage, st
             if not _expired(storage, attempt.lease):
                 break
             threading.Event().wait(0.01)
-        assert recover(storage, study_id, ME) == ()
+        assert recover(storage, study_id, ME, SilentLeases(60.0)) == ()
         assert keeper.requested(fresh_s=0.0) == "running"
         keeper.check()
         with storage.engine.begin() as connection:

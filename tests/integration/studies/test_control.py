@@ -22,7 +22,7 @@ from hms_tune.database.queue.attempt import Attempt, Result
 from hms_tune.database.queue.claim import Budget, Refusal, claim, register_study
 from hms_tune.database.queue.end import end_attempt
 from hms_tune.database.queue.lease import Holder, Lease
-from hms_tune.database.queue.recovery import recover
+from hms_tune.database.queue.recovery import SilentLeases, recover
 from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.queue.usage import gpu_hours_used
 from hms_tune.database.tables import attempts, trials
@@ -162,7 +162,7 @@ def test_a_stopped_trial_ends_also_when_its_worker_leaves_or_dies_before_it_look
     assert stop_trial(storage, study.study_name, attempt.number) == "stopping"
     if end == "lost":
         expire(storage, attempt.lease)
-        recover(storage, study_id_of(study), ME)
+        recover(storage, study_id_of(study), ME, SilentLeases(60.0))
     else:
         end_attempt(storage, study, attempt, Result(AttemptState.REQUEUED, reason="requeued"))
     assert trial_of(storage, attempt.lease) == STOPPED
@@ -274,10 +274,10 @@ def test_enqueued_values_survive_the_death_of_the_worker_that_took_them(
 ) -> None:
     enqueue(storage, study.study_name, {RATE: "0.005"})
     expire(storage, claimed(storage, study))  # dies before it made a trial
-    recover(storage, study_id_of(study), ME)
+    recover(storage, study_id_of(study), ME, SilentLeases(60.0))
     attempt = asked(storage, study)
     expire(storage, attempt.lease)  # dies before it drew the values
-    recover(storage, study_id_of(study), ME)
+    recover(storage, study_id_of(study), ME, SilentLeases(60.0))
     successor = asked(storage, study)
     assert successor.trial == attempt.trial
     assert successor.optuna_trial.suggest_float(RATE, 1e-4, 1e-2, log=True) == 0.005

@@ -174,7 +174,7 @@ def test_a_worker_that_was_silent_for_its_leases_time_is_lost_and_an_outage_lose
     assert message["text"] == f"{study_name}: lost the worker on node-silent (cuda:0), last seen {since} ago"
 
 
-def test_a_worker_of_this_machine_whose_process_is_gone_is_lost_at_once(
+def test_a_worker_of_this_machine_whose_process_is_gone_is_lost_once_it_shows_no_life(
     storage: Storage, study_name: str, webhook: Receiver
 ) -> None:
     written = write_study(storage, study_name, trials=8)
@@ -197,6 +197,12 @@ def test_a_worker_of_this_machine_whose_process_is_gone_is_lost_at_once(
         )
     watch = watching(storage, written, webhook, events=frozenset({"worker_lost"}))
     leave_mark(f"dead-{study_name}")
+    for _ in range(STEADY_LOOKS + 1):
+        watch.look()
+    assert webhook.messages == []  # seen a moment ago: on a clone of this machine it lives
+    with storage.engine.begin() as connection:
+        mine = workers.c.worker_id == f"dead-{study_name}"
+        connection.execute(update(workers).where(mine).values(last_seen=seconds_from_now(-21.0)))
     for _ in range(STEADY_LOOKS + 1):
         watch.look()
     remove_mark(f"dead-{study_name}")

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from hms_tune.database.connect import Storage
 from hms_tune.database.queue.claim import Refusal, claim
 from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper, seconds_awake_or_asleep
-from hms_tune.database.queue.recovery import recover
+from hms_tune.database.queue.recovery import SilentLeases, recover
 from hms_tune.database.queue.shared_folds import end_help, take_fold
 from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.queue.usage import gpu_hours_used
@@ -169,7 +169,7 @@ def test_the_fold_of_a_dead_helper_is_its_trials_again_and_the_trial_counts_no_l
     leader = a_leader(storage, search, fold=3)
     lease = a_helper(storage, search, lease_s=-1.0)
     assert take_fold(storage, leader, 4, 5) == "taken"
-    (recovered,) = recover(storage, search.study_id, this_process())
+    (recovered,) = recover(storage, search.study_id, this_process(), SilentLeases(60.0))
     assert recovered.lease == lease
     assert take_fold(storage, leader, 4, 5) == "helped"
     with pytest.raises(LeaseLostError):
