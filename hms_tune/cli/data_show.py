@@ -106,7 +106,8 @@ def label(
 ) -> None:
     """Write soft labels for rows of few votes, by the networks that never saw their patients.
 
-    They lie in ROOT/soft_labels/NAME.parquet; a study file names them by data: {soft_labels: NAME}.
+    They lie in ROOT/soft_labels/NAME.parquet, or in HMS_TUNE_HOME where ROOT is not to be written to; a study
+    file names them by data: {soft_labels: NAME}.
     """
     from hms_tune.data.store.prepare import prepare
     from hms_tune.export.teacher.label import label as label_rows

@@ -113,8 +113,7 @@ def demo(
     _search(plan, study_file, console)
     bundle, scores = _export(plan, study_file, console)
     _predict(plan, bundle, console)
-    _write_report(plan, bundle, console)
-    _tell(plan, bundle, scores)
+    _end(plan, bundle, scores, console)
 
 
 def _synthesize(plan: Demo, console: Console) -> None:
@@ -200,6 +199,12 @@ def _predict(plan: Demo, bundle: Path, console: Console) -> None:
 
     with _step(console, "The test half, predicted"):
         predict(load_bundle(bundle), plan.data, out=plan.submission)
+
+
+def _end(plan: Demo, bundle: Path, scores: Scores, console: Console) -> None:
+    """Write the page on the study, and say what came out, why scores differ, and what to do next."""
+    _write_report(plan, bundle, console)
+    _tell(plan, bundle, scores)
 
 
 def _write_report(plan: Demo, bundle: Path, console: Console) -> None:

@@ -23,14 +23,21 @@ from hms_tune.cli.views import tables as render
 from hms_tune.config.settings import Settings
 from hms_tune.config.trial import ModelConfig
 from hms_tune.data.files.competition import Competition
-from hms_tune.data.store.store import competition_of
+from hms_tune.data.store.store import Store, competition_of
 from hms_tune.database.connect import Server, alone, errors_told, resolve_address
 from hms_tune.database.connection.connections import connector
 from hms_tune.database.connection.url import redacted
 from hms_tune.database.other_programs import address_for_others
 from hms_tune.database.read_only import open_to_read
 from hms_tune.database.rights import missing_grants
-from hms_tune.errors import ArtifactError, EmptyDatabaseError, HmsTuneError, PretrainedError, UsageError
+from hms_tune.errors import (
+    ArtifactError,
+    DataError,
+    EmptyDatabaseError,
+    HmsTuneError,
+    PretrainedError,
+    UsageError,
+)
 from hms_tune.machine.private_folder import is_writable
 from hms_tune.reports.dashboard.access import is_loopback
 from hms_tune.tracking.wandb import ask_account
@@ -192,9 +199,25 @@ def _data(root: Path | None) -> Check:
     if root is None:
         return Check("data", "warn", "no competition folder named", "Give --data ROOT or set HMS_TUNE_DATA")
     try:
-        competition = Competition.open(competition_of(root))
+        folder = competition_of(root)
+        if folder != root and not folder.exists():
+            Store.open(root)
+            return Check("data", "ok", f"{root} (a store, whose competition folder is not there)")
+        return _halves(root, folder)
     except HmsTuneError as error:
         return _failed("data", error)
+
+
+def _halves(root: Path, folder: Path) -> Check:
+    """The halves of a competition folder; a test half that cannot be read keeps nobody from training."""
+    try:
+        competition = Competition.open(folder)
+    except DataError as error:
+        try:
+            Competition.open(folder, splits=("train",))
+        except DataError:
+            raise error from None
+        return Check("data", "warn", f"{root} (train); {error.where}: {error.what}", error.hint)
     return Check("data", "ok", f"{root} ({', '.join(competition.splits)})")
 
 

@@ -1,5 +1,7 @@
 """Soft labels that a model gave to rows of few votes: ``soft_labels/NAME.parquet`` in the competition folder.
 
+Where that is not there, or not to be written to, they lie in ``HMS_TUNE_HOME``.
+
 Rows of few votes may learn from them in place of their votes. What is validated and scored is always judged
 by the experts' votes.
 """
@@ -19,11 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hms_tune.config.settings import Settings
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import held_out_patients
 from hms_tune.data.labels import Labels, Rows, make_labels
 from hms_tune.data.number_columns import read_numbers
 from hms_tune.data.schema import CLASSES
+from hms_tune.data.store.store import name_at_home, takes_files
 from hms_tune.errors import DataError, first_line
 from hms_tune.machine.private_folder import private_folder, private_mode
 
@@ -70,16 +74,21 @@ class SoftLabels:
         partial.replace(path)
 
     @classmethod
-    def read(cls, path: Path) -> SoftLabels:
+    def read(cls, path: Path, *, root: Path | None = None) -> SoftLabels:
         """Read a file.
+
+        Parameters
+        ----------
+        root : the competition folder, if the file is not there
 
         Raises
         ------
         DataError
             If it is not there, or none that ``hms-tune data label`` wrote.
         """
-        label = f"hms-tune data label BUNDLE {shlex.quote(str(path.parent.parent))} --name {path.stem}"
-        hint = f"Write it with {label}, or copy it from where it was written"
+        folder = shlex.quote(str(root or path.parent.parent))
+        hint = f"Write it with hms-tune data label BUNDLE {folder} --name {path.stem}, "
+        hint += "or copy it from where it was written"
         try:
             table = read_numbers(path, whole=_KEY[:1], real=[_KEY[1], *_PROBABILITIES])
             about = json.loads((table.schema.metadata or {})[_ABOUT])
@@ -117,8 +126,12 @@ class SoftLabels:
 
 
 def soft_labels_path(root: Path, name: str) -> Path:
-    """Where the soft labels of a name lie."""
-    return root / FOLDER / f"{name}.parquet"
+    """Where the soft labels of a name lie, or are to go."""
+    inside = root / FOLDER / f"{name}.parquet"
+    at_home = Settings.from_environment().home / FOLDER / name_at_home(root) / inside.name
+    if inside.exists() or (takes_files(root) and not at_home.exists()):
+        return inside
+    return at_home
 
 
 def labelled_rows(train: pd.DataFrame, root: Path, config: DataConfig) -> Labels:
@@ -139,7 +152,7 @@ def labelled_rows(train: pd.DataFrame, root: Path, config: DataConfig) -> Labels
     if config.soft_labels is None:
         return labels
     path = soft_labels_path(root, config.soft_labels)
-    found = SoftLabels.read(path)
+    found = SoftLabels.read(path, root=root)
     where = f"data.soft_labels: {config.soft_labels}"
     if found.rows != config.rows:
         hint = f"Set data.rows: {found.rows}, or label with a bundle of data.rows: {config.rows}"

@@ -26,7 +26,8 @@ from hms_tune.database.connect import Storage, open_storage, resolve_address
 from hms_tune.database.connection.retry import as_storage_error
 from hms_tune.database.connection.url import parse_address
 from hms_tune.database.queries.confirmations import confirmation_progress
-from hms_tune.errors import ArtifactError, RankLostError
+from hms_tune.database.rights import missing_grants
+from hms_tune.errors import ArtifactError, RankLostError, StorageError
 from hms_tune.machine.cores import cpu_threads
 from hms_tune.machine.private_folder import is_writable, private_folder
 from hms_tune.machine.progress import ProgressCallback
@@ -156,6 +157,7 @@ class Worker:
         self._storage_url = address.render_as_string(hide_password=False)
         storage = open_storage(address)
         try:
+            _require_rights(storage)
             search = open_search(storage, self.options.study_file, data=self._data)
             presence = Presence(
                 worker_id=self.worker_id,
@@ -288,6 +290,16 @@ def _check_folders(options: WorkerOptions) -> None:
             "cannot be written to", where=options.home, hint="Set HMS_TUNE_HOME to a folder of yours"
         )
     open_store(options.artifacts).check_writable()
+
+
+def _require_rights(storage: Storage) -> None:
+    """Raise StorageError if the user lacks a right on a table: some trial would fail for want of it."""
+    with storage.transaction() as connection:
+        grants = missing_grants(connection, "work")
+    if grants:
+        raise StorageError(
+            "the database user may run no search there", where=storage.address, hint="; ".join(grants)
+        )
 
 
 def _slots_text(slots: Sequence[str]) -> str:

@@ -2,49 +2,123 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from competition import write_competition
+from fake_study import run_study
 
-PLAIN = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+from hms_tune.database.connect import Storage
+
+PLAIN = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TZ": "UTC", "COLUMNS": "120"}
+
+PROGRAM = """
+import json, sys
+from hms_tune.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["hms-tune", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        print(f"exit status {ended.code or 0}", flush=True)
+"""
+"""Runs commands one after another, so that what takes them long to load is loaded once."""
 
 
-def checked(root: Path, umask: int = 0o022, **circumstances: str) -> str:
-    """What ``data check`` says of a folder, with what it needs of its surroundings taken away."""
-    command = [sys.executable, "-m", "hms_tune", "data", "check", str(root)]
+@dataclass(frozen=True)
+class Start:
+    """How commands are started."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    umask: int = 0o022
+    encoding: str = "utf-8"
+    hangup_ignored: bool = False
+    python: tuple[str, ...] = ()
+
+
+STARTS = {
+    "a dumb terminal in the C locale": Start(
+        {"TERM": "dumb", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, encoding="ascii"
+    ),
+    "another zone and broken variables": Start(
+        {"TZ": "Pacific/Kiritimati", "OMP_NUM_THREADS": "x", "TERM": "", "NO_COLOR": "1"}, umask=0o077
+    ),
+    "warnings are errors": Start(python=("-W", "error")),
+    "everybody may write what it makes": Start(umask=0),
+    "nohup": Start(hangup_ignored=True),
+    "no user's variables": Start({"USER": "", "LOGNAME": "", "SHELL": "", "HOME": "/nonexistent"}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, storage: Storage) -> Path:
+    """A folder with odd letters, in which a competition lies; the server has a study."""
+    folder = tmp_path_factory.mktemp("a path with ü and 'quotes'")
+    write_competition(folder / "data set", patients=6, recordings_per_patient=1)
+    run_study(storage, "mine", folder / "artifacts", trials=4)
+    return folder
+
+
+def said(folder: Path, home: Path, start: Start = Start()) -> list[str]:
+    """What commands print that read data, write a store, look at a study and steer it."""
+    commands = [
+        ["--version"],
+        ["data", "check", "data set"],
+        ["data", "folds", "data set"],
+        ["data", "prepare", "data set", "--store", "a store"],
+        ["data", "folds", "a store", "--json"],
+        ["database", "url"],
+        ["study", "list"],
+        ["study", "show", "mine"],
+        ["study", "show", "mine", "--csv"],
+        ["study", "pause", "mine"],
+        ["study", "resume", "mine"],
+        ["status", "mine"],
+        ["status", "nowhere"],
+    ]
     ended = subprocess.run(
-        command,
-        env=os.environ | PLAIN | circumstances,
+        [
+            *["nohup"] * start.hangup_ignored,
+            sys.executable,
+            *start.python,
+            "-c",
+            PROGRAM,
+            json.dumps(commands),
+        ],
+        cwd=folder,
+        env=os.environ | PLAIN | {"HMS_TUNE_HOME": str(home)} | dict(start.environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        umask=umask,
+        umask=start.umask,
         start_new_session=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr.decode(errors="replace")[-2000:]
-    return ended.stdout.decode()
+    assert b"Traceback" not in ended.stderr
+    return ended.stdout.decode(start.encoding).splitlines()
 
 
-@pytest.mark.parametrize(
-    ("encoding", "circumstances"),
-    [
-        ("ascii", {"TERM": "dumb", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-        ("utf-8", {"TZ": "Pacific/Kiritimati", "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "x"}),
-    ],
-    ids=["dumb and C", "elsewhere"],
-)
-@pytest.mark.slow
-def test_a_check_says_the_same_in_a_folder_with_odd_letters(
-    tmp_path: Path, encoding: str, circumstances: dict[str, str]
+@pytest.fixture(scope="module")
+def usual(folder: Path, home: Path) -> list[str]:
+    told = said(folder, home)
+    assert [line for line in told if line.startswith("exit status")] == ["exit status 0"] * 12 + [
+        "exit status 2"
+    ]
+    return told
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_commands_say_the_same_however_they_are_started(
+    name: str, folder: Path, home: Path, usual: list[str]
 ) -> None:
     """But for letters that the locale does not have, which are question marks there."""
-    root = write_competition(tmp_path / "a path with ü", patients=6, recordings_per_patient=1)
-    usual = checked(root).encode(encoding, "replace").decode()
-    told = checked(root, umask=0o077, **circumstances)
-    assert told.split()[:12] == usual.split()[:12]
-    assert "a path with" in told
-    assert len(told.splitlines()) == len(usual.splitlines())
+    start = STARTS[name]
+    told = said(folder, home, start)
+    expected = [line.encode(start.encoding, "replace").decode(start.encoding) for line in usual]
+    assert told == expected

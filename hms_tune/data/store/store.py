@@ -182,13 +182,21 @@ def store_path(root: Path) -> Path:
     """
     root = Path(root)
     beside = root / "store"
-    if beside.is_dir() or not root.is_dir():
+    if beside.is_dir() or not root.is_dir() or takes_files(root):
         return beside
+    return Settings.from_environment().home / "stores" / name_at_home(root)
+
+
+def takes_files(root: Path) -> bool:
+    """Whether files of ours may go into a competition folder."""
     # the mode as well as the access check: an administrator may write anywhere, but was not asked to
-    if os.access(root, os.W_OK) and root.stat().st_mode & 0o222:
-        return beside
+    return root.is_dir() and os.access(root, os.W_OK) and bool(root.stat().st_mode & 0o222)
+
+
+def name_at_home(root: Path) -> str:
+    """What a competition folder is called in ``HMS_TUNE_HOME``, where what cannot go into it lies."""
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return Settings.from_environment().home / "stores" / f"{root.resolve().name}-{name}"
+    return f"{root.resolve().name}-{name}"
 
 
 def competition_of(path: Path) -> Path:
