@@ -20,9 +20,11 @@ from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import changed, config_of, fixed_config
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.score import stored_corrected
 from hms_tune.training.events import Event
 from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -74,7 +76,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
         ) from error
     ranking = None if first is None or progress is None else progress.ranking
     winner = Winner(
-        study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
+        study=study,
+        number=trial_number(trial),
+        config=config,
+        value=trial.value,
+        ranking=ranking,
+        corrected=stored_corrected(storage, study_id_of(loaded), trial_number(trial)),
     )
     return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending)
 
@@ -218,5 +225,7 @@ def another_training(choice: Choice, given: Mapping[str, str]) -> Choice:
         If a key is unknown, or a value does not fit.
     """
     config = changed(choice.winner.config.model_dump(mode="json"), given)
-    winner = replace(choice.winner, config=config, value=None if given else choice.winner.value)
+    winner = replace(choice.winner, config=config)
+    if given:  # what the search saw is of other values
+        winner = replace(winner, value=None, corrected=None)
     return replace(choice, winner=winner, job_type="training")
