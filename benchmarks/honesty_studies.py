@@ -112,9 +112,10 @@ class Trained:
         return np.asarray(np.mean([kl_per_row(targets, one) for one in self.held_out], axis=0), np.float64)
 
     def _predicted(self, networks: Sequence[torch.nn.Module], change: SignalChange) -> Floats:
+        images = self.data.images
         found = predict_probabilities(
             networks,
-            partial(self.data.images.changed, change=change),
+            images.clean if change is unchanged else partial(images.changed, change=change),
             torch.from_numpy(self.data.held_out_rows),
             training=self.config.training,
             device=self._workspace.device,
@@ -122,11 +123,13 @@ class Trained:
         return found.astype(np.float64)
 
 
-def competition(number: int, extent: Extent, folder: Path) -> Workspace:
-    """Synthesize one and prepare it."""
+def competition(number: int, extent: Extent, scratch: Path) -> Workspace:
+    """Synthesize one, unless it is there, and prepare it."""
     patients = extent.patients + SHOWN + extent.truth
-    synthetic.synthesize(folder / "hms", patients=patients, seed=number, extent=RECORDINGS)
-    return Workspace(prepare(folder / "hms"), torch.device("cpu"))
+    folder = scratch / f"competition-{number}-{patients}" / "hms"
+    if not folder.exists():
+        synthetic.synthesize(folder, patients=patients, seed=number, extent=RECORDINGS)
+    return Workspace(prepare(folder), torch.device("cpu"))
 
 
 def study(seed: int, extent: Extent, workspace: Workspace, arrays: Path | None) -> dict[str, Any]:
@@ -339,6 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--first", type=int, default=0, help="for a second process: where it begins")
+    parser.add_argument("--scratch", type=Path, help="keep competitions there, for the next process")
     parser.add_argument("--arrays", type=Path, help="also keep what is measured of each patient there")
     given = parser.parse_args(arguments)
     extent = Extent(given.patients, given.truth, given.trials, given.top, given.seeds, given.epochs)
@@ -350,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not waiting:
             continue
         with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
-            workspace = competition(number, extent, Path(scratch))
+            workspace = competition(number, extent, given.scratch or Path(scratch))
             for seed in waiting:
                 if seed in done(extent):  # a second process was faster
                     continue
