@@ -3,11 +3,12 @@
     python benchmarks/honesty_studies.py                       # hours; go on with the same line
     python benchmarks/honesty_studies.py --competitions 1 --patients 8 --trials 2 --seeds 1 --epochs 1
 
-Each competition has twice as many patients as the study sees. Half of them are held out of the whole search:
-the first ``SHOWN`` of these are the held-out patients that a person would have, the others are the truth. A
-study is so many random configurations of ``studies/smoke.yaml``; its leaders are trained again as
-``hms-tune study confirm`` does, and its trials blended as ``export-best --blend`` does. A competition that is
-done is a line of ``benchmarks/results/honesty_studies.jsonl`` and is not run again. Writes
+A study sees a few of a competition's many patients; all others are held out of the whole search. ``SHOWN`` of
+these are the held-out patients that a person would have, the others are the truth: so many that it is known
+better than any score. ``STUDIES_OF_ONE`` studies draw their patients from one competition. A study is so many
+random configurations of ``studies/smoke.yaml``; its leaders are trained again as ``hms-tune study confirm``
+does, and its trials blended as ``export-best --blend`` does. A study that is done is a line of
+``benchmarks/results/honesty_studies.jsonl`` and is not run again. Writes
 ``benchmarks/results/honesty_studies.md``.
 """
 
@@ -16,9 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ from hms_tune.search.random_draws import derived_seed
 from hms_tune.search.suggest import suggest
 from hms_tune.training.checkpoint import fold_weights_path
 from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.events import CrossValidationEnded, OutOfFold
+from hms_tune.training.events import CrossValidationEnded, EpochScores, OutOfFold
+from hms_tune.training.optimism.correction import Corrected, corrected
 from hms_tune.training.scores import difference_interval, kl_per_row, patient_interval
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
@@ -50,6 +52,9 @@ from hms_tune.training.workspace import Workspace
 
 SHOWN = 6
 """Held-out patients that the person who searches would have."""
+
+STUDIES_OF_ONE = 20
+"""Studies that draw their patients from one competition."""
 
 ARMS = ("plain winner", "confirmed winner", "blend", "blend, swapped too")
 SWAP: tuple[TestTime, ...] = ("swap",)
@@ -66,6 +71,7 @@ class Extent:
     """How large each study is; what stands in a result's line to tell it from others."""
 
     patients: int
+    truth: int
     trials: int
     top: int
     seeds: int
@@ -78,31 +84,38 @@ class Trained:
     def __init__(self, config: TrialConfig, workspace: Workspace, folder: Path) -> None:
         *_, ended = CrossValidation(config, workspace, directory=folder, keep_weights=True).run()
         assert isinstance(ended, CrossValidationEnded)
+        assert ended.out_of_fold.epochs is not None
         self.config = config
         self.kl = ended.kl
         self.out_of_fold: OutOfFold = ended.out_of_fold
+        self.epochs: EpochScores = ended.out_of_fold.epochs
         self._workspace = workspace
         paths = [fold_weights_path(folder, fold) for fold in range(len(ended.fold_kl))]
         self._networks = [load_network(config, path).to(workspace.device) for path in paths]
         self.data: TrialData = workspace.trial_data(config)
 
-    def held_out(self, *, swapped: bool = False) -> Floats:
-        """Of all networks together: float64 (n_rows, 6)."""
-        asked = changes(SWAP, [self.config.input]) if swapped else [unchanged]
+    @cached_property
+    def held_out(self) -> Floats:
+        """By each network: float64 (n_networks, n_rows, 6)."""
+        return np.stack([self._predicted([network], unchanged) for network in self._networks])
+
+    def held_out_swapped(self) -> Floats:
+        """Of all networks together, the sides exchanged too: float64 (n_rows, 6)."""
+        asked = changes(SWAP, [self.config.input])
         parts = [self._predicted(self._networks, change) for change in asked]
         return np.asarray(np.mean(parts, axis=0), np.float64)
 
+    @cached_property
     def held_out_alone(self) -> Floats:
         """Mean over the networks of the KL of each row: float64 (n_rows,)."""
-        rows = self.data.held_out_rows
-        each = [self._predicted([network], unchanged) for network in self._networks]
-        kl = [kl_per_row(self.data.labels.targets[rows], one) for one in each]
-        return np.asarray(np.mean(kl, axis=0), np.float64)
+        targets = self.data.labels.targets[self.data.held_out_rows]
+        return np.asarray(np.mean([kl_per_row(targets, one) for one in self.held_out], axis=0), np.float64)
 
     def _predicted(self, networks: Sequence[torch.nn.Module], change: SignalChange) -> Floats:
+        images = self.data.images
         found = predict_probabilities(
             networks,
-            partial(self.data.images.changed, change=change),
+            images.clean if change is unchanged else partial(images.changed, change=change),
             torch.from_numpy(self.data.held_out_rows),
             training=self.config.training,
             device=self._workspace.device,
@@ -110,24 +123,30 @@ class Trained:
         return found.astype(np.float64)
 
 
-def study(seed: int, extent: Extent) -> dict[str, Any]:
-    """One competition and one study of it: what is stated, and what is true."""
+def competition(number: int, extent: Extent, scratch: Path) -> Workspace:
+    """Synthesize one, unless it is there, and prepare it."""
+    patients = extent.patients + SHOWN + extent.truth
+    folder = scratch / f"competition-{number}-{patients}" / "hms"
+    if not folder.exists():
+        synthetic.synthesize(folder, patients=patients, seed=number, extent=RECORDINGS)
+    return Workspace(prepare(folder), torch.device("cpu"))
+
+
+def study(seed: int, extent: Extent, workspace: Workspace, arrays: Path | None) -> dict[str, Any]:
+    """One study of a competition: what is stated, and what is true."""
     with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
         folder = Path(scratch)
-        synthetic.synthesize(folder / "hms", patients=2 * extent.patients, seed=seed, extent=RECORDINGS)
-        workspace = Workspace(prepare(folder / "hms"), torch.device("cpu"))
         configs = draw(seed, extent)
         trials = [Trained(each, workspace, folder / f"{number}") for number, each in enumerate(configs)]
         ranked = sorted(range(len(trials)), key=lambda number: trials[number].kl)
-        leaders = ranked[: extent.top]
-        runs: dict[int, dict[int, RowScores]] = {number: {} for number in leaders}
+        runs: dict[int, list[Trained]] = {number: [] for number in ranked[: extent.top]}
         for turn in range(extent.seeds):
-            for number in leaders:
-                again = Trained(fresh(configs[number], seed, turn), workspace, folder / f"{number}-{turn}")
-                runs[number][turn] = RowScores.of(again.out_of_fold, all_rows=True)
-        confirmed = rank({number: trials[number].kl for number in leaders}, runs).winner
-        assert confirmed is not None
-        return measured(seed, extent, trials, ranked[0], confirmed.trial, confirmed.kl)
+            for number, made in runs.items():
+                config = fresh(configs[number], seed, turn)
+                made.append(Trained(config, workspace, folder / f"{number}-{turn}"))
+        if arrays is not None:
+            keep(arrays / f"{seed}.npz", seed, trials, runs)
+        return measured(seed, extent, trials, ranked, runs)
 
 
 def draw(seed: int, extent: Extent) -> list[TrialConfig]:
@@ -137,7 +156,9 @@ def draw(seed: int, extent: Extent) -> list[TrialConfig]:
     found = []
     for _ in range(extent.trials):
         drawn = suggest(space, sampler.ask())
-        data = drawn.data.model_copy(update={"holdout": 0.5})
+        held = extent.truth + SHOWN
+        holdout = held / (held + extent.patients)
+        data = drawn.data.model_copy(update={"holdout": holdout, "fold_seed": seed})
         training = drawn.training.model_copy(update={"epochs": extent.epochs})
         found.append(drawn.model_copy(update={"data": data, "training": training}))
     return found
@@ -155,39 +176,92 @@ def measured(
     seed: int,
     extent: Extent,
     trials: Sequence[Trained],
-    best: int,
-    confirmed: int,
-    confirmed_kl: float | None,
+    ranked: Sequence[int],
+    runs: Mapping[int, Sequence[Trained]],
 ) -> dict[str, Any]:
-    """The line of a competition."""
-    data = trials[best].data
-    rows = data.held_out_rows
-    targets, patients = data.labels.targets[rows], data.labels.patient_id[rows]
-    shown = np.isin(patients, np.unique(patients)[:SHOWN])
+    """The line of a study."""
+    best = trials[ranked[0]]
+    scores = {
+        number: {turn: RowScores.of(each.out_of_fold, all_rows=True) for turn, each in enumerate(made)}
+        for number, made in runs.items()
+    }
+    confirmed = rank({number: trials[number].kl for number in runs}, scores).winner
+    assert confirmed is not None
+    others = [made for number, made in runs.items() if number != confirmed.trial]
+    search = _corrected([[trials[number]] for number in ranked])
+    epochs_only = _corrected([[best]])
+    again = _corrected([runs[confirmed.trial], *others])
+    targets, shown, patients = held_out(best, seed)
     tables = [averaged(trial.out_of_fold) for trial in trials]
     blending = choose_blend(
         np.stack([each.probabilities for each in tables]), tables[0].targets, tables[0].patient_id
     )
-    plain = np.stack([trial.held_out() for trial in trials])
-    swapped = np.stack([trial.held_out(swapped=True) for trial in trials])
-    arms = (plain[best], plain[confirmed], mix(plain, blending.weights), mix(swapped, blending.weights))
+    members = [place for place, weight in enumerate(blending.weights) if weight > 0.0]
+    weights = [blending.weights[place] for place in members]
+    arms = (
+        best.held_out.mean(axis=0),
+        trials[confirmed.trial].held_out.mean(axis=0),
+        mix(np.stack([trials[place].held_out.mean(axis=0) for place in members]), weights),
+        mix(np.stack([trials[place].held_out_swapped() for place in members]), weights),
+    )
     kl = {name: kl_per_row(targets, arm) for name, arm in zip(ARMS, arms, strict=True)}
-    alone = trials[best].held_out_alone()
-    out_of_fold = RowScores.of(trials[best].out_of_fold, all_rows=True)
+    folds = float(best.held_out_alone[~shown].mean())
+    confirmed_folds = float(np.mean([run.held_out_alone[~shown].mean() for run in runs[confirmed.trial]]))
     return {
         "seed": seed,
         **asdict(extent),
-        "stated": {"search": trials[best].kl, "confirmed": confirmed_kl, "blend": blending.kl},
-        "true_of_folds": float(alone[~shown].mean()),
-        "true_of_confirmed_folds": float(trials[confirmed].held_out_alone()[~shown].mean()),
-        "out_of_fold_interval": out_of_fold.interval,
-        "shown_interval": patient_interval(kl[ARMS[0]][shown], patients[shown]),
+        "stated": {
+            "search": best.kl,
+            "search, epochs corrected": epochs_only.kl,
+            "search, corrected": search.kl,
+            "confirmed": confirmed.kl,
+            "confirmed, corrected": again.kl,
+            "blend": blending.kl,
+        },
+        "interval": {
+            "search": RowScores.of(best.out_of_fold, all_rows=True).interval,
+            "search, epochs corrected": epochs_only.interval,
+            "search, corrected": search.interval,
+            "confirmed": confirmed.interval,
+            "confirmed, corrected": again.interval,
+            "blend": blending.interval,
+            "shown": patient_interval(kl[ARMS[0]][shown], patients[shown]),
+        },
+        "true_of_folds": folds,
+        "true_of_confirmed_folds": confirmed_folds,
         "true": {name: float(values[~shown].mean()) for name, values in kl.items()},
         "gain": {
             name: difference_interval(kl[ARMS[0]][~shown], kl[name][~shown], patients[~shown])
             for name in ARMS[1:]
         },
     }
+
+
+def _corrected(candidates: Sequence[Sequence[Trained]]) -> Corrected:
+    found = corrected([[run.epochs for run in runs] for runs in candidates])
+    assert found is not None
+    return found
+
+
+def held_out(trial: Trained, seed: int) -> tuple[Floats, NDArray[np.bool_], NDArray[np.int64]]:
+    """Targets of the held-out rows, which of them are of patients that are shown, and whose they are."""
+    rows = trial.data.held_out_rows
+    patients = trial.data.labels.patient_id[rows]
+    shown = np.random.default_rng(seed).permutation(np.unique(patients))[:SHOWN]
+    return trial.data.labels.targets[rows], np.isin(patients, shown), patients
+
+
+def keep(path: Path, seed: int, trials: Sequence[Trained], runs: Mapping[int, Sequence[Trained]]) -> None:
+    """Write what was measured of each patient, for other corrections to be tried on."""
+    values: dict[str, Any] = {}
+    named = {f"{number}": trial for number, trial in enumerate(trials)}
+    named |= {f"{number}-{turn}": each for number, made in runs.items() for turn, each in enumerate(made)}
+    for name, trial in named.items():
+        values |= {f"{name} {each}": getattr(trial.epochs, each) for each in EpochScores.__dataclass_fields__}
+        shown = held_out(trial, seed)[1]
+        values |= {f"{name} stated": trial.kl, f"{name} true": trial.held_out_alone[~shown].mean()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **values)
 
 
 def done(extent: Extent) -> dict[int, dict[str, Any]]:
@@ -198,22 +272,24 @@ def done(extent: Extent) -> dict[int, dict[str, Any]]:
 
 
 def report(found: Sequence[dict[str, Any]], extent: Extent) -> list[str]:
-    """The page: optimism of each number, coverage of each interval, the arms on the first competitions."""
-
-    def optimism(name: str, truth: Sequence[float]) -> list[str]:
-        off = np.array([true - each["stated"][name] for each, true in zip(found, truth, strict=True)])
-        return [name, f"{off.mean():+.3f}", f"{off.std(ddof=1):.3f}" if len(off) > 1 else "–"]
-
-    def held(interval: str, truth: Sequence[float]) -> list[str]:
-        inside = [
-            each[interval][0] <= true <= each[interval][1] for each, true in zip(found, truth, strict=True)
-        ]
-        return [interval.replace("_", " "), f"{sum(inside)} of {len(inside)}"]
-
-    folds = [each["true_of_folds"] for each in found]
-    blends = [each["true"]["blend"] for each in found]
-    confirmed = [each["true_of_confirmed_folds"] for each in found]
-    plain = [each["true"][ARMS[0]] for each in found]
+    """The page: optimism of each number, coverage of its interval, the arms on the first competitions."""
+    truths = {
+        "search": [each["true_of_folds"] for each in found],
+        "confirmed": [each["true_of_confirmed_folds"] for each in found],
+        "blend": [each["true"]["blend"] for each in found],
+        "shown": [each["true"][ARMS[0]] for each in found],
+    }
+    scores = []
+    for name in found[0]["interval"]:
+        truth = np.array(truths[name.partition(",")[0]])
+        low, high = np.array([each["interval"][name] for each in found]).T
+        inside = f"{((low <= truth) & (truth <= high)).sum()} of {len(found)}"
+        off = ["–", "–"]
+        if name in found[0]["stated"]:
+            above = truth - np.array([each["stated"][name] for each in found])
+            off = [f"{above.mean():+.3f}", f"{above.std(ddof=1):.3f}" if len(above) > 1 else "–"]
+        sides = f"{(truth < low).sum()} below, {(truth > high).sum()} above"
+        scores.append([name, *off, inside, sides, f"{np.median(high - low):.2f}"])
     gains = []
     for name in ARMS[1:]:
         gain = np.array([each["true"][ARMS[0]] - each["true"][name] for each in found])
@@ -233,27 +309,23 @@ def report(found: Sequence[dict[str, Any]], extent: Extent) -> list[str]:
         "",
         f"`python benchmarks/honesty_studies.py --competitions {len(found)} --patients {extent.patients} "
         f"--trials {extent.trials} --top {extent.top} --seeds {extent.seeds} --epochs {extent.epochs}`. The "
-        f"truth is the KL of {extent.patients - SHOWN} patients that no part of a study has seen.",
+        f"truth is the KL of {extent.truth} patients that no part of a study has seen: for a score of the "
+        "search or a confirmation that of its networks one by one, as out-of-fold predictions are; for a "
+        f"blend and the {SHOWN} held-out patients that are shown that of the averaged networks.",
         "",
-        "By how much the truth is above what is stated, in the mean, with its standard deviation:",
+        "By how much the truth is above what is stated, in the mean, with its standard deviation; and how "
+        "often the interval, which says 95 %, holds the truth:",
         "",
-        *table(
-            ["stated", "truth above it", "std"],
-            [optimism("search", folds), optimism("confirmed", confirmed), optimism("blend", blends)],
-        ),
+        *table(["stated", "truth above it", "std", "interval holds", "else the truth is", "width"], scores),
         "",
-        f"How often an interval that says 95 % holds the truth (`shown` are {SHOWN} held-out patients):",
-        "",
-        *table(["interval", "holds"], [held("out_of_fold_interval", folds), held("shown_interval", plain)]),
-        "",
-        f"What is gained over the plain winner on the patients of the truth, in {len(found)} competitions; "
-        "clearly: the 95 % interval of that competition is on one side of zero.",
+        f"What is gained over the plain winner on the patients of the truth, in {len(found)} studies; "
+        "clearly: the 95 % interval of that study is on one side of zero.",
         "",
         *table(["arm", "mean", "median", "better", "worse", "clearly better", "clearly worse"], gains),
         "",
-        "The first competitions, one by one; in brackets the interval of the gain over the plain winner:",
+        "The first studies, one by one; in brackets the interval of the gain over the plain winner:",
         "",
-        *table(["competition", *ARMS], arms),
+        *table(["study", *ARMS], arms),
     ]
 
 
@@ -264,22 +336,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--competitions", type=int, default=40)
     parser.add_argument("--patients", type=int, default=40)
+    parser.add_argument("--truth", type=int, default=160)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--top", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="for a second process: where it begins")
+    parser.add_argument("--scratch", type=Path, help="keep competitions there, for the next process")
+    parser.add_argument("--arrays", type=Path, help="also keep what is measured of each patient there")
     given = parser.parse_args(arguments)
-    extent = Extent(given.patients, given.trials, given.top, given.seeds, given.epochs)
+    extent = Extent(given.patients, given.truth, given.trials, given.top, given.seeds, given.epochs)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for seed in range(given.competitions):
-        if seed in done(extent):
+    torch.set_num_threads(1)
+    for number in range(given.first // STUDIES_OF_ONE, 1 + (given.competitions - 1) // STUDIES_OF_ONE):
+        seeds = range(number * STUDIES_OF_ONE, min((number + 1) * STUDIES_OF_ONE, given.competitions))
+        waiting = [seed for seed in seeds if seed >= given.first and seed not in done(extent)]
+        if not waiting:
             continue
-        line = study(seed, extent)
-        with LINES.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        show(f"competition {seed}: stated {line['stated']}, true {line['true']}")
-    found = done(extent)
-    lines = report([found[seed] for seed in range(given.competitions)], extent)
+        with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
+            workspace = competition(number, extent, given.scratch or Path(scratch))
+            for seed in waiting:
+                if seed in done(extent):  # a second process was faster
+                    continue
+                line = study(seed, extent, workspace, given.arrays)
+                with LINES.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                show(f"study {seed}: stated {line['stated']}, true {line['true_of_folds']}")
+    lines = report([each for _, each in sorted(done(extent).items())], extent)
     show("\n".join(lines))
     write_result("honesty_studies", lines)
 

@@ -239,6 +239,8 @@ def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:
     table = Table(title="hms_tune demo", show_header=False, title_justify="left")
     table.add_row("trials", ", ".join(states))
     table.add_row("best KL in the search", score_text(scores.search_kl))
+    if scores.search_corrected is not None:
+        table.add_row("corrected for what its choice flatters", score_text(scores.search_corrected.kl))
     table.add_row("KL of the best trial, retrained", score_text(scores.kl))
     table.add_row("KL of the prior on the same folds", score_text(scores.prior_kl))
     table.add_row(f"KL on held-out patients ({scores.held_out_rows} EEGs)", score_text(scores.held_out_kl))

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.errors import UsageError
-from hms_tune.training.scores import CLIP, FEW_PATIENTS, difference_interval, kl_per_row, patient_interval
+from hms_tune.training.scores import (
+    CLIP,
+    difference_interval,
+    interval_in_words,
+    kl_per_row,
+    patient_interval,
+)
 
 Floats = NDArray[np.float64]
 
@@ -48,10 +54,7 @@ class Blending:
     def __str__(self) -> str:
         """A sentence or two."""
         text = f"out-of-fold KL {self.kl:.4f}"
-        if self.interval is not None:
-            low, high = self.interval
-            few = ", which are few" if self.patients < FEW_PATIENTS else ""
-            text += f" (95 % interval {low:.3f}–{high:.3f} over {self.patients} patients{few})"
+        text += interval_in_words(self.interval, self.patients)
         text += f"; the best of them alone {self.single_kl:.4f}"
         if self.gain is not None:
             text += f", a gain of {self.gain[0]:.4f} to {self.gain[1]:.4f}"

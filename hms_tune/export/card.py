@@ -5,7 +5,7 @@ from __future__ import annotations
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.data.schema import CLASSES
-from hms_tune.export.confirmation.race import Ranking
+from hms_tune.export.confirmation.race import ON_SCORES, Ranking
 from hms_tune.export.onnx import OnnxCheck
 from hms_tune.export.scores import Scores
 from hms_tune.version import __version__
@@ -80,16 +80,26 @@ def _score_table(scores: Scores) -> str:
         f"Folds: {', '.join(_figure(kl) for kl in scores.fold_kl)}; best epochs "
         f"{', '.join(str(epoch) for epoch in scores.best_epochs)}.",
     ]
+    if scores.corrected is not None:
+        lines.append(f"Mean over folds: {scores.corrected}.")
+    if scores.held_out_interval is not None:
+        low, high = scores.held_out_interval
+        lines.append(f"Held-out patients: 95 % interval {low:.3f}–{high:.3f}.")
     if scores.search_kl is not None:
-        lines.append(f"In the search this trial scored {_figure(scores.search_kl)}.")
+        lines.append(f"In the search this trial scored {_figure(scores.search_kl)}{_without(scores)}.")
     return "\n".join(lines)
+
+
+def _without(scores: Scores) -> str:
+    """The search's score without what the choices flatter."""
+    return "" if scores.search_corrected is None else f"; {scores.search_corrected} trials"
 
 
 def _confirmation(ranking: Ranking) -> str:
     """Candidates before and after they were trained again."""
     return (
-        "## Confirmation\n\nThe leading trials of the search, trained again with fresh seeds and folds; KL "
-        f"out of fold with 95 % intervals over patients.\n\n{ranking.markdown()}"
+        "## Confirmation\n\nThe leading trials of the search, trained again with fresh seeds and folds. "
+        f"{ON_SCORES}\n\n{ranking.markdown()}"
     )
 
 

@@ -32,6 +32,7 @@ from hms_tune.machine.private_folder import private_folder
 from hms_tune.training.checkpoint import fold_weights_path, full_weights_path
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded, Event, OutOfFold
+from hms_tune.training.optimism.correction import Corrected
 from hms_tune.training.refit import Refit, refit_epochs
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.trial_data import TrialData
@@ -48,7 +49,8 @@ _ONNX_IMAGES = 16
 class Winner:
     """A finished trial that is worth its weights.
 
-    ``value`` is its KL in the search; ``ranking`` how the study's candidates stand since they were confirmed.
+    ``value`` is its KL in the search, ``corrected`` that without what its choice flatters; ``ranking`` how
+    the study's candidates stand since they were confirmed.
     """
 
     study: str
@@ -56,6 +58,7 @@ class Winner:
     config: TrialConfig
     value: float | None
     ranking: Ranking | None = None
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,4 +251,10 @@ def _scores(
         training=winner.config.training,
         device=workspace.device,
     )
-    return scores_of(ended, data, held_out_probabilities=held_out, search_kl=winner.value)
+    return scores_of(
+        ended,
+        data,
+        held_out_probabilities=held_out,
+        search_kl=winner.value,
+        search_corrected=winner.corrected,
+    )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.errors import BundleError
 from hms_tune.training.events import CrossValidationEnded
+from hms_tune.training.optimism.correction import Corrected, corrected
 from hms_tune.training.scores import kl_divergence, kl_per_row, patient_interval
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class Scores:
 
     ``prior_kl`` predicts each fold with the mean target of its training rows, ``held_out_prior_kl`` the
     held-out patients with that of all other rows. ``held_out_interval`` encloses 95 % of bootstraps over
-    patients. ``search_kl`` is what the search saw. A score is None
-    where there are no such rows.
+    patients. ``search_kl`` is what the search saw. ``corrected`` is ``kl`` without what the choice of epochs
+    flatters, ``search_corrected`` is ``search_kl`` without what that and the choice among trials flatter. A
+    score is None where there are no such rows.
     """
 
     kl: float
@@ -46,10 +48,16 @@ class Scores:
     held_out_prior_kl: float | None
     held_out_interval: tuple[float, float] | None
     search_kl: float | None
+    corrected: Corrected | None = None
+    search_corrected: Corrected | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The scores as plain JSON values."""
         return asdict(self)
+
+
+_NAMES = tuple(field.name for field in fields(Scores))
+_CORRECTED = ("corrected", "search_corrected")
 
 
 def read_scores(bundle: Path) -> Scores:
@@ -63,7 +71,8 @@ def read_scores(bundle: Path) -> Scores:
     path = bundle / METRICS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        values = {field.name: content[field.name] for field in fields(Scores)}
+        values = {name: content[name] for name in _NAMES if name not in _CORRECTED}
+        values |= {name: _corrected(content.get(name)) for name in _CORRECTED}  # absent in earlier versions
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BundleError("the scores cannot be read", where=path, hint="Export the trial again") from error
     values |= {name: tuple(values[name]) for name in ("fold_kl", "best_epochs")}
@@ -78,6 +87,7 @@ def scores_of(
     *,
     held_out_probabilities: NDArray[np.float32],
     search_kl: float | None,
+    search_corrected: Corrected | None = None,
 ) -> Scores:
     """Scores of a finished cross-validation and of its ensemble on the held-out patients."""
     targets, held_out = data.labels.targets, data.held_out_rows
@@ -98,7 +108,16 @@ def scores_of(
             kl_per_row(targets[held_out], held_out_probabilities), data.labels.patient_id[held_out]
         ),
         search_kl=search_kl,
+        corrected=corrected([[ended.out_of_fold.epochs]]) if ended.out_of_fold.epochs else None,
+        search_corrected=search_corrected,
     )
+
+
+def _corrected(stored: Any) -> Corrected | None:
+    if stored is None:
+        return None
+    interval = None if stored["interval"] is None else (stored["interval"][0], stored["interval"][1])
+    return Corrected(stored["kl"], interval, stored["patients"], stored["candidates"])
 
 
 def _kl_of_mean(known: NDArray[np.float32], unknown: NDArray[np.float32]) -> float:

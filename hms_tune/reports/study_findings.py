@@ -11,7 +11,7 @@ from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
 from hms_tune.database.queries.confirmations import ConfirmationProgress
 from hms_tune.database.queries.patience import GainPatience
-from hms_tune.export.confirmation.race import HEADINGS
+from hms_tune.export.confirmation.race import HEADINGS, ON_SCORES
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
 from hms_tune.reports.figures.predictions import prediction_figures
@@ -23,6 +23,7 @@ from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, patience_text, score_text
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.training.events import OutOfFold
+from hms_tune.training.optimism.correction import Corrected
 from hms_tune.trial_state import AttemptState
 
 _SHOWN_FAILURES = 6
@@ -36,7 +37,7 @@ _ON_INTERVALS = "Intervals: 95 %, bootstrap over patients, whose rows are not in
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is written from; ``predictions`` are the best trial's.
+    """What a report is written from; ``predictions`` are the best trial's, ``corrected`` is its score.
 
     ``scores`` are those of an export, of the trial ``exported``; ``patience`` is how little the latest draws
     promised, and ``confirmation`` how far the leading trials have been trained again.
@@ -49,6 +50,7 @@ class Material:
     patience: GainPatience | None = None
     confirmation: ConfirmationProgress | None = None
     exported: TrialRecord | None = None
+    corrected: Corrected | None = None
 
 
 def winner_of(study: StudyRecord, confirmation: ConfirmationProgress | None) -> TrialRecord | None:
@@ -67,8 +69,8 @@ def confirmation_section(material: Material) -> list[str]:
         "<h2>Confirmation</h2>",
         f"<p>The leading trials are trained again with fresh seeds and folds, in the study "
         f"<code>{text(progress.study)}</code>: {progress.runs - progress.left} of {progress.runs} runs have "
-        "ended. Scores are KL out of fold, with 95 % intervals over patients; the last column is the "
-        "difference to the best over the same patients.</p>",
+        f"ended. {text(ON_SCORES)} The last column is the difference to the best over the same "
+        "patients.</p>",
     ]
     if progress.ranking is not None:
         parts.append(table(list(HEADINGS), progress.ranking.rows(), numbers=(0, 2, 5)))
@@ -83,9 +85,13 @@ def score_section(material: Material) -> list[str]:
         return [*parts, "<p>No trial is complete yet.</p>"]
     rows = [["in the search: mean over folds", score_text(best.value), ""]]
     found = deciding_score(best, material.predictions)
+    corrected = material.corrected
+    if corrected is not None:
+        rows.insert(0, [corrected.name, score_text(corrected.kl), _interval(corrected.interval)])
     if found is not None:
         name = f"{found.name} of all folds, {found.rows:,} rows"
-        rows.append([name, score_text(found.kl), _interval(found.interval)])
+        interval = found.interval if corrected is None else None
+        rows.append([name, score_text(found.kl), _interval(interval)])
     if best.kl_high_vote is not None:
         rows.append([f"rows with ≥{HIGH_VOTES} votes", score_text(best.kl_high_vote), ""])
     if scores is not None and scores.held_out_kl is not None:
@@ -100,8 +106,7 @@ def score_section(material: Material) -> list[str]:
         )
     else:
         lead = (
-            f"<b>{best.name.capitalize()}, KL {best.value:.4f}</b> on its own validation folds. That is "
-            f"optimistic: it is the smallest of {len(material.study.ranked)} scores on the same patients. "
+            f"{_first_score(best, corrected)} "
             f"<code>hms-tune export-best {text(material.study.name)}</code> scores it on held-out "
             "patients; this report then says so."
         )
@@ -167,7 +172,8 @@ def prediction_section(material: Material) -> list[str]:
     found = deciding_score(best, predictions)
     drawn = prediction_figures(best, predictions)
     cards = [chart(each.title, each.about, each.figure) for each in drawn]
-    about = f"Out-of-fold predictions of {best.name}" + (f": {in_words(found)}." if found else ".")
+    told = f": {in_words(found, material.corrected)}." if found else "."
+    about = f"Out-of-fold predictions of {best.name}{told}"
     grid = f'<div class="grid">{"".join(cards)}</div>'
     return ["<h2>Where it is right and wrong</h2>", f"<p>{text(about)}</p>", grid]
 
@@ -218,6 +224,20 @@ def hardware_section(study: StudyRecord) -> list[str]:
 def _bar(share: float, width: float) -> str:
     drawn = f'<span class="bar"><i style="width:{100 * width:.0f}%"></i></span>'
     return f'<span class="share">{drawn} {share:.0%}</span>'
+
+
+def _first_score(best: TrialRecord, corrected: Corrected | None) -> str:
+    """The score that is read first."""
+    name = best.name.capitalize()
+    if corrected is None:
+        return (
+            f"<b>{name}, KL {score_text(best.value)}</b> on its own validation folds. That is optimistic: "
+            "these patients chose it and its epochs."
+        )
+    return (
+        f"<b>{name}, KL {text(str(corrected))}.</b> On its own validation folds, which chose it, the search "
+        f"saw {score_text(best.value)}."
+    )
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

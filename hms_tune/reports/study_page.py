@@ -32,7 +32,7 @@ from hms_tune.reports.study_findings import (
 from hms_tune.studies.cost import cost_front, cost_unit
 from hms_tune.studies.importance import importances
 from hms_tune.studies.predictions import kept_out_of_fold
-from hms_tune.studies.score import fold_spread
+from hms_tune.studies.score import corrected_score, fold_spread
 from hms_tune.studies.text import score_text
 from hms_tune.studies.trial_record import TrialRecord, study_record
 from hms_tune.trial_state import AttemptState
@@ -76,7 +76,10 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
         )
     with storage.transaction() as connection:
         patience = patience_used(connection, study.study_id, study.study_file.budget.patience)
-    return Material(study, predictions, importances(storage, name), scores, patience, confirmation, exported)
+    corrected = None if best is None else corrected_score(storage, study.study_id, best, predictions)
+    return Material(
+        study, predictions, importances(storage, name), scores, patience, confirmation, exported, corrected
+    )
 
 
 def report_page(material: Material) -> str:
@@ -112,6 +115,7 @@ def _question(material: Material) -> list[str]:
         "failed": f"{states[AttemptState.FAILED]:,}",
         cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
         "best KL": score_text(best.value if best else None),
+        "corrected": score_text(material.corrected.kl if material.corrected else None),
     }
     question = (
         f"Which values of {searched} settings of data, input, model and training predict the votes of EEG "

@@ -21,9 +21,11 @@ from hms_tune.database.queries.confirmations import confirmation_progress
 from hms_tune.errors import ConfigError, HmsTuneError, UsageError
 from hms_tune.export.export import Exported, RefitMode, Winner, export_best
 from hms_tune.machine.device import resolve_device
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.study import stored_study_file
 from hms_tune.search.suggest import config_of, fixed_config
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.score import stored_corrected
 from hms_tune.training.events import Event
 from hms_tune.training.observer import JobType, KeepsBundles, Observer, TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -77,7 +79,12 @@ def best_trial(storage: Storage, study: str, *, number: int | None = None) -> Ch
         ) from error
     ranking = None if first is None or progress is None else progress.ranking
     winner = Winner(
-        study=study, number=trial_number(trial), config=config, value=trial.value, ranking=ranking
+        study=study,
+        number=trial_number(trial),
+        config=config,
+        value=trial.value,
+        ranking=ranking,
+        corrected=stored_corrected(storage, study_id_of(loaded), trial_number(trial)),
     )
     return Choice(winner, study_file, trial.number, confirmed=confirmed, pending=pending, params=trial.params)
 
@@ -221,5 +228,7 @@ def another_training(choice: Choice, given: Mapping[str, str]) -> Choice:
         If a key is unknown, a value does not fit, or a range of another branch has no value.
     """
     config = fixed_config(choice.study_file.space, given, choice.params)
-    winner = replace(choice.winner, config=config, value=None if given else choice.winner.value)
+    winner = replace(choice.winner, config=config)
+    if given:  # what the search saw is of other values
+        winner = replace(winner, value=None, corrected=None)
     return replace(choice, winner=winner, job_type="training")

@@ -105,6 +105,7 @@ class TrialRecorder:
     place : where the slot's trials run
     run_url : told a trial, the address of its tracking run, once that is known
     keep : is given the out-of-fold predictions of each complete trial
+    completed : called once a complete trial's predictions and record are kept
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class TrialRecorder:
         *,
         run_url: Callable[[TrialInfo], str | None] = lambda trial: None,
         keep: Callable[[TrialInfo, OutOfFold], None] = lambda trial, predictions: None,
+        completed: Callable[[], None] = lambda: None,
     ) -> None:
         self._storage = storage
         self._study_id = study_id
         self._place = place
         self._run_url = run_url
         self._keep = keep
+        self._completed = completed
         self._draft: _Draft | None = None
         self._warned = False
         self._caller = Caller(storage.patience)
@@ -213,6 +216,8 @@ class TrialRecorder:
         for each in record.attempts:
             if each.attempt < number:  # one that was lost could not say so itself
                 self._store(each.attempt, {"note": self._note(study, self._record(each.attempt))})
+        if draft.predictions is not None:
+            self._completed()
 
     def _record(self, number: int, values: Mapping[str, Any] | None = None) -> TrialRecord:
         row = None if values is None else RecordRow(number=number, **values)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.database.connect import Storage
 from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.training.events import OutOfFold
-from hms_tune.training.scores import Score, score
+from hms_tune.training.optimism.correction import Corrected, corrected
+from hms_tune.training.scores import Score, interval_in_words, score
+
+_CORRECTED = "hms_tune:corrected"
+"""Study attribute: the best trial when a trial ended last, and its corrected score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +47,43 @@ def deciding_score(trial: TrialRecord, predictions: OutOfFold | None) -> Score |
     return score("all rows" if chosen is None else f"rows with ≥{HIGH_VOTES} votes", predictions, chosen)
 
 
-def in_words(found: Score) -> str:
-    """The score with its interval and what it is over."""
-    text = f"{found.kl:.4f} over {found.name} of all folds"
-    if found.interval is None:
-        return text
-    low, high = found.interval
-    return f"{text} (95 % interval {low:.3f}–{high:.3f} over {found.patients} patients)"
+def write_corrected(storage: Storage, study_id: int, trial: int, found: Corrected) -> None:
+    """Store the corrected score of a study's best trial, which readers of the database cannot work out."""
+    text = json.dumps({"trial": trial, **asdict(found)})
+    storage.optuna.set_study_system_attr(study_id, _CORRECTED, text)
+
+
+def stored_corrected(storage: Storage, study_id: int, trial: int) -> Corrected | None:
+    """What was stored of that trial while it was the best; None: nothing, or it was another."""
+    text = storage.optuna.get_study_system_attrs(study_id).get(_CORRECTED)
+    try:
+        stored = json.loads(text or "")
+        if stored.pop("trial") != trial:
+            return None
+        low_high = stored.pop("interval")
+        return Corrected(interval=None if low_high is None else (low_high[0], low_high[1]), **stored)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+def corrected_score(
+    storage: Storage, study_id: int, trial: TrialRecord, predictions: OutOfFold | None
+) -> Corrected | None:
+    """The score of the best trial without what choosing it and its epochs flatters.
+
+    Where the first is not known, without what the choice of epochs flatters; None: an earlier version
+    trained it.
+    """
+    stored = stored_corrected(storage, study_id, trial.trial)
+    if stored is not None or predictions is None or predictions.epochs is None:
+        return stored
+    return corrected([[predictions.epochs]])
+
+
+def in_words(found: Score, without: Corrected | None) -> str:
+    """The score with its interval and what it is over: corrected, where that is known."""
+    plain = f"{found.kl:.4f} over {found.name} of all folds"
+    if without is None:
+        interval = interval_in_words(found.interval, found.patients)
+        return f"{plain}{interval}, not corrected for the choice of its epochs"
+    return f"{without}; as it was chosen {plain}"

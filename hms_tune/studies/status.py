@@ -29,6 +29,7 @@ from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.search.reports import fold_of_step
 from hms_tune.search.study import STUDY_FILE
 from hms_tune.studies.lookup import find_any_study, find_study
+from hms_tune.studies.score import stored_corrected
 from hms_tune.studies.standing import Curve, Estimate, Standing
 from hms_tune.studies.status_types import (
     FOREIGN,
@@ -142,6 +143,7 @@ def status(storage: Storage, name: str) -> StudyStatus:
         left_s=used.seconds_left,
         ends_at=used.ends_at if state == "running" else None,
         confirmation=confirmation,
+        corrected=stored_corrected(storage, study_id, leaders[0].trial) if ours and leaders else None,
     )
 
 

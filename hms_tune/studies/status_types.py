@@ -24,6 +24,7 @@ from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
 from hms_tune.studies.standing import Estimate, Standing
 from hms_tune.studies.totals import StudyState
+from hms_tune.training.optimism.correction import Corrected
 from hms_tune.trial_state import AttemptState, TrialState
 
 FOREIGN: Literal["not made by hms-tune"] = "not made by hms-tune"
@@ -90,6 +91,7 @@ class StudyStatus:
     reasons, ``pruned_in_fold`` pruned trials by the fold they were in (from 1).
     ``enqueued`` has the values that wait for a slot; ``hours`` and ``gpu_hours`` are what was used so far:
     ``hours`` are those in which a slot was at work; ``patience`` is how little the latest draws promised.
+    ``corrected`` is the best trial's score without what choosing it flatters, None where that is not known.
     ``confirmation`` is how far the leading trials have been trained again, None unless somebody asked for it.
     ``standing`` is what estimates are held against; ``folds`` and ``epochs`` are the most of a trial and of a
     fold, 0 where no trial runs. ``per_hour`` (trials ended) and ``images_per_second`` are those of the last
@@ -123,6 +125,7 @@ class StudyStatus:
     left_s: float | None
     ends_at: datetime | None
     confirmation: ConfirmationProgress | None = None
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,7 @@ class CrossValidation:
         with contents_checked(shared_fold_path(directory, number)):
             shared = Progress.unpacked(state)
         progress.predictions |= shared.predictions
+        progress.patient_kl |= shared.patient_kl
         progress.best_weights, progress.fold_state = shared.best_weights, shared.fold_state
         progress.best_state = shared.best_state
         for event in shared.events[1:]:  # this fold has started here
@@ -224,6 +225,7 @@ class CrossValidation:
         predictions = fold.training.predict(fold.validation_rows)
         judged = self._agreed(data.judge(fold.validation_rows, predictions), fold, epoch)
         fold.training.epoch_validated(epoch, judged.kl)
+        progress.add_patient_kl(fold.number, data.patient_kl(fold.validation_rows, predictions))
         if fold.best.observe(epoch, judged.kl):
             progress.predictions[fold.number] = predictions
             if self.keep_weights and self.workspace.ranks.first:

@@ -87,12 +87,28 @@ class FoldEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EpochScores:
+    """KL of each validation patient after each epoch of its fold: what the best epochs were chosen by.
+
+    A column for each fold and each of its patients with rows that decide. ``fold``, ``patient_id`` and
+    ``rows`` (how many decide) are int64 ``(n_columns,)``; ``kl`` is the mean over a patient's rows, float32
+    ``(n_epochs, n_columns)``, NaN for an epoch that the fold did not run.
+    """
+
+    fold: NDArray[np.int64]
+    patient_id: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    kl: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutOfFold:
     """Predictions of every validation row by the network that never saw its patient.
 
     With repeated folds a row appears once in each repeat, and ``fold`` counts through all repeats. ``row``
     indexes the trial's labels; ``probabilities`` and ``targets`` are float32 ``(n_rows, 6)`` in the order of
     :data:`hms_tune.data.schema.CLASSES`; ``total_votes`` is the number of votes behind a target.
+    ``epochs`` is None where an earlier version trained a part of the trial.
     """
 
     row: NDArray[np.int64]
@@ -102,6 +118,7 @@ class OutOfFold:
     probabilities: NDArray[np.float32]
     targets: NDArray[np.float32]
     total_votes: NDArray[np.int64]
+    epochs: EpochScores | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,6 +155,14 @@ FEW_PATIENTS = 20
 """Over fewer patients an interval says little; whoever shows it says that they are few."""
 
 
+def interval_in_words(interval: tuple[float, float] | None, patients: int) -> str:
+    """In brackets, to follow a score; that patients are few is said where they are."""
+    if interval is None:
+        return ""
+    few = ", which are few" if patients < FEW_PATIENTS else ""
+    return f" (95 % interval {interval[0]:.3f}–{interval[1]:.3f} over {patients} patients{few})"
+
+
 def patient_interval(
     values: NDArray[np.floating], patient_id: NDArray[np.int64], *, repeats: int = REPEATS, seed: int = 0
 ) -> tuple[float, float] | None:
@@ -176,7 +184,13 @@ def patient_interval(
     -------
     What encloses the mean with 95 % confidence, or None with fewer than two patients
     """
-    sums, rows = _by_patient(values, patient_id)
+    return interval_of_sums(*_by_patient(values, patient_id), repeats=repeats, seed=seed)
+
+
+def interval_of_sums(
+    sums: NDArray[np.float64], rows: NDArray[np.float64], *, repeats: int = REPEATS, seed: int = 0
+) -> tuple[float, float] | None:
+    """:func:`patient_interval` by the sum of the values and the rows, or their weight, of each patient."""
     if len(rows) < 2:
         return None
     mean, error = _mean_and_error(sums, rows)

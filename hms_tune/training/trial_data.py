@@ -12,7 +12,7 @@ from hms_tune.data.folds import HELD_OUT, fold_rows
 from hms_tune.data.labels import HIGH_VOTES, Labels
 from hms_tune.errors import DataError
 from hms_tune.training.images.images import RowImages
-from hms_tune.training.scores import kl_divergence
+from hms_tune.training.scores import kl_divergence, kl_per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,18 @@ class TrialData:
                 hint="Judge on all_rows, lower data.folds, or add patients",
             )
         return Judged(high_vote, all_rows, high_vote)
+
+    def deciding(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some rows decide."""
+        every = self.judged_on == "all_rows"
+        return np.full(len(rows), every) | (self.labels.total_votes[rows] >= HIGH_VOTES)
+
+    def patient_kl(self, rows: NDArray[np.int64], probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Mean KL over the deciding rows of each patient with such rows, patients in ascending order."""
+        deciding = self.deciding(rows)
+        kl = kl_per_row(self.labels.targets[rows[deciding]], probabilities[deciding])
+        _, place = np.unique(self.labels.patient_id[rows[deciding]], return_inverse=True)
+        return (np.bincount(place, weights=kl) / np.bincount(place)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from hms_tune.studies.totals import best_of_study
 from hms_tune.tracking.observers import trackers
 from hms_tune.training.observer import Observer, TrialInfo
 from hms_tune.worker.attempt import SlotSetup
+from hms_tune.worker.checkpoint_store.best_score import BestScore
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.checkpoint_store.predictions import KeptPredictions
@@ -119,6 +120,7 @@ def _run(plan: SlotPlan, stop: Stop, supervisor: PipeObserver) -> None:
         equipment,
         run_url=lambda trial: run_url(watchers, trial),
         keep=lambda trial, predictions: kept.keep(trial.trial, predictions),
+        completed=BestScore(storage, search.study_id, kept).update,
     )
     setup = SlotSetup(
         queue=StudyQueue(

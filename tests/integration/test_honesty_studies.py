@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-SHORT = ["--competitions", "1", "--patients", "8", "--trials", "2", "--seeds", "1", "--epochs", "1"]
+SIZES = {"patients": 8, "truth": 6, "trials": 2, "top": 5, "seeds": 1, "epochs": 1}
+SHORT = ["--competitions", "1", *(word for name in SIZES for word in (f"--{name}", f"{SIZES[name]}"))]
 
 
 @pytest.fixture
@@ -29,20 +30,17 @@ def benchmark(tmp_path: Path) -> Iterator[Any]:
 
 
 def a_line(benchmark: Any, seed: int, *, search: float, true: float) -> dict[str, Any]:
-    arms = dict.fromkeys(benchmark.ARMS, true)
+    stated = dict.fromkeys(("search, corrected", "confirmed", "confirmed, corrected", "blend"), true)
+    stated = {"search": search, **stated}
+    interval = {name: [score - 0.1, score + 0.1] for name, score in stated.items()}
     return {
         "seed": seed,
-        "patients": 8,
-        "trials": 2,
-        "top": 5,
-        "seeds": 1,
-        "epochs": 1,
-        "stated": {"search": search, "confirmed": true, "blend": true},
+        **SIZES,
+        "stated": stated,
+        "interval": interval | {"shown": [true - 0.1, true + 0.1]},
         "true_of_folds": true,
         "true_of_confirmed_folds": true,
-        "out_of_fold_interval": [search - 0.1, search + 0.1],
-        "shown_interval": [true - 0.1, true + 0.1],
-        "true": arms,
+        "true": dict.fromkeys(benchmark.ARMS, true),
         "gain": {name: [-0.01, 0.02] for name in benchmark.ARMS[1:]},
     }
 
@@ -55,9 +53,9 @@ def test_competitions_that_are_done_are_not_run_again_and_the_page_says_how_far_
     benchmark.study = None  # whoever runs one fails
     benchmark.main(["--competitions", "2", *SHORT[2:]])
     page = (tmp_path / "honesty_studies.md").read_text()
-    assert "| search | +0.175 | 0.177 |" in page
-    assert "| out of fold interval | 1 of 2 |" in page
-    assert "| shown interval | 2 of 2 |" in page
+    assert "| search | +0.175 | 0.177 | 1 of 2 | 0 below, 1 above | 0.20 |" in page
+    assert "| search, corrected | +0.000 | 0.000 | 2 of 2 | 0 below, 0 above | 0.20 |" in page
+    assert "| shown | – | – | 2 of 2 | 0 below, 0 above | 0.20 |" in page
     assert "| 0 | 1.2000 | 1.2000 (-0.010 to +0.020) |" in page
 
 

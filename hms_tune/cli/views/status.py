@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hms_tune.cli.views.tables import params_text, plain_table, short_params
-from hms_tune.export.confirmation.race import HEADINGS
+from hms_tune.export.confirmation.race import HEADINGS, ON_SCORES
 from hms_tune.machine.progress import duration
 from hms_tune.studies.text import estimate_text, patience_text, score_text
 from hms_tune.trial_state import REQUEUED_OR_LOST, TrialState, label
@@ -78,6 +78,8 @@ def _facts(status: StudyStatus) -> Table:
     if status.patience.gain is not None and status.patience.noise is not None:
         facts.add_row("a further trial", patience_text(status.patience))
     facts.add_row("trials", _trials(status))
+    if status.corrected is not None:
+        facts.add_row("best KL", str(status.corrected))
     for reason, number in status.failed_because.items():
         facts.add_row("", Text(f"{number}× failed: {reason}", style="red"))
     speed = [
@@ -139,7 +141,7 @@ def confirmation_view(progress: ConfirmationProgress) -> RenderableType:
     table = plain_table(*HEADINGS, numbers=("place", "in the search", "runs"))
     for row in progress.ranking.rows():
         table.add_row(*row)
-    return Group(Text(done), table)
+    return Group(Text(done), table, Text(ON_SCORES, style="dim"))
 
 
 def running_table(status: StudyStatus) -> Table:

@@ -118,6 +118,11 @@ def best_attempt_ids(connection: Connection, study_id: int, *, most: int = 5) ->
     return [row.trial_id for row in _best(connection, study_id, most)]
 
 
+def best_trial_numbers(connection: Connection, study_id: int, *, most: int) -> list[int]:
+    """Numbers of the best complete trials, best first; none if a study has several objectives."""
+    return [row.trial for row in _best(connection, study_id, most)]
+
+
 def leader(connection: Connection, study_id: int) -> Leader | None:
     """The best complete trial; None if none is complete, or if a study has several objectives."""
     best = _best(connection, study_id, 1)

@@ -6,15 +6,16 @@ patients and in runs of the same round. One that is worse than the leader beyond
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hms_tune.data.labels import HIGH_VOTES
-from hms_tune.training.events import OutOfFold
+from hms_tune.training.events import EpochScores, OutOfFold
+from hms_tune.training.optimism.correction import Corrected, corrected
 from hms_tune.training.scores import difference_interval, kl_per_row, patient_interval
 
 Interval = tuple[float, float]
@@ -27,19 +28,22 @@ FEWEST_ROUNDS = 2
 class RowScores:
     """The KL of each row that decides, by a model that never saw its patient.
 
-    ``row`` (ascending) and ``patient_id`` are int64 (n,), ``kl`` float64 (n,).
+    ``row`` (ascending) and ``patient_id`` are int64 (n,), ``kl`` float64 (n,). ``epochs`` is what the epochs
+    of a single run were chosen by, where that is known.
     """
 
     row: NDArray[np.int64]
     patient_id: NDArray[np.int64]
     kl: NDArray[np.float64]
+    epochs: EpochScores | None = None
 
     @classmethod
     def of(cls, predictions: OutOfFold, *, all_rows: bool) -> Self:
         """Those of a trial: of all rows, or of those with many votes; repeated folds are averaged."""
         chosen = np.full(len(predictions.row), all_rows) | (predictions.total_votes >= HIGH_VOTES)
         kl = kl_per_row(predictions.targets[chosen], predictions.probabilities[chosen])
-        return cls._averaged(predictions.row[chosen], predictions.patient_id[chosen], kl)
+        mean = cls._averaged(predictions.row[chosen], predictions.patient_id[chosen], kl)
+        return replace(mean, epochs=predictions.epochs)
 
     @classmethod
     def mean(cls, runs: Sequence[Self]) -> Self:
@@ -85,6 +89,8 @@ class Candidate:
         the mean over folds
     runs : how many were made of it with fresh seeds
     kl, interval : mean score of these runs, over rows; None without one
+    search_corrected, corrected : these scores without what the choice of epochs flatters, of the first also
+        without the choice among the candidates; None where an earlier version trained a run
     behind : interval of its score less the leader's in the rounds that both have run; None of the leader
     dropped : whether it is worse beyond chance
     """
@@ -93,9 +99,11 @@ class Candidate:
     place_before: int
     search_kl: float
     search_interval: Interval | None = None
+    search_corrected: Corrected | None = None
     runs: int = 0
     kl: float | None = None
     interval: Interval | None = None
+    corrected: Corrected | None = None
     behind: Interval | None = None
     dropped: bool = False
 
@@ -128,8 +136,8 @@ class Ranking:
                 f"{place}" if each.kl is not None else "–",
                 f"trial {each.trial}",
                 f"{each.place_before}",
-                f"{each.search_kl:.4f}{_in_brackets(each.search_interval)}",
-                "–" if each.kl is None else f"{each.kl:.4f}{_in_brackets(each.interval)}",
+                _score(each.search_kl, each.search_interval, each.search_corrected),
+                "–" if each.kl is None else _score(each.kl, each.interval, each.corrected),
                 f"{each.runs}",
                 ("" if each.behind is None else f"{each.behind[0]:+.3f} to {each.behind[1]:+.3f}")
                 + (", dropped" if each.dropped else ""),
@@ -149,7 +157,20 @@ class Ranking:
 
 
 HEADINGS = ("place", "candidate", "in the search", "KL there", "confirmed KL", "runs", "less the best")
-"""Of what :meth:`Ranking.rows` shows; intervals enclose 95 % over patients."""
+"""Of what :meth:`Ranking.rows` shows."""
+
+ON_SCORES = (
+    "KL out of fold; corrected: without what the choice of epochs flatters, and for the first also that of a "
+    "candidate. Intervals enclose 95 % over patients."
+)
+"""What these scores are."""
+
+
+def _score(kl: float, interval: Interval | None, without: Corrected | None) -> str:
+    """As it was chosen, and corrected with its interval; the plain interval where nothing is corrected."""
+    if without is not None:
+        return f"{kl:.4f}, corrected {without.kl:.4f}{_in_brackets(without.interval)}"
+    return f"{kl:.4f}{_in_brackets(interval)}"
 
 
 def _in_brackets(interval: Interval | None) -> str:
@@ -157,6 +178,8 @@ def _in_brackets(interval: Interval | None) -> str:
 
 
 def _value(stored: Any) -> Any:
+    if isinstance(stored, dict):
+        return Corrected(**{each.name: _value(stored[each.name]) for each in fields(Corrected)})
     return tuple(stored) if isinstance(stored, list) else stored
 
 
@@ -176,6 +199,7 @@ def rank(
     """
     means = {trial: RowScores.mean(list(made.values())) for trial, made in runs.items() if made}
     leader = min(means, key=lambda trial: means[trial].score, default=None)
+    epochs = {trial: _epochs(made.values()) for trial, made in runs.items() if made}
     candidates = []
     for place, (trial, kl) in enumerate(search.items(), start=1):
         made, mean = runs.get(trial, {}), means.get(trial)
@@ -191,14 +215,30 @@ def rank(
                 place_before=place,
                 search_kl=kl,
                 search_interval=None if known is None else known.interval,
+                search_corrected=None if known is None else corrected([_epochs([known])]),
                 runs=len(made),
                 kl=None if mean is None else mean.score,
                 interval=None if mean is None else mean.interval,
+                corrected=None if mean is None else corrected(_chosen_among(trial, leader, epochs)),
                 behind=behind,
                 dropped=len(shared) >= FEWEST_ROUNDS and behind is not None and behind[0] > 0.0,
             )
         )
     return Ranking(tuple(sorted(candidates, key=_place)))
+
+
+def _epochs(runs: Iterable[RowScores]) -> list[EpochScores]:
+    """What the epochs of runs were chosen by; nothing where that of one is unknown."""
+    known = [run.epochs for run in runs]
+    found = [each for each in known if each is not None]
+    return found if len(found) == len(known) else []
+
+
+def _chosen_among(
+    trial: int, leader: int | None, epochs: Mapping[int, list[EpochScores]]
+) -> list[list[EpochScores]]:
+    """A candidate's runs, and of the leader also those of all that it was the best of."""
+    return [epochs[trial], *(epochs[other] for other in epochs if trial == leader and other != trial)]
 
 
 def _place(candidate: Candidate) -> tuple[bool, bool, float, int]:

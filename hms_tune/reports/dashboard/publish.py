@@ -19,7 +19,7 @@ from hms_tune.reports.figures.predictions import curves_figure, prediction_figur
 from hms_tune.reports.figures.style import png
 from hms_tune.studies.lookup import load_study
 from hms_tune.studies.predictions import kept_out_of_fold
-from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.score import corrected_score, deciding_score, in_words
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord, study_record
 from hms_tune.training.events import OutOfFold
@@ -105,7 +105,8 @@ def _finish_best(
     """Name the pictures in the trial's note, and mark the trial as published."""
     note = trial_note(study.name, trial, study.trials)
     found = deciding_score(trial, predictions)
-    note += "\n\nBest of the study when it ended" + (f": {in_words(found)}." if found else ".")
+    without = corrected_score(storage, study.study_id, trial, predictions)
+    note += "\n\nBest of the study when it ended" + (f": {in_words(found, without)}." if found else ".")
     if names:
         note += " Further down: " + ", ".join(name.rpartition(".")[0] for name in names) + "."
     with storage.transaction() as connection:

@@ -14,12 +14,14 @@ from hms_tune.config.ranges import describe, parameters, value_text
 from hms_tune.config.study_file import SUFFIXES, StudyFile
 from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import ConfirmationProgress, confirmation_progress
+from hms_tune.export.confirmation.race import ON_SCORES
 from hms_tune.search.reports import rule_text
 from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.lookup import load_study
-from hms_tune.studies.score import deciding_score, in_words
+from hms_tune.studies.score import corrected_score, deciding_score, in_words
 from hms_tune.studies.trial_record import StudyRecord, TrialRecord
 from hms_tune.training.events import OutOfFold
+from hms_tune.training.optimism.correction import Corrected
 
 _DIGEST = "hms_tune:note"
 """Study attribute: digest of the note that was written last. If it differs, a person edited the note."""
@@ -46,9 +48,10 @@ def study_note(
     predictions: OutOfFold | None,
     database: Reached,
     confirmation: ConfirmationProgress | None = None,
+    corrected: Corrected | None = None,
 ) -> str:
     """What is searched, on which data, what leads and what a confirmation says of it, how to help."""
-    parts = [f"## {study.name}", _winner(study, predictions), _numbers(study)]
+    parts = [f"## {study.name}", _winner(study, predictions, corrected), _numbers(study)]
     parts += [
         "" if confirmation is None else _confirmation(study.name, confirmation),
         "### What is searched",
@@ -71,7 +74,9 @@ def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFol
     loaded = load_study(storage, study.name)
     with storage.transaction() as connection:
         confirmation = confirmation_progress(connection, study.name)
-    body = study_note(study, predictions, Reached.by(storage), confirmation)
+    best = study.best
+    corrected = None if best is None else corrected_score(storage, study.study_id, best, predictions)
+    body = study_note(study, predictions, Reached.by(storage), confirmation, corrected)
     standing = get_note(loaded)
     if standing == body:
         return False
@@ -82,16 +87,20 @@ def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFol
     return True
 
 
-def _winner(study: StudyRecord, predictions: OutOfFold | None) -> str:
+def _winner(study: StudyRecord, predictions: OutOfFold | None, corrected: Corrected | None) -> str:
     best = study.best
     if best is None or best.value is None:
         return "No trial is complete yet."
-    text = f"**{best.name.capitalize()} leads with KL {best.value:.4f}**"
     found = deciding_score(best, predictions)
+    text = f"**{best.name.capitalize()} leads with KL {best.value:.4f}**"
+    if corrected is not None:
+        text = f"**{best.name.capitalize()} leads with KL {corrected}**; the search saw {best.value:.4f}"
+    elif found is not None:
+        text += f", {in_words(found, None)}. A winner's own folds flatter it"
     if found is not None:
-        text += f", {in_words(found)}. A winner's own folds flatter it; the bundle that"
         text += (
-            f" `hms-tune export-best {study.name}` writes has its score on patients that the search never saw"
+            f"; the bundle that `hms-tune export-best {study.name}` writes has its score on patients that "
+            "the search never saw"
         )
     return f"{text}. Its pictures are on page {best.attempt}."
 
@@ -106,7 +115,7 @@ def _confirmation(study: str, progress: ConfirmationProgress) -> str:
         told += f" **Trial {progress.winner.trial} is the best**, which `hms-tune export-best {study}` takes."
     if progress.ranking is None:
         return told
-    return f"{told} KL out of fold, with 95 % intervals over patients.\n\n{progress.ranking.markdown()}"
+    return f"{told} {ON_SCORES}\n\n{progress.ranking.markdown()}"
 
 
 def _numbers(study: StudyRecord) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hms_tune.errors import ArtifactError
 from hms_tune.machine.regular_file import open_regular
-from hms_tune.studies.predictions import checked_predictions
+from hms_tune.studies.predictions import arrays_of, checked_predictions
 from hms_tune.training.events import OutOfFold
 from hms_tune.worker.checkpoint_store.files import ObjectStore
 
@@ -44,7 +44,7 @@ class KeptPredictions:
         ArtifactError
             If the store cannot take them.
         """
-        arrays = {name: getattr(predictions, name) for name in OutOfFold.__dataclass_fields__}
+        arrays = arrays_of(predictions)
         arrays |= {name: arrays[name].astype(np.float16) for name in _HALF}
         with tempfile.TemporaryDirectory(prefix="hms-tune-") as scratch:
             path = Path(scratch) / "predictions.npz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from hms_tune.config.ranges import Fixed, Group
 from hms_tune.config.study_file import StudyFile
@@ -36,6 +37,7 @@ class RaceJudge:
         data = study_file.space.entries["data"]
         self._all_rows = isinstance(data, Group) and data.entries["judged_on"] == Fixed("all_rows")
         self._read: dict[tuple[str, int], RowScores] = {}
+        self._ranked: tuple[object, Ranking] | None = None
 
     def judge(self) -> Ranking | None:
         """Rank, store the ranking, and end the runs of dropped candidates; None: nothing is known yet.
@@ -65,7 +67,7 @@ class RaceJudge:
             return None
         if not any(runs.values()):
             return None
-        ranking = rank(search, runs, before=before)
+        ranking = self._rank(search, runs, before)
         with self._storage.transaction() as connection:
             write_ranking(connection, self._study_id, ranking.as_json())
         out = [known.candidates[each.trial] for each in ranking.candidates if each.dropped]
@@ -75,6 +77,18 @@ class RaceJudge:
                 "%s: %d runs of candidates that are out of the race are left out", self._study, dropped
             )
         return ranking
+
+    def _rank(
+        self,
+        search: Mapping[int, float],
+        runs: Mapping[int, Mapping[int, RowScores]],
+        before: Mapping[int, RowScores],
+    ) -> Ranking:
+        """Rank anew where there is more to go by: slots ask before each claim."""
+        known = {trial: set(made) for trial, made in runs.items()}, set(before)
+        if self._ranked is None or self._ranked[0] != known:
+            self._ranked = known, rank(search, runs, before=before)
+        return self._ranked[1]
 
     def _scores(self, kept: KeptPredictions, trial: int) -> RowScores:
         key = kept.study, trial

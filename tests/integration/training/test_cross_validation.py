@@ -19,11 +19,13 @@ from hms_tune.config.trial import LossName, TrialConfig
 from hms_tune.data.folds import HELD_OUT
 from hms_tune.data.store.store import Store
 from hms_tune.errors import CheckpointError, DataError, NonFiniteLossError
+from hms_tune.training.checkpoint import checkpoint_path, read_checkpoint, write_checkpoint
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import (
     CheckpointWritten,
     CrossValidationEnded,
     EpochEnded,
+    EpochScores,
     Event,
     FoldEnded,
     FoldStarted,
@@ -168,6 +170,51 @@ def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
     assert isinstance(first, CrossValidationEnded)
     assert isinstance(second, CrossValidationEnded)
     np.testing.assert_array_equal(first.out_of_fold.probabilities, second.out_of_fold.probabilities)
+    assert_equal_epochs(first.out_of_fold.epochs, second.out_of_fold.epochs)
+
+
+def assert_equal_epochs(first: EpochScores | None, second: EpochScores | None) -> None:
+    assert first is not None
+    assert second is not None
+    for name in EpochScores.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_what_each_epoch_came_to_for_each_patient_makes_up_the_score_that_chose_it(store: Store) -> None:
+    second = {"epochs": 2, "min_votes": 3, "learning_rate_ratio": 0.1}
+    config = make_config(
+        epochs=6, early_stopping={"patience": 1, "min_delta": 10.0}, second_stage=second, few_votes_weight=0.5
+    )
+    events = list(CrossValidation(config, store, "cpu").run())
+    ended = events[-1]
+    assert isinstance(ended, CrossValidationEnded)
+    epochs = ended.out_of_fold.epochs
+    assert epochs is not None
+    assert epochs.kl.shape == (8, len(epochs.patient_id))
+    ran = [(event.fold, event.epoch) for event in events if isinstance(event, EpochEnded)]
+    for event in (event for event in events if isinstance(event, EpochEnded)):
+        mine = epochs.fold == event.fold
+        mean = np.average(epochs.kl[event.epoch, mine], weights=epochs.rows[mine])
+        assert mean == pytest.approx(event.kl, rel=1e-5)
+    for fold, best in enumerate(ended.best_epochs):
+        mine = epochs.fold == fold
+        assert np.nanargmin(epochs.kl[:, mine] @ epochs.rows[mine]) == best
+        finite = np.flatnonzero(np.isfinite(epochs.kl[:, mine]).all(axis=1))
+        assert finite.tolist() == [epoch for other, epoch in ran if other == fold]
+    assert set(epochs.patient_id) == set(ended.out_of_fold.patient_id)
+
+
+def test_a_trial_that_an_earlier_version_began_ends_without_them(store: Store, tmp_path: Path) -> None:
+    config = make_config()
+    for event in CrossValidation(config, store, "cpu", directory=tmp_path).run():
+        if isinstance(event, CheckpointWritten):
+            break
+    state = read_checkpoint(checkpoint_path(tmp_path, 0))
+    del state["patient_kl"]
+    write_checkpoint(tmp_path, 0, state)
+    *_, ended = CrossValidation(config, store, "cpu", directory=tmp_path).run()
+    assert isinstance(ended, CrossValidationEnded)
+    assert ended.out_of_fold.epochs is None
 
 
 def test_checkpoints_keep_their_distance_unless_they_are_asked_for(store: Store, tmp_path: Path) -> None:
@@ -393,6 +440,7 @@ def test_a_fold_from_elsewhere_is_taken_in_bit_for_bit(
     assert isinstance(expected, CrossValidationEnded)
     assert ended.kl.hex() == expected.kl.hex()
     np.testing.assert_array_equal(ended.out_of_fold.probabilities, expected.out_of_fold.probabilities)
+    assert_equal_epochs(ended.out_of_fold.epochs, expected.out_of_fold.epochs)
     replayed = [event for event in events if isinstance(event, EpochEnded) and event.replayed]
     assert len(replayed) == helper_epochs
     # Whoever resumes the trial finds what was taken in.

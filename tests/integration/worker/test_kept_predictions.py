@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from hms_tune.errors import ArtifactError
 from hms_tune.export.blend import choose_trials
-from hms_tune.training.events import OutOfFold
+from hms_tune.studies.predictions import arrays_of
+from hms_tune.training.events import EpochScores, OutOfFold
 from hms_tune.training.scores import kl_divergence
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.checkpoint_store.open import open_store
@@ -37,6 +38,12 @@ def predictions(seed: int, noise: float = 1.0, rows: int = 80) -> OutOfFold:
         probabilities=softmax(guess),
         targets=softmax(truth),
         total_votes=np.full(rows, 7),
+        epochs=EpochScores(
+            fold=np.arange(rows // 4) % 3,
+            patient_id=np.arange(rows // 4),
+            rows=np.full(rows // 4, 4),
+            kl=np.random.default_rng(seed).gamma(2.0, 0.5, (3, rows // 4)).astype(np.float32),
+        ),
     )
 
 
@@ -52,11 +59,20 @@ def test_what_is_kept_comes_back_to_three_digits(kept: KeptPredictions) -> None:
     assert kept.trials() == {12}
     for name in ("row", "eeg_id", "patient_id", "fold", "total_votes"):
         assert np.array_equal(getattr(again, name), getattr(first, name))
+    assert first.epochs is not None
+    assert again.epochs is not None
+    for name in EpochScores.__dataclass_fields__:
+        assert np.array_equal(getattr(again.epochs, name), getattr(first.epochs, name))
     assert np.abs(again.probabilities - first.probabilities).max() < 1e-3
     np.testing.assert_allclose(again.probabilities.sum(axis=1), 1.0, atol=1e-6)
     assert kl_divergence(again.targets, again.probabilities) == pytest.approx(
         kl_divergence(first.targets, first.probabilities), abs=1e-3
     )
+
+
+def test_what_an_earlier_version_kept_is_read_and_says_nothing_of_epochs(kept: KeptPredictions) -> None:
+    kept.keep(12, replace(predictions(1), epochs=None))
+    assert kept.of(12).epochs is None
 
 
 def test_checkpoints_and_predictions_do_not_touch_each_other(kept: KeptPredictions, tmp_path: Path) -> None:
@@ -104,13 +120,17 @@ def test_trials_that_help_each_other_are_chosen_and_others_left_out(
         {"patient_id": np.zeros(1, np.int64)},
         {"total_votes": np.full((80, 2), 12)},
         {"row": np.full(80, np.nan)},
+        {"epochs_kl": np.full((3, 19), 1.0, np.float32)},
+        {"epochs_kl": np.full((3, 20), np.inf, np.float32)},
+        {"epochs_rows": np.zeros(20, np.int64)},
+        {"epochs_patient_id": np.full(20, 0.5)},
     ],
 )
 def test_what_another_wrote_into_the_shared_folder_is_refused_in_a_sentence(
     changed: dict[str, NDArray[Any]], kept: KeptPredictions, tmp_path: Path
 ) -> None:
     good = predictions(1)
-    arrays = {name: getattr(good, name) for name in OutOfFold.__dataclass_fields__}
+    arrays = arrays_of(good)
     kept.keep(4, good)
     path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
     np.savez(path, **(arrays | changed))
@@ -125,7 +145,7 @@ def test_predictions_that_claim_rows_without_bytes_take_no_memory(
     kept.keep(4, predictions(1))
     path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
     with zipfile.ZipFile(path, "w") as members:
-        for name in OutOfFold.__dataclass_fields__:
+        for name in arrays_of(predictions(1)):
             shape = (10**10, 6) if name in ("probabilities", "targets") else (10**10,)
             header = io.BytesIO()
             described = {"descr": "|V0", "fortran_order": False, "shape": shape}
@@ -139,7 +159,7 @@ def test_a_member_that_is_no_array_is_refused(kept: KeptPredictions, tmp_path: P
     kept.keep(4, predictions(1))
     path = tmp_path / "store/effnet/out-of-fold/trial-4.npz"
     with zipfile.ZipFile(path, "w") as members:
-        for name in OutOfFold.__dataclass_fields__:
+        for name in arrays_of(predictions(1)):
             members.writestr(name, "no array")
     with pytest.raises(ArtifactError, match="is damaged"):
         kept.of(4)

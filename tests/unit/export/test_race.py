@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hms_tune.export.confirmation.race import Ranking, RowScores, rank
-from hms_tune.training.events import OutOfFold
+from hms_tune.training.events import EpochScores, OutOfFold
+from hms_tune.training.optimism.correction import corrected
 from hms_tune.training.scores import kl_per_row
 
 PATIENTS, ROWS = 40, 160
@@ -98,6 +99,44 @@ def test_repeated_folds_are_averaged_and_rows_of_few_votes_left_out_where_those_
     assert RowScores.of(replace(predictions), all_rows=True).row.tolist() == [0, 1, 2]
 
 
-def test_a_ranking_comes_back_from_json() -> None:
-    ranking = rank({3: 0.5, 7: 0.6}, {3: {1: scores(0.0, 3)}, 7: {}}, before={3: scores(0.0, 8)})
+def with_epochs(level: float, seed: int) -> RowScores:
+    """A run of four epochs, equally good but for chance; the best is chosen in each of two folds."""
+    run, chance = scores(level, seed), np.random.default_rng(seed).normal(0.0, 0.3, (4, PATIENTS))
+    by_patient = run.kl.reshape(PATIENTS, -1).mean(axis=1)
+    kl = np.abs(by_patient + chance).astype(np.float32)
+    patients = np.arange(PATIENTS)
+    rows = np.full(PATIENTS, ROWS // PATIENTS)
+    return replace(run, epochs=EpochScores(fold=patients % 2, patient_id=patients, rows=rows, kl=kl))
+
+
+def test_the_leader_is_corrected_for_the_choice_among_all_and_each_for_that_of_its_epochs() -> None:
+    runs = {3: {1: with_epochs(0.0, 3), 2: with_epochs(0.0, 4)}, 7: {1: with_epochs(0.5, 1)}}
+    ranking = rank({3: 0.5, 7: 0.6}, runs, before={3: with_epochs(0.0, 8)})
+    leader, other = ranking.candidates
+    assert leader.corrected is not None
+    assert other.corrected is not None
+    assert leader.search_corrected is not None
+    assert (leader.corrected.candidates, other.corrected.candidates) == (2, 1)
+    epochs = [[each.epochs for each in made.values() if each.epochs is not None] for made in runs.values()]
+    assert leader.corrected == corrected(epochs)
+    cells = ranking.rows()[0]
+    low, high = leader.corrected.interval or (0.0, 0.0)
+    assert cells[4] == f"{leader.kl:.4f}, corrected {leader.corrected.kl:.4f} ({low:.3f}–{high:.3f})"
+    assert cells[3].startswith(f"0.5000, corrected {leader.search_corrected.kl:.4f} (")
     assert Ranking.from_json(json.loads(json.dumps(ranking.as_json()))) == ranking
+
+
+def test_a_run_of_an_earlier_version_leaves_its_candidate_and_the_leader_uncorrected() -> None:
+    runs = {3: {1: with_epochs(0.0, 3), 2: with_epochs(0.0, 4)}, 7: {1: scores(0.5, 1)}}
+    leader, other = rank({3: 0.5, 7: 0.6}, runs).candidates
+    assert leader.corrected is None
+    assert other.corrected is None
+
+
+def test_a_ranking_comes_back_from_json_also_that_of_an_earlier_version() -> None:
+    ranking = rank({3: 0.5, 7: 0.6}, {3: {1: scores(0.0, 3)}, 7: {}}, before={3: scores(0.0, 8)})
+    stored = json.loads(json.dumps(ranking.as_json()))
+    assert Ranking.from_json(stored) == ranking
+    for each in stored:
+        del each["corrected"], each["search_corrected"]
+    assert Ranking.from_json(stored) == ranking
