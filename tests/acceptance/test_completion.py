@@ -70,7 +70,10 @@ def test_the_script_is_shown_with_a_function_that_bash_accepts(bash: dict[str, s
 
 @pytest.mark.parametrize("group", ["study", "data", "model"])
 def test_a_group_of_commands_installs_no_completion_of_its_own(
-    bash: dict[str, str], group: str, hms_tune: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    bash: dict[str, str],
+    group: str,
+    hms_tune: Callable[..., tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", bash["HOME"])
     code, said = hms_tune(group, "--install-completion", "bash")
