@@ -12,7 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 USERS := $(VENV)/installed-for-users
 STAMP := $(VENV)/installed
-PYTEST_WORKERS ?= 3
+# Twice the cores that CI has: many tests wait for a process, a server or a lease.
+PYTEST_WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test slow lint generated fuzz faults format screenshot clean

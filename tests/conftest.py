@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +15,31 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What test modules import stays: it is looked through for garbage neither while it is loaded nor ever again.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """All is imported that tests import at their heads."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 @pytest.fixture(scope="session")
-def competition_writer() -> Callable[..., Path]:
-    """The function ``write_competition(root, *, patients=6, …)`` of ``tests/competition.py``."""
+def competition_writer(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The function ``write_competition(root, *, patients=6, …)`` of ``tests/competition.py``.
+
+    Of each kind a folder is written once and copied from then on, which takes next to no time.
+    """
     from competition import write_competition
 
-    return write_competition
+    kinds: dict[str, Path] = {}
+
+    def copied(root: Path, **kind: Any) -> Path:
+        name = repr(sorted(kind.items()))
+        if name not in kinds:
+            kinds[name] = write_competition(tmp_path_factory.mktemp("kind") / "root", **kind)
+        return Path(shutil.copytree(kinds[name], root, dirs_exist_ok=True))
+
+    return copied

@@ -16,7 +16,7 @@ INPUTS: Counter[str] = Counter()
 settings.register_profile(
     "fuzz",
     derandomize=not SECONDS,
-    max_examples=10**9 if SECONDS else 60,
+    max_examples=10**9 if SECONDS else 30,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),

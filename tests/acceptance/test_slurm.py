@@ -24,6 +24,7 @@ TRIALS = 2
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"SLURM is not installed: {', '.join(missing())}")
 
 
+@pytest.mark.slow
 def test_a_trial_that_its_time_limit_cuts_goes_on_from_its_checkpoint_and_the_study_finishes_by_itself(
     tmp_path: Path, competition_writer: Callable[..., Path]
 ) -> None:

@@ -8,8 +8,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 import torch
 from fake_study import run_study
@@ -30,7 +32,12 @@ def database_url() -> str:
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
     # Exit handlers run in reverse: the server, which registers its stop later, is gone when this removes it.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return start_embedded(folder / "postgres")
+    url = start_embedded(folder / "postgres")
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("ALTER SYSTEM SET fsync = off")  # no test of these ends the machine
+        cursor.execute("SELECT pg_reload_conf()")
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def _defined(statement: ast.stmt) -> set[str]:
 @cache
 def imported(path: Path) -> dict[str, str]:
     """The full names of what a module imports."""
-    found = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    found = ast.walk(tree_of(path))
     froms = (node for node in found if isinstance(node, ast.ImportFrom))
     return {
         alias.asname or alias.name: f"{node.module}.{alias.name}" for node in froms for alias in node.names

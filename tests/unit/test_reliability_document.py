@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def table() -> dict[str, list[str]]:
 TABLE = table()
 
 
+@cache
 def names_in(path: Path) -> list[str]:
     """Names of the test functions of a file, or of all files below a folder."""
     files = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]

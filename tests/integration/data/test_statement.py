@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from competition import write_competition
 
 from hms_tune.data.check.folder import check_folder
 from hms_tune.data.files.competition import Competition
@@ -25,8 +25,8 @@ VOTES = list(VOTE_COLUMNS)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_competition(tmp_path / "hms", nan_gap=False)
+def root(tmp_path: Path, competition_writer: Callable[..., Path]) -> Path:
+    return competition_writer(tmp_path / "hms", nan_gap=False)
 
 
 def kinds(root: Path) -> dict[str, str]:

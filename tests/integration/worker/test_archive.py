@@ -49,12 +49,12 @@ data: {{folds: 2}}
 training: {{epochs: 4, learning_rate: {{low: 1.0e-4, high: 1.0e-2, log: true}}}}
 model: {{backbone: test_resnet, pretrained: false, dropout: {{low: 0.0, high: 0.5}}}}
 search: {{sampler: {sampler}, scheduler: {{name: promotion, reduction_factor: 2, rungs: [0.125, 0.5]}}}}
-budget: {{trials: 30}}
+budget: {{trials: {trials}}}
 """
 
 
-def study_file(name: str, sampler: str = "random") -> StudyFile:
-    return StudyFile.parse(STUDY.format(name=name, sampler=sampler), "test")
+def study_file(name: str, sampler: str = "random", *, trials: int = 30) -> StudyFile:
+    return StudyFile.parse(STUDY.format(name=name, sampler=sampler, trials=trials), "test")
 
 
 class Training:
@@ -86,9 +86,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     opened = open_storage(start_embedded(tmp_path_factory.mktemp("elsewhere") / "postgres"))
     for number in range(3):
         join_search(opened, study_file(f"other-{number}"))
-    a_slot(
-        opened, join_search(opened, study_file("other-0")), Training(), tmp_path_factory.mktemp("other")
-    ).run()
+    file = study_file("other-last", trials=3)
+    a_slot(opened, join_search(opened, file), Training(), tmp_path_factory.mktemp("other")).run()
     yield opened
     opened.close()
 
@@ -168,10 +167,10 @@ def test_a_trial_that_was_running_goes_on_from_its_checkpoint(
 
     training = Training()
     at = SaveInTheMiddle(1_000)
-    run(storage, study_file(study_name), artifacts, training, at)
+    run(storage, study_file(study_name, trials=6), artifacts, training, at)
     load_study(elsewhere, open_store(tmp_path / "there"), file)
     assert status(elsewhere, study_name).trials["running"] == 1
-    run(elsewhere, study_file(study_name), tmp_path / "there", training)
+    run(elsewhere, study_file(study_name, trials=6), tmp_path / "there", training)
     ended = status(elsewhere, study_name)
     assert (ended.state, ended.attempts["lost"], ended.trials["failed"]) == ("finished", 1, 0)
 

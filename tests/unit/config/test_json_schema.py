@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from hms_tune.config.yaml_lines import Source, parse_yaml
 STUDIES = Path(__file__).parents[3] / "studies"
 FILES = sorted(STUDIES.glob("*.yaml"))
 GALLERY = sorted(STUDIES.glob("gallery/*.yaml"))
+
+
+@cache
+def schema() -> Draft202012Validator:
+    """Made once: it is the same for every document."""
+    return Draft202012Validator(study_schema())
 
 
 def plain(path: Path) -> Any:
@@ -33,7 +40,7 @@ def test_the_committed_schema_is_current() -> None:
 
 @pytest.mark.parametrize("path", [*FILES, *GALLERY], ids=lambda path: path.stem)
 def test_every_study_fits_the_schema_and_is_accepted(path: Path) -> None:
-    assert [error.message for error in Draft202012Validator(study_schema()).iter_errors(plain(path))] == []
+    assert [error.message for error in schema().iter_errors(plain(path))] == []
     text = path.read_text(encoding="utf-8")
     assert StudyFile.parse(text, path.name).study == path.stem
     assert text.startswith("# yaml-language-server: $schema=study.schema.json\n") or path in GALLERY
@@ -63,4 +70,4 @@ def test_the_schema_refuses_what_the_reader_refuses(place: tuple[str, ...], valu
     for name in sections:
         section = section[name]
     section[key] = value
-    assert not Draft202012Validator(study_schema()).is_valid(document)
+    assert not schema().is_valid(document)

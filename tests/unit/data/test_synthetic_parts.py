@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -38,6 +40,13 @@ def plan() -> Plan:
     return make_plan(400, Extent(test_patients=10), seed=5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten() -> Iterator[None]:
+    yield
+    rendered.cache_clear()
+
+
+@cache
 def rendered(pattern: int, number: int, share: float = 0.95, seconds: int = 60) -> NDArray[np.float64]:
     """Bipolar channels (16, n_times) of one person's pattern alone, µV."""
     rng = np.random.default_rng([pattern, number])

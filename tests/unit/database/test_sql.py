@@ -14,9 +14,11 @@ _DRIVERS = ("sqlalchemy", "psycopg2")
 _CALLS = ("execute", "exec_driver_sql", "engine")
 
 
-def sql_in(module: ast.Module) -> Iterator[int]:
+def sql_in(text: str) -> Iterator[int]:
     """Lines that import a driver, use an engine or execute a statement."""
-    for node in ast.walk(module):
+    if not any(word in text for word in (*_DRIVERS, *_CALLS)):
+        return
+    for node in ast.walk(ast.parse(text)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
@@ -33,7 +35,7 @@ def test_no_module_outside_the_database_package_holds_sql() -> None:
     found = {
         name
         for name, file in files.items()
-        if not name.startswith("database/") and any(sql_in(ast.parse(file.read_text())))
+        if not name.startswith("database/") and any(sql_in(file.read_text()))
     }
     assert found == set()
 
@@ -42,7 +44,8 @@ def test_no_query_that_others_call_returns_rows() -> None:
     functions = (
         (file, node)
         for file in (PACKAGE / "database").rglob("*.py")
-        for node in ast.parse(file.read_text()).body
+        if "Row[" in (text := file.read_text())
+        for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
     )
     assert [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,10 +22,16 @@ def inside(environment: dict[str, Any], start_response: Any) -> list[bytes]:
     return [environment["PATH_INFO"].encode()]
 
 
+@cache
+def below() -> Prefixed:
+    """A dashboard below ``/hms``: its script, which is large, is rewritten once."""
+    return Prefixed(inside, "/hms")
+
+
 def ask(path: str, **variables: str) -> tuple[str, dict[str, str], bytes]:
     answered: list[Any] = []
     environment = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "SCRIPT_NAME": "", **variables}
-    body = Prefixed(inside, "/hms")(environment, lambda status, headers: answered.append((status, headers)))
+    body = below()(environment, lambda status, headers: answered.append((status, headers)))
     ((status, headers),) = answered
     return status, dict(headers), b"".join(body)
 

@@ -64,7 +64,7 @@ def really_saved(network: nn.Module, images: torch.Tensor, *, half: bool) -> int
 
 
 @pytest.mark.parametrize("frozen", [0, 3])
-@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18d", "test_efficientnet"])
 def test_saved_bytes_are_those_of_a_real_forward_pass_within_half_a_percent(
     backbone: str, frozen: int
 ) -> None:
@@ -75,7 +75,7 @@ def test_saved_bytes_are_those_of_a_real_forward_pass_within_half_a_percent(
     assert counted == pytest.approx(real, rel=0.005)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18d", "test_efficientnet"])
 def test_saved_bytes_under_bfloat16_are_those_of_autocast_within_five_percent(backbone: str) -> None:
     trial = config(backbone)
     counted = footprint(trial, half=True)
@@ -88,7 +88,7 @@ def test_saved_bytes_under_bfloat16_are_those_of_autocast_within_five_percent(ba
     assert counted.step_fixed >= casts
 
 
-@pytest.mark.parametrize("backbone", ["resnet18d", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18d", "test_efficientnet"])
 def test_the_most_alive_in_a_step_is_that_of_a_real_step(backbone: str) -> None:
     trial = config(backbone)
     counted = footprint(trial, half=False)
@@ -230,7 +230,7 @@ def test_a_trial_that_cannot_fit_is_refused_with_the_largest_batch_that_can() ->
         plan(MIB).require()
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "efficientnet_b0"])
+@pytest.mark.parametrize("backbone", ["resnet18d", "test_efficientnet"])
 def test_features_of_frozen_layers_are_counted_as_they_are(backbone: str) -> None:
     trial = config(backbone, frozen=2)
     network, images = real_network(trial.model)

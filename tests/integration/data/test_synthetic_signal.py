@@ -20,6 +20,7 @@ from hms_tune.data.synthetic.spectrogram import bipolar_matrix
 from hms_tune.data.synthetic.stretch import recording_samples, render
 
 SEED = 11
+PATIENTS = 40
 BANDS = ((0.5, 1), (1, 1.5), (1.5, 2.2), (2.2, 3.2), (3.2, 5), (5, 8), (8, 12), (12, 20))
 
 
@@ -36,7 +37,7 @@ class Rows:
 @pytest.fixture(scope="module")
 def plan() -> Plan:
     # stretches no longer than the EEG they hold: the ten minutes around it are not looked at here
-    return make_plan(70, Extent(1, 2, 50, surroundings=Surroundings(2, 52)), SEED)
+    return make_plan(PATIENTS, Extent(1, 2, 50, surroundings=Surroundings(2, 52)), SEED)
 
 
 @pytest.fixture(scope="module")
