@@ -1,13 +1,14 @@
 """How fast searches find a good configuration: strategies replayed on tabulated trials by a simulated clock.
 
     python benchmarks/search.py tabulate TABLE.npz --seed N [--configurations 250] [--minutes M]
-    python benchmarks/search.py choose [TABLE.npz]
-    python benchmarks/search.py replay [TABLE.npz] [--orders 200] [--workers 1 8 64]
+    python benchmarks/search.py choose [TABLE.npz] [--orders 200] [--processes 2]
+    python benchmarks/search.py replay [TABLE.npz] [--orders 200] [--costly-orders 24] [--workers 1 8 64]
 
 ``tabulate`` trains what ``search_table.py`` draws, on one core, and goes on with a table that is there.
 ``choose`` tries rungs and reduction factors, and ways to put partial estimates on one scale, on the table
-that they are chosen on. ``replay`` runs every strategy of ``search_arms.py`` on another table, of another
-competition and another draw. Both write into ``benchmarks/results/search.md``. A configuration counts as
+that they are chosen on. ``replay`` runs every strategy of ``search_arms.py`` and ``search_samplers.py`` on
+another table, of another competition and another draw; those that take seconds for each order run in fewer
+orders. Both write into ``benchmarks/results/search.md``. A configuration counts as
 found when all its folds are trained. The cost is in full trials per worker.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import sys
 import time
 import warnings
@@ -24,9 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 from scipy.stats import spearmanr
-from search_arms import ARMS, VARIANTS
+from search_arms import ARMS, BOUNDS, VARIANTS
+from search_pruned import remember
 from search_replay import LEVELS, REGRET_AFTER, Course, Floats, Table, simulate
+from search_samplers import COSTLY, SAMPLER_ARMS, fit_seldom
 from search_table import tabulate
 
 from hms_tune.search.promotion.progress import TrialProgress
@@ -36,6 +41,7 @@ from hms_tune.training.fold_difficulty import comparable_estimate
 
 RESULTS = Path(__file__).parent / "results"
 CHOOSING, REPORTING = RESULTS / "search_choosing.npz", RESULTS / "search_reporting.npz"
+STRATEGIES = ARMS | SAMPLER_ARMS | BOUNDS
 PRODUCT = "model + promotion"
 AGAINST = ("random, no pruning", "TPE + median (as effnet.yaml had it)", "TPE + Ray's ASHA")
 
@@ -113,26 +119,71 @@ _table: Table
 def _load(path: Path) -> None:
     global _table  # noqa: PLW0603 - each process reads the table once
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    remember()
+    fit_seldom()
+    torch.set_num_threads(1)
     _table = Table(path)
 
 
 def _one(task: tuple[str, int, int]) -> Course:
     name, workers, order = task
-    return simulate(_table, (ARMS | VARIANTS)[name](_table, order), workers)
+    return simulate(_table, (STRATEGIES | VARIANTS)[name](_table, order), workers)
 
 
-def replay(path: Path, names: list[str], workers: tuple[int, ...], orders: int) -> list[Replay]:
-    """Run strategies in random orders, two processes side by side."""
-    found = []
-    with multiprocessing.get_context("spawn").Pool(2, _load, (path,)) as pool:
-        for count in workers:
-            for name in names:
-                started = time.perf_counter()
-                tasks = [(name, count, order) for order in range(orders)]
-                result = Replay(name, count, pool.map(_one, tasks, chunksize=5))
-                print(result.row(), f"{time.perf_counter() - started:.0f} s", flush=True)  # noqa: T201
-                found.append(result)
+@dataclass(frozen=True)
+class Extent:
+    """How much is replayed.
+
+    Attributes
+    ----------
+    orders, costly_orders : the most, and those of costly strategies
+    workers : their numbers
+    processes : side by side
+    minutes : no further orders begin after so long
+    """
+
+    orders: int
+    costly_orders: int
+    workers: tuple[int, ...]
+    processes: int
+    minutes: float
+
+    def most(self, name: str) -> int:
+        """In how many orders a strategy is replayed."""
+        return min(self.orders, self.costly_orders) if name in COSTLY else self.orders
+
+
+ORDERS_AT_ONCE = 4
+
+
+def replay(path: Path, names: list[str], extent: Extent) -> list[Replay]:
+    """Run strategies in random orders: all in the first few, then all in the next, while there is time."""
+    courses: dict[tuple[str, int], list[Course]] = {
+        (name, count): [] for count in extent.workers for name in names
+    }
+    seconds = dict.fromkeys(courses, 0.0)
+    deadline = time.monotonic() + 60 * extent.minutes
+    os.environ["OMP_NUM_THREADS"] = "1"  # small matrices: threads only wait for one another
+    with multiprocessing.get_context("spawn").Pool(extent.processes, _load, (path,)) as pool:
+        for first in range(0, extent.orders, ORDERS_AT_ONCE):
+            if first and time.monotonic() > deadline:
+                break
+            for (name, count), known in courses.items():
+                orders = range(first, min(first + ORDERS_AT_ONCE, extent.most(name)))
+                for course, taken in pool.map(_timed, [(name, count, order) for order in orders], 1):
+                    known.append(course)
+                    seconds[name, count] += taken
+            print(min(first + ORDERS_AT_ONCE, extent.orders), "orders", flush=True)  # noqa: T201
+    found = [Replay(name, count, known) for (name, count), known in courses.items()]
+    for each in found:
+        taken = seconds[each.name, each.workers] / len(each.courses)
+        print(each.row(), f"{taken:.2f} CPU s an order", flush=True)  # noqa: T201
     return found
+
+
+def _timed(task: tuple[str, int, int]) -> tuple[Course, float]:
+    started = time.process_time()
+    return _one(task), time.process_time() - started
 
 
 def estimate_ways(table: Table) -> str:
@@ -210,17 +261,18 @@ def describe(table: Table) -> str:
     )
 
 
-def choose(path: Path, orders: int) -> str:
+def choose(path: Path, extent: Extent) -> str:
     """Everything that is chosen, on the choosing table."""
     table = Table(path)
     sections = ["## What was chosen, and on what", describe(table)]
     sections += [
         "Mean absolute error of the predicted final score, and Spearman's ρ with it:",
         estimate_ways(table),
-        f"Rungs, in epochs and folds, and reduction factors of `{PRODUCT}` ({orders} orders): full trials "
-        "per worker until one of the best 1 % is confirmed, sorted by the geometric mean of both:",
+        f"Rungs, in epochs and folds, and reduction factors of `{PRODUCT}` (ORDERS orders): full "
+        "trials per worker until one of the best 1 % is confirmed, sorted by the geometric mean of both:",
     ]
-    found = replay(path, list(VARIANTS), (1, 8), orders)
+    found = replay(path, list(VARIANTS), extent)
+    sections[-1] = sections[-1].replace("ORDERS", str(len(found[0].courses)))
     lines = ["| rungs, factor | 1 worker | 8 workers | 90 %, 1 worker |", "|---|---|---|---|"]
     scored = []
     for name in VARIANTS:
@@ -236,18 +288,22 @@ def choose(path: Path, orders: int) -> str:
     return "\n\n".join(sections)
 
 
-def report(path: Path, orders: int, workers: tuple[int, ...]) -> str:
+def report(path: Path, extent: Extent) -> str:
     """All strategies on the reporting table."""
-    table = Table(path)
-    found = replay(path, list(ARMS), workers, orders)
+    table, workers = Table(path), extent.workers
+    found = replay(path, list(STRATEGIES), extent)
+    by = {(each.name, each.workers): each for each in found}
+    orders, costly = (len(by[name, workers[0]].courses) for name in (PRODUCT, min(COSTLY)))
+    fewer = f", of Optuna's GP over {costly}" if costly < orders else ""
     fitted, not_fitted = model_seconds(table)
     sections = [
         "## All strategies, on a table that nothing was chosen on",
         describe(table),
         "Mean absolute error of the predicted final score, and Spearman's ρ with it:",
         estimate_ways(table),
-        f"Full trials per worker until a configuration of each level is confirmed: median over {orders} "
-        "orders (90th percentile); the 95 % interval is of the median for the best 1 %. Regret is the "
+        f"Full trials per worker until a configuration of each level is confirmed: median over "
+        f"{orders} orders{fewer} (90th percentile); the 95 % interval is of the median for the best "
+        "1 %. Regret is the "
         "held-out KL of the confirmed best above the lowest of the table, mean ± 1.96 standard errors, after "
         + ", ".join(f"{total} full trials in all on {count}" for count, total in REGRET_AFTER.items())
         + " workers (nothing confirmed: the median configuration). Never: no configuration of the best 1 % "
@@ -259,7 +315,6 @@ def report(path: Path, orders: int, workers: tuple[int, ...]) -> str:
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         lines += [each.row() for each in found if each.workers == count]
         sections += [f"### {count} worker{'s' * (count > 1)}", "\n".join(lines)]
-    by = {(each.name, each.workers): each for each in found}
     lines = [
         "| strategy over `" + PRODUCT + "` | " + " | ".join(f"{count} workers" for count in workers) + " |"
     ]
@@ -300,11 +355,13 @@ def main() -> int:
     parser.add_argument("what", choices=("tabulate", "choose", "replay"))
     parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--orders", type=int, default=200)
+    parser.add_argument("--costly-orders", type=int, default=24)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--workers", type=int, nargs="+", choices=REGRET_AFTER, default=list(REGRET_AFTER))
     parser.add_argument("--seed", type=int, default=0, help="of the competition and of the draw")
     parser.add_argument("--configurations", type=int, default=250)
     parser.add_argument("--patients", type=int, default=90)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=60, help="nothing further begins after so long")
     parser.add_argument("--folder", type=Path, help="the synthetic competition, kept here for another time")
     given = parser.parse_args()
     if given.what == "tabulate":
@@ -319,8 +376,12 @@ def main() -> int:
             minutes=given.minutes,
         )
         return 0
-    text = choose(given.table or CHOOSING, given.orders) if given.what == "choose" else ""
-    text = text or report(given.table or REPORTING, given.orders, tuple(given.workers))
+    workers = (1, 8) if given.what == "choose" else tuple(given.workers)
+    extent = Extent(given.orders, given.costly_orders, workers, given.processes, given.minutes)
+    if given.what == "choose":
+        text = choose(given.table or CHOOSING, extent)
+    else:
+        text = report(given.table or REPORTING, extent)
     write_section(text, first=given.what == "choose")
     sys.stdout.write(text + "\n")
     return 0

@@ -6,14 +6,15 @@ are restricted to the table: they choose among configurations that were tabulate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from math import ceil
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from search_pruned import Trials, forget
 from search_replay import Floats, Job, Strategy, Table
 
 from hms_tune.config.study_file import StudyFile
@@ -51,9 +52,14 @@ class Pool:
         """It did not begin after all."""
         self._waiting.insert(0, number)
 
-    def most(self, gains: Callable[[list[int]], Floats]) -> int:
-        """The best of some; one in ten is random."""
-        if self._rng.random() < RANDOM_SHARE:
+    def nearest(self, params: Mapping[str, Any]) -> int:
+        """The one that is most like a configuration of no table."""
+        distance = ((self._table.encoded[self._waiting] - self._table.encode([params])) ** 2).sum(axis=1)
+        return self._waiting.pop(int(distance.argmin()))
+
+    def most(self, gains: Callable[[list[int]], Floats], *, explores: bool = True) -> int:
+        """The best of some; one in ten is random, where the strategy explores."""
+        if explores and self._rng.random() < RANDOM_SHARE:
             return self.random()
         count = min(CANDIDATES, len(self))
         places = self._rng.choice(len(self), count, replace=False)
@@ -89,7 +95,7 @@ class _Searching(Strategy):
 
 
 class Sequential(_Searching):
-    """A worker trains a trial step by step until a rule gives it up: what there is without checkpoints."""
+    """A worker trains a trial until a rule gives it up: what there is without checkpoints."""
 
     def __init__(self, table: Table, seed: int) -> None:
         super().__init__(table, seed)
@@ -100,7 +106,7 @@ class Sequential(_Searching):
         if job is None:
             if not len(self.pool):
                 return None
-            job = Job(self.begin(), 0, 1)
+            job = Job(self.begin(), 0, self.decides_after(0))
         return job
 
     def tell(self, worker: int, job: Job) -> None:
@@ -113,7 +119,11 @@ class Sequential(_Searching):
             self.lost.add(number)
             self.ended(number, step)
         else:
-            self._current[worker] = Job(number, step, step + 1)
+            self._current[worker] = Job(number, step, self.decides_after(step))
+
+    def decides_after(self, step: int) -> int:
+        """The next step at which the rule decides, or the last one."""
+        return self.table.steps
 
     def prunes(self, number: int, step: int) -> bool:
         """Whether a trial ends before its time."""
@@ -124,47 +134,101 @@ class Sequential(_Searching):
 
 
 class Pruned(Sequential):
-    """A pruner, asked as the product asks it: after each epoch, or after each fold."""
+    """A pruner, asked as the product asks it: after each epoch, or after each fold.
 
-    def __init__(self, table: Table, seed: int, pruner: optuna.pruners.BasePruner, *, report: str) -> None:
+    Parameters
+    ----------
+    report : what it is told
+    halves_by : it decides at powers of this number alone; None: whenever it is asked
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        seed: int,
+        pruner: optuna.pruners.BasePruner,
+        *,
+        report: Literal["estimate", "epoch", "fold"],
+        halves_by: int | None = None,
+    ) -> None:
         super().__init__(table, seed)
-        self._study = optuna.create_study(study_name=str(seed), pruner=pruner)
-        self._report = report
-        self._trials: dict[int, optuna.Trial] = {}
+        self._pruner, self._report, self._halves_by = pruner, report, halves_by
+        self._seen = Trials(str(seed))
+        self._trials: dict[int, int] = {}
         self._pruned_at: dict[int, int] = {}
+        forget()
 
     @classmethod
     def of_product(cls, pruner: str) -> Maker:
         def make(table: Table, seed: int) -> Strategy:
             text = f"study: x\ndata: {{folds: {table.folds}}}\ntraining: {{epochs: {table.epochs}}}\n"
             study_file = StudyFile.parse(text + f"search: {{pruner: {pruner}}}", "benchmarks/search_arms.py")
-            report = "fold" if "wilcoxon" in pruner else "estimate"
-            return cls(table, seed, make_pruner(study_file), report=report)
+            given = study_file.search.pruner
+            whole = given.compares_whole_folds
+            halves_by: int | None = getattr(given, "reduction_factor", None)
+            made = make_pruner(study_file)
+            return cls(table, seed, made, report="fold" if whole else "estimate", halves_by=halves_by)
 
         return make
 
-    def prunes(self, number: int, step: int) -> bool:
-        if number not in self._trials:
-            self._trials[number] = self._study.ask()
-        trial, (fold, epoch) = self._trials[number], divmod(step - 1, self.table.epochs)
+    def decides_after(self, step: int) -> int:
+        if isinstance(self._pruner, optuna.pruners.NopPruner):
+            return self.table.steps
+        if self._report == "fold":
+            return step + self.table.epochs
+        if self._halves_by is None:
+            return step + 1
+        rung = 1
+        while rung <= step:
+            rung *= self._halves_by
+        return min(rung, self.table.steps)
+
+    def reported(self, number: int, step: int) -> tuple[float, int]:
+        """What the pruner is told, and at which step."""
+        fold, epoch = divmod(step - 1, self.table.epochs)
         match self._report:
             case "estimate":
-                trial.report(self.table.estimates[number, step - 1], step)
+                return float(self.table.estimates[number, step - 1]), step
             case "epoch":
-                trial.report(self.table.kl[number, fold, epoch], step)
+                return float(self.table.kl[number, fold, epoch]), step
             case "fold":
-                if epoch + 1 < self.table.epochs:
-                    return False
-                trial.report(self.table.best[number, fold, -1], fold)
-        return trial.should_prune()
+                return float(self.table.best[number, fold, -1]), fold
+
+    def prunes(self, number: int, step: int) -> bool:
+        value, at = self.reported(number, step)
+        trial = self._trial(number)
+        trial.intermediate_values[at] = value
+        return self._pruner.prune(cast("optuna.Study", self._seen), trial)
 
     def ended(self, number: int, step: int) -> None:
-        trial = self._trials[number]
-        if number in self.complete:
-            self._study.tell(trial, self.table.cv[number])
-        else:
+        if number not in self.complete:
             self._pruned_at[number] = step
-            self._study.tell(trial, state=TrialState.PRUNED)
+        self._seen.end(self._trial(number), self.complete.get(number))
+
+    def _trial(self, number: int) -> FrozenTrial:
+        if number not in self._trials:
+            self._trials[number] = self._seen.begin()
+        return self._seen.trial(self._trials[number])
+
+
+class Bracketed(Pruned):
+    """Hyperband, which makes a study of each bracket from a real one."""
+
+    def __init__(self, table: Table, seed: int, pruner: optuna.pruners.BasePruner, **given: Any) -> None:
+        super().__init__(table, seed, pruner, **given)
+        self._study = optuna.create_study(study_name=str(seed), pruner=pruner)
+        self._asked: dict[int, optuna.Trial] = {}
+
+    def prunes(self, number: int, step: int) -> bool:
+        if number not in self._asked:
+            self._asked[number] = self._study.ask()
+        self._asked[number].report(*self.reported(number, step))
+        return self._asked[number].should_prune()
+
+    def ended(self, number: int, step: int) -> None:
+        value = self.complete.get(number)
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._study.tell(self._asked[number], value, state)
 
 
 class PrunedTPE(Pruned):
@@ -201,9 +265,10 @@ class RayASHA(Sequential):
             self.recorded[milestone] = {}
             milestone *= self.factor
 
+    def decides_after(self, step: int) -> int:
+        return min((each for each in self.recorded if each > step), default=self.table.steps)
+
     def prunes(self, number: int, step: int) -> bool:
-        if step not in self.recorded:
-            return False
         known, mine = self.recorded[step], float(self.table.estimates[number, step - 1])
         cutoff = np.percentile(list(known.values()), 100 / self.factor) if known else None
         known[number] = mine
@@ -406,10 +471,11 @@ ARMS: dict[str, Maker] = {
     "random + median (defaults)": Pruned.of_product("median"),
     "random + percentile 25": Pruned.of_product("{name: percentile, percentile: 25}"),
     "random + successive halving": Pruned.of_product("successive_halving"),
-    "random + Hyperband": Pruned.of_product("hyperband"),
+    "random + Hyperband": Bracketed.of_product("hyperband"),
     "random + Wilcoxon": Pruned.of_product("wilcoxon"),
     "random + Optuna's median, epoch KL": _optuna_median,
     "TPE + median (as effnet.yaml had it)": PrunedTPE.of_product(EFFNET_MEDIAN),
+    "TPE + median (defaults)": PrunedTPE.of_product("median"),
     "random + Ray's ASHA": RayASHA,
     "TPE + Ray's ASHA": RayASHATPE,
     "random + promotion": Promoted.make(Choices(model="none")),
@@ -417,6 +483,8 @@ ARMS: dict[str, Maker] = {
     "model + promotion": Promoted.make(Choices()),
     "model + promotion, folds one after another": Promoted.make(Choices(spread=False)),
     "model, expected improvement per cost": Thawed.make(Choices()),
+}
+BOUNDS: dict[str, Maker] = {
     "knowing the best": Knowing,
     "knowing the best, folds spread": KnowingSpread,
 }

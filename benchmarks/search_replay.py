@@ -35,13 +35,16 @@ class Table:
     cv, held_out : array (configurations,), the final score and the KL on held-out patients
     cost : array (configurations,), of a step
     encoded : array (configurations, columns), parameters as the product's model sees them
+    text, space, distributions : what configurations were drawn from
     """
 
     def __init__(self, path: Path) -> None:
         with np.load(path) as stored:
             data = dict(stored)
-        space = StudyFile.parse(str(data["space"]), str(path)).space
-        self.distributions = distributions(space)
+        self.text = str(data["space"])
+        self.space = StudyFile.parse(self.text, str(path)).space
+        self.distributions = distributions(self.space)
+        self.encode = Encoder(self.distributions)
         self.params = [json.loads(text) for text in data["params"]]
         kl = data["kl"].astype(float)
         self.count, self.folds, self.epochs = kl.shape
@@ -67,7 +70,7 @@ class Table:
         typical = {kind: np.median(seconds[[kind == each for each in kinds]]) for kind in set(kinds)}
         cost = np.array([typical[kind] for kind in kinds])
         self.cost: Floats = cost / (cost.mean() * self.steps)
-        self.encoded = Encoder(self.distributions)(self.params)
+        self.encoded = self.encode(self.params)
         ranked = np.sort(self.cv)
         goals = [self.cv.min() * factor for factor in (1.01, 1.02, 1.05)]
         goals.append(ranked[ceil(0.01 * self.count) - 1])

@@ -167,7 +167,8 @@ def params_from_config(space: Group, values: Mapping[str, str]) -> dict[str, Any
     params: dict[str, Any] = {}
     for name, text in values.items():
         if name not in known:
-            raise ConfigError(f'"{name}" is not searched by this study; {nearest(name, list(known))}')
+            told = nearest(name, list(known)) if known else "it searches nothing"
+            raise ConfigError(f'"{name}" is not searched by this study; {told}')
         params[name] = _typed(known[name], text)
     return _with_conditions(known, params)
 

@@ -51,6 +51,7 @@ NOT_RUN = {
     "&sslrootcert=/etc/ssl/db.pem'": "a database elsewhere; tests/integration/database/test_tls.py has one",
     "export PGPASSFILE=~/.hms-tune.pgpass": "a file of the reader's",
     "ssh -L 8080:127.0.0.1:8080 gpu-1": "a machine elsewhere",
+    "python docs/wandb_view.py effnet TEAM": "asks W&B; tests/unit/tracking/test_wandb_view.py makes it",
     "hms-tune study load FILE": "the study is there; tests/acceptance/test_cli_commands.py deletes it first",
     "hms-tune study load effnet.zip": "it is there; tests/acceptance/test_cli_commands.py deletes it first",
     "hms-tune database serve --host login-1 --port 54321 --address-file hms-tune.address": "it never ends; "

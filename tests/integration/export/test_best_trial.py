@@ -17,7 +17,7 @@ from hms_tune.errors import UnknownStudyError, UsageError
 from hms_tune.export.export import Exported
 from hms_tune.search.study import create_or_load
 from hms_tune.search.suggest import distributions
-from hms_tune.studies.export_best import Choice, best_trial, export_watched
+from hms_tune.studies.export_best import Choice, another_training, best_trial, export_watched
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -94,6 +94,16 @@ def test_a_trial_asked_for_is_taken_if_it_is_complete(storage: Storage, study: o
         best_trial(storage, study.study_name, number=2)
     with pytest.raises(UsageError, match="no trial 9"):
         best_trial(storage, study.study_name, number=9)
+
+
+def test_a_trial_is_trained_once_more_with_other_values(storage: Storage, study: optuna.Study) -> None:
+    choice = best_trial(storage, study.study_name, number=0)
+    again = another_training(choice, {})
+    assert (again.winner.config, again.winner.value) == (choice.winner.config, 0.9)
+    other = another_training(choice, {"model.dropout": "0.35", "training.epochs": "2"})
+    assert (other.winner.number, other.winner.value, other.job_type) == (0, None, "training")
+    assert set(other.winner.config.differences(choice.winner.config)) <= {"model.dropout", "training.epochs"}
+    assert (other.winner.config.model.dropout, other.winner.config.training.epochs) == (0.35, 2)
 
 
 def test_a_best_trial_that_a_script_left_without_its_parameters_is_named(

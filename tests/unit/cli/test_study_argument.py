@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from hms_tune.cli.main import COMMANDS, app, load
 from hms_tune.cli.options import study_first
+from hms_tune.errors import UsageError
 
 FURTHER = {
     "study report": ("--out", "x.html"),
@@ -67,6 +68,12 @@ def test_the_study_is_the_first_argument_and_the_option_is_the_same(name: str) -
     read = [COMMANDS_ABOUT_A_STUDY[name].make_context(name, list(words)).params for words in spellings]
     assert read[0]["study"] == "mine"
     assert read[1:] == [read[0]] * 3
+
+
+@pytest.mark.parametrize("words", [["--set", "training.epochs", "20"], ["--set", "=20"]])
+def test_a_value_to_be_set_is_one_word(words: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"is not KEY=VALUE. In one word, for example model.dropout=0.1"):
+        COMMANDS_ABOUT_A_STUDY["train"].make_context("train", ["mine", *words])
 
 
 def test_a_study_named_twice_is_refused() -> None:
