@@ -68,9 +68,9 @@ def test_eeg_of_a_stated_rate_is_resampled_by_every_reader(root: Path) -> None:
 @pytest.mark.parametrize(("seconds", "kind"), [(60, "eeg-too-short"), (400, "window-beyond-eeg")])
 @pytest.mark.parametrize(("rate", "cut"), [(128, 0), (100, 0), (125, 0), (128, 30), (160, 0)])
 def test_eeg_at_a_lower_rate_is_refused_with_the_rate_and_where_to_state_it(
-    tmp_path: Path, rate: int, cut: int, seconds: int, kind: str
+    tmp_path: Path, competition_writer: Callable[..., Path], rate: int, cut: int, seconds: int, kind: str
 ) -> None:
-    root = write_competition(
+    root = competition_writer(
         tmp_path / "slow", seconds=seconds, recordings_per_patient=1, nan_gap=False, spectrograms=False
     )
     at_rate(root, rate, cut)
