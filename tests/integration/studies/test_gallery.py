@@ -18,7 +18,7 @@ from hms_tune.data.soft_labels import SoftLabels, soft_labels_path
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.search.study_check import check_study
-from hms_tune.search.suggest import changed, config_of
+from hms_tune.search.suggest import config_of, fixed_config
 from hms_tune.training.cross_validation import CrossValidation
 from hms_tune.training.events import CrossValidationEnded, EpochEnded
 
@@ -59,21 +59,18 @@ def own(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[.
 
 
 def with_all_of_it(study_file: StudyFile) -> TrialConfig:
-    """The last of all choices and the upper end of all ranges: there a technique is on."""
+    """The last of all choices and the upper end of all ranges, where a technique is on; but small."""
     last: dict[str, Any] = {}
     for parameter in parameters(study_file.space):
         node = parameter.node
         last[parameter.name] = node.branches[-1].label if isinstance(node, Choices) else node.high
-    return config_of(study_file.space, last)
-
-
-def made_small(config: TrialConfig) -> TrialConfig:
+    config = config_of(study_file.space, last)
     small = dict(SMALL)
     if config.model.backbone not in get_args(TraceBackbone):
         small["model.backbone"] = "test_resnet"
     if config.training.second_stage is not None:
         small["training.second_stage.epochs"] = "1"
-    return changed(config.model_dump(mode="json"), small)
+    return fixed_config(study_file.space, small, last)
 
 
 def test_the_table_names_every_study_of_the_gallery_and_no_name_is_taken_twice() -> None:
@@ -95,7 +92,7 @@ def test_a_study_of_the_gallery_can_start(path: Path) -> None:
 @pytest.mark.slow
 @every_file
 def test_a_small_trial_of_the_gallery_trains(path: Path, own: Store) -> None:
-    config = made_small(with_all_of_it(load_study_file(path)))
+    config = with_all_of_it(load_study_file(path))
     trial = CrossValidation(config, own, "cpu")
     *events, ended = trial.run()
     epochs = [event for event in events if isinstance(event, EpochEnded)]

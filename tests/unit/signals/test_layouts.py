@@ -16,7 +16,7 @@ from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.errors import ConfigError
 from hms_tune.models.network import build_network
 from hms_tune.models.traces import OtherViews, TraceReader
-from hms_tune.search.suggest import changed, config_of, params_from_config
+from hms_tune.search.suggest import fixed_config, params_from_config
 from hms_tune.signals.image import ImageTransform
 from hms_tune.training.images.cache import ImageCache
 from hms_tune.training.memory.footprint import footprint
@@ -214,9 +214,10 @@ model: {backbone: test_resnet, pretrained: false}
 input: {more: {near: {name: mel, window_seconds: {low: 10, high: 30}}}}
 """
     space = StudyFile.parse(text, "many.yaml").space
-    config = changed(
-        config_of(space, {"input.more.near.window_seconds": 12.0}).model_dump(mode="json"),
+    config = fixed_config(
+        space,
         {"input.more.near.window_seconds": "20", "input.more.far": "cwt"},
+        {"input.more.near.window_seconds": 12.0},
     )
     assert [view.name for view in config.input.views.values()] == ["stft", "cwt", "mel"]
     assert params_from_config(space, {"input.more.near.window_seconds": "20"}) == {
