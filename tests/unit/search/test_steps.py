@@ -79,7 +79,9 @@ def own(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_network_is_tried_with_one_image_where_a_trial_may_have_one(own: str) -> None:
     state = torch.get_rng_state()
     check_study(a_study(f"{own}:small"))
-    told = rf"^steps\.yaml: training\.batch_size: a batch of one image of 32 x 32 leaves {own}:small one value"
+    told = (
+        rf"^steps\.yaml: training\.batch_size: a batch of one image of 32 x 32 leaves {own}:small one value"
+    )
     with pytest.raises(ConfigError, match=told):
         check_study(a_study(f"{own}:small", batch="{low: 1, high: 8}"))
     assert torch.equal(state, torch.get_rng_state())
