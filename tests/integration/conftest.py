@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from fake_study import run_study
+from postgres_of import server_of
 
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
@@ -24,13 +25,17 @@ _names = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def database_url() -> str:
-    """URL of an empty database server."""
+def database_url() -> Iterator[str]:
+    """URL of an empty database server: of the wheel's newest, or of the first version that is named."""
+    if named := os.environ.get("HMS_TUNE_TEST_POSTGRES"):
+        with server_of(Path(named.split(os.pathsep)[0]), connections=400) as url:
+            yield url
+        return
     # Not in pytest's own folder, which keeps those of the last runs.
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
     # Exit handlers run in reverse: the server, which registers its stop later, is gone when this removes it.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return start_embedded(folder / "postgres")
+    yield start_embedded(folder / "postgres")
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,26 @@
-"""A search on each PostgreSQL of this machine: those of the wheel, and Debian's where it is installed."""
+"""A search on each PostgreSQL of this machine: those of the wheel, Debian's, and those that are named."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psycopg2
 import pytest
 from fake_study import run_study
+from postgres_of import server_of
 
-from hms_tune.database.connect import open_storage
-from hms_tune.database.embedded.programs import own_account, programs, run_as
+from hms_tune.database.connect import OLDEST_SERVER, check_server, open_storage
+from hms_tune.database.embedded.programs import programs
 from hms_tune.database.read_only import open_read_only, open_to_read
+from hms_tune.errors import StorageError
 from hms_tune.studies.status import status
+
+NAMED = [Path(each) for each in os.environ.get("HMS_TUNE_TEST_POSTGRES", "").split(os.pathsep) if each]
+"""Folders of the programs of further versions, new or too old."""
 
 
 def servers() -> dict[str, Path]:
@@ -25,37 +30,37 @@ def servers() -> dict[str, Path]:
     found = {
         f"wheel {version}": Path(version_folder) for version, version_folder in POSTGRES_VERSIONS.items()
     }
-    return found | {f"Debian {each.name}": each / "bin" for each in Path("/usr/lib/postgresql").glob("*")}
+    found |= {f"Debian {each.name}": each / "bin" for each in Path("/usr/lib/postgresql").glob("*")}
+    return found | {f"named {each}": each for each in NAMED}
 
 
 @pytest.fixture(params=servers())
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a server that the whole machine may enter, for the length of a test."""
+    """URL of a server, for the length of a test."""
     name, version = request.param.split()
     folder = programs(int(version)) if name == "wheel" else servers()[request.param]
-    account = own_account() if os.geteuid() == 0 else None
-    home = Path(tempfile.mkdtemp(prefix="hms-tune-", dir="/tmp"))
-    if account is not None:
-        os.chown(home, account.uid, account.gid)
+    with server_of(folder) as made:
+        yield made
 
-    def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run_as(account, (str(folder / program), "-D", "data", *arguments), folder=home)
 
-    try:
-        made = run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8")
-        assert made.returncode == 0, made.stderr
-        home.chmod(0o755)
-        options = f"-c listen_addresses='' -c unix_socket_directories={home}"
-        started = run("pg_ctl", "start", "-w", "-l", "log", "-o", options)
-        assert started.returncode == 0, started.stderr
-        yield f"postgresql://postgres@/postgres?host={home}"
-    finally:
-        run("pg_ctl", "stop", "-m", "immediate")
-        shutil.rmtree(home, ignore_errors=True)
+def major_of(url: str) -> int:
+    connection = psycopg2.connect(url)
+    major = connection.info.server_version // 10_000
+    connection.close()
+    return int(major)
 
 
 @pytest.mark.slow
-def test_a_study_runs_and_is_read(url: str, tmp_path: Path) -> None:
+def test_a_study_runs_and_is_read_and_an_older_server_is_refused_with_nothing_made(
+    url: str, tmp_path: Path
+) -> None:
+    if major_of(url) < OLDEST_SERVER:
+        with pytest.raises(StorageError, match=rf"is PostgreSQL {major_of(url)}, and {OLDEST_SERVER} is the"):
+            open_storage(url)
+        with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname IN ('public', 'hms_tune')")
+            assert cursor.fetchone() == (0,)
+        return
     storage = open_storage(url)
     run_study(storage, "mine", tmp_path)
     ended = status(storage, "mine").trials
@@ -64,3 +69,22 @@ def test_a_study_runs_and_is_read(url: str, tmp_path: Path) -> None:
         reading = opening(url)
         assert status(reading, "mine").trials == ended
         reading.close()
+
+
+def a_connection(server_version: int) -> Any:
+    """What is asked of a connection, to a server of a version that is not at hand."""
+    info = SimpleNamespace(server_version=server_version, parameter_status=lambda name: "UTF8")
+    return SimpleNamespace(connection=SimpleNamespace(dbapi_connection=SimpleNamespace(info=info)))
+
+
+@pytest.mark.parametrize(("version", "told"), [(120_022, 12), (110_022, 11), (90_624, 9)])
+def test_an_older_server_is_refused_with_its_version_and_what_to_do(version: int, told: int) -> None:
+    with pytest.raises(
+        StorageError, match=rf"db: the server is PostgreSQL {told}, and 13 is the oldest .*Upgrade it"
+    ):
+        check_server(a_connection(version), "db")
+
+
+@pytest.mark.parametrize("version", [130_000, 130_023, 180_004, 190_000])
+def test_the_oldest_server_and_newer_ones_are_taken(version: int) -> None:
+    check_server(a_connection(version), "db")
