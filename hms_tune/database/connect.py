@@ -41,6 +41,9 @@ SLOT_CONNECTIONS = 2
 MOST_CONNECTIONS = 8
 """The same for every other process. It keeps as many as a slot has, and takes the rest for moments."""
 
+OLDEST_SERVER = 13
+"""Major version of the oldest PostgreSQL on which the tests of the database are run."""
+
 _RESTED_S = 5.0
 """A connection that was used this recently is taken to live, s."""
 
@@ -244,8 +247,22 @@ def alone(connect: Connect) -> Engine:
     return create_engine(f"{DRIVER}://", creator=connect, poolclass=NullPool)
 
 
-def _check_encoding(connection: Connection, where: str) -> None:
+def check_server(connection: Connection, where: str) -> None:
+    """Refuse a server that lacks what is used, and a database that cannot hold what is told.
+
+    Raises
+    ------
+    StorageError
+        With what to do.
+    """
     driver: Any = connection.connection.dbapi_connection
+    major = driver.info.server_version // 10_000
+    if major < OLDEST_SERVER:
+        raise StorageError(
+            f"the server is PostgreSQL {major}, and {OLDEST_SERVER} is the oldest that is supported",
+            where=where,
+            hint="Upgrade it, name a newer server with --storage, or leave the address out: one comes along",
+        )
     encoding = driver.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise StorageError(
@@ -261,7 +278,7 @@ def _prepare(connect: Connect, url: URL) -> None:
 
     engine = alone(connect)
     with engine.connect() as connection:
-        _check_encoding(connection, redacted(url))
+        check_server(connection, redacted(url))
         if is_settled(connection) and schema.is_current(connection, where=redacted(url)):
             return
     with engine.begin() as connection:

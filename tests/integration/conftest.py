@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 import torch
 from fake_study import run_study
+from plain_server import plain_server
 
 from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
@@ -26,8 +27,15 @@ _names = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def database_url() -> str:
-    """URL of an empty database server."""
+def database_url() -> Iterator[str]:
+    """URL of an empty database server: of the wheel's newest, or of the first version that is named."""
+    if named := os.environ.get("HMS_TUNE_TEST_POSTGRES"):
+        with plain_server(Path(named.split(os.pathsep)[0])) as server:
+            (server.home / "password").write_text("secret")
+            server.make("--auth=scram-sha-256", "--pwfile=password")
+            server.start("-c max_connections=400")
+            yield server.url.replace("postgres@", "postgres:secret@")
+        return
     # Not in pytest's own folder, which keeps those of the last runs.
     folder = Path(tempfile.mkdtemp(prefix="hms-tune-"))
     # Exit handlers run in reverse: the server, which registers its stop later, is gone when this removes it.
@@ -37,7 +45,7 @@ def database_url() -> str:
         connection.autocommit = True
         cursor.execute("ALTER SYSTEM SET fsync = off")  # no test of these ends the machine
         cursor.execute("SELECT pg_reload_conf()")
-    return url
+    yield url
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,9 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, QuotedString
 from psycopg2.extensions import cursor as Cursor
 
+_KNOWN = "SELECT name FROM unnest(%s::text[]) AS name WHERE current_setting(name, true) IS NOT NULL"
+"""An older server lacks some."""
+
 
 def is_pooled(connection: psycopg2.extensions.connection) -> bool:
     """Whether another process answers than the one that the server named at the start."""
@@ -22,8 +25,11 @@ def is_pooled(connection: psycopg2.extensions.connection) -> bool:
 
 
 def set_in_each_transaction(connection: psycopg2.extensions.connection, settings: Mapping[str, str]) -> None:
-    """Let every transaction of a connection begin with these settings."""
-    prefix = _statement(settings)
+    """Let every transaction of a connection begin with these settings, as far as the server has them."""
+    with connection.cursor() as cursor:
+        cursor.execute(_KNOWN, (list(settings),))
+        known = {name for (name,) in cursor.fetchall()}
+    prefix = _statement({name: value for name, value in settings.items() if name in known})
 
     class PooledCursor(_PooledCursor):
         def execute(self, query: Any, vars: Any = None) -> None:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import optuna
+import psycopg2
 import pytest
 from optuna.storages import RDBStorage
 from postgres_front import front
@@ -16,6 +17,7 @@ from sqlalchemy import create_engine, text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
+from hms_tune.database.connection.pooler import set_in_each_transaction
 from hms_tune.database.connection.retry import Patience, through_outages
 from hms_tune.database.connection.url import parse_address
 from hms_tune.database.read_only import open_read_only
@@ -48,6 +50,11 @@ def tables_in(role: Role, schema: str) -> set[object]:
     return {name for (name,) in role.ask(f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}'")}
 
 
+def known(role: Role, setting: str) -> bool:
+    """Whether the server has a setting; older ones lack some."""
+    return role.ask(f"SELECT current_setting('{setting}', true)") != [(None,)]
+
+
 def a_study(url: str, name: str = "mine") -> None:
     """Opened twice, as a worker and its slots do: the second time, our schema is there."""
     for _ in range(2):
@@ -69,6 +76,7 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
     role: Role, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role.ask("CREATE SCHEMA other")
+    ours = {name: value for name, value in OURS.items() if known(role, name)}
     for name, value in {
         "search_path": "other",
         "default_transaction_isolation": "serializable",
@@ -80,16 +88,27 @@ def test_settings_of_the_role_the_database_and_the_environment_change_nothing(
         "lock_timeout": "90s",
         "idle_session_timeout": "90s",
     }.items():
-        role.ask(f"ALTER ROLE hms_tune SET {name} = '{value}'")
+        if known(role, name):
+            role.ask(f"ALTER ROLE hms_tune SET {name} = '{value}'")
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     monkeypatch.setenv("PGTZ", "Asia/Tokyo")
     for opening in (open_storage, open_read_only):
         storage = opening(role.url())
         with storage.engine.connect() as connection:
-            found = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in OURS}
+            found = {name: connection.execute(text(f"SHOW {name}")).scalar_one() for name in ours}
             assert connection.execute(text("SELECT 'Münster – 東京'")).scalar_one() == "Münster – 東京"
         storage.close()
-        assert found == OURS
+        assert found == ours
+
+
+def test_behind_a_pooler_a_setting_that_an_older_server_lacks_is_left_out(database_url: str) -> None:
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+    set_in_each_transaction(connection, {"later_timeout": "0", "timezone": "Asia/Tokyo"})
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('timezone')")
+        assert cursor.fetchone() == ("Asia/Tokyo",)
+    connection.close()
 
 
 def test_a_limit_on_idle_transactions_that_a_person_names_is_kept(role: Role) -> None:
@@ -192,6 +211,7 @@ def test_a_user_who_may_make_no_tables_is_told_the_grants_and_they_fix_it(
 ) -> None:
     name = f"poor_{os.getpid()}"
     with a_role(database_url, name, "secret"):
+        role.ask("REVOKE CREATE ON SCHEMA public FROM PUBLIC")  # everyone had it before PostgreSQL 15
         said = refused(role.url(name=name))
         assert "the database user may not make hms-tune's tables" in said
         grants = said.partition("tables. ")[2]

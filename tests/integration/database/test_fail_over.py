@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_study import STUDY, train
-from plain_server import PlainServer, plain_server, versions
+from plain_server import PlainServer, plain_server, programs_of, versions
 from slots import a_slot
 from sqlalchemy import create_engine, text
 
@@ -44,8 +44,8 @@ class Pair:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    version = next(iter(versions()))
-    with plain_server(version) as primary, plain_server(version) as standby:
+    folder = programs_of(next(iter(versions())))
+    with plain_server(folder) as primary, plain_server(folder) as standby:
         primary.make()
         primary.start()
         standby.copy(primary)

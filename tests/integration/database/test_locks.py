@@ -88,6 +88,7 @@ def test_a_role_without_rights_that_takes_advisory_locks_stops_no_command_and_no
         a_role(database_url, "stranger", "secret") as stranger,
     ):
         owner.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        owner.ask("GRANT ALL ON SCHEMA public TO owner")  # before PostgreSQL 15 it is not the owner's
         storage = open_storage(owner.url())
         study_id = join_search(storage, study).study_id
         url = parse_address(stranger.url()).set(database="guarded")
