@@ -137,15 +137,18 @@ class _Past:
         self, names: Sequence[Any], rows: Sequence[Row[Any]], read: Callable[[Row[Any]], Sequence[Any]]
     ) -> Sequence[dict[Any, Any]]:
         """One dictionary for each trial, by these names, from the rows that say it of all trials."""
-        columns = [self._column(row, read(row)) for row in rows]
+        told = [read(row) for row in rows]
+        columns = [self._column(row, values) for row, values in zip(rows, told, strict=True)]
         if not columns:
             return [{} for _ in self._ids]
         each = zip(*columns, strict=True)
-        if len(set(names)) == len(names) and all(len(row.ids) == self._ids.nbytes for row in rows):
-            return [dict(zip(names, told, strict=True)) for told in each]
+        # As many rows may be of others: a trial without the name, and one with it that has ended since.
+        whole = all(column is values for column, values in zip(columns, told, strict=True))
+        if len(set(names)) == len(names) and whole:
+            return [dict(zip(names, values, strict=True)) for values in each]
         return [
-            {name: value for name, value in zip(names, told, strict=True) if value is not _ABSENT}
-            for told in each
+            {name: value for name, value in zip(names, values, strict=True) if value is not _ABSENT}
+            for values in each
         ]
 
     def _asked(self, field: str) -> dict[str, Sequence[Any]]:

@@ -6,6 +6,7 @@ once, with all its attempts, and with the score that it is predicted to end at.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +24,9 @@ from hms_tune.search.promotion.drift import Drift
 from hms_tune.search.promotion.progress import ProgressState, TrialProgress
 from hms_tune.search.promotion.surrogate import Known, Surrogate, on_the_scale_of
 from hms_tune.search.random_draws import CountedRandomSampler, uniform_draw, value_at
-from hms_tune.search.suggest import distribution, distributions, suggest
+from hms_tune.search.suggest import distribution, distributions, lies_in, suggest
+
+_logger = logging.getLogger(__name__)
 
 CANDIDATES = 200
 STARTUP_TRIALS = 8
@@ -88,6 +91,7 @@ class WholeSampler(CountedRandomSampler):
         self._rungs = rungs
         self._startup_trials = startup_trials
         self._chosen: dict[int, dict[str, Any]] = {}
+        self._lies_here: dict[int, bool] = {}
 
     def model(self, number: int, trials: Sequence[TrialProgress]) -> dict[str, Any]:
         """The parameters of the trial with this number, from how far the others are."""
@@ -100,6 +104,17 @@ class WholeSampler(CountedRandomSampler):
         if seen < self._startup_trials or explores:
             return self.candidate(number, 0)
         return self.model(number, trials)
+
+    def _trials(self, study: optuna.Study) -> list[TrialProgress]:
+        """How far trials are; those that another program drew from elsewhere teach nothing, and are named."""
+        found = progress_of(study, self._rungs)
+        for each in found:
+            if each.number not in self._lies_here:
+                self._lies_here[each.number] = lies_in(self._space, each.params)
+                if not self._lies_here[each.number]:
+                    told = "trial %d has values that this study does not search; the sampler leaves it out"
+                    _logger.warning(told, each.number)
+        return [each for each in found if self._lies_here[each.number]]
 
     def candidate(self, number: int, index: int) -> dict[str, Any]:
         """One of the configurations drawn for a trial: its parameters, conditional ones where they exist."""
@@ -118,7 +133,7 @@ class WholeSampler(CountedRandomSampler):
     ) -> Any:
         """Hand out one chosen value."""
         if trial.number not in self._chosen:
-            self._chosen = {trial.number: self.choose(trial.number, progress_of(study, self._rungs))}
+            self._chosen = {trial.number: self.choose(trial.number, self._trials(study))}
         chosen = self._chosen[trial.number]
         if param_name in chosen:
             return chosen[param_name]

@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from fake_study import STUDY, train
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
 from slots import a_slot
 from sqlalchemy import event, update
 
@@ -25,6 +28,7 @@ from hms_tune.database.queue.lease import Holder, Lease, LeaseKeeper
 from hms_tune.database.queue.start import begin_attempt
 from hms_tune.database.tables import attempts, rungs, seconds_from_now, trials
 from hms_tune.machine.processes import this_process
+from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.promotion.progress import TrialProgress
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.studies.control import stop_trial
@@ -51,6 +55,20 @@ def test_ended_trials_read_at_once_are_those_read_one_by_one(storage: Storage, s
         assert (one.user_attrs, one.system_attrs) == (other.user_attrs, other.system_attrs)
         assert (one.datetime_start, one.datetime_complete) == (other.datetime_start, other.datetime_complete)
     assert (unfinished, newest) == (set(), one_by_one[-1]._trial_id)
+
+
+def test_a_trial_without_a_parameter_stays_without_it_if_another_ends_before_that_is_read(
+    storage: Storage, study_name: str
+) -> None:
+    """Then as many trials have the parameter as there were; a sampler met a placeholder for its value."""
+    study = optuna.create_study(study_name=study_name, storage=storage.optuna)
+    x = {"x": FloatDistribution(0.0, 1.0)}
+    study.add_trial(create_trial(value=1.0, params={"x": 0.5}, distributions=x))
+    study.add_trial(create_trial(value=2.0))
+    ended, _, _ = ended_trials.read_ended(storage.optuna._rows, study_id_of(study))
+    study.add_trial(create_trial(value=3.0, params={"x": 0.7}, distributions=x))
+    assert [trial.params for trial in ended] == [{"x": 0.5}, {}]
+    assert [trial.distributions for trial in ended] == [x, {}]
 
 
 @pytest.fixture

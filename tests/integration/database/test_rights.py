@@ -113,7 +113,7 @@ def role(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             made.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
             made.ask(
                 "GRANT ALL ON SCHEMA public TO rights_owner"
-            )  # before PostgreSQL 15 it is not the owner's
+            )
             yield made
         storage.close()
         made.ask(f"DROP OWNED BY {LOOKER}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.promotion.progress import TrialProgress
 from hms_tune.search.promotion_sampler import LearningCurveSampler
 from hms_tune.search.random_draws import CountedRandomSampler
+from hms_tune.search.samplers import make_sampler
 from hms_tune.search.suggest import suggest
 
 TEXT = """
@@ -63,3 +67,21 @@ def test_draws_go_where_the_model_expects_the_best_and_keep_to_the_space() -> No
     assert len(without) >= 14
     assert all(len(each) == 3 for each in without)
     assert all(len(each) == 4 for each in params if each not in without)
+
+
+@pytest.mark.parametrize("sampler", ["learning_curves", "tpe"])
+def test_a_trial_of_another_program_with_other_parameters_is_left_out_and_named_once(
+    sampler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = f"search: {{scheduler: promotion, sampler: {sampler}, startup_trials: 1}}"
+    study_file = StudyFile.parse(f"{TEXT}{search}\n", "x")
+    study = optuna.create_study(sampler=make_sampler(study_file, worker_seed=0))
+    for other in ({"x": 1.0}, {}):
+        distributions = {name: FloatDistribution(0.0, 2.0) for name in other}
+        study.add_trial(create_trial(value=0.3, params=other, distributions=distributions))
+    for _ in range(4):
+        trial = study.ask()
+        suggest(study_file.space, trial)
+        study.tell(trial, 1.0 + trial.params["model.dropout"])
+    told = "trial 0 has values that this study does not search; the sampler leaves it out"
+    assert [each for each in caplog.messages if "sampler" in each] == [told]
