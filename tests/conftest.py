@@ -40,6 +40,6 @@ def competition_writer(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         name = repr(sorted(kind.items()))
         if name not in kinds:
             kinds[name] = write_competition(tmp_path_factory.mktemp("kind") / "root", **kind)
-        return Path(shutil.copytree(kinds[name], root, dirs_exist_ok=True))
+        return Path(shutil.copytree(kinds[name], root, copy_function=shutil.copyfile, dirs_exist_ok=True))
 
     return copied

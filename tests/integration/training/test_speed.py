@@ -127,6 +127,7 @@ def test_compiled_steps_learn_what_plain_ones_do(
 ) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # kernels take minutes
     config = make_config(0, epochs=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"train_folds": 1})})
     plain, _ = run(Workspace(store, CPU), config)
     settings = AccelerationSettings("compiled", tmp_path / "steps.json")
     compiled, _ = run(Workspace(store, CPU, settings), config)

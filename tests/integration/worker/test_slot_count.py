@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def test_two_probes_train_at_once_and_the_result_is_kept(root: Path, tmp_path: P
     assert all(row["images_per_second"] > 10 and 0.0 < row["memory"] < 0.9 for row in table)
 
 
-def test_a_probe_that_fails_says_why(root: Path) -> None:
+def test_a_probe_that_fails_says_why(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = multiprocessing.get_context("fork")  # which need not load torch again
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: fork)
     unknown = TrialConfig.model_validate({"model": {"backbone": "resnet18", "frozen_layers": 99}})
     with DeviceProbes(ProbePlan(unknown, unknown, root, "cpu", seconds=0.2)) as opened:
         opened.device_name()
