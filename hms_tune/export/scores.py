@@ -72,8 +72,9 @@ def read_scores(bundle: Path) -> Scores:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         values = {name: content[name] for name in _NAMES if name not in _CORRECTED}
-        values |= {name: _corrected(content.get(name)) for name in _CORRECTED}  # absent in earlier versions
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        given = {name: content.get(name) for name in _CORRECTED}  # absent in earlier versions
+        values |= {name: None if each is None else Corrected.from_json(each) for name, each in given.items()}
+    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise BundleError("the scores cannot be read", where=path, hint="Export the trial again") from error
     values |= {name: tuple(values[name]) for name in ("fold_kl", "best_epochs")}
     if values["held_out_interval"] is not None:
@@ -111,13 +112,6 @@ def scores_of(
         corrected=corrected([[ended.out_of_fold.epochs]]) if ended.out_of_fold.epochs else None,
         search_corrected=search_corrected,
     )
-
-
-def _corrected(stored: Any) -> Corrected | None:
-    if stored is None:
-        return None
-    interval = None if stored["interval"] is None else (stored["interval"][0], stored["interval"][1])
-    return Corrected(stored["kl"], interval, stored["patients"], stored["candidates"])
 
 
 def _kl_of_mean(known: NDArray[np.float32], unknown: NDArray[np.float32]) -> float:

@@ -58,11 +58,8 @@ def stored_corrected(storage: Storage, study_id: int, trial: int) -> Corrected |
     text = storage.optuna.get_study_system_attrs(study_id).get(_CORRECTED)
     try:
         stored = json.loads(text or "")
-        if stored.pop("trial") != trial:
-            return None
-        low_high = stored.pop("interval")
-        return Corrected(interval=None if low_high is None else (low_high[0], low_high[1]), **stored)
-    except (ValueError, TypeError, LookupError, AttributeError):
+        return Corrected.from_json(stored) if stored["trial"] == trial else None
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None
 
 

@@ -32,7 +32,7 @@ _AT_ONCE = 1000
 _FILE_OF_TRIAL = "artifacts:"
 """Begin of Optuna's attributes that name files of the dashboard, which stay where they are."""
 
-_OF_STUDY = re.compile(r"study:metric_names|hms_tune:note")
+_OF_STUDY = re.compile(r"study:metric_names|hms_tune:(?:note|corrected)")
 _NOTE = re.compile(r"dashboard:(?:(\d+):)?note_(?:ver|str:\d+)")
 """The system attributes of a study that go along: our own, and notes, some on a trial by its id. All else
 there is the dashboard's: files that stay where they are, and figures that are drawn again."""

@@ -7,7 +7,7 @@ patients and in runs of the same round. One that is worse than the leader beyond
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -179,7 +179,7 @@ def _in_brackets(interval: Interval | None) -> str:
 
 def _value(stored: Any) -> Any:
     if isinstance(stored, dict):
-        return Corrected(**{each.name: _value(stored[each.name]) for each in fields(Corrected)})
+        return Corrected.from_json(stored)
     return tuple(stored) if isinstance(stored, list) else stored
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,21 @@ class Corrected:
         if self.candidates > 1:
             choices += f" and of the best of {self.candidates}"
         return f"corrected for {choices}"
+
+    @classmethod
+    def from_json(cls, stored: Any) -> Self:
+        """Rebuild from the fields as JSON has them.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError, OverflowError
+            If these are none.
+        """
+        kl, interval = float(stored["kl"]), stored["interval"]
+        if interval is not None:
+            low, high = interval
+            interval = float(low), float(high)
+        return cls(kl, interval, int(stored["patients"]), int(stored["candidates"]))
 
     def __str__(self) -> str:
         return f"{self.kl:.4f}{interval_in_words(self.interval, self.patients)}, {self.name}"

@@ -31,14 +31,16 @@ from hms_tune.database.queries.archive import TABLES, has_study, insert_rows
 from hms_tune.database.tables import metadata
 from hms_tune.errors import ArtifactError, StorageError, UsageError
 from hms_tune.reports.dashboard.serve import dashboard_app
-from hms_tune.search.optuna_private import models
+from hms_tune.search.optuna_private import models, study_id_of
 from hms_tune.studies.control import delete_study
 from hms_tune.studies.lookup import load_study as load
+from hms_tune.studies.score import stored_corrected, write_corrected
 from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.training.observer import TrialInfo
+from hms_tune.training.optimism.correction import Corrected
 from hms_tune.worker.checkpoint_store.archive import load_study, save_study
 from hms_tune.worker.checkpoint_store.open import open_store
 from hms_tune.worker.open_study import join_search
@@ -255,6 +257,9 @@ class Sent:
         return file
 
 
+CORRECTED = Corrected(1.0, (0.8, 1.3), 30, 4)
+
+
 @pytest.fixture(scope="module")
 def sent(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     name, folder = f"sent-{os.getpid()}", tmp_path_factory.mktemp("sent")
@@ -263,6 +268,7 @@ def sent(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     study.set_user_attr("mine", {"a": [1, None]})
     save_note(study, "of the study")
     save_note(study.ask(), "of a trial")
+    write_corrected(storage, study_id_of(study), 0, CORRECTED)
     save_study(storage, open_store(folder / "here"), name, folder / "study.zip")
     delete_study(storage, name)
     with zipfile.ZipFile(folder / "study.zip") as read:
@@ -606,10 +612,12 @@ def test_a_loaded_study_has_its_notes_and_no_file_that_stayed_elsewhere(
         notes = {"note_ver", "note_str:0"}
         assert set(storage.optuna.get_study_system_attrs(study._study_id)) == {
             "study:metric_names",
+            "hms_tune:corrected",
             *(f"dashboard:{note}" for note in notes),
             *(f"dashboard:{last._trial_id}:{note}" for note in notes),
         }
         assert get_note(study) == "of the study"
+        assert stored_corrected(storage, study_id_of(study), 0) == CORRECTED
         assert not any(key.startswith("artifacts:") for each in study.trials for key in each.system_attrs)
         request: dict[str, Any] = {"PATH_INFO": f"/api/studies/{study._study_id}", "HTTP_HOST": "127.0.0.1"}
         setup_testing_defaults(request)

@@ -132,8 +132,9 @@ def test_what_was_stored_of_another_trial_or_in_another_form_is_not_shown(
     write_corrected(storage, study_id, 3, found)
     assert stored_corrected(storage, study_id, 3) == found
     assert stored_corrected(storage, study_id, 2) is None
-    storage.optuna.set_study_system_attr(study_id, "hms_tune:corrected", '{"trial": 3}')
-    assert stored_corrected(storage, study_id, 3) is None
+    for other in ('{"trial": 3}', "text", "3", '{"trial": 3, "kl": "much", "interval": null}'):
+        storage.optuna.set_study_system_attr(study_id, "hms_tune:corrected", other)
+        assert stored_corrected(storage, study_id, 3) is None
 
 
 def test_a_store_that_does_not_answer_is_said_and_costs_no_record(
