@@ -111,9 +111,7 @@ def role(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         run_study(storage, "mine", tmp_path_factory.mktemp("artifacts"))
         with at_work(storage, "busy"):
             made.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-            made.ask(
-                "GRANT ALL ON SCHEMA public TO rights_owner"
-            )
+            made.ask("GRANT ALL ON SCHEMA public TO rights_owner")
             yield made
         storage.close()
         made.ask(f"DROP OWNED BY {LOOKER}")
