@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from competition import write_competition
 from fake_study import run_study
+from small_memory import needs_mounts, with_dev_shm
 
 from hms_tune.database.connect import Storage
+from studies import ONE_TRIAL
 
 PLAIN = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "TZ": "UTC", "COLUMNS": "120"}
 
@@ -122,3 +124,37 @@ def test_commands_say_the_same_however_they_are_started(
     told = said(folder, home, start)
     expected = [line.encode(start.encoding, "replace").decode(start.encoding) for line in usual]
     assert told == expected
+
+
+@needs_mounts
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts", [["--slots-per-device", "2"], ["--ranks-per-trial", "2"]], ids=["slots", "ranks"]
+)
+def test_a_worker_runs_where_dev_shm_has_a_mebibyte(tmp_path: Path, parts: list[str]) -> None:
+    """With its embedded server, its decoders and several processes that train."""
+    root = write_competition(tmp_path / "hms", patients=8, test_recordings=1)
+    file = tmp_path / "study.yaml"
+    file.write_text(ONE_TRIAL.format(name="small-memory").replace("trials: 1", "trials: 2"))
+    command = [
+        sys.executable,
+        "-m",
+        "hms_tune",
+        "worker",
+        str(file),
+        "--data",
+        str(root),
+        "--device",
+        "cpu",
+        *parts,
+    ]
+    ended = subprocess.run(
+        with_dev_shm("1m", command),
+        env=os.environ | PLAIN | {"HMS_TUNE_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "small-memory: the study is over" in ended.stderr
+    assert "died" not in ended.stderr

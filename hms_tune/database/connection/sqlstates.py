@@ -53,7 +53,10 @@ STATES: dict[str, Entry] = {
         Fate.WAIT,
         "Somebody, or a limit between here and the server, cancels statements: read the server's log",
     ),
-    code.DISK_FULL: Entry(Fate.WAIT, "Free space on the server's disk"),
+    code.DISK_FULL: Entry(
+        Fate.WAIT,
+        "Free space on the server's disk, or in its /dev/shm where that is told (--shm-size, shm_size)",
+    ),
     code.OUT_OF_MEMORY: Entry(
         Fate.WAIT, "Give the server more memory, or lower work_mem and max_connections"
     ),

@@ -32,6 +32,9 @@ CONNECTIONS = 400
 FLEET = "hms_tune"
 """The user, and the database, of those who come over the network."""
 
+_SHARED_MEMORY = "dynamic_shared_memory_type=mmap"
+"""Between its processes, in files of the data directory: containers have 64 MB in /dev/shm, or less."""
+
 _RULE = "local all all scram-sha-256"
 _FLEETS_RULE = f"host {FLEET} {FLEET} all scram-sha-256"
 _START_SECONDS = 120
@@ -62,7 +65,10 @@ class Cluster:
                 account = own_account()
                 os.chown(unfinished, account.uid, account.gid)
             made = cls(unfinished)
-            made._run("initdb", f"--username={SUPERUSER}", "--auth=reject", "--encoding=UTF8")
+            made._run(
+                *("initdb", f"--username={SUPERUSER}", "--auth=reject", "--encoding=UTF8"),
+                f"--set={_SHARED_MEMORY}",
+            )
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,7 +100,7 @@ class Cluster:
             raise ValueError("a password of letters and digits needs no quoting")
         self._forget_dead_server()
         statement = f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n"
-        self._run("postgres", "--single", DATABASE, text=statement)
+        self._run("postgres", "--single", "-c", _SHARED_MEMORY, DATABASE, text=statement)
         write_private(self._rules, f"{_RULE}\n")
 
     def start(self, host: Path, listening: Listening = Listening()) -> None:
@@ -136,7 +142,9 @@ class Cluster:
             "unix_socket_permissions": "0700",
             "max_connections": CONNECTIONS,
         }
-        given = " ".join(f"-c {name}='{value}'" for name, value in options.items())
+        given = " ".join(
+            (f"-c {_SHARED_MEMORY}", *(f"-c {name}='{value}'" for name, value in options.items()))
+        )
         self._run("pg_ctl", "start", "-w", "-t", str(_START_SECONDS), "-l", self.log.name, "-o", given)
         if listening.port != PORT:  # this machine's processes know the socket by its usual name
             (self.folder / SOCKET).unlink(missing_ok=True)
@@ -201,8 +209,6 @@ class Cluster:
         ]
         fatal = [line for line in told if "FATAL:" in line] or told or [f"{program} failed"]
         hint = f"Read {self.log}" if log and self.log.exists() else "Fix what it says"
-        if "shared memory" in said + log and "No space left on device" in said + log:
-            hint = "Give it a larger /dev/shm: docker run --shm-size=256m, or shm_size: 256m in compose"
         if "could not look up effective user ID" in said:
             hint = "Give this user a line in /etc/passwd"
         return StorageError(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from small_memory import needs_mounts, with_dev_shm
 
 from hms_tune.database.connection.url import parse_address, redacted
 from hms_tune.database.embedded import programs
@@ -454,11 +455,42 @@ def test_what_the_environment_says_of_another_server_is_not_for_this_one(
     assert answer(start_embedded(place()), "SELECT 1") == 1
 
 
-def test_a_machine_with_too_little_shared_memory_is_told_how_to_get_more(place: Callable[..., Path]) -> None:
-    said = (
-        'FATAL:  could not resize shared memory segment "/PostgreSQL.1" to 1048576 bytes: '
-        "No space left on device"
-    )
-    told = Cluster(place())._failed("initdb", said)
-    assert "could not resize shared memory segment" in told.what
-    assert str(told.hint).startswith("Give it a larger /dev/shm: docker run --shm-size=256m")
+PARALLEL = """
+import sys
+from pathlib import Path
+import psycopg2
+from hms_tune.database.embedded.server import start_embedded
+with psycopg2.connect(start_embedded(Path(sys.argv[1]))) as connection, connection.cursor() as cursor:
+    for name in ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size"):
+        cursor.execute(f"SET {name} = 0")
+    cursor.execute("CREATE TABLE many AS SELECT generate_series(1, 300000) AS number; ANALYZE many")
+    cursor.execute("EXPLAIN ANALYZE SELECT number % 1000, count(*) FROM many GROUP BY 1")
+    print("\\n".join(line for line, in cursor))
+"""
+
+
+@needs_mounts
+@pytest.mark.parametrize("size", ["1m", "4k"])
+def test_a_server_needs_no_shared_memory_of_the_machine(place: Callable[..., Path], size: str) -> None:
+    folder = place()
+    command = with_dev_shm(size, [sys.executable, "-c", PARALLEL, str(folder)])
+    for _ in ("made", "started again"):
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert "Workers Launched: 2" in ended.stdout
+        command[-2] = command[-2].replace("CREATE TABLE", "DROP TABLE many; CREATE TABLE", 1)
+
+
+@needs_mounts
+def test_data_of_an_older_version_is_served_without_shared_memory_of_the_machine(
+    place: Callable[..., Path],
+) -> None:
+    folder = place()
+    user_of = [sys.executable, "-c", PARALLEL, str(folder)]
+    subprocess.run(user_of, capture_output=True, check=True)
+    conf = folder / "data" / "postgresql.conf"
+    conf.write_text(conf.read_text().replace("= mmap", "= posix"))
+    (folder / "password").unlink()  # so that it is set again, by a session without a server
+    user_of[-2] = user_of[-2].replace("CREATE TABLE", "DROP TABLE many; CREATE TABLE", 1)
+    ended = subprocess.run(with_dev_shm("4k", user_of), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
