@@ -21,13 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hms_tune.config.settings import Settings
 from hms_tune.config.trial import DataConfig
+from hms_tune.data.closed_folder import place_at_home, takes_files
 from hms_tune.data.folds import held_out_patients
 from hms_tune.data.labels import Labels, Rows, make_labels
 from hms_tune.data.number_columns import read_numbers
 from hms_tune.data.schema import CLASSES
-from hms_tune.data.store.store import name_at_home, takes_files
 from hms_tune.errors import DataError, first_line
 from hms_tune.machine.private_folder import private_folder, private_mode
 
@@ -128,7 +127,7 @@ class SoftLabels:
 def soft_labels_path(root: Path, name: str) -> Path:
     """Where the soft labels of a name lie, or are to go."""
     inside = root / FOLDER / f"{name}.parquet"
-    at_home = Settings.from_environment().home / FOLDER / name_at_home(root) / inside.name
+    at_home = place_at_home(root, FOLDER) / inside.name
     if inside.exists() or (takes_files(root) and not at_home.exists()):
         return inside
     return at_home

@@ -17,7 +17,6 @@ log power within 0.004; see :mod:`hms_tune.data.files.encoding`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -30,7 +29,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from hms_tune.config.settings import Settings
+from hms_tune.data.closed_folder import place_at_home, takes_files
 from hms_tune.data.files.encoding import FLOAT16_MAX, POWER_FLOOR
 from hms_tune.data.schema import ARRAYS, EEG_COLUMNS, SFREQ, Kind
 from hms_tune.errors import StoreError
@@ -184,19 +183,7 @@ def store_path(root: Path) -> Path:
     beside = root / "store"
     if beside.is_dir() or not root.is_dir() or takes_files(root):
         return beside
-    return Settings.from_environment().home / "stores" / name_at_home(root)
-
-
-def takes_files(root: Path) -> bool:
-    """Whether files of ours may go into a competition folder."""
-    # the mode as well as the access check: an administrator may write anywhere, but was not asked to
-    return root.is_dir() and os.access(root, os.W_OK) and bool(root.stat().st_mode & 0o222)
-
-
-def name_at_home(root: Path) -> str:
-    """What a competition folder is called in ``HMS_TUNE_HOME``, where what cannot go into it lies."""
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return f"{root.resolve().name}-{name}"
+    return place_at_home(root, "stores")
 
 
 def competition_of(path: Path) -> Path:
