@@ -19,8 +19,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 gc.disable()
 
 
-def pytest_collection_finish() -> None:
-    """All is imported that tests import at their heads."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """All that test modules import is there. xdist's first process, which has none, comes here too."""
     gc.collect()
     gc.freeze()
     gc.enable()

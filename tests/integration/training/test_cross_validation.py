@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from hms_tune.training.events import (
     FoldEnded,
     FoldStarted,
 )
+from hms_tune.training.fold import FoldTraining
 from hms_tune.training.fold_difficulty import comparable_estimate
 from hms_tune.training.refit import Refit
 from hms_tune.training.scores import kl_divergence
@@ -237,40 +239,30 @@ def test_checkpoints_keep_their_distance_unless_they_are_asked_for(store: Store,
     assert story(resumed) == story(events)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from hms_tune.config.trial import LossName, TrialConfig
-from hms_tune.data.store.store import Store
-from hms_tune.training.cross_validation import CrossValidation
-from hms_tune.training.fold import FoldTraining
+def train_and_die(config: TrialConfig, store: Path, directory: Path) -> None:
+    """Train until the second step of the first fold's last epoch, in a process of its own."""
+    step = FoldTraining._train_step
 
-config = TrialConfig.model_validate_json(Path(sys.argv[1]).read_text())
-step = FoldTraining._train_step
+    def dies_in_the_middle(self: FoldTraining, stage: Any, epoch: int, number: int, rows: Any) -> Any:
+        if (self.fold, epoch, number) == (0, 2, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, stage, epoch, number, rows)
 
-def dies_in_the_middle(self, stage, epoch, number, rows):
-    if (self.fold, epoch, number) == (0, 2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, stage, epoch, number, rows)
-
-FoldTraining._train_step = dies_in_the_middle
-store = Store.open(Path(sys.argv[2]))
-list(CrossValidation(config, store, "cpu", directory=Path(sys.argv[3]), keep_weights=True).run())
-"""
+    FoldTraining._train_step = dies_in_the_middle  # type: ignore[method-assign]
+    list(CrossValidation(config, Store.open(store), "cpu", directory=directory, keep_weights=True).run())
 
 
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
     store: Store, tmp_path: Path
 ) -> None:
     config = make_config(batch_size=2, early_stopping=None)
-    (tmp_path / "config.json").write_text(config.canonical_json())
     whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, tmp_path / "config.json", store.path, tmp_path / "killed"], check=False
+    killed = multiprocessing.get_context("fork").Process(  # which need not load torch again
+        target=train_and_die, args=(config, store.path, tmp_path / "killed")
     )
-    assert killed.returncode == -9
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -9
     resumed = list(
         CrossValidation(config, store, "cpu", directory=tmp_path / "killed", keep_weights=True).run()
     )

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 from collections import Counter
+from multiprocessing.synchronize import Barrier
 
 import optuna
 import pytest
 
 from hms_tune.config.study_file import StudyFile
-from hms_tune.database.connect import Storage
-from hms_tune.search.study import stored_study_file
-from hms_tune.search.suggest import grid
+from hms_tune.database.connect import Storage, open_storage
+from hms_tune.search.study import create_or_load, stored_study_file
+from hms_tune.search.suggest import grid, suggest
 
-WORKER = """
-import sys
-import optuna
-from hms_tune.config.study_file import StudyFile
-from hms_tune.search.suggest import suggest
-from hms_tune.search.study import create_or_load
-from hms_tune.database.connect import open_storage
-
-url, seed, count, *texts = sys.argv[1:]
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-study_files = [StudyFile.parse(text, "race.yaml") for text in texts]
-storage = open_storage(url)
-for study_file in study_files:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    study = create_or_load(storage.optuna, study_file, worker_seed=int(seed))
-    for _ in range(int(count)):
-        trial = study.ask()
-        suggest(study_file.space, trial)
-        study.tell(trial, 1.0)
-storage.close()
-"""
 WORKERS, EACH = 3, 6
 TEXT = """\
 study: NAME
@@ -51,27 +29,32 @@ GRID = TEXT.replace("NAME", "race-grid").replace("SAMPLER", "grid")
 QMC = TEXT.replace("NAME", "race-qmc").replace("SAMPLER", "qmc").replace(", step: 0.2", "")
 
 
+def work(url: str, together: Barrier) -> None:
+    """A worker of its own process, which has the others' seed."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = open_storage(url)
+    for text in (GRID, QMC):
+        study_file = StudyFile.parse(text, "race.yaml")
+        together.wait(120.0)
+        study = create_or_load(storage.optuna, study_file, worker_seed=0)
+        for _ in range(EACH):
+            trial = study.ask()
+            suggest(study_file.space, trial)
+            study.tell(trial, 1.0)
+    storage.close()
+
+
 @pytest.fixture(scope="module")
 def races(storage: Storage, database_url: str) -> Storage:
     """Where three workers, all with the same seed, have made and filled one study after the other."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, database_url, "0", str(EACH), GRID, QMC],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(WORKERS)
-    ]
-    for _ in (GRID, QMC):
-        for worker in workers:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-    assert [worker.wait(timeout=120) for worker in workers] == [0] * WORKERS
+    fork = multiprocessing.get_context("fork")  # which need not load anything again
+    together = fork.Barrier(WORKERS)
+    workers = [fork.Process(target=work, args=(database_url, together)) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120.0)
+    assert [worker.exitcode for worker in workers] == [0] * WORKERS
     return storage
 
 
