@@ -44,6 +44,7 @@ NOT_RUN = {
     'pip install -e ".[onnx,kaggle]"': "asks the package index",
     'pip install "hms-tune[kaggle]"': "asks the package index",
     'pip install "hms-tune[s3]"': "asks the package index",
+    "pip install wandb-workspaces": "asks the package index",
     "kaggle auth login": "asks Kaggle",
     "export HMS_TUNE_STORAGE='postgresql://hms_tune@db.example.org/hms_tune'": "a database elsewhere",
     "export HMS_TUNE_ARTIFACTS=/shared/hms-tune": "a folder that machines share",
