@@ -8,8 +8,8 @@ these are the held-out patients that a person would have, the others are the tru
 better than any score. ``STUDIES_OF_ONE`` studies draw their patients from one competition. A study is so many
 random configurations of ``studies/smoke.yaml``; its leaders are trained again as ``hms-tune study confirm``
 does, and its trials blended as ``export-best --blend`` does. A study that is done is a line of
-``benchmarks/results/honesty_studies.jsonl`` and is not run again; lines that name no ``truth`` are of an earlier
-version, which had a competition for each study, 26 patients of truth, and no corrected scores. Writes
+``benchmarks/results/honesty_studies.jsonl`` and is not run again; lines that name no ``truth`` are of an
+earlier version, which had a competition for each study, 26 patients of truth, and no corrected scores. Writes
 ``benchmarks/results/honesty_studies.md``.
 """
 
