@@ -1,14 +1,15 @@
 """Small whole studies on synthetic competitions: how far each number that people are shown is from the truth.
 
     python benchmarks/honesty_studies.py                       # hours; go on with the same line
-    python benchmarks/honesty_studies.py --competitions 1 --patients 8 --trials 2 --seeds 1 --epochs 1
+    python benchmarks/honesty_studies.py --competitions 1 --patients 8 --truth 6 --trials 2 --epochs 1
 
 A study sees a few of a competition's many patients; all others are held out of the whole search. ``SHOWN`` of
 these are the held-out patients that a person would have, the others are the truth: so many that it is known
 better than any score. ``STUDIES_OF_ONE`` studies draw their patients from one competition. A study is so many
 random configurations of ``studies/smoke.yaml``; its leaders are trained again as ``hms-tune study confirm``
 does, and its trials blended as ``export-best --blend`` does. A study that is done is a line of
-``benchmarks/results/honesty_studies.jsonl`` and is not run again. Writes
+``benchmarks/results/honesty_studies.jsonl`` and is not run again; lines that name no ``truth`` are of an
+earlier version, which had a competition for each study, 26 patients of truth, and no corrected scores. Writes
 ``benchmarks/results/honesty_studies.md``.
 """
 
