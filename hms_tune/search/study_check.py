@@ -196,9 +196,10 @@ def _check_optimizers(study_file: StudyFile) -> None:
 
 
 def _check_steps(study_file: StudyFile) -> None:
-    """See that each network of the space learns from each of its images, the smallest first.
+    """See that each network of the space learns from its smallest image of each number of channels.
 
-    What is frozen matters to batches of one image alone, where it is not normalized.
+    Where that works a larger image does, too; places of traces are tried one by one. What is frozen matters
+    to batches of one image alone, where it is not normalized.
     """
     entries = study_file.space.entries
     training = keep_only(entries["training"], frozenset({"batch_size"}))
@@ -209,8 +210,14 @@ def _check_steps(study_file: StudyFile) -> None:
         ModelConfig.model_validate({**values, "pretrained": False}) for values in _resolved(kept, "model")
     )
     inputs = dict.fromkeys(config.for_model for config in _inputs(study_file))
-    smallest_first = sorted(inputs, key=lambda each: math.prod(each.shape))
-    for given, model in itertools.islice(itertools.product(smallest_first, list(models)), _MOST_STEPS):
+    largest_first = sorted(inputs, key=lambda each: math.prod(each.shape), reverse=True)
+    steps = []
+    for model in models:
+        smallest = {
+            (given.channels, given.traces if model.reads_traces else None): given for given in largest_first
+        }
+        steps += [(given, model) for given in smallest.values()]
+    for given, model in steps[:_MOST_STEPS]:
         with _errors_of(study_file):
             check_step(model, given, least)
 

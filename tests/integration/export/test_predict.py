@@ -246,7 +246,7 @@ def no_folder(root: Path) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        *(infinite, without_a_channel, too_short, cut_short, negative_power),
+        *(without_a_channel, too_short, cut_short),
         *(missing, repeated_row, empty_table, no_folder),
     ],
 )
@@ -261,6 +261,22 @@ def test_a_defect_of_the_test_half_is_told_in_the_words_of_prepare(
     with pytest.raises(DataError) as prepared:
         prepare(fresh, store=tmp_path / "store", jobs=1)
     assert str(predicted.value) == str(prepared.value)
+    assert not (tmp_path / "submission.csv").exists()
+
+
+@pytest.mark.parametrize("spoil", [infinite, negative_power])
+def test_a_test_file_that_prepare_leaves_out_is_refused_in_the_same_words(
+    spoil: Callable[[Path], None],
+    bundles: dict[str, Path],
+    fresh: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spoil(fresh)
+    with pytest.raises(DataError) as predicted:
+        predict(load_bundle(bundles["both"], device="cpu"), fresh, out=tmp_path / "submission.csv")
+    prepare(fresh, store=tmp_path / "store", jobs=1)
+    assert f"refuse: 1; {predicted.value.where}: {predicted.value.what}" in caplog.text
     assert not (tmp_path / "submission.csv").exists()
 
 

@@ -209,7 +209,7 @@ def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(
 
 def test_every_run_has_what_the_documents_view_shows(trial: TrialInfo, tmp_path: Path) -> None:
     document = (TESTS.parent / "docs" / "observing-terminal.md").read_text()
-    (view,) = re.findall(r"^\*\*A view to keep\.\*\*.*?\n\n", document, re.DOTALL | re.MULTILINE)
+    (view,) = re.findall(r"^By hand, in the project's workspace.*?\n\n", document, re.DOTALL | re.MULTILINE)
     shown = set(re.findall(r"`([\w./-]+)`", view)) - {AttemptState.PAUSED.value}
     assert shown >= {"val/kl", "train/loss", "kl", "state", "model.backbone", "training.learning_rate"}
     assert len(view.splitlines()) <= 10
