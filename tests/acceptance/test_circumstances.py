@@ -115,7 +115,9 @@ def usual(folder: Path, home: Path) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("name", STARTS)
+@pytest.mark.parametrize(
+    "name", [next(iter(STARTS)), *(pytest.param(name, marks=pytest.mark.slow) for name in list(STARTS)[1:])]
+)
 def test_commands_say_the_same_however_they_are_started(
     name: str, folder: Path, home: Path, usual: list[str]
 ) -> None:

@@ -32,6 +32,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image.build(tmp_path_factory.mktemp("image"))
 
 
+@pytest.mark.slow
 def test_the_image_has_the_program_its_studies_and_what_its_extras_need(image: Image, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = subprocess.run(

@@ -106,6 +106,7 @@ def listed(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @each_command
 def test_a_folder_that_is_not_to_be_written_to_stays_as_it_is(
     run: Callable[[str, Path], None], command: str, root: Path, home: Path
@@ -124,6 +125,7 @@ def test_a_folder_that_is_not_to_be_written_to_stays_as_it_is(
         labels.unlink()
 
 
+@pytest.mark.slow
 @each_command
 def test_a_store_is_named_in_place_of_its_folder(
     run: Callable[[str, Path], None], command: str, root: Path, tmp_path: Path

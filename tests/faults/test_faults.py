@@ -339,6 +339,7 @@ def test_database_outage_beyond_all_patience_ends_the_worker_with_what_to_do(
     proxy.restore()
 
 
+@pytest.mark.slow
 def test_host_out_of_memory_or_segfault_sets_the_trial_aside_and_the_search_goes_on(
     storage: Storage, server: OwnServer, fleet: Fleet, tmp_path: Path
 ) -> None:

@@ -60,7 +60,11 @@ def pair() -> Iterator[Pair]:
         yield Pair(primary, standby)
 
 
-@pytest.mark.parametrize("query", ["&target_session_attrs=read-write", ""], ids=["read-write", "any host"])
+@pytest.mark.parametrize(
+    "query",
+    ["&target_session_attrs=read-write", pytest.param("", marks=pytest.mark.slow)],
+    ids=["read-write", "any host"],
+)
 def test_a_trial_goes_on_at_the_standby_that_was_promoted_under_it(
     pair: Pair, query: str, tmp_path: Path
 ) -> None:

@@ -81,9 +81,15 @@ def test_the_table_names_every_study_of_the_gallery_and_no_name_is_taken_twice()
 
 
 @every_file
-def test_a_study_of_the_gallery_can_start(path: Path) -> None:
+def test_a_study_of_the_gallery_is_read_and_begins_with_what_it_is(path: Path) -> None:
     first, second = path.read_text(encoding="utf-8").splitlines()[:2]
     assert (first[:2], second) == ("# ", f"study: {path.stem}")
+    assert load_study_file(path).study == path.stem
+
+
+@pytest.mark.slow
+@every_file
+def test_a_study_of_the_gallery_can_start(path: Path) -> None:
     check = check_study(load_study_file(path))
     assert len(check.parameters) >= 3
     assert check.notes == ()
