@@ -47,9 +47,9 @@ def work(url: str, together: Barrier) -> None:
 @pytest.fixture(scope="module")
 def races(storage: Storage, database_url: str) -> Storage:
     """Where three workers, all with the same seed, have made and filled one study after the other."""
-    fork = multiprocessing.get_context("fork")  # which need not load anything again
-    together = fork.Barrier(WORKERS)
-    workers = [fork.Process(target=work, args=(database_url, together)) for _ in range(WORKERS)]
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(WORKERS)
+    workers = [spawn.Process(target=work, args=(database_url, together)) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     for worker in workers:
