@@ -34,6 +34,14 @@ class Role:
         signed = f"{name or self.name}:{self.password}"
         return f"postgresql://{signed}@/{self.database}?host={self.socket.parent}{query}"
 
+    def as_superuser(self, *statements: str) -> None:
+        """Run statements as superuser in the server's own database: on databases and users."""
+        engine = create_engine(self.server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
     def ask(self, statement: str) -> list[tuple[object, ...]]:
         """Run a statement as superuser in the role's database."""
         engine = create_engine(self.server.set(database=self.database), isolation_level="AUTOCOMMIT")

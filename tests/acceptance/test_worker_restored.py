@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from roles import Role, a_role
-from sqlalchemy import create_engine, text
+from roles import a_role
 
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.embedded.server import start_embedded
@@ -18,14 +17,6 @@ from hms_tune.studies.status import show_trials, status
 from studies import ONE_TRIAL
 
 TRIALS = 4
-
-
-def as_superuser(role: Role, *statements: str) -> None:
-    engine = create_engine(role.server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()
 
 
 @pytest.mark.slow
@@ -40,7 +31,7 @@ def test_a_worker_whose_database_was_set_back_goes_on_with_what_is_there(
         command = [sys.executable, "-m", "hms_tune", "worker", str(study), "--data", str(root)]
         first = subprocess.run([*command, "--max-trials", "1"], env=environment, check=False)
         assert first.returncode == os.EX_TEMPFAIL
-        as_superuser(role, "CREATE DATABASE restored_backup TEMPLATE restored OWNER restored")
+        role.as_superuser("CREATE DATABASE restored_backup TEMPLATE restored OWNER restored")
 
         worker = subprocess.Popen([*command, "-v"], env=environment, stderr=subprocess.PIPE, text=True)
         assert worker.stderr is not None
@@ -49,8 +40,7 @@ def test_a_worker_whose_database_was_set_back_goes_on_with_what_is_there(
             log.append(line)
             if line.startswith("trial 2 ") and not any("restored_backup" in each for each in log):
                 log.append("restored_backup takes its place\n")
-                as_superuser(
-                    role,
+                role.as_superuser(
                     "DROP DATABASE restored WITH (FORCE)",
                     "ALTER DATABASE restored_backup RENAME TO restored",
                 )

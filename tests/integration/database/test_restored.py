@@ -9,7 +9,6 @@ import pytest
 from fake_study import STUDY, train
 from roles import Role, a_role
 from slots import a_slot
-from sqlalchemy import create_engine, text
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
@@ -26,15 +25,7 @@ BACKUP = "restored_backup"
 def role(database_url: str) -> Iterator[Role]:
     with a_role(database_url, "restored", "secret") as made:
         yield made
-        as_superuser(made, f"DROP DATABASE IF EXISTS {BACKUP} WITH (FORCE)")
-
-
-def as_superuser(role: Role, *statements: str) -> None:
-    engine = create_engine(role.server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()
+        made.as_superuser(f"DROP DATABASE IF EXISTS {BACKUP} WITH (FORCE)")
 
 
 def study_file(trials: int) -> StudyFile:
@@ -49,15 +40,14 @@ def test_a_slot_whose_database_was_set_back_loses_its_trial_and_a_new_start_goes
     assert a_slot(storage, join_search(storage, study_file(1)), train, tmp_path).run() == 1
     join_search(storage, study_file(6))
     storage.close()
-    as_superuser(role, f"CREATE DATABASE {BACKUP} TEMPLATE restored OWNER restored")
+    role.as_superuser(f"CREATE DATABASE {BACKUP} TEMPLATE restored OWNER restored")
     begun = 0
 
     def training(config: TrialConfig, folder: Path) -> Iterator[Event]:
         nonlocal begun
         begun += 1
         if begun == 3:
-            as_superuser(
-                role,
+            role.as_superuser(
                 "DROP DATABASE restored WITH (FORCE)",
                 f"ALTER DATABASE {BACKUP} RENAME TO restored",
             )

@@ -21,7 +21,6 @@ from bundles import onnx_difference, sealed
 import hms_tune
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.schema import EEG_COLUMNS, SPECTROGRAM_COLUMNS, VOTE_COLUMNS
-from hms_tune.data.store.prepare import prepare
 from hms_tune.data.store.store import Store
 from hms_tune.errors import BundleError, DataError, SignalError, UsageError
 from hms_tune.export.bundle import file_digest, load_bundle, load_network
@@ -59,11 +58,6 @@ def make_config(backbone: str, *, kaggle: bool) -> TrialConfig:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[..., Path]) -> Path:
     return competition_writer(tmp_path_factory.mktemp("competition") / "root", patients=8, test_recordings=3)
-
-
-@pytest.fixture(scope="module")
-def store(root: Path) -> Store:
-    return prepare(root, jobs=1)
 
 
 @pytest.fixture(scope="module")
