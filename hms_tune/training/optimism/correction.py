@@ -9,8 +9,9 @@ patient i, whose KL is L_i, and draws b = 1, …, B with choices c_b::
 
 That is the leave-one-out bootstrap: Efron, "Estimating the error rate of a prediction rule", J Am Stat Assoc
 1983;78:316; Efron and Tibshirani, "Improvements on cross-validation", J Am Stat Assoc 1997;92:548. The
-interval is that of the score as it was chosen, times corrected score over chosen score: means over many
-choices vary less from patient to patient than what was chosen, and an interval of them would be too narrow.
+interval begins from that of the score as it was chosen, since means over many choices vary less from patient
+to patient than what was chosen. How much choosing flattered is itself known roughly, so the interval encloses
+both: that of the score as it was chosen, and the same times corrected score over chosen score.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def corrected(
     chosen, shares = min((_as_chosen(each, count) for each in runs), key=lambda found: found[0].sum())
     interval, score = interval_of_sums(chosen, shares), float(chosen.sum())
     if interval is not None and score > 0.0:
-        interval = interval[0] * kl / score, interval[1] * kl / score
+        interval = interval[0] * min(1.0, kl / score), interval[1] * max(1.0, kl / score)
     return Corrected(kl, interval, count, len(runs))
 
 

@@ -64,6 +64,21 @@ def test_where_nothing_was_chosen_the_score_and_its_interval_are_the_plain_ones(
     assert str(found).endswith(" over 30 patients), corrected for the choice of epochs")
 
 
+def test_the_interval_encloses_that_of_the_score_as_chosen_and_that_of_the_corrected_one() -> None:
+    run = a_run(0)
+    even = EpochScores(fold=run.fold, patient_id=run.patient_id, rows=np.ones(PATIENTS, np.int64), kl=run.kl)
+    found = corrected([[even]])
+    assert found is not None
+    assert found.interval is not None
+    folds = [even.kl[:, even.fold == fold] for fold in range(FOLDS)]
+    at_best = np.concatenate([kl[kl.mean(axis=1).argmin()] for kl in folds])
+    whose = np.concatenate([even.patient_id[even.fold == fold] for fold in range(FOLDS)])
+    plain = patient_interval(at_best[np.argsort(whose)], np.sort(whose))
+    assert plain is not None
+    assert found.interval == pytest.approx((plain[0], plain[1] * found.kl / chosen(even)))
+    assert found.kl > chosen(even)
+
+
 def test_an_epoch_that_is_better_for_every_patient_leaves_nothing_to_correct() -> None:
     run = a_run(0)
     run.kl[3] = 0.1 * run.kl.min(axis=0)
