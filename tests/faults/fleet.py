@@ -157,8 +157,16 @@ def work(orders: Orders) -> None:
 def recover_and_die(orders: Orders) -> None:
     """Recover again and again, and be killed at a random place in the middle of one recovery."""
     _log_to(orders)
+    try:
+        _recover_until_killed(orders)
+    except BaseException:
+        (orders.folder / f"{orders.name}.error").write_text(traceback.format_exc())
+        raise
+
+
+def _recover_until_killed(orders: Orders) -> None:
     draw = random.Random(orders.seed)
-    places = ["_optuna_trial_of", "_end", "settle"]
+    places = ["_optuna_trial_of", "_end", "end_lease_and_trial"]
     name = draw.choice(places)
     original = getattr(recovery, name)
     after = draw.random() < 0.5

@@ -32,6 +32,7 @@ from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
 from hms_tune.tracking.observers import trackers
 from hms_tune.tracking.wandb import Labels, Mode, WandbObserver, ask_account, run_id
+from hms_tune.tracking.wandb import observer as observing
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
@@ -49,6 +50,8 @@ def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     (tmp_path / "account").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "account"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    # However busy the machine is, what tests look for is written before they look.
+    monkeypatch.setattr(observing, "CLOSE_SECONDS", 120.0)
     wandb.teardown(exit_code=0)  # it remembers the server's address, of whichever test used it before
     yield
     wandb.teardown(exit_code=0)
