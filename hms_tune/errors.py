@@ -56,7 +56,8 @@ class HmsTuneError(Exception):
 
     def __str__(self) -> str:
         text = self.what if self.where is None else f"{self.where}: {self.what}"
-        return text if self.hint is None else f"{text}. {self.hint}"
+        stop = "" if text.endswith("?") else "."
+        return text if self.hint is None else f"{text}{stop} {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.what, self.where, self.hint)

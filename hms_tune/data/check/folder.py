@@ -24,6 +24,9 @@ from hms_tune.data.schema import SPLITS, Split
 from hms_tune.machine.cores import available_cores
 from hms_tune.machine.progress import ProgressCallback
 
+MOST_BY_CHANCE = 0.1
+"""Share of EEGs that go on after their last label and end where another sampling rate would let them end."""
+
 _NOTHING_CAN_BE_READ = (DefectKind.FOLDER_UNREADABLE, DefectKind.STATEMENT_INVALID)
 
 
@@ -98,7 +101,8 @@ def check_folder(
     files, found = _check_presence(competition, tables)
     defects += found
     findings = _check_files(files, quick, jobs or available_cores(), progress)
-    defects += [defect for finding in findings for defect in finding.defects]
+    eegs = sum(file.kind == "eeg" and file.split == "train" for file in files)
+    defects += _without_chance([defect for finding in findings for defect in finding.defects], eegs)
     if "train" in tables:
         defects += fold_defects(tables["train"], competition.table_path("train"))
     summary = {split: _summarize(tables[split], split, files, findings) for split in tables}
@@ -166,6 +170,14 @@ def _examine(file: SignalFile, quick: bool) -> _Finding:
     if errors(found):
         return _Finding(rows, None, defects)
     return _Finding(rows, nan_counts(values), defects + quality_defects(file, values))
+
+
+def _without_chance(defects: list[Defect], eegs: int) -> list[Defect]:
+    """Leave out doubts of the sampling rate where only a few EEGs end as they would at another one."""
+    doubts = sum(defect.kind is DefectKind.SAMPLING_RATE for defect in defects)
+    if doubts > MOST_BY_CHANCE * eegs:
+        return defects
+    return [defect for defect in defects if defect.kind is not DefectKind.SAMPLING_RATE]
 
 
 def _summarize(

@@ -216,3 +216,19 @@ def test_a_statement_that_goes_on_and_on_is_not_read(root: Path) -> None:
     (root / "hms-tune.yaml").write_text("#" * 10_001)
     with pytest.raises(DataError, match=r"hms-tune.yaml: cannot be read: it has more than 10,000 bytes"):
         prepare(root)
+
+
+def test_a_few_eegs_that_end_by_chance_where_another_rate_would_let_them_raise_no_doubt(
+    tmp_path: Path, competition_writer: Callable[..., Path]
+) -> None:
+    root = competition_writer(tmp_path / "chance", patients=12, seconds=64, spectrograms=False)
+    table = pd.read_csv(root / "train.csv")
+    table["eeg_label_offset_seconds"] = 14.0  # the EEGs end with their last label, two of them 14 s later
+    names = table["eeg_id"].unique()
+    table.loc[table["eeg_id"].isin(names[:2]), "eeg_label_offset_seconds"] = 0.0
+    table.to_csv(root / "train.csv", index=False)
+    assert len(names) > 20
+    assert kinds(root) == {}
+    table["eeg_label_offset_seconds"] = 0.0
+    table.to_csv(root / "train.csv", index=False)
+    assert set(kinds(root)) == {"sampling-rate"}
