@@ -53,8 +53,8 @@ def test_a_trial_that_its_time_limit_cuts_goes_on_from_its_checkpoint_and_the_st
         export = fleet.submit("export.sbatch", "queued", options=(f"--dependency=afterok:{workers}",))
         task = _cut_in_its_second_fold(fleet, workers)
         fleet.until(lambda: fleet.jobs().get(task) == "PENDING")
-        # SLURM lets a requeued task wait for two minutes. It fails one that begins in the very second in which
-        # it was ended before.
+        # SLURM lets a requeued task wait for two minutes. It fails one that begins in the very
+        # second in which it was ended before.
         time.sleep(3.0)
         slurm.run("scontrol", "update", f"JobId={task}", "TimeLimit=60", "StartTime=now")
         fleet.until(lambda: fleet.jobs().get(export) == "COMPLETED")
