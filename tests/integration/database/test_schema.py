@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +43,54 @@ _numbers = itertools.count()
 Description = dict[str, list[tuple[Any, ...]]]
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Engine]:
-    """An empty database of its own."""
-    server = create_engine(parse_address(database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+@pytest.fixture(scope="module")
+def server(database_url: str) -> Engine:
+    return create_engine(parse_address(database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+
+
+@contextmanager
+def a_database(server: Engine, template: str = "template1") -> Iterator[Engine]:
+    """A database of one's own, empty or the copy of another; gone with the block."""
     name = f"schema_{os.getpid()}_{next(_numbers)}"
     with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.url.set(database=name), poolclass=NullPool)
-    yield engine
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    yield create_engine(server.url.set(database=name), poolclass=NullPool)
     with server.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
-def old(database: Engine) -> Engine:
-    """A database that 0.1.0 made, with a study half done."""
-    RDBStorage(database.url.render_as_string(hide_password=False)).engine.dispose()
-    with database.begin() as connection:
-        connection.exec_driver_sql(OLD.read_text())
-    return database
+def database(server: Engine) -> Iterator[Engine]:
+    """An empty database."""
+    with a_database(server) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def of_0_1_0(server: Engine) -> Iterator[str]:
+    """The name of a database that 0.1.0 made, with a study half done. Nobody opens it."""
+    with a_database(server) as made:
+        optunas = RDBStorage(made.url.render_as_string(hide_password=False))
+        optunas.remove_session()
+        optunas.engine.dispose()
+        with made.begin() as connection:
+            connection.exec_driver_sql(OLD.read_text())
+        yield str(made.url.database)
+
+
+@pytest.fixture
+def old(server: Engine, of_0_1_0: str) -> Iterator[Engine]:
+    """A copy of it."""
+    with a_database(server, of_0_1_0) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def upgraded(server: Engine, of_0_1_0: str) -> Iterator[Engine]:
+    """A copy that was opened once. Nobody changes it."""
+    with a_database(server, of_0_1_0) as made:
+        open_storage(made.url).close()
+        yield made
 
 
 def is_there(engine: Engine, name: str) -> bool:
@@ -90,20 +119,14 @@ def description(engine: Engine) -> Description:
         }
 
 
-@pytest.fixture
-def declared(database_url: str) -> Iterator[Description]:
+@pytest.fixture(scope="module")
+def declared(server: Engine) -> Description:
     """What :mod:`hms_tune.database.tables` declares, made without a revision."""
-    server = create_engine(parse_address(database_url), isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    name = f"declared_{os.getpid()}_{next(_numbers)}"
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.url.set(database=name), poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE SCHEMA hms_tune"))
-        tables.metadata.create_all(connection)
-    yield description(engine)
-    with server.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with a_database(server) as made:
+        with made.begin() as connection:
+            connection.execute(text("CREATE SCHEMA hms_tune"))
+            tables.metadata.create_all(connection)
+        return description(made)
 
 
 def test_the_revisions_make_the_tables_that_the_code_declares(
@@ -113,13 +136,14 @@ def test_the_revisions_make_the_tables_that_the_code_declares(
     assert description(database) == declared
 
 
-def test_the_tables_of_0_1_0_become_those_that_the_code_declares(old: Engine, declared: Description) -> None:
-    open_storage(old.url).close()
-    assert description(old) == declared
+def test_the_tables_of_0_1_0_become_those_that_the_code_declares(
+    upgraded: Engine, declared: Description
+) -> None:
+    assert description(upgraded) == declared
 
 
-def test_a_study_of_0_1_0_keeps_to_the_data_that_all_its_trials_ran_on(old: Engine) -> None:
-    storage = open_storage(old.url)
+def test_a_study_of_0_1_0_keeps_to_the_data_that_all_its_trials_ran_on(upgraded: Engine) -> None:
+    storage = open_storage(upgraded.url)
     with storage.statements() as connection:
         assert data_of_study(connection, 1) == DataIdentity("d1")
     storage.close()
@@ -230,9 +254,8 @@ def test_a_login_that_may_read_the_tables_of_0_1_0_may_read_the_revision(
             connection.exec_driver_sql(f"DROP OWNED BY {login}; DROP ROLE {login}")
 
 
-def test_states_of_0_1_0_become_those_of_today(old: Engine) -> None:
-    open_storage(old.url).close()
-    with old.connect() as connection:
+def test_states_of_0_1_0_become_those_of_today(upgraded: Engine) -> None:
+    with upgraded.connect() as connection:
         trials = connection.execute(text("SELECT number, state FROM hms_tune.trials ORDER BY trial_id"))
         assert [tuple(row) for row in trials] == [
             (0, "complete"),
@@ -282,16 +305,14 @@ def test_states_of_0_1_0_become_those_of_today(old: Engine) -> None:
         "UPDATE hms_tune.attempts SET state = 'running', ended_at = now()",
     ],
 )
-def test_the_database_refuses_a_state_that_there_is_not(old: Engine, statement: str) -> None:
-    open_storage(old.url).close()
-    with old.begin() as connection, pytest.raises(IntegrityError, match="violates check constraint"):
+def test_the_database_refuses_a_state_that_there_is_not(upgraded: Engine, statement: str) -> None:
+    with upgraded.begin() as connection, pytest.raises(IntegrityError, match="violates check constraint"):
         connection.execute(text(statement))
 
 
-def test_0_1_0_cannot_make_its_tables_anew_beside_those_of_today(old: Engine) -> None:
+def test_0_1_0_cannot_make_its_tables_anew_beside_those_of_today(upgraded: Engine) -> None:
     """It adds columns to its table of trials, if it finds no such table to have them."""
-    open_storage(old.url).close()
-    with old.begin() as connection, pytest.raises(DBAPIError, match="lineages"):
+    with upgraded.begin() as connection, pytest.raises(DBAPIError, match="lineages"):
         connection.execute(text("ALTER TABLE hms_tune.lineages ADD COLUMN lineage_id bigserial"))
 
 

@@ -123,7 +123,7 @@ def test_every_label_is_of_networks_that_never_saw_the_patient(
 def test_rows_of_few_votes_learn_from_them_and_are_judged_by_their_votes(
     own: Store, labels: SoftLabels, tmp_path: Path
 ) -> None:
-    config = a_config(min_votes=1, soft_labels="teacher")
+    config = a_config(min_votes=1, soft_labels="teacher", train_folds=1)
     taught = labelled_rows(own.train, own.root, config.data)
     few = taught.total_votes <= 9
     learnt = learning_targets(TrainingConfig(vote_prior=6.0), taught)
@@ -165,7 +165,7 @@ def test_a_bundle_of_other_data_is_refused(store: Store, teacher: Path) -> None:
 def test_a_bundle_that_learnt_from_soft_labels_teaches_nobody(
     own: Store, labels: SoftLabels, tmp_path: Path
 ) -> None:
-    pupil = export(own, tmp_path / "pupil", min_votes=1, soft_labels="teacher")
+    pupil = export(own, tmp_path / "pupil", min_votes=1, soft_labels="teacher", train_folds=1)
     with pytest.raises(UsageError, match="it learnt from soft labels itself"):
         label(pupil, own, most_votes=9, device="cpu")
 
