@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test here: the embedded server, one for the whole session."""
+"""A real PostgreSQL for every test here: the embedded server, with a database for each file of tests."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _names = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def database_url() -> Iterator[str]:
-    """URL of an empty database server: of the wheel's newest, or of the first version that is named."""
+def server_url() -> Iterator[str]:
+    """URL of a server's first database: of the wheel's newest, or of the first version that is named."""
     if named := os.environ.get("HMS_TUNE_TEST_POSTGRES"):
         with plain_server(Path(named.split(os.pathsep)[0])) as server:
             (server.home / "password").write_text("secret")
@@ -41,16 +41,41 @@ def database_url() -> Iterator[str]:
     # Exit handlers run in reverse: the server, which registers its stop later, is gone when this removes it.
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     url = start_embedded(folder / "postgres")
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-        cursor.execute("ALTER SYSTEM SET fsync = off")  # no test of these ends the machine
-        cursor.execute("SELECT pg_reload_conf()")
+    _ask(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # no test of these ends the machine
     yield url
 
 
+def _ask(url: str, *statements: str) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for statement in statements:
+            cursor.execute(statement)
+
+
 @pytest.fixture(scope="session")
+def with_tables(server_url: str) -> str:
+    """The name of a database with its tables, to be copied: that takes a moment, making them a second."""
+    _ask(server_url, "CREATE DATABASE with_tables")
+    open_storage(_database(server_url, "with_tables")).close()
+    return "with_tables"
+
+
+def _database(server_url: str, name: str) -> str:
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="module")
+def database_url(server_url: str, with_tables: str) -> Iterator[str]:
+    """URL of a database, with its tables, in which there is nothing of another file's tests."""
+    name = f"tests_{next(_names)}"
+    _ask(server_url, f"CREATE DATABASE {name} TEMPLATE {with_tables}")
+    yield _database(server_url, name)
+    _ask(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
 def storage(database_url: str) -> Iterator[Storage]:
-    """The open database. Tests share it, and keep apart by the names of their studies."""
+    """The open database. The tests of a file share it, and keep apart by the names of their studies."""
     opened = open_storage(database_url)
     yield opened
     opened.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,21 +52,27 @@ def predictions(seed: int, *, noise: float = 1.0, first_eeg: int = 1000) -> pd.D
     )
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> list[Path]:
-    """Two models that help each other, and one that is wrong."""
-    noises = (1.0, 1.0, 8.0)
-    return [
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two models that help each other, and one that is wrong."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for number, noise in enumerate((1.0, 1.0, 8.0), start=5):
         write_bundle(
-            tmp_path / f"tiny-{number}",
+            folder / f"tiny-{number}",
             trial=number,
             oof={
                 "oof.parquet": predictions(number, noise=noise),
                 "oof_swap.parquet": predictions(number, noise=0.8 * noise),
             },
         )
-        for number, noise in enumerate(noises, start=5)
-    ]
+    return folder
+
+
+@pytest.fixture
+def three(written: Path, tmp_path: Path) -> list[Path]:
+    """Copies of these."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    return [tmp_path / f"tiny-{number}" for number in (5, 6, 7)]
 
 
 def eeg(n: int = 3) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +18,24 @@ from hms_tune.export.kaggle.folder import write_kaggle_folder
 from tests.bundles import predictions, sealed, write_bundle
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "tiny", oof={"oof.parquet": predictions(5)})
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two bundles, and of their blend."""
+    folder = tmp_path_factory.mktemp("bundles")
+    bundle = write_bundle(folder / "tiny", oof={"oof.parquet": predictions(5)})
+    other = write_bundle(folder / "other", trial=6, oof={"oof.parquet": predictions(6)})
+    write_blend([bundle, other], folder / "blend")
+    return folder
 
 
 @pytest.fixture
-def blend(tmp_path: Path, bundle: Path) -> Path:
-    other = write_bundle(tmp_path / "other", trial=6, oof={"oof.parquet": predictions(6)})
-    write_blend([bundle, other], tmp_path / "blend")
-    return tmp_path / "blend"
+def bundle(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written / "tiny", tmp_path / "tiny"))
+
+
+@pytest.fixture
+def blend(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written / "blend", tmp_path / "blend"))
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from hms_tune.data.files import decoding
 from hms_tune.data.files.threads import ordered
 from hms_tune.data.labels import make_labels, unlabelled
 from hms_tune.data.store.prepare import prepare
+from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
 from hms_tune.errors import DataError, HmsTuneError
 from hms_tune.export.bundle import load_bundle
@@ -68,6 +69,11 @@ def root(tmp_path_factory: pytest.TempPathFactory, competition_writer: Callable[
     return odd_but_sound(competition_writer(folder, patients=4, test_recordings=7))
 
 
+@pytest.fixture(scope="module")
+def store(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return prepare(root, store=tmp_path_factory.mktemp("prepared") / "store", jobs=1)
+
+
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize("split", ["test", "train"])
 @pytest.mark.parametrize("reads", ["eeg", "spectrogram", "both"])
@@ -77,9 +83,9 @@ def test_a_submission_is_bit_for_bit_that_of_the_prepared_store(
     batch_size: int | None,
     bundles: dict[str, Path],
     root: Path,
+    store: Store,
     tmp_path: Path,
 ) -> None:
-    store = prepare(root, store=tmp_path / "store", jobs=1)
     bundle = load_bundle(bundles[reads], device="cpu")
     rows = unlabelled(store.test) if split == "test" else make_labels(store.train, rows="eeg", min_votes=1)
     source = WindowSource(store, rows, bundle.device)

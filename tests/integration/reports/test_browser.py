@@ -44,6 +44,13 @@ def dashboard(storage: Storage, artifacts: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def report(storage: Storage, study: StudyRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(report_page(gather(storage, NAME)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -120,15 +127,13 @@ def test_only_a_writable_dashboard_shows_pencils_and_uploads(
 
 @pytest.mark.parametrize("width", [1280, 360])
 def test_the_report_reads_at_a_desk_and_on_a_phone_without_asking_for_anything(
-    browser: Browser, storage: Storage, study: StudyRecord, tmp_path: Path, width: int
+    browser: Browser, study: StudyRecord, report: Path, width: int
 ) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(report_page(gather(storage, NAME)), encoding="utf-8")
     context = browser.new_context(viewport={"width": width, "height": 800})
     page = context.new_page()
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
+    page.goto(report.as_uri())
     headings = page.locator("h2").all_inner_texts()
     assert headings == [
         "The question",
@@ -145,5 +150,5 @@ def test_the_report_reads_at_a_desk_and_on_a_phone_without_asking_for_anything(
     assert f"Trial {study.best.attempt}, KL {study.best.value:.4f}" in page.locator("main").inner_text()
     assert page.locator("svg").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert requests == [path.as_uri()]
+    assert requests == [report.as_uri()]
     context.close()

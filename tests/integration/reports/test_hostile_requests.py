@@ -90,14 +90,18 @@ ODD = {
         *(b"X-Forwarded-Proto", b"Connection", b"Upgrade", b"TE", b"Content-Encoding"),
     ],
 )
+@pytest.mark.parametrize(
+    "everywhere", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in turn", "everywhere"]
+)
 def test_a_header_without_sense_is_refused_or_left_out_and_never_a_fault(
-    name: bytes, study: int, connect: Callable[..., Send], caplog: pytest.LogCaptureFixture
+    name: bytes, everywhere: bool, study: int, connect: Callable[..., Send], caplog: pytest.LogCaptureFixture
 ) -> None:
     open_one = connect(writable=True)
     note = b"/api/studies/%d/note" % study
     body = b'{"version": 1, "body": "x"}'
-    for meaning, value in ODD.items():
-        for path in (b"/", b"/dashboard/", b"/static/bundle.js", b"/api/studies", b"/csv/%d" % study, note):
+    pages = (b"/", b"/dashboard/", b"/static/bundle.js", b"/api/studies", b"/csv/%d" % study)
+    for number, (meaning, value) in enumerate(ODD.items()):
+        for path in (*(pages if everywhere else pages[number % len(pages) :][:1]), note):
             headers = [] if name == b"Host" else [HOST]
             if path == note and name != b"Content-Type":
                 headers.append(b"Content-Type: application/json\r\n")

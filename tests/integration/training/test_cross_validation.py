@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -82,18 +82,38 @@ def story(events: list[Event]) -> list[str]:
     return [repr(timeless(event)) for event in events if isinstance(event, kept)]
 
 
-def test_events_tell_every_fold_and_epoch_in_order(store: Store, tmp_path: Path) -> None:
-    events = list(CrossValidation(make_config(early_stopping=None), store, "cpu", directory=tmp_path).run())
+Undisturbed = Callable[[TrialConfig], tuple[Path, list[Event]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(one_thread: None, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """By configuration, the folder and events of a trial that nothing interrupts; each is trained once."""
+    known: dict[str, tuple[Path, list[Event]]] = {}
+
+    def trained(config: TrialConfig) -> tuple[Path, list[Event]]:
+        if config.hash not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            trial = CrossValidation(config, store, "cpu", directory=folder, keep_weights=True)
+            known[config.hash] = folder, list(trial.run())
+        return known[config.hash]
+
+    return trained
+
+
+def test_events_tell_every_fold_and_epoch_in_order(undisturbed: Undisturbed) -> None:
+    _, events = undisturbed(make_config(early_stopping=None))
     epoch = [EpochEnded, CheckpointWritten]
     fold = [FoldStarted, *epoch * 3, FoldEnded]
     assert [type(event) for event in events] == [*fold, *fold, CrossValidationEnded]
 
 
-def test_out_of_fold_predictions_cover_every_row_but_the_held_out_once(store: Store) -> None:
+def test_out_of_fold_predictions_cover_every_row_but_the_held_out_once(
+    undisturbed: Undisturbed, store: Store
+) -> None:
     workspace = Workspace(store, torch.device("cpu"))
     config = make_config()
     data = workspace.trial_data(config)
-    ended = list(CrossValidation(config, workspace).run())[-1]
+    ended = undisturbed(config)[1][-1]
     assert isinstance(ended, CrossValidationEnded)
     out_of_fold = ended.out_of_fold
     expected = np.flatnonzero(data.folds != HELD_OUT)
@@ -108,13 +128,13 @@ def test_out_of_fold_predictions_cover_every_row_but_the_held_out_once(store: St
 
 
 def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the_scale_of_all_folds(
-    store: Store,
+    undisturbed: Undisturbed, store: Store
 ) -> None:
     finished: list[float] = []
-    trial = CrossValidation(make_config(), store, "cpu")
-    data = trial.workspace.trial_data(trial.config)
-    prior = [data.prior_kl(fold) for fold in range(trial.config.data.trained_folds)]
-    for event in trial.run():
+    config = make_config()
+    data = Workspace(store, torch.device("cpu")).trial_data(config)
+    prior = [data.prior_kl(fold) for fold in range(config.data.trained_folds)]
+    for event in undisturbed(config)[1]:
         if isinstance(event, EpochEnded):
             so_far = float(np.mean([*finished, event.best_kl]))
             assert event.estimate == pytest.approx(comparable_estimate(so_far, event.fold, prior))
@@ -124,36 +144,14 @@ def test_estimate_is_the_mean_of_finished_folds_and_the_best_epoch_so_far_on_the
             finished.append(event.kl)
 
 
-def with_optimizer(name: str) -> TrialConfig:
-    return make_config(optimizer=name, layer_decay=None if name == "adamw" else 0.8)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    one_thread: None, store: Store, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[Path, list[Event]]]:
-    """By optimizer, the folder and the events of a trial that nothing interrupts; each is trained once."""
-
-    @cache
-    def trained(optimizer: str) -> tuple[Path, list[Event]]:
-        folder = tmp_path_factory.mktemp("whole")
-        trial = CrossValidation(with_optimizer(optimizer), store, "cpu", directory=folder, keep_weights=True)
-        return folder, list(trial.run())
-
-    return trained
-
-
 @pytest.mark.parametrize(
     ("optimizer", "stop_after"), [*(("adamw", after) for after in (1, 3, 4)), ("lamb", 2), ("muon", 4)]
 )
 def test_a_trial_stopped_after_any_epoch_resumes_bit_for_bit(
-    undisturbed: Callable[[str], tuple[Path, list[Event]]],
-    store: Store,
-    tmp_path: Path,
-    optimizer: str,
-    stop_after: int,
+    undisturbed: Undisturbed, store: Store, tmp_path: Path, optimizer: str, stop_after: int
 ) -> None:
-    config, (folder, events) = with_optimizer(optimizer), undisturbed(optimizer)
+    config = make_config(optimizer=optimizer, layer_decay=None if optimizer == "adamw" else 0.8)
+    folder, events = undisturbed(config)
     seen = 0
     for event in CrossValidation(config, store, "cpu", directory=tmp_path / "cut", keep_weights=True).run():
         seen += isinstance(event, CheckpointWritten)
@@ -182,12 +180,18 @@ def assert_equal_epochs(first: EpochScores | None, second: EpochScores | None) -
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
-def test_what_each_epoch_came_to_for_each_patient_makes_up_the_score_that_chose_it(store: Store) -> None:
-    second = {"epochs": 2, "min_votes": 3, "learning_rate_ratio": 0.1}
-    config = make_config(
-        epochs=6, early_stopping={"patience": 1, "min_delta": 10.0}, second_stage=second, few_votes_weight=0.5
-    )
-    events = list(CrossValidation(config, store, "cpu").run())
+TWO_STAGES = make_config(
+    epochs=6,
+    early_stopping={"patience": 1, "min_delta": 10.0},
+    second_stage={"epochs": 2, "min_votes": 3, "learning_rate_ratio": 0.1},
+    few_votes_weight=0.5,
+)
+
+
+def test_what_each_epoch_came_to_for_each_patient_makes_up_the_score_that_chose_it(
+    undisturbed: Undisturbed,
+) -> None:
+    _, events = undisturbed(TWO_STAGES)
     ended = events[-1]
     assert isinstance(ended, CrossValidationEnded)
     epochs = ended.out_of_fold.epochs
@@ -253,10 +257,10 @@ def train_and_die(config: TrialConfig, store: Path, directory: Path) -> None:
 
 
 def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
-    store: Store, tmp_path: Path
+    undisturbed: Undisturbed, store: Store, tmp_path: Path
 ) -> None:
     config = make_config(batch_size=2, early_stopping=None)
-    whole = list(CrossValidation(config, store, "cpu", directory=tmp_path / "whole", keep_weights=True).run())
+    folder, whole = undisturbed(config)
     killed = multiprocessing.get_context("fork").Process(  # which need not load torch again
         target=train_and_die, args=(config, store.path, tmp_path / "killed")
     )
@@ -269,15 +273,20 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
     assert sum(isinstance(event, EpochEnded) and event.replayed for event in resumed) == 2
     assert story(resumed) == story(whole)
     for fold in range(2):
-        expected = load_file(tmp_path / "whole" / f"fold_{fold}.safetensors")
+        expected = load_file(folder / f"fold_{fold}.safetensors")
         actual = load_file(tmp_path / "killed" / f"fold_{fold}.safetensors")
         assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_a_checkpoint_of_another_trial_is_refused(store: Store, tmp_path: Path) -> None:
-    list(CrossValidation(make_config(), store, "cpu", directory=tmp_path).run())
+    other = make_config(learning_rate=1e-4)
+    next(
+        e
+        for e in CrossValidation(other, store, "cpu", directory=tmp_path).run()
+        if isinstance(e, CheckpointWritten)
+    )
     with pytest.raises(CheckpointError, match="another trial"):
-        list(CrossValidation(make_config(learning_rate=1e-4), store, "cpu", directory=tmp_path).run())
+        list(CrossValidation(make_config(), store, "cpu", directory=tmp_path).run())
 
 
 def test_a_loss_that_overflows_ends_the_trial_with_fold_and_epoch(store: Store) -> None:
@@ -304,11 +313,8 @@ def test_images_are_the_same_whether_or_not_they_were_cached(store: Store) -> No
     torch.testing.assert_close(images.clean(torch.tensor([3, 1])), cached, rtol=1e-5, atol=1e-5)
 
 
-def test_a_second_stage_follows_a_first_that_ends_early(store: Store) -> None:
-    second = {"epochs": 2, "min_votes": 3, "learning_rate_ratio": 0.1}
-    stopping = {"patience": 1, "min_delta": 10.0}
-    config = make_config(epochs=6, early_stopping=stopping, second_stage=second, few_votes_weight=0.5)
-    epochs = [e for e in CrossValidation(config, store, "cpu").run() if isinstance(e, EpochEnded)]
+def test_a_second_stage_follows_a_first_that_ends_early(undisturbed: Undisturbed) -> None:
+    epochs = [e for e in undisturbed(TWO_STAGES)[1] if isinstance(e, EpochEnded)]
     assert [(e.epoch, e.stage) for e in epochs if e.fold == 0] == [(0, 0), (1, 0), (6, 1)]
     assert {e.epochs for e in epochs} == {8}
     assert epochs[2].learning_rate == pytest.approx(0.1 * epochs[0].learning_rate)
@@ -359,8 +365,18 @@ def test_train_folds_trains_only_the_first_folds(store: Store) -> None:
     assert set(ended.out_of_fold.fold) == {0}
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("loss", get_args(LossName))
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LOSSES = get_args(LossName)
+TOGETHER = set(zip(OPTIMIZERS, LOSSES, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        pytest.param(*both, marks=() if both in TOGETHER else pytest.mark.slow)
+        for both in itertools.product(OPTIMIZERS, LOSSES)
+    ],
+)
 def test_every_optimizer_lowers_every_loss(store: Store, optimizer: str, loss: str) -> None:
     config = make_config(
         optimizer=optimizer,
@@ -414,10 +430,10 @@ def test_too_few_rows_are_an_error_that_names_the_fold(store: Store) -> None:
 
 @pytest.mark.parametrize("helper_epochs", [1, 3], ids=["a fold that was begun elsewhere", "a whole fold"])
 def test_a_fold_from_elsewhere_is_taken_in_bit_for_bit(
-    store: Store, tmp_path: Path, helper_epochs: int
+    undisturbed: Undisturbed, store: Store, tmp_path: Path, helper_epochs: int
 ) -> None:
     config = make_config(early_stopping=None)
-    undisturbed = list(CrossValidation(config, store, "cpu").run())
+    _, whole = undisturbed(config)
     # One checkpoint after each of the three epochs, and one of the whole fold.
     content = _checkpoint(config, store, tmp_path / "helper", number=4 if helper_epochs == 3 else 1)
     events = []
@@ -426,8 +442,8 @@ def test_a_fold_from_elsewhere_is_taken_in_bit_for_bit(
         if isinstance(event, FoldStarted) and event.fold == 1:
             (directory / "shared-1.pt").write_bytes(content)
         events.append(event)
-    assert story(events) == story(undisturbed)
-    ended, expected = events[-1], undisturbed[-1]
+    assert story(events) == story(whole)
+    ended, expected = events[-1], whole[-1]
     assert isinstance(ended, CrossValidationEnded)
     assert isinstance(expected, CrossValidationEnded)
     assert ended.kl.hex() == expected.kl.hex()
@@ -437,7 +453,7 @@ def test_a_fold_from_elsewhere_is_taken_in_bit_for_bit(
     assert len(replayed) == helper_epochs
     # Whoever resumes the trial finds what was taken in.
     resumed = list(CrossValidation(config, store, "cpu", directory=directory).run())
-    assert story(resumed) == story(undisturbed)
+    assert story(resumed) == story(whole)
 
 
 def _checkpoint(config: TrialConfig, store: Store, directory: Path, *, number: int) -> bytes:
@@ -447,9 +463,9 @@ def _checkpoint(config: TrialConfig, store: Store, directory: Path, *, number: i
     return next(path for count, path in enumerate(written, 1) if count == number).read_bytes()
 
 
-def test_a_fold_of_other_data_is_trained_anew(store: Store, tmp_path: Path) -> None:
+def test_a_fold_of_other_data_is_trained_anew(undisturbed: Undisturbed, store: Store, tmp_path: Path) -> None:
     config, other = make_config(), make_config(learning_rate=1e-3)
     (tmp_path / "trial").mkdir()
     (tmp_path / "trial" / "shared-1.pt").write_bytes(_checkpoint(other, store, tmp_path / "helper", number=3))
     events = list(CrossValidation(config, store, "cpu", directory=tmp_path / "trial").run())
-    assert story(events) == story(list(CrossValidation(config, store, "cpu").run()))
+    assert story(events) == story(undisturbed(config)[1])

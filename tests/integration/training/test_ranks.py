@@ -78,6 +78,10 @@ def make_config(backbone: str = "test_resnet", **training: object) -> TrialConfi
     )
 
 
+NEXT = make_config(epochs=1, second_stage=None)
+"""A short trial that both ranks begin after another has gone wrong."""
+
+
 @dataclass(frozen=True)
 class Script:
     """What the second rank does wrong, if anything: at a step of a fold's training."""
@@ -239,27 +243,24 @@ def test_a_trial_goes_on_with_another_number_of_ranks(
 
 def test_a_trial_the_first_rank_leaves_is_left_by_both(ranks: Pair, tmp_path: Path, alone: Alone) -> None:
     """Pruning: the caller stops iterating, and the next trial begins on both ranks."""
-    config = make_config()
-    for event in ranks.run(config):
+    for event in ranks.run(make_config()):
         if isinstance(event, EpochEnded):
             break
-    assert_alike(list(ranks.run(config, tmp_path)), tmp_path, *alone(config))
+    assert_alike(list(ranks.run(NEXT, tmp_path)), tmp_path, *alone(NEXT))
 
 
 def test_a_trial_that_fails_on_every_rank_fails_as_on_one(ranks: Pair, tmp_path: Path, alone: Alone) -> None:
     with pytest.raises(DataError, match="0 rows of many votes"):
         list(ranks.run(make_config(second_stage={"epochs": 1, "min_votes": 10_000})))
-    config = make_config()
-    assert_alike(list(ranks.run(config, tmp_path)), tmp_path, *alone(config))
+    assert_alike(list(ranks.run(NEXT, tmp_path)), tmp_path, *alone(NEXT))
 
 
 def test_a_trial_whose_directory_is_of_another_fails_on_every_rank(
     ranks: Pair, tmp_path: Path, alone: Alone
 ) -> None:
-    config = make_config()
     with pytest.raises(CheckpointError, match="another trial"):
-        list(ranks.run(make_config(learning_rate=0.01), alone(config)[1]))
-    assert_alike(list(ranks.run(config, tmp_path)), tmp_path, *alone(config))
+        list(ranks.run(make_config(learning_rate=0.01), alone(NEXT)[1]))
+    assert_alike(list(ranks.run(NEXT, tmp_path)), tmp_path, *alone(NEXT))
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from child_targets import tell_folder, tell_line, wait
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.data.store import decoder
@@ -25,29 +24,6 @@ from hms_tune.worker.ranks import RankProcesses
 from hms_tune.worker.slot_count.choose import NoRoomError
 from hms_tune.worker.slot_count.measure import DeviceProbes
 from hms_tune.worker.supervisor import Supervisor
-
-
-def tell_folder(pipe: Connection) -> None:
-    """Import what processes import, and say that it worked."""
-    import queue
-    import types
-
-    assert hasattr(queue, "SimpleQueue")
-    assert hasattr(types, "SimpleNamespace")
-    pipe.send(os.getcwd())
-
-
-def tell_line(text: str, pipe: Connection) -> None:
-    """Say something on stderr and through the pipe, and end badly."""
-    sys.stderr.write(f"heard: {text}\n")
-    pipe.send((text, sys.stdin.read()))
-    sys.exit(3)
-
-
-def wait(pipe: Connection) -> None:
-    """Do nothing until killed."""
-    pipe.send("waits")
-    pipe.recv()
 
 
 @pytest.fixture
