@@ -109,7 +109,7 @@ class _Campaign:
                     break  # nobody is there to suffer it; it comes a little later
                 due.pop(0)
             self._replace_the_dead()
-            time.sleep(0.02)
+            time.sleep(0.05)
         for name, process in self.fleet.workers.items():
             if name.startswith("worker"):  # a recovery that found nothing to do waits for ever
                 process.join(timeout=60.0)

@@ -65,8 +65,17 @@ def test_eeg_of_a_stated_rate_is_resampled_by_every_reader(root: Path) -> None:
     assert np.abs(load_example(root, 1000).eeg[0] - waves(12_000))[20:-20].max() < 0.5
 
 
-@pytest.mark.parametrize(("seconds", "kind"), [(60, "eeg-too-short"), (400, "window-beyond-eeg")])
-@pytest.mark.parametrize(("rate", "cut"), [(128, 0), (100, 0), (125, 0), (128, 30), (160, 0)])
+RATES = [(128, 0), (128, 30), (100, 0), (125, 0), (160, 0)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "cut", "seconds", "kind"),
+    [
+        *((*each, 60, "eeg-too-short") for each in RATES),
+        *((*each, 400, "window-beyond-eeg") for each in RATES[:2]),
+        *(pytest.param(*each, 400, "window-beyond-eeg", marks=pytest.mark.slow) for each in RATES[2:]),
+    ],
+)
 def test_eeg_at_a_lower_rate_is_refused_with_the_rate_and_where_to_state_it(
     tmp_path: Path, competition_writer: Callable[..., Path], rate: int, cut: int, seconds: int, kind: str
 ) -> None:

@@ -17,7 +17,7 @@ from hms_tune.data.synthetic import ORACLE, Extent, synthesize
 from hms_tune.data.synthetic.spectrogram import chain_spectrogram
 from hms_tune.errors import DataError, UsageError
 
-SMALL = {"patients": 3, "extent": Extent(test_patients=1, max_recordings=3), "seed": 3}
+SMALL = {"patients": 3, "extent": Extent(test_patients=1, max_recordings=2, max_seconds=100), "seed": 3}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,23 @@ USER = (
 )
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users, which root alone can")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _initdb_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What ``initdb`` makes is made once and then copied, in this process; others run it."""
+    made, run = tmp_path_factory.mktemp("initdb") / "data", Cluster._run
+
+    def copied(self: Cluster, program: str, *arguments: str, **named: str) -> None:
+        if program != "initdb" or not made.exists():
+            run(self, program, *arguments, **named)
+        if program == "initdb":
+            there = (self.folder, made) if not made.exists() else (f"{made}/.", self.folder)
+            subprocess.run(("cp", "-a", *there), check=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cluster, "_run", copied)
+        yield
 
 
 @pytest.fixture
@@ -425,15 +442,22 @@ def test_programs_in_a_closed_environment_are_copied_for_the_user_that_runs_them
     assert len(list((temporary / "cache").iterdir())) == 1
 
 
+def command_lines() -> Iterator[bytes]:
+    """Of the processes there are; some end meanwhile."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
+
+
 def test_the_password_is_in_no_command_line_log_or_printed_address(place: Callable[..., Path]) -> None:
     folder = place()
     seen: list[bytes] = []
     with subprocess.Popen(user(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         while not (folder / "data" / "postmaster.pid").exists():
-            seen += [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+            seen += command_lines()
         assert started.stdout is not None
         url = parse_address(started.stdout.readline())
-        seen += [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        seen += command_lines()
         password = str(url.password)
         assert len(password) == 64
         assert [line for line in seen if password.encode() in line] == []
@@ -470,7 +494,7 @@ with psycopg2.connect(start_embedded(Path(sys.argv[1]))) as connection, connecti
 
 
 @needs_mounts
-@pytest.mark.parametrize("size", ["1m", "4k"])
+@pytest.mark.parametrize("size", [pytest.param("1m", marks=pytest.mark.slow), "4k"])
 def test_a_server_needs_no_shared_memory_of_the_machine(place: Callable[..., Path], size: str) -> None:
     folder = place()
     command = with_dev_shm(size, [sys.executable, "-c", PARALLEL, str(folder)])

@@ -6,19 +6,19 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from bottle import Bottle
+from optuna_dashboard import _cli as stock_dashboard
 from postgres_front import front
 from roles import Role, a_role
 from sqlalchemy import NullPool, create_engine
@@ -31,6 +31,7 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.database.connect import open_storage
 from hms_tune.database.connection.url import holds_secret
 from hms_tune.database.other_programs import address_for_others
+from hms_tune.errors import UsageError
 from hms_tune.worker.open_study import open_search
 from studies import ONE_TRIAL
 
@@ -112,36 +113,18 @@ def test_the_user_named_like_our_schema_needs_what_the_address_says(role: Role, 
         optuna.load_study(study_name=study, storage=plain)
 
 
-def answer_of(address: str, server: subprocess.Popen[bytes]) -> Any:
-    """What a server says, once it listens."""
-    while server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=60) as answer:
-                return json.load(answer)
-        except ConnectionRefusedError:
-            pass
-        except urllib.error.URLError as error:
-            if not isinstance(error.reason, ConnectionRefusedError):
-                raise
-        time.sleep(0.1)
-    raise AssertionError(f"it ended with {server.returncode}")
-
-
 @pytest.mark.parametrize("spelled", SPELLINGS)
 def test_the_stock_dashboard_serves_a_study_of_ours(
-    printed: str, study: str, spelled: Callable[[str], str]
+    printed: str, study: str, spelled: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = spelled(printed)
-    program = "import sys; from optuna_dashboard._cli import main; sys.exit(main())"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", program, url, "--port", str(port), "--host", "127.0.0.1"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as dashboard:
-        try:
-            answered = answer_of(f"http://127.0.0.1:{port}/api/studies", dashboard)
-            assert [each["study_name"] for each in answered["study_summaries"]] == [study]
-        finally:
-            dashboard.kill()
+    served: list[Bottle] = []
+    monkeypatch.setattr(sys, "argv", ["optuna-dashboard", spelled(printed), "--server", "wsgiref"])
+    monkeypatch.setattr(stock_dashboard, "run_wsgiref", lambda app, *_: served.append(app))
+    stock_dashboard.main()
+    request: dict[str, Any] = {"PATH_INFO": "/api/studies"}
+    setup_testing_defaults(request)
+    answer = b"".join(served[0](request, lambda *_: None))
+    assert [each["study_name"] for each in json.loads(answer)["study_summaries"]] == [study]
 
 
 def test_a_password_is_told_to_the_one_who_asks_and_hidden_where_it_is_shown(
@@ -205,10 +188,10 @@ def _is_kept_up(home: Path) -> None:
     assert "hms-tune database serve" in printed.stderr
 
 
-def test_a_server_of_ones_own_is_not_kept_up(tmp_path: Path) -> None:
-    environment = os.environ | {"HMS_TUNE_HOME": str(tmp_path), "HMS_TUNE_STORAGE": "postgresql://me@db/x"}
-    done = subprocess.run(
-        command(tmp_path, "serve"), env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "HMS_TUNE_STORAGE" in done.stderr
+def test_a_server_of_ones_own_is_not_kept_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HMS_TUNE_HOME", str(tmp_path))
+    monkeypatch.setenv("HMS_TUNE_STORAGE", "postgresql://me@db/x")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(UsageError, match="HMS_TUNE_STORAGE names a server"):
+        database_commands.serve()
+    assert list(tmp_path.iterdir()) == []

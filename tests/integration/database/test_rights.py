@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from hms_tune.database.read_only import open_read_only, open_to_read
 from hms_tune.errors import EmptyDatabaseError, StorageAwayError, StorageError
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.terminal import Terminal
+from hms_tune.studies.control import delete_study
 from hms_tune.studies.export_best import complete_trials
 from hms_tune.tracking.console import ConsoleObserver
 from hms_tune.worker.checkpoint_store.open import open_store
@@ -104,17 +106,23 @@ LOOKER = "rights_looker"
 
 
 @pytest.fixture(scope="module")
-def role(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
-    """A database with a study, and a user beside its owner who may do nothing yet."""
+def role(database_url: str) -> Iterator[Role]:
+    """The owner of a database, beside whom there is a user who may do nothing yet."""
     with a_role(database_url, LOOKER, "secret"), a_role(database_url, "rights_owner", "secret") as made:
-        storage = open_storage(made.url())
-        run_study(storage, "mine", tmp_path_factory.mktemp("artifacts"))
-        with at_work(storage, "busy"):
-            made.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
-            made.ask("GRANT ALL ON SCHEMA public TO rights_owner")
-            yield made
-        storage.close()
+        yield made
         made.ask(f"DROP OWNED BY {LOOKER}")
+
+
+@pytest.fixture(scope="module")
+def storage(role: Role, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """The owner's database, with a study that has run and one of which a worker has a trial."""
+    storage = open_storage(role.url())
+    run_study(storage, "mine", tmp_path_factory.mktemp("artifacts"))
+    with at_work(storage, "busy"):
+        role.ask("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+        role.ask("GRANT ALL ON SCHEMA public TO rights_owner")
+        yield storage
+    storage.close()
 
 
 @contextmanager
@@ -142,8 +150,13 @@ def without_rights(role: Role, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     role.ask("UPDATE hms_tune.studies SET state = 'running'")
 
 
+@pytest.fixture(scope="module")
+def complete(storage: Storage) -> list[int]:
+    return complete_trials(storage, "mine")
+
+
 @pytest.fixture(autouse=True)
-def without_training(role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_training(complete: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports read the database and train nothing; predictions of two trials are kept for a blend."""
 
     class Exports:
@@ -161,20 +174,25 @@ def without_training(role: Role, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("hms_tune.worker.worker.Worker", lambda *_, **__: SimpleNamespace(run=lambda: False))
     monkeypatch.setenv("HMS_TUNE_ARTIFACTS", str(tmp_path / "kept"))
     kept = KeptPredictions(open_store(str(tmp_path / "kept")), "mine")
-    for number in complete_of(role.url())[:2]:
+    for number in complete[:2]:
         kept.keep(number, predictions(0.1 * number))
 
 
+@pytest.fixture(scope="module")
+def saved(role: Role, storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a study that the database has no more."""
+    file = tmp_path_factory.mktemp("saved") / "carried.zip"
+    open_search(storage, study_file("carried"))
+    study_commands.save("carried", file=file, storage=role.url())
+    delete_study(storage, "carried")
+    return file
+
+
 @pytest.fixture
-def carried(role: Role, tmp_path: Path) -> Path:
-    """The folder with a saved study that the database has no more, beside one that may be deleted."""
-    storage = open_storage(role.url())
-    for name in ("carried", "spare"):
-        open_search(storage, study_file(name))
-    storage.close()
-    study_commands.save("carried", file=tmp_path / "carried.zip", storage=role.url())
-    study_commands.delete("carried", yes=True, storage=role.url())
-    return tmp_path
+def carried(storage: Storage, saved: Path, tmp_path: Path) -> Path:
+    """The folder with the file, beside a study in the database that may be deleted."""
+    open_search(storage, study_file("spare"))
+    return Path(shutil.copy(saved, tmp_path)).parent
 
 
 def granted(role: Role, statements: str) -> None:
@@ -237,10 +255,10 @@ def test_a_worker_that_lacks_a_right_ends_before_it_joins_the_study(role: Role, 
         worker._work([("cpu", ("cpu",))])
     granted(role, str(caught.value.hint))
     assert role.ask("SELECT study_name FROM public.studies WHERE study_name = 'new'") == []
-    storage = open_storage(url)
-    open_search(storage, study_file("new"))
-    storage.close()
-    study_commands.delete("new", yes=True, storage=url)
+    looker = open_storage(url)
+    open_search(looker, study_file("new"))
+    delete_study(looker, "new")
+    looker.close()
 
 
 def test_every_command_that_takes_a_database_has_its_rights_tested() -> None:

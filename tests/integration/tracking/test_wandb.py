@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import wandb
+from click.testing import CliRunner
 from fake_study import run_study
 from stories import EPOCHS, FOLDS, a_fold_start, a_story, a_trial, an_epoch, some_predictions, tell
+from wandb.cli.cli import cli as wandb_cli
 from wandb_records import Stored, read_run
 from wandb_server import Server, wandb_server
 
@@ -32,7 +34,6 @@ from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
 from hms_tune.tracking.observers import trackers
 from hms_tune.tracking.wandb import Labels, Mode, WandbObserver, ask_account, run_id
-from hms_tune.tracking.wandb import observer as observing
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
@@ -42,19 +43,27 @@ from hms_tune.trial_state import AttemptState
 TESTS = Path(__file__).parents[2]
 
 
+@contextmanager
+def no_account(folder: Path) -> Iterator[None]:
+    """Nothing of W&B's in the environment, nor in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.delenv("NETRC", raising=False)
+        (folder / "account").mkdir()
+        patch.setenv("HOME", str(folder / "account"))
+        patch.setenv("WANDB_DATA_DIR", str(folder / "data"))
+        # The first run loads torch and timm beside it, for longer than that where others are at work.
+        patch.setattr("hms_tune.tracking.wandb.observer.CLOSE_SECONDS", 60.0)
+        wandb.teardown(exit_code=0)  # it remembers the server's address, of whichever test used it before
+        yield
+        wandb.teardown(exit_code=0)
+
+
 @pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("NETRC", raising=False)
-    (tmp_path / "account").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "account"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
-    # However busy the machine is, what tests look for is written before they look.
-    monkeypatch.setattr(observing, "CLOSE_SECONDS", 120.0)
-    wandb.teardown(exit_code=0)  # it remembers the server's address, of whichever test used it before
-    yield
-    wandb.teardown(exit_code=0)
+def _no_account(tmp_path: Path) -> Iterator[None]:
+    with no_account(tmp_path):
+        yield
 
 
 @pytest.fixture
@@ -148,18 +157,20 @@ ENDS = {
 }
 
 
-def runs_of_each_kind(directory: Path, trial: TrialInfo) -> dict[str, Stored]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stored]:
     """A complete, a pruned and a resumed run, written offline and read back."""
-    found = {}
-    for number, (kind, (story, state, value)) in enumerate(ENDS.items()):
-        observer = observed(directory / kind, mode="offline", facts=FACTS, gpus=0.5)
-        told = replace(trial, attempt=20 + number)
-        observer.trial_started(told)
-        for event in story:
-            observer.event(told, event)
-        observer.trial_ended(told, state, value, None if state is AttemptState.COMPLETE else "pruned")
-        observer.close()
-        found[kind] = the_run(directory / kind)
+    found, folder = {}, tmp_path_factory.mktemp("runs")
+    with no_account(folder):
+        for number, (kind, (story, state, value)) in enumerate(ENDS.items()):
+            observer = observed(folder / kind, mode="offline", facts=FACTS, gpus=0.5)
+            told = a_trial(20 + number, trial=4, params={"model.dropout": 0.25})
+            observer.trial_started(told)
+            for event in story:
+                observer.event(told, event)
+            observer.trial_ended(told, state, value, None if state is AttemptState.COMPLETE else "pruned")
+            observer.close()
+            found[kind] = the_run(folder / kind)
     return found
 
 
@@ -182,10 +193,7 @@ def keys_by_place(runs: dict[str, Stored]) -> dict[tuple[str, str], list[str]]:
     return rows
 
 
-def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(
-    trial: TrialInfo, tmp_path: Path
-) -> None:
-    runs = runs_of_each_kind(tmp_path, trial)
+def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(runs: dict[str, Stored]) -> None:
     rows = keys_by_place(runs)
     table = [f"| {place} | `{key}` | {', '.join(kinds)} |" for (place, key), kinds in sorted(rows.items())]
     sys.stdout.write("\n".join(["", "| place | key | runs |", "|---|---|---|", *table, ""]))
@@ -210,13 +218,13 @@ def test_a_complete_a_pruned_and_a_resumed_run_hold_what_panels_compare(
     assert missing - told == set()
 
 
-def test_every_run_has_what_the_documents_view_shows(trial: TrialInfo, tmp_path: Path) -> None:
+def test_every_run_has_what_the_documents_view_shows(runs: dict[str, Stored]) -> None:
     document = (TESTS.parent / "docs" / "observing-terminal.md").read_text()
     (view,) = re.findall(r"^By hand, in the project's workspace.*?\n\n", document, re.DOTALL | re.MULTILINE)
     shown = set(re.findall(r"`([\w./-]+)`", view)) - {AttemptState.PAUSED.value}
     assert shown >= {"val/kl", "train/loss", "kl", "state", "model.backbone", "training.learning_rate"}
     assert len(view.splitlines()) <= 10
-    rows = keys_by_place(runs_of_each_kind(tmp_path, trial))
+    rows = keys_by_place(runs)
     in_all = {key for (_, key), kinds in rows.items() if kinds == list(ENDS)}
     assert shown - in_all == set()
 
@@ -609,35 +617,32 @@ DEFAULT_HOST = wandb.Settings().base_url
 KEY = "a" * 40
 
 
-def log_in(*arguments: str, **environment: str) -> None:
-    """Run the command ``wandb login``, as a person does before a search."""
-    subprocess.run(
-        [sys.executable, "-m", "wandb", "login", *arguments],
-        env=os.environ | environment,
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
+def wandb_command(*arguments: str) -> None:
+    """Run a command of wandb's, as a person does before a search; nothing of it stays in this process."""
+    wandb.teardown()
+    done = CliRunner().invoke(wandb_cli, arguments)
+    wandb.teardown()
+    assert done.exit_code == 0, done.output
 
 
 def by_login(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_in("--host", host, KEY)
+    wandb_command("login", "--host", host, KEY)
 
 
 def by_login_into_another_file(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(Path.home().parent / "keys"))
-    log_in("--host", host, KEY)
+    wandb_command("login", "--host", host, KEY)
     assert not (Path.home() / ".netrc").exists()
 
 
 def by_login_and_address(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", host)
-    log_in(KEY)
+    wandb_command("login", KEY)
 
 
 def by_settings_in_another_folder(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(Path.home().parent / "configured"))
-    log_in("--host", host, KEY)
+    wandb_command("login", "--host", host, KEY)
     assert (Path.home().parent / "configured/settings").is_file()
 
 
@@ -688,7 +693,7 @@ def test_the_server_is_not_asked_whatever_wandb_may_print(monkeypatch: pytest.Mo
 
 
 def test_a_login_to_one_server_is_none_to_another(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    log_in("--host", server.address, KEY)
+    wandb_command("login", "--host", server.address, KEY)
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8443")
     found = ask_account()
@@ -701,7 +706,7 @@ def test_auto_is_what_wandb_was_switched_to(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, mode: str
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where these commands leave their settings
-    subprocess.run([sys.executable, "-m", "wandb", command], check=True, timeout=60, capture_output=True)
+    wandb_command(command)
     assert ask_account().mode == mode
 
 
@@ -747,7 +752,7 @@ def test_doctor_says_where_runs_go(
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
     if written == "login":
-        log_in("--host", server.address, KEY)
+        wandb_command("login", "--host", server.address, KEY)
     elif written == "identity token":
         monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
     done = subprocess.run(

@@ -40,8 +40,9 @@ from hms_tune.worker.devices import slot_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CONTEXT = multiprocessing.get_context("forkserver")  # processes that need not load torch again
-CONTEXT.set_forkserver_preload(["hms_tune.training.rank_trials"])
+CONTEXT = multiprocessing.get_context("forkserver")  # processes that need not load again what this file uses
+OURS = ("training.cross_validation", "training.rank_trials", "worker.devices", "database.connect")
+CONTEXT.set_forkserver_preload([*(f"hms_tune.{name}" for name in OURS), "optuna", "psutil", "pytest"])
 CPU = torch.device("cpu")
 TIMEOUT_S = 60.0
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
