@@ -11,10 +11,10 @@ import typer
 from typer.core import TyperCommand
 
 from hms_tune.config.settings import Settings, dashboard_folder
-from hms_tune.config.study_file import SUFFIXES, StudyFile, load_study_file
 from hms_tune.errors import UsageError
 
 if TYPE_CHECKING:
+    from hms_tune.config.study_file import StudyFile
     from hms_tune.database.connect import Storage
 
 
@@ -107,6 +107,8 @@ def key_and_value(text: str, *, option: str) -> tuple[str, str]:
 
 def study_name(name_or_path: str) -> str:
     """The study that a name, or a study file's path, means."""
+    from hms_tune.config.study_file import SUFFIXES, load_study_file  # takes half a second
+
     return load_study_file(name_or_path).study if name_or_path.endswith(SUFFIXES) else name_or_path
 
 

@@ -18,7 +18,7 @@ from hms_tune.training.schedules import make_schedule
 from hms_tune.training.stages import Stage, learning_targets, learning_weights, make_stages
 from hms_tune.training.step.inference import predict_probabilities
 from hms_tune.training.step.learner import Learner
-from hms_tune.training.step.random_counters import counter_generator, counter_seed
+from hms_tune.training.step.random_counters import counter_generator, counter_seed, seed_device
 from hms_tune.training.trial_data import TrialData
 
 
@@ -172,7 +172,8 @@ class FoldTraining:
     def _train_step(self, stage: Stage, epoch: int, step: int, rows: Tensor) -> Tensor:
         """Take one step on this rank's share of a batch; returns its part of the loss."""
         generator = self._generator(epoch, step)
-        torch.manual_seed(counter_seed(self.config.training.seed, "regularization", self.fold, epoch, step))
+        seed = counter_seed(self.config.training.seed, "regularization", self.fold, epoch, step)
+        seed_device(seed, self._device)
         mine = self._ranks.begin_batch(len(rows))
         if self._features is None:
             images, targets, weights = self._augmented(stage, rows, generator)

@@ -205,10 +205,7 @@ class Learner:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             yield
         put_weights(self.network, weights)
-        if moments:
-            self.updater.load_state_dict(moments)
-        else:
-            self.updater.reset()
+        self.updater.load_state_dict(moments)
 
 
 class Learners:

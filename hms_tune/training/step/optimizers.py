@@ -118,7 +118,7 @@ class Updater:
         ]
 
     def state_dict(self) -> list[dict[str, Tensor]]:
-        """The moments of each parameter, in their order; empty before the first step."""
+        """The moments of each parameter, in their order; empty before the first step, and of plain SGD."""
         return [
             {key: value for key, value in self._optimizer.state[parameter].items() if value is not None}
             for parameters in self._parameters
@@ -129,6 +129,9 @@ class Updater:
     @torch.no_grad()
     def load_state_dict(self, saved: Sequence[dict[str, Tensor]]) -> None:
         """Take moments from :meth:`state_dict`, in place where there are some already."""
+        if not saved:  # of plain SGD, or before the first step
+            self.reset()
+            return
         every = [parameter for parameters in self._parameters for parameter in parameters]
         for parameter, moments in zip(every, saved, strict=True):
             state = self._optimizer.state[parameter]

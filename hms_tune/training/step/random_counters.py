@@ -27,3 +27,14 @@ def counter_seed(seed: int, purpose: Purpose, *counters: int) -> int:
 def counter_generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
     """A CPU generator at the given counters; draws do not depend on the device that trains."""
     return torch.Generator().manual_seed(counter_seed(seed, purpose, *counters))
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seed what draws from torch's own generators, of the CPU and of a device: dropout, stochastic depth.
+
+    They draw as after ``torch.manual_seed``. That also keeps the seed, and who gave it, for each kind of
+    accelerator that is not in use, which takes longer than a small network's step on a GPU.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)

@@ -202,6 +202,17 @@ def test_steps_that_were_only_tried_leave_no_trace() -> None:
     assert torch.equal(random, torch.random.get_rng_state())
 
 
+def test_a_trial_of_plain_sgd_goes_on_from_a_checkpoint() -> None:
+    """Of which there is nothing to remember but the weights."""
+    plain = {"name": "sgd", "momentum": 0.0, "nesterov": False}
+    learner = Learners(CPU).lend(a_trial(optimizer=plain))
+    trained = train(learner)
+    saved = {"network": trained, "average": None, "optimizer": learner.updater.state_dict(), "updates": 3}
+    other = Learners(CPU).lend(a_trial(optimizer=plain))
+    other.load_state_dict(saved)
+    assert equal(other.network.state_dict(), trained)
+
+
 def test_a_fold_whose_network_was_lent_on_is_told_apart() -> None:
     learner = Learners(CPU).lend(a_trial())
     token = learner.begin(0)

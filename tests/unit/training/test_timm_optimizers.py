@@ -22,8 +22,10 @@ from hms_tune.models.optimizers import check_optimizer
 from hms_tune.search.study_check import check_study
 from hms_tune.training.memory.footprint import footprint
 from hms_tune.training.step.learner import Learners
+from hms_tune.training.step.random_counters import seed_device
 from hms_tune.training.step.timm_optimizers import TimmUpdater
 
+CPU = torch.device("cpu")
 OURS = {"sgd", "adam", "adamw"}
 APEX = {"fusedadam", "fusedadamw", "fusedlamb", "fusednovograd", "fusedsgd"}
 BITSANDBYTES = {
@@ -35,7 +37,7 @@ STEPS = 9
 
 
 def a_network() -> nn.Module:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=2)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)),
@@ -59,7 +61,7 @@ def learn(network: nn.Module, updater: Any, steps: Iterator[int] | range) -> Non
         generator = torch.Generator().manual_seed(step)
         images = torch.randn(8, 1, 10, 10, generator=generator)
         targets = torch.randn(8, 6, generator=generator).softmax(dim=1)
-        torch.manual_seed(step)
+        seed_device(step, CPU)
         updater.zero_grad()
         updater.set_step(step)
         nn.functional.cross_entropy(network(images), targets).backward()
@@ -190,7 +192,7 @@ def test_steps_of_a_named_optimizer_are_never_captured() -> None:
     config = TrialConfig.model_validate(
         {"model": {"backbone": "test_resnet", "pretrained": False}, "training": {"optimizer": "lion"}}
     )
-    learner = Learners(torch.device("cpu"), AccelerationSettings("compiled")).lend(config)
+    learner = Learners(CPU, AccelerationSettings("compiled")).lend(config)
     assert learner._accelerator._settings.wanted == "plain"
 
 
