@@ -116,20 +116,29 @@ EDITORS = 'button:has(> [data-testid="EditIcon"])', 'input[type="file"]', '[data
 """Pencils and uploads."""
 
 
-@pytest.mark.parametrize("writable", [False, True], ids=["read-only", "writable"])
-def test_only_a_writable_dashboard_shows_pencils_and_uploads(
-    page: Page, storage: Storage, artifacts: Path, study: StudyRecord, writable: bool
-) -> None:
+def editors_shown(page: Page, dashboard: str, study: StudyRecord) -> list[bool]:
+    """Whether anything of these is to be seen on each of a study's pages."""
     assert study.best is not None
-    app = dashboard_app(storage, artifacts, writable=writable)
-    server = make_server("127.0.0.1", 0, app, handler_class=Quiet)
-    with served(server) as address:
-        for path in ("note", f"trials?numbers={study.best.attempt}", ""):
-            page.goto(f"{address}/dashboard/studies/{study.study_id}/{path}")
-            editor = page.locator(", ".join(EDITORS)).first
-            editor.wait_for(state="attached")
-            shown = [each.is_visible() for each in page.locator(", ".join(EDITORS[::2])).all()]
-            assert any(shown) is writable, path
+    shown = []
+    for path in ("note", f"trials?numbers={study.best.attempt}", ""):
+        page.goto(f"{dashboard}/studies/{study.study_id}/{path}")
+        page.locator(", ".join(EDITORS)).first.wait_for(state="attached")
+        shown.append(any(each.is_visible() for each in page.locator(", ".join(EDITORS[::2])).all()))
+    return shown
+
+
+def test_a_dashboard_to_look_at_shows_no_pencils_and_no_uploads(
+    page: Page, dashboard: str, study: StudyRecord
+) -> None:
+    assert editors_shown(page, dashboard, study) == [False] * 3
+
+
+def test_a_writable_dashboard_shows_pencils_and_uploads(
+    page: Page, storage: Storage, artifacts: Path, study: StudyRecord
+) -> None:
+    app = dashboard_app(storage, artifacts, writable=True)
+    with served(make_server("127.0.0.1", 0, app, handler_class=Quiet)) as address:
+        assert editors_shown(page, f"{address}/dashboard", study) == [True] * 3
 
 
 @pytest.mark.parametrize("width", [1280, 360])
