@@ -32,8 +32,8 @@ def counter_generator(seed: int, purpose: Purpose, *counters: int) -> torch.Gene
 def seed_device(seed: int, device: torch.device) -> None:
     """Seed what draws from torch's own generators, of the CPU and of a device: dropout, stochastic depth.
 
-    They draw as after ``torch.manual_seed``. That also keeps the seed, and who gave it, for each kind of
-    accelerator that is not in use, which takes longer than a small network's step on a GPU.
+    They draw as after ``torch.manual_seed``, which at each call also keeps the seed and the stack of its
+    caller for every kind of accelerator that is not in use.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
