@@ -17,6 +17,7 @@ from hms_tune.config.image_layout import ModelInput, TracePlace
 from hms_tune.errors import ModelError
 from hms_tune.models.own_backbone import is_own, own_backbone
 from hms_tune.models.trace_backbones import TRACE_BACKBONES
+from hms_tune.models.without_numbers import without_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,12 @@ def make_skeleton(backbone: str, **arguments: Any) -> nn.Module:
 
     The caller's random numbers are left untouched.
     """
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                return make_backbone(backbone, **arguments)
-        except Exception:  # noqa: BLE001  (whatever it is, numbers tell)
-            # Some constructors compute with the values of tensors, which the meta device does not have.
+    try:
+        with without_numbers():
+            return make_backbone(backbone, **arguments)
+    except Exception:  # noqa: BLE001  (whatever it is, numbers tell)
+        # Some constructors compute with the values of tensors, which the meta device does not have.
+        with torch.random.fork_rng(devices=[]):
             return make_backbone(backbone, **arguments)
 
 

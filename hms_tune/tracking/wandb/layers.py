@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hms_tune.config.image_layout import ModelInput
 from hms_tune.config.trial import ModelConfig, TrialConfig
 from hms_tune.models.network import build_network
+from hms_tune.models.without_numbers import without_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def layers_of(config: TrialConfig) -> tuple[Layer, ...]:
 def _layers(model: str, given: ModelInput) -> tuple[Layer, ...]:
     found: list[Layer] = []
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        with without_numbers(), torch.no_grad():
             config = ModelConfig.model_validate_json(model)
             network = build_network(config, given).eval()
             for name, module in network.named_modules():

@@ -26,6 +26,7 @@ from hms_tune.config.trial import SGD, ModelConfig, Optimizer, TimmOptimizer, Tr
 from hms_tune.data.schema import CLASSES
 from hms_tune.models.network import Network, build_network
 from hms_tune.models.optimizers import make_optimizer
+from hms_tune.models.without_numbers import without_numbers
 from hms_tune.signals.image import ImageTransform
 
 N_CLASSES = len(CLASSES)
@@ -221,7 +222,7 @@ def count_shapes(model: ModelConfig, given: ModelInput, count: Callable[[Network
     """
     with torch.random.fork_rng(devices=[]):
         try:
-            with torch.device("meta"):
+            with without_numbers():
                 network = build_network(model, given)
             return count(network)
         except Exception:  # noqa: BLE001  (with real numbers it says what it is, unless it was for want of them)
