@@ -77,8 +77,8 @@ claims = _claims()
 
 def test_two_workers_claim_at_once_and_one_gets_it(database_url: str, study_name: str) -> None:
     """The full size is ``python benchmarks/claims.py --claims 10000``."""
-    report = claims.storm(database_url, study_name, claims=250, workers=WORKERS, trials=BUDGET)
-    assert (report.claims, report.doubles) == (250, 0)
+    report = claims.storm(database_url, study_name, claims=500, workers=WORKERS, trials=BUDGET)
+    assert (report.claims, report.doubles) == (500, 0)
     assert WORKERS < report.trials <= BUDGET  # they did meet
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from bundles import onnx_difference, sealed
+from bundles import no_graph, onnx_difference, sealed
 
 import hms_tune
 from hms_tune.config.trial import TrialConfig
@@ -65,11 +65,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory, store: Store) -> Exported
     winner = Winner(study="tiny", number=5, config=make_config("test_resnet", kaggle=True), value=1.5)
     out = tmp_path_factory.mktemp("bundles") / "tiny-5"
     return export_best(winner, store, out, device="cpu", refit="full")
-
-
-def no_graph(*_: object) -> None:
-    """In the place of ``export_onnx``, which takes longer than all else."""
-    raise OnnxUnavailableError("no model.onnx")
 
 
 @pytest.fixture(scope="module")

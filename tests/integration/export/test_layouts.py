@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import onnx_difference
+from bundles import no_graph, onnx_difference
 
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.store import Store
 from hms_tune.export.bundle import load_bundle
 from hms_tune.export.export import Winner, export_best
-from hms_tune.export.onnx import OnnxUnavailableError
 from hms_tune.export.predict import predict
 from hms_tune.training.workspace import Workspace
 
@@ -53,10 +52,6 @@ def make_config(views: dict[str, Any]) -> TrialConfig:
             "training": {"epochs": 1, "batch_size": 8, "scheduler": "constant", "optimizer": "lion"},
         }
     )
-
-
-def no_graph(*_: object) -> None:
-    raise OnnxUnavailableError("no model.onnx")
 
 
 @pytest.mark.parametrize(("views", "graph"), LAYOUTS)

@@ -6,7 +6,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import optuna
@@ -343,22 +342,22 @@ def test_gpu_hours_count_every_attempt_also_killed_ones_and_end_the_search(
 
     def used() -> float:
         with storage.engine.connect() as connection:
-            return gpu_hours_used(connection, study_id_of(study))
+            return round(gpu_hours_used(connection, study_id_of(study)), 3)
 
-    about = partial(pytest.approx, abs=0.1)  # the clock goes on meanwhile
     spend(0.0, 9, 1, 0)  # on the CPU
     assert used() == 0.0
     spend(1.0, 9, 8.5, 8)  # half an hour
     spend(0.5, 9, 8, 7)  # an hour of half a GPU
-    assert used() == about(1.0)
+    assert used() == 1.0
     spend(1.0, 9, 1, 8.5)  # killed after half an hour at most, found missing seven hours later
-    assert used() == about(1.5)
+    assert used() == 1.5
     spend(1.0, 9, None, 8.5)  # as dead, and nobody has found it yet
-    assert used() == about(2.0)
-    spend(4.0, 0.5, None, -1)  # four GPUs, still at work
-    assert used() == about(4.0)
+    assert used() == 2.0
+    spend(4.0, 0.5, None, -1)  # four GPUs, still at work, so that it grows meanwhile
+    four = pytest.approx(4.0, abs=0.1)
+    assert used() == four
     assert claim(storage, study_id_of(study), holder(), lease_s=60.0) is Refusal.OUT_OF_GPU_HOURS
     assert status(storage, name).budget_gpu_hours == 3.0
-    assert status(storage, name).gpu_hours == about(4.0)
+    assert status(storage, name).gpu_hours == four
     register_study(storage, name, Budget(trials=10, gpu_hours=5.0))
     claimed(storage, study)
