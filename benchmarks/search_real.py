@@ -162,8 +162,8 @@ def lines(outcomes: list[Outcome], given: argparse.Namespace) -> list[str]:
         "`python benchmarks/search_real.py " + " ".join(sys.argv[1:]) + "`",
         "",
         f"{machine.device_name()}; {given.patients} patients, 5 folds × {given.epochs} epochs, "
-        f"{given.trials} trials or {given.minutes:g} minutes for each search, three at a time. promotion: the model of "
-        "learning curves; median: with TPE; none: random draws, every trial to its end.",
+        f"{given.trials} trials or {given.minutes:g} minutes for each search, three at a time. "
+        "promotion: the model of learning curves; median: with TPE; none: random draws, every trial to its end.",
         "",
         *machine.table(names, [outcome.cells() for outcome in outcomes]),
     ]
