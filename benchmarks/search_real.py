@@ -163,7 +163,8 @@ def lines(outcomes: list[Outcome], given: argparse.Namespace) -> list[str]:
         "",
         f"{machine.device_name()}; {given.patients} patients, 5 folds × {given.epochs} epochs, "
         f"{given.trials} trials or {given.minutes:g} minutes for each search, three at a time. "
-        "promotion: the model of learning curves; median: with TPE; none: random draws, every trial to its end.",
+        "promotion: the model of learning curves; median: with TPE; none: random draws, each trained to its "
+        "end.",
         "",
         *machine.table(names, [outcome.cells() for outcome in outcomes]),
     ]
