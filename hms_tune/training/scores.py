@@ -151,6 +151,9 @@ COVERAGE = 0.95
 MOST_STUDENTS = 4.0
 """How many times as far as Student's an interval may reach."""
 
+ROUNDING = 1e-9
+"""A draw's standard error below this share of the sample's is rounding: one patient drawn again and again."""
+
 FEW_PATIENTS = 20
 """Over fewer patients an interval says little; whoever shows it says that they are few."""
 
@@ -197,7 +200,7 @@ def interval_of_sums(
     if mean <= 0.0 or error == 0.0:
         return float(mean), float(mean)
     means, errors = _drawn(sums, rows, repeats, seed)
-    usable = errors > 0.0
+    usable = errors > ROUNDING * error
     distances = np.log(means[usable] / mean) / (errors[usable] / means[usable])
     below, above = _steps(distances, len(rows))
     return float(mean * np.exp(-above * error / mean)), float(mean * np.exp(-below * error / mean))
@@ -225,7 +228,7 @@ def difference_interval(
         return None
     mean, error = _mean_and_error(sums, rows)
     means, errors = _drawn(sums, rows, repeats, seed)
-    usable = errors > 0.0
+    usable = errors > ROUNDING * error
     below, above = _steps((means[usable] - mean) / errors[usable], len(rows))
     return float(mean - above * error), float(mean - below * error)
 
