@@ -19,9 +19,9 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hms_tune.cli.console import line_to, progress_bar
+from hms_tune.cli.console import line_to, log_to, progress_bar
 from hms_tune.cli.data_show import folds, label, report, show
-from hms_tune.cli.options import JsonOption
+from hms_tune.cli.options import JobsOption, JsonOption, RootArgument
 from hms_tune.cli.views import tables as render
 from hms_tune.errors import DownloadError
 from hms_tune.machine.byte_count import readable
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Download or synthesize a competition folder; check, prepare, and look at it."
 )
-
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Files handled at once; one for each core by default.")
-]
 
 
 def download(
@@ -112,12 +107,12 @@ class _Bars:
 
 
 def check(
-    root: Root,
+    root: RootArgument,
     as_json: JsonOption = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read tables and file footers alone, decode no signal.")
     ] = False,
-    jobs: Jobs = None,
+    jobs: JobsOption = None,
 ) -> None:
     """Say what ROOT holds, and list its every defect. Exit code 1 when there is an error."""
     from hms_tune.cli.views.data_check import report_view
@@ -135,7 +130,7 @@ def check(
 
 
 def synth(
-    root: Root,
+    root: RootArgument,
     patients: Annotated[int, typer.Option("--patients", min=2, help="Patients in the train split.")] = 60,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Same seed, same folder.")] = 0,
     signal: Annotated[
@@ -150,7 +145,7 @@ def synth(
             "--full", help="Up to 270 EEGs of a patient, up to 57 minutes long, as in the real one."
         ),
     ] = False,
-    jobs: Jobs = None,
+    jobs: JobsOption = None,
 ) -> None:
     """Write a synthetic competition into ROOT, with six classes that differ in their signal."""
     from hms_tune.data.synthetic import FULL_SIZE, Extent, synthesize
@@ -169,7 +164,7 @@ def synth(
 
 
 def prepare(
-    root: Root,
+    root: RootArgument,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -178,11 +173,10 @@ def prepare(
             help="Where the store goes, ROOT/store by default. Other commands take DIR for ROOT, too.",
         ),
     ] = None,
-    jobs: Jobs = None,
+    jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write the memory-mapped store that training reads. Safe to interrupt and to repeat."""
-    from hms_tune.cli.console import log_to
     from hms_tune.data.store.prepare import prepare as prepare_store
 
     console = Terminal(stderr=True)

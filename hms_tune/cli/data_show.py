@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from hms_tune.cli.console import progress_bar
-from hms_tune.cli.options import JsonOption
+from hms_tune.cli.options import DeviceOption, JsonOption, RootArgument
 from hms_tune.cli.views import tables as render
 from hms_tune.config.ranges import Choices, FloatRange, Searched, resolve
 from hms_tune.config.study_file import STUDY_NAME, StudyFile, load_study_file
@@ -23,11 +23,9 @@ from hms_tune.machine.stop_signals import ended_as_by_ctrl_c
 if TYPE_CHECKING:
     from hms_tune.data.fold_report import FoldReport
 
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")]
-
 
 def show(
-    root: Root,
+    root: RootArgument,
     eeg_id: Annotated[int, typer.Argument(metavar="EEG_ID", help="A recording of either half.")],
     offset: Annotated[
         float | None,
@@ -48,7 +46,7 @@ def show(
 
 
 def report(
-    root: Root,
+    root: RootArgument,
     out: Annotated[Path, typer.Option("--out", help="The page to write (HTML, needs nothing beside it).")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not decode every signal; leaves out NaN and odd channels.")
@@ -65,7 +63,7 @@ def report(
 
 
 def folds(
-    root: Root,
+    root: RootArgument,
     study: Annotated[
         str | None,
         typer.Option("--study", help="Split as this study does; five folds and a tenth held out by default."),
@@ -100,9 +98,7 @@ def label(
     most_votes: Annotated[
         int, typer.Option("--most-votes", min=1, help="Rows of more votes keep theirs.")
     ] = HIGH_VOTES - 1,
-    device: Annotated[
-        str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")
-    ] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Write soft labels for rows of few votes, by the networks that never saw their patients.
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +27,7 @@ from hms_tune.machine.terminal import Terminal
 from hms_tune.trial_state import ENDED, TrialState
 
 if TYPE_CHECKING:
+    from hms_tune.database.connect import Storage
     from hms_tune.export.scores import Scores
 
 _TEMPLATE = "smoke"
@@ -169,7 +170,6 @@ def _refuse_unfinished(plan: Demo) -> None:
 
 def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, Scores]:
     from hms_tune.data.store.store import Store
-    from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.export.place import BUNDLES, bundle_path, point_to_newest
     from hms_tune.export.scores import read_scores
     from hms_tune.machine.device import resolve_device
@@ -178,11 +178,8 @@ def _export(plan: Demo, study_file: StudyFile, console: Console) -> tuple[Path, 
     from hms_tune.tracking.console import ConsoleObserver
     from hms_tune.tracking.observers import trackers
 
-    database = open_storage(resolve_address(None, home=plan.home))
-    try:
+    with _database(plan) as database:
         choice = best_trial(database, _STUDY)
-    finally:
-        database.close()
     out = bundle_path(_STUDY, choice.winner.number, plan.folder / BUNDLES)
     with _step(console, f"The best trial, number {choice.winner.number}, once more with its weights kept"):
         if not out.exists():
@@ -208,27 +205,26 @@ def _end(plan: Demo, bundle: Path, scores: Scores, console: Console) -> None:
 
 
 def _write_report(plan: Demo, bundle: Path, console: Console) -> None:
-    from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.reports.page import write
     from hms_tune.reports.study_page import gather, report_page
 
-    with _step(console, "One page on the study"):
-        database = open_storage(resolve_address(None, home=plan.home))
-        try:
-            write(plan.report, report_page(gather(database, _STUDY, bundle=bundle)).encode())
-        finally:
-            database.close()
+    with _step(console, "One page on the study"), _database(plan) as database:
+        write(plan.report, report_page(gather(database, _STUDY, bundle=bundle)).encode())
 
 
 def _trials(plan: Demo) -> dict[TrialState, int]:
-    from hms_tune.database.connect import open_storage, resolve_address
     from hms_tune.studies.status import status
 
-    database = open_storage(resolve_address(None, home=plan.home))
-    try:
+    with _database(plan) as database:
         return status(database, _STUDY).trials
-    finally:
-        database.close()
+
+
+@contextmanager
+def _database(plan: Demo) -> Iterator[Storage]:
+    from hms_tune.database.connect import open_storage, resolve_address
+
+    with closing(open_storage(resolve_address(None, home=plan.home))) as database:
+        yield database
 
 
 def _tell(plan: Demo, bundle: Path, scores: Scores) -> None:

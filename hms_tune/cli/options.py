@@ -49,7 +49,19 @@ StorageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="ROOT", help="Competition folder; else the study file's, else HMS_TUNE_DATA."
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto (a GPU, else the CPU), cpu or cuda:0.")]
+JobsOption = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Files handled at once; one for each core by default.")
+]
+RootArgument = Annotated[
+    Path, typer.Argument(metavar="ROOT", help="Competition folder: train.csv, train_eegs/, …")
+]
 StudyArgument = Annotated[
     str,
     typer.Argument(

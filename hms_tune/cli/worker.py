@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from hms_tune.cli.console import log_to, progress_bar
-from hms_tune.cli.options import StorageOption, StudyArgument, artifacts_location, data_root
+from hms_tune.cli.options import DataOption, StorageOption, StudyArgument, artifacts_location, data_root
 from hms_tune.config.acceleration import parse_acceleration
 from hms_tune.config.settings import Settings
 from hms_tune.config.study_file import load_study_file
@@ -18,12 +17,7 @@ from hms_tune.errors import UsageError
 
 def worker(
     study: StudyArgument,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data", metavar="ROOT", help="Competition folder; else the study file's, else HMS_TUNE_DATA."
-        ),
-    ] = None,
+    data: DataOption = None,
     storage: StorageOption = None,
     device: Annotated[
         str, typer.Option("--device", help="auto (every GPU, else the CPU), cpu, or cuda:0,cuda:1.")

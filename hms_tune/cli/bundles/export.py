@@ -13,6 +13,7 @@ import typer
 
 from hms_tune.cli.console import log_to, progress_bar
 from hms_tune.cli.options import (
+    DataOption,
     DeviceOption,
     JsonOption,
     StorageOption,
@@ -39,12 +40,6 @@ _BLENDED_FROM = 40
 """A blend is chosen from so many of the best trials; worse ones seldom help."""
 
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", metavar="ROOT", help="Competition folder; else the study file's, else HMS_TUNE_DATA."
-    ),
-]
 RefitOption = Annotated[
     Literal["none", "full"],
     typer.Option("--refit", help="full: also train one network on all rows, held-out patients too."),
