@@ -33,7 +33,7 @@ def trackers(
     equipment : where trials run and on which data, for those who compare runs
     best : the study's best KL so far, in a search
     """
-    from hms_tune.tracking.wandb import Labels, WandbObserver
+    from hms_tune.tracking.wandb import WandbObserver
 
     wandb = study_file.tracking.wandb
     if wandb.mode == "off":
@@ -42,8 +42,7 @@ def trackers(
         private_folder(folder)
     return [
         WandbObserver(
-            Labels(wandb.project, wandb.entity, tuple(wandb.tags), wandb.notes),
-            mode=wandb.mode,
+            wandb,
             directory=folder,
             facts=_facts(study_file, equipment),
             gpus=equipment.gpus,

@@ -14,7 +14,6 @@ from hms_tune.errors import first_line
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["auto", "online", "offline", "off"]
 
 KEPT_AWAY = (
     "WANDB_CONFIG_PATHS",

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hms_tune.config.study_sections import WandbConfig
 from hms_tune.errors import first_line
 from hms_tune.machine.background import BackgroundQueue
-from hms_tune.tracking.wandb.account import Mode
 from hms_tune.tracking.wandb.bundles import log_bundle
 from hms_tune.tracking.wandb.metrics import Course, define_metrics, log_end, log_event, log_layers
 from hms_tune.tracking.wandb.predictions import log_out_of_fold
-from hms_tune.tracking.wandb.run import Labels, Session
+from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.events import CrossValidationEnded, Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import AttemptState
@@ -35,8 +35,8 @@ class WandbObserver:
 
     Parameters
     ----------
-    labels : where the runs go, and how they are found
-    mode : online, offline, off, or auto (see :func:`~hms_tune.tracking.wandb.account.ask_account`)
+    config : where the runs go, and how they are found; for ``mode: auto`` see
+        :func:`~hms_tune.tracking.wandb.account.ask_account`
     directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
     facts : what stands in every run's configuration beside the trial's
     gpus : how many GPUs an attempt holds, to tell its GPU-hours
@@ -46,16 +46,15 @@ class WandbObserver:
 
     def __init__(
         self,
-        labels: Labels,
+        config: WandbConfig,
         *,
         directory: Path,
-        mode: Mode = "auto",
         facts: Mapping[str, Any] | None = None,
         gpus: float = 0.0,
         best: Callable[[], float | None] | None = None,
     ) -> None:
-        self._off = mode == "off"
-        self._session = Session(labels, directory=directory, mode=mode, facts=facts or {})
+        self._off = config.mode == "off"
+        self._session = Session(config, directory=directory, facts=facts or {})
         self._gpus = gpus
         self._best = best
         self._tasks: BackgroundQueue[Task] = BackgroundQueue(self._run_task, name="wandb")

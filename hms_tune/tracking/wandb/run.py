@@ -8,13 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hms_tune.config.study_sections import WandbConfig
 from hms_tune.errors import first_line
 from hms_tune.machine.private_folder import private_folder
-from hms_tune.tracking.wandb.account import Mode, ask_account, keep_away, load_settings
+from hms_tune.tracking.wandb.account import ask_account, keep_away, load_settings
 from hms_tune.training.observer import TrialInfo
 from hms_tune.trial_state import label
 
@@ -39,32 +39,22 @@ def run_id(trial: TrialInfo) -> str:
     return f"{trial.study}{kind}-{trial.attempt}-{trial.config.hash[:8]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Where runs go and how they are found; for what is None or empty W&B's own configuration counts."""
-
-    project: str | None = None
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
-    notes: str | None = None
-
-
 class Session:
     """Opens and closes runs with one account.
 
     Parameters
     ----------
-    labels : of all its runs
+    config : of all its runs; for what is None or empty W&B's own configuration counts, for ``mode: auto``
+        :func:`~hms_tune.tracking.wandb.account.ask_account`
     facts : what stands in each run's configuration beside the trial's
     directory : runs are kept in ``directory/wandb``, unless W&B's own configuration names a directory
-    mode : online, offline, or auto: as :func:`~hms_tune.tracking.wandb.account.ask_account` says
     """
 
-    def __init__(self, labels: Labels, *, directory: Path, mode: Mode, facts: Mapping[str, Any]) -> None:
-        self._labels = labels
+    def __init__(self, config: WandbConfig, *, directory: Path, facts: Mapping[str, Any]) -> None:
+        self._config = config
         self._facts = facts
         self._directory = directory
-        self._mode = mode
+        self._mode = config.mode
         self._offline_until = 0.0
         keep_away()
 
@@ -115,10 +105,10 @@ class Session:
         folder = self._runs_folder(configured)
         private_folder(folder / "wandb")  # patients' predictions
         return wandb.init(
-            project=self._labels.project or configured.project or PROJECT,
-            entity=self._labels.entity,
-            tags=self._labels.tags or None,
-            notes=self._labels.notes,
+            project=self._config.project or configured.project or PROJECT,
+            entity=self._config.entity,
+            tags=self._config.tags or None,
+            notes=self._config.notes,
             id=run_id(trial),
             resume="allow",
             name=run_name(trial),

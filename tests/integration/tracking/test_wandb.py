@@ -27,13 +27,14 @@ from wandb_records import Stored, read_run
 from wandb_server import Server, wandb_server
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import WandbConfig
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import Storage
 from hms_tune.studies.record_writer import Equipment
 from hms_tune.studies.trial_note import trial_note
 from hms_tune.studies.trial_record import study_record
 from hms_tune.tracking.observers import trackers
-from hms_tune.tracking.wandb import Labels, Mode, WandbObserver, ask_account, run_id
+from hms_tune.tracking.wandb import WandbObserver, ask_account, run_id
 from hms_tune.tracking.wandb import run as session
 from hms_tune.tracking.wandb.account import KEPT_AWAY
 from hms_tune.tracking.wandb.layers import layers_of
@@ -84,9 +85,10 @@ def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 def observed(
-    directory: Path, labels: Labels | None = None, *, mode: Mode = "auto", **more: Any
+    directory: Path, config: WandbConfig | None = None, *, mode: str = "auto", **more: Any
 ) -> WandbObserver:
-    return WandbObserver(labels or Labels("hms"), directory=directory, mode=mode, **more)
+    config = (config or WandbConfig(project="hms")).model_copy(update={"mode": mode})
+    return WandbObserver(config, directory=directory, **more)
 
 
 def runs_in(directory: Path, kind: str = "offline-run") -> list[Path]:
@@ -273,7 +275,7 @@ def test_a_study_files_tags_and_notes_go_before_wandbs(
 ) -> None:
     monkeypatch.setenv("WANDB_TAGS", "theirs,more")
     monkeypatch.setenv("WANDB_NOTES", "their notes")
-    tell(observed(tmp_path / "file", Labels("hms", tags=("baseline",), notes="ours")), trial)
+    tell(observed(tmp_path / "file", WandbConfig(project="hms", tags=("baseline",), notes="ours")), trial)
     tell(observed(tmp_path / "none"), trial)
     ours, theirs = the_run(tmp_path / "file").run, the_run(tmp_path / "none").run
     assert (list(ours.tags), ours.notes) == (["baseline"], "ours")
@@ -342,8 +344,10 @@ layers = types.ModuleType("layers")  # what is drawn of a network takes torch an
 layers.layers_of = lambda config: ()
 sys.modules["hms_tune.tracking.wandb.layers"] = layers
 from stories import a_fold_start, a_trial, an_epoch
-from hms_tune.tracking.wandb import Labels, WandbObserver
-observer, trial = WandbObserver(Labels("hms"), directory=Path(sys.argv[1]), mode="offline"), a_trial(4)
+from hms_tune.config.study_sections import WandbConfig
+from hms_tune.tracking.wandb import WandbObserver
+config = WandbConfig(project="hms", mode="offline")
+observer, trial = WandbObserver(config, directory=Path(sys.argv[1])), a_trial(4)
 observer.trial_started(trial)
 observer.event(trial, a_fold_start(epochs=400))
 for epoch in range(300):  # wandb writes whole blocks of 32 KiB
@@ -852,7 +856,7 @@ def test_runs_go_where_wandb_is_told_to_keep_them_and_to_its_project(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     monkeypatch.setenv("WANDB_ENTITY", "a-team")
-    tell(observed(tmp_path / "home", Labels()), trial)
+    tell(observed(tmp_path / "home", WandbConfig()), trial)
     found = the_run(tmp_path / "elsewhere")
     assert (found.run.project, found.run.entity) == ("theirs", "a-team")
     assert runs_in(tmp_path / "home") == []
@@ -863,13 +867,13 @@ def test_a_study_files_project_and_entity_go_before_wandbs(
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     monkeypatch.setenv("WANDB_ENTITY", "a-team")
-    tell(observed(tmp_path, Labels("ours", "us")), trial)
+    tell(observed(tmp_path, WandbConfig(project="ours", entity="us")), trial)
     found = the_run(tmp_path)
     assert (found.run.project, found.run.entity) == ("ours", "us")
 
 
 def test_without_a_project_anywhere_runs_go_to_hms_tune(trial: TrialInfo, tmp_path: Path) -> None:
-    tell(observed(tmp_path, Labels()), trial)
+    tell(observed(tmp_path, WandbConfig()), trial)
     assert the_run(tmp_path).run.project == "hms-tune"
 
 

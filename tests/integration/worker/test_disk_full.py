@@ -19,6 +19,7 @@ from slots import a_slot
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
+from hms_tune.config.study_sections import WandbConfig
 from hms_tune.config.trial import TrialConfig
 from hms_tune.data.store.prepare import prepare
 from hms_tune.database.connect import Storage
@@ -26,7 +27,7 @@ from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreE
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.status import show_trials
 from hms_tune.studies.trial_record import trial_record
-from hms_tune.tracking.wandb import Labels, WandbObserver
+from hms_tune.tracking.wandb import WandbObserver
 from hms_tune.tracking.wandb.run import Session
 from hms_tune.training.checkpoint import read_newest_checkpoint, verify_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointFailed, CheckpointWritten, Event
@@ -137,7 +138,7 @@ def live(storage: Storage, name: str, folder: Path) -> list[HmsTuneError]:
         stop = Stop()
         search = join_search(storage, study)
         observers = [
-            WandbObserver(Labels("test"), mode="offline", directory=folder / machine),
+            WandbObserver(WandbConfig(project="test", mode="offline"), directory=folder / machine),
             TrialRecorder(storage, search.study_id, Equipment("cpu", 0.0, "0" * 64)),
         ]
         artifacts = Artifacts.at(folder / "shared", folder / machine / "scratch", name)
