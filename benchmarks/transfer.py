@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from hms_tune.data.schema import CLASSES, EEG_COLUMNS
 from hms_tune.signals.filters import ZeroPhaseFilter
-from hms_tune.signals.montage import ANODES, CATHODES, CHAINS, PAIRS, SFREQ
+from hms_tune.signals.montage import ANODES, CATHODES, CHAINS, PAIRS
 from hms_tune.training.scores import kl_divergence
 
 RESULTS = Path(__file__).parent / "results" / "transfer.md"
@@ -51,7 +51,7 @@ def prepared(eeg: NDArray[np.float32], batch: int = 64) -> Tensor:
 
     The only use made of :mod:`hms_tune.signals`: its montage and its zero-phase band-pass, 0.5–20 Hz.
     """
-    band_pass = ZeroPhaseFilter(eeg.shape[-1], sfreq=SFREQ, highpass_hz=0.5, lowpass_hz=20.0)
+    band_pass = ZeroPhaseFilter(eeg.shape[-1], highpass_hz=0.5, lowpass_hz=20.0)
     parts = []
     for start in range(0, len(eeg), batch):
         window = torch.from_numpy(eeg[start : start + batch])

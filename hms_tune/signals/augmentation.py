@@ -63,14 +63,14 @@ class Augmentation:
         masks = config.time_mask or config.frequency_mask
         return bool(self.touches_signals or masks or config.mixup_alpha or config.cutmix_alpha)
 
-    def shifts(self, n: int, generator: torch.Generator, sfreq: float = SFREQ) -> Tensor | None:
+    def shifts(self, n: int, generator: torch.Generator) -> Tensor | None:
         """Draw by how much each EEG window moves within its recording.
 
         Returns
         -------
         int64 tensor, shape (n,), samples, uniform over ± the configured shift; None when that is 0
         """
-        largest = round(self.config.window_shift_seconds * sfreq)
+        largest = round(self.config.window_shift_seconds * SFREQ)
         if not largest or not self._eeg:
             return None
         return torch.randint(-largest, largest + 1, (n,), generator=generator)
@@ -141,7 +141,7 @@ class Augmentation:
         if not len(rows):
             return eeg
         scalp = eeg[rows, :N_SCALP]
-        filtered = band_pass_each(scalp, low[marked].to(eeg.device), high[marked].to(eeg.device), sfreq=SFREQ)
+        filtered = band_pass_each(scalp, low[marked].to(eeg.device), high[marked].to(eeg.device))
         varied = eeg.clone()
         varied[rows, :N_SCALP] = filtered
         return varied

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hms_tune.signals.montage import SFREQ
+
 BUTTERWORTH_ORDER = 3
-"""Order of the competition host's band-pass; see hms-facts on how the spectrograms were made."""
+"""Order of the competition host's band-pass."""
 
 NOTCH_QUALITY = 30.0
 """Centre frequency of the notch over its -3 dB bandwidth."""
@@ -28,7 +30,6 @@ NOTCH_QUALITY = 30.0
 def squared_magnitude(
     frequencies: npt.NDArray[np.float64],
     *,
-    sfreq: float,
     highpass_hz: float | None,
     lowpass_hz: float | None,
     notch_hz: float | None,
@@ -38,7 +39,6 @@ def squared_magnitude(
     Parameters
     ----------
     frequencies : float64 array, shape (n,), Hz
-    sfreq : sampling rate, Hz
     highpass_hz, lowpass_hz : -3 dB corners of the Butterworth prototype (-6 dB after both passes), Hz
     notch_hz : centre of the notch, Hz
 
@@ -51,18 +51,18 @@ def squared_magnitude(
     if corners:
         kind = "bandpass" if len(corners) == 2 else "highpass" if highpass_hz is not None else "lowpass"
         corner = corners if len(corners) == 2 else corners[0]
-        zpk = scipy.signal.butter(BUTTERWORTH_ORDER, corner, btype=kind, output="zpk", fs=sfreq)
-        gain *= np.abs(scipy.signal.freqz_zpk(*zpk, worN=frequencies, fs=sfreq)[1]) ** 2
+        zpk = scipy.signal.butter(BUTTERWORTH_ORDER, corner, btype=kind, output="zpk", fs=SFREQ)
+        gain *= np.abs(scipy.signal.freqz_zpk(*zpk, worN=frequencies, fs=SFREQ)[1]) ** 2
     if notch_hz is not None:
-        numerator, denominator = scipy.signal.iirnotch(notch_hz, NOTCH_QUALITY, fs=sfreq)
-        gain *= np.abs(scipy.signal.freqz(numerator, denominator, worN=frequencies, fs=sfreq)[1]) ** 2
+        numerator, denominator = scipy.signal.iirnotch(notch_hz, NOTCH_QUALITY, fs=SFREQ)
+        gain *= np.abs(scipy.signal.freqz(numerator, denominator, worN=frequencies, fs=SFREQ)[1]) ** 2
     return gain
 
 
-def padding(n_times: int, *, sfreq: float, highpass_hz: float | None) -> int:
+def padding(n_times: int, *, highpass_hz: float | None) -> int:
     """Samples mirrored at either edge: three periods of the lower corner, but at least 2 s."""
     seconds = max(2.0, 3.0 / highpass_hz) if highpass_hz else 2.0
-    return min(math.ceil(seconds * sfreq), n_times - 1)
+    return min(math.ceil(seconds * SFREQ), n_times - 1)
 
 
 class ZeroPhaseFilter(nn.Module):
@@ -73,7 +73,6 @@ class ZeroPhaseFilter(nn.Module):
     Parameters
     ----------
     n_times : samples of every signal this filter will see
-    sfreq : sampling rate, Hz
     highpass_hz, lowpass_hz, notch_hz : corners in Hz; None leaves that part out
     """
 
@@ -83,23 +82,21 @@ class ZeroPhaseFilter(nn.Module):
         self,
         n_times: int,
         *,
-        sfreq: float,
         highpass_hz: float | None = None,
         lowpass_hz: float | None = None,
         notch_hz: float | None = None,
     ) -> None:
         super().__init__()
         self.n_times = n_times
-        self.padding = padding(n_times, sfreq=sfreq, highpass_hz=highpass_hz)
+        self.padding = padding(n_times, highpass_hz=highpass_hz)
         # The mirror image also fills up to a length that the FFT likes: zeros would be a step.
         fast = int(scipy.fft.next_fast_len(n_times + 2 * self.padding, real=True))
         self.n_fft = min(fast, 2 * n_times + self.padding - 1)
         gain = None
         if highpass_hz is not None or lowpass_hz is not None or notch_hz is not None:
-            frequencies = np.fft.rfftfreq(self.n_fft, 1.0 / sfreq).astype(np.float64)
+            frequencies = np.fft.rfftfreq(self.n_fft, 1.0 / SFREQ).astype(np.float64)
             response = squared_magnitude(
                 frequencies,
-                sfreq=sfreq,
                 highpass_hz=highpass_hz,
                 lowpass_hz=lowpass_hz,
                 notch_hz=notch_hz,
@@ -127,7 +124,7 @@ class ZeroPhaseFilter(nn.Module):
         return filtered[..., self.padding : self.padding + self.n_times]
 
 
-def band_pass_each(eeg: Tensor, low_hz: Tensor, high_hz: Tensor, *, sfreq: float) -> Tensor:
+def band_pass_each(eeg: Tensor, low_hz: Tensor, high_hz: Tensor) -> Tensor:
     """A zero-phase band-pass with edges of its own for every sample.
 
     The gain falls off like that of a Butterworth filter of order 3 run forwards and backwards: -6 dB at an
@@ -144,10 +141,10 @@ def band_pass_each(eeg: Tensor, low_hz: Tensor, high_hz: Tensor, *, sfreq: float
     float32 tensor of the shape of ``eeg``, µV
     """
     n_times = eeg.shape[-1]
-    edge = padding(n_times, sfreq=sfreq, highpass_hz=None)
+    edge = padding(n_times, highpass_hz=None)
     n_fft = min(int(scipy.fft.next_fast_len(n_times + 2 * edge, real=True)), 2 * n_times + edge - 1)
     padded = functional.pad(eeg, (edge, n_fft - n_times - edge), mode="reflect")
-    frequencies = torch.fft.rfftfreq(n_fft, 1.0 / sfreq, device=eeg.device).clamp(min=1e-6)
+    frequencies = torch.fft.rfftfreq(n_fft, 1.0 / SFREQ, device=eeg.device).clamp(min=1e-6)
     order = 2 * BUTTERWORTH_ORDER
     gain = 1.0 / (1.0 + (low_hz[:, None] / frequencies) ** order)
     gain = gain / (1.0 + (frequencies / high_hz[:, None]) ** order)

@@ -49,7 +49,6 @@ class BipolarWindow(nn.Module):
         self.register_buffer("cathodes", torch.tensor(CATHODES[:n_pairs]), persistent=False)
         self.filter = ZeroPhaseFilter(
             self.n_times,
-            sfreq=SFREQ,
             highpass_hz=config.highpass_hz,
             lowpass_hz=config.lowpass_hz,
             notch_hz=config.notch_hz,

@@ -59,9 +59,7 @@ class SpectralPanels(nn.Module):
                     high_hz=view.high_hz,
                     logarithmic=view.spacing == "log",
                 )
-                self.power = MorletPower(
-                    n_times, sfreq=SFREQ, frequencies=frequencies, cycles=view.cycles, columns=width
-                )
+                self.power = MorletPower(n_times, frequencies=frequencies, cycles=view.cycles, columns=width)
         self.register_buffer("bands", bands, persistent=False)
 
     def forward(self, pairs: Tensor) -> Tensor:
@@ -109,8 +107,8 @@ def short_time_power(view: STFT | Mel, n_times: int, width: int) -> PowerSpectro
     """Hann-windowed power, about as many frames as columns. A window longer than the signal shrinks to it."""
     return PowerSpectrogram(
         n_times,
-        hann_taper(min(view.n_fft, n_times), sfreq=SFREQ),
-        frequency_bins(view.n_fft, sfreq=SFREQ, low_hz=view.low_hz, high_hz=view.high_hz),
+        hann_taper(min(view.n_fft, n_times)),
+        frequency_bins(view.n_fft, low_hz=view.low_hz, high_hz=view.high_hz),
         hop=hop_length(n_times, width, view.n_fft),
         one_sided=True,
     )
@@ -119,9 +117,9 @@ def short_time_power(view: STFT | Mel, n_times: int, width: int) -> PowerSpectro
 def multitaper_power(view: Multitaper, n_times: int) -> PowerSpectrogram:
     """The host's method: zero-padded to a power of two, one spectrum in the middle of every step."""
     length = round(view.taper_seconds * SFREQ)
-    tapers = dpss_tapers(length, sfreq=SFREQ, half_bandwidth=view.half_bandwidth, count=view.tapers)
+    tapers = dpss_tapers(length, half_bandwidth=view.half_bandwidth, count=view.tapers)
     n_fft = 2 ** (length - 1).bit_length()
-    kept = frequency_bins(n_fft, sfreq=SFREQ, low_hz=view.low_hz, high_hz=view.high_hz)
+    kept = frequency_bins(n_fft, low_hz=view.low_hz, high_hz=view.high_hz)
     return PowerSpectrogram(n_times, tapers, kept, hop=round(view.step_seconds * SFREQ), one_sided=False)
 
 

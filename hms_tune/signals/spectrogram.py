@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hms_tune.signals.montage import SFREQ
+
 POWER_FLOOR = 1e-4
 """Added to power before the logarithm, µV²/Hz: silence is -40 dB, far below any EEG."""
 
@@ -44,9 +46,9 @@ class FrequencyBins:
     stop: int
 
 
-def frequency_bins(n_fft: int, *, sfreq: float, low_hz: float, high_hz: float) -> FrequencyBins:
+def frequency_bins(n_fft: int, *, low_hz: float, high_hz: float) -> FrequencyBins:
     """The FFT bins whose frequency lies in [low_hz, high_hz]; never none."""
-    width = sfreq / n_fft
+    width = SFREQ / n_fft
     first = math.ceil(low_hz / width - 1e-9)
     last = min(math.floor(high_hz / width + 1e-9), n_fft // 2)
     if last < first:
@@ -92,20 +94,20 @@ def mel_filterbank(frequencies: Tensor, n_mels: int, *, low_hz: float, high_hz: 
     return (bands / bands.sum(dim=1, keepdim=True)).to(torch.float32)
 
 
-def hann_taper(length: int, *, sfreq: float) -> Tensor:
+def hann_taper(length: int) -> Tensor:
     """A Hann window scaled for a one-sided power density: float64 tensor, shape (1, length)."""
     window = torch.hann_window(length, dtype=torch.float64)
-    return (window * math.sqrt(2.0 / (sfreq * float(window.square().sum())))).unsqueeze(0)
+    return (window * math.sqrt(2.0 / (SFREQ * float(window.square().sum())))).unsqueeze(0)
 
 
-def dpss_tapers(length: int, *, sfreq: float, half_bandwidth: float, count: int) -> Tensor:
+def dpss_tapers(length: int, *, half_bandwidth: float, count: int) -> Tensor:
     """Slepian tapers in the scale of the competition's host: float64 tensor, shape (count, length).
 
     The host multiplies tapers of unit energy by √fs, divides their transforms by fs, and averages the squared
     magnitudes: a density over both signs of frequency, half of the one-sided one.
     """
     tapers = torch.from_numpy(scipy.signal.windows.dpss(length, NW=half_bandwidth, Kmax=count).copy())
-    return tapers / math.sqrt(sfreq * count)
+    return tapers / math.sqrt(SFREQ * count)
 
 
 class PowerSpectrogram(nn.Module):

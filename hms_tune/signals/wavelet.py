@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hms_tune.signals.montage import SFREQ
 from hms_tune.signals.spectrogram import part_size
 
 REACH = 3.5
@@ -79,37 +80,32 @@ class MorletPower(nn.Module):
     Parameters
     ----------
     n_times : samples of every signal this transform will see
-    sfreq : sampling rate, Hz
     frequencies : float64 tensor, shape (n_frequencies,), Hz, ascending, above 0
     cycles : cycles of a wavelet
     columns : columns of the output
     """
 
-    def __init__(
-        self, n_times: int, *, sfreq: float, frequencies: Tensor, cycles: float, columns: int
-    ) -> None:
+    def __init__(self, n_times: int, *, frequencies: Tensor, cycles: float, columns: int) -> None:
         super().__init__()
         self.columns = min(columns, n_times)
-        padding = math.ceil(REACH * cycles / (2 * math.pi * float(frequencies[0])) * sfreq)
+        padding = math.ceil(REACH * cycles / (2 * math.pi * float(frequencies[0])) * SFREQ)
         self.grid = _grid(self.columns, n_times, padding)
         spread = frequencies / cycles
-        bins = 2 * REACH * spread * (self.grid.samples / sfreq) + 1
+        bins = 2 * REACH * spread * (self.grid.samples / SFREQ) + 1
         oversampling = torch.ceil(bins / self.grid.all_columns).long()
         self.oversampling = [int(each) for each in oversampling.unique()]
         for group, factor in enumerate(self.oversampling):
             members = oversampling == factor
-            first, gain = self._wavelets(frequencies[members], spread[members], factor, sfreq)
+            first, gain = self._wavelets(frequencies[members], spread[members], factor)
             self.register_buffer(f"first_{group}", first, persistent=False)
             self.register_buffer(f"gain_{group}", gain, persistent=False)
 
-    def _wavelets(
-        self, frequencies: Tensor, spread: Tensor, factor: int, sfreq: float
-    ) -> tuple[Tensor, Tensor]:
+    def _wavelets(self, frequencies: Tensor, spread: Tensor, factor: int) -> tuple[Tensor, Tensor]:
         """The first bin of each wavelet, and its gains: complex64 (n_frequencies, factor · all_columns)."""
         length, samples = factor * self.grid.all_columns, self.grid.samples
-        first = (frequencies * samples / sfreq).round().long() - length // 2
+        first = (frequencies * samples / SFREQ).round().long() - length // 2
         bins = first[:, None] + torch.arange(length)
-        distance = (bins * (sfreq / samples) - frequencies[:, None]) / spread[:, None]
+        distance = (bins * (SFREQ / samples) - frequencies[:, None]) / spread[:, None]
         gain = torch.exp(-0.5 * distance.square())
         gain *= torch.sqrt(2.0 / (spread * math.sqrt(math.pi)))[:, None] * (length / samples)
         gain[(bins < 1) | (bins > samples // 2) | (distance.abs() > REACH)] = 0.0

@@ -216,10 +216,10 @@ def test_a_random_band_pass_draws_its_edges_and_its_samples() -> None:
 
 def test_a_band_pass_halves_amplitudes_at_its_edges_and_shifts_nothing() -> None:
     eeg = torch.stack([tone(hz)[0, :1] for hz in (2.0, 10.0, 5.0, 30.0)])
-    got = band_pass_each(eeg, torch.full((4,), 2.0), torch.full((4,), 10.0), sfreq=200.0)[:, 0, 600:-600]
+    got = band_pass_each(eeg, torch.full((4,), 2.0), torch.full((4,), 10.0))[:, 0, 600:-600]
     kept = (got * eeg[:, 0, 600:-600]).mean(dim=1) / eeg[:, 0, 600:-600].square().mean(dim=1)
     assert kept.tolist() == pytest.approx([0.5, 0.5, 0.98, 0.0], abs=0.02)
-    slow = band_pass_each(torch.ones(1, 1, 1000), torch.zeros(1), torch.full((1,), 40.0), sfreq=200.0)
+    slow = band_pass_each(torch.ones(1, 1, 1000), torch.zeros(1), torch.full((1,), 40.0))
     torch.testing.assert_close(slow, torch.ones(1, 1, 1000))
 
 

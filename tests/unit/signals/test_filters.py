@@ -20,7 +20,7 @@ def noise(n_times: int = 10_000, n_chans: int = 3) -> np.ndarray:
 
 
 def filtered(eeg: np.ndarray, **corners: float | None) -> np.ndarray:
-    module = ZeroPhaseFilter(eeg.shape[-1], sfreq=SFREQ, **corners)
+    module = ZeroPhaseFilter(eeg.shape[-1], **corners)
     return module(torch.from_numpy(eeg).float().unsqueeze(0))[0].numpy()
 
 
@@ -32,7 +32,7 @@ def test_agrees_with_sosfiltfilt_over_the_whole_window(
     highpass: float | None, lowpass: float | None, kind: str
 ) -> None:
     eeg = noise()
-    ours = ZeroPhaseFilter(10_000, sfreq=SFREQ, highpass_hz=highpass, lowpass_hz=lowpass)
+    ours = ZeroPhaseFilter(10_000, highpass_hz=highpass, lowpass_hz=lowpass)
     corner = [edge for edge in (highpass, lowpass) if edge is not None]
     sos = signal.butter(3, corner if len(corner) == 2 else corner[0], btype=kind, output="sos", fs=SFREQ)
     expected = signal.sosfiltfilt(sos, eeg, padtype="even", padlen=ours.padding)
@@ -63,11 +63,11 @@ def test_removes_a_direct_current_offset_completely() -> None:
 
 def test_without_corners_nothing_is_touched() -> None:
     eeg = torch.randn(2, 3, 1000)
-    assert ZeroPhaseFilter(1000, sfreq=SFREQ)(eeg) is eeg
+    assert ZeroPhaseFilter(1000)(eeg) is eeg
 
 
 def test_corner_frequencies_lose_6_db() -> None:
-    module = ZeroPhaseFilter(10_000, sfreq=SFREQ, highpass_hz=0.5, lowpass_hz=40)
+    module = ZeroPhaseFilter(10_000, highpass_hz=0.5, lowpass_hz=40)
     frequencies = np.fft.rfftfreq(module.n_fft, 1 / SFREQ)
     at = [int(np.abs(frequencies - hz).argmin()) for hz in (0.5, 40.0, 5.0)]
     assert module.gain is not None

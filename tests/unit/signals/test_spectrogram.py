@@ -28,8 +28,8 @@ SFREQ = 200.0
 def make(n_times: int = 10_000, n_fft: int = 512, hop: int = 39, low: float = 0.5, high: float = 20.0):
     return PowerSpectrogram(
         n_times,
-        hann_taper(min(n_fft, n_times), sfreq=SFREQ),
-        frequency_bins(n_fft, sfreq=SFREQ, low_hz=low, high_hz=high),
+        hann_taper(min(n_fft, n_times)),
+        frequency_bins(n_fft, low_hz=low, high_hz=high),
         hop=hop,
         one_sided=True,
     )
@@ -121,10 +121,10 @@ def test_default_hop_gives_exactly_the_image_width() -> None:
 
 
 def test_bins_lie_between_the_frequencies() -> None:
-    assert edges(frequency_bins(200, sfreq=SFREQ, low_hz=0.5, high_hz=20)) == (1, 21)
-    assert edges(frequency_bins(512, sfreq=SFREQ, low_hz=0.5, high_hz=20)) == (2, 52)
-    assert edges(frequency_bins(128, sfreq=SFREQ, low_hz=0.1, high_hz=0.5)) == (0, 1)
-    assert edges(frequency_bins(128, sfreq=SFREQ, low_hz=0.5, high_hz=100)) == (1, 65)
+    assert edges(frequency_bins(200, low_hz=0.5, high_hz=20)) == (1, 21)
+    assert edges(frequency_bins(512, low_hz=0.5, high_hz=20)) == (2, 52)
+    assert edges(frequency_bins(128, low_hz=0.1, high_hz=0.5)) == (0, 1)
+    assert edges(frequency_bins(128, low_hz=0.5, high_hz=100)) == (1, 65)
 
 
 @pytest.mark.parametrize(("n_fft", "n_mels"), [(256, 128), (512, 64), (2048, 32), (128, 256)])

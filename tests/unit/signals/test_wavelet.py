@@ -16,7 +16,7 @@ SFREQ = 200.0
 
 def make(n_times: int = 10_000, columns: int = 256, cycles: float = 6.0, count: int = 30, log: bool = True):
     frequencies = wavelet_frequencies(count, low_hz=0.5, high_hz=20.0, logarithmic=log)
-    module = MorletPower(n_times, sfreq=SFREQ, frequencies=frequencies, cycles=cycles, columns=columns)
+    module = MorletPower(n_times, frequencies=frequencies, cycles=cycles, columns=columns)
     return module, frequencies
 
 
