@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,21 +59,15 @@ def hidden(address: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}/{HIDDEN}"
 
 
-def is_hidden(address: str) -> bool:
-    """Whether the secret of this address was taken out."""
-    return address.endswith(f"/{HIDDEN}")
-
-
-def webhook_of(written: str | None, environ: Mapping[str, str] | None = None) -> str | None:
+def webhook_of(written: str | None) -> str | None:
     """The address to use: the environment's, else the one written in a study file.
 
     Parameters
     ----------
     written : ``tracking.notify.webhook``; one whose secret was taken out cannot be used
     """
-    environ = os.environ if environ is None else environ
-    address = environ.get(VARIABLE, "").strip() or written
-    return None if address is None or is_hidden(address) else address
+    address = os.environ.get(VARIABLE, "").strip() or written
+    return None if address is None or address.endswith(f"/{HIDDEN}") else address
 
 
 def public_text(text: str, *, webhook: str | None, command: tuple[str, ...] | None) -> str:

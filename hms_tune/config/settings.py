@@ -89,6 +89,10 @@ class Settings:
             value = text(name)
             return None if value is None else expanded(value, where=f"HMS_TUNE_{name}")
 
+        def seconds(name: str, default: float, *, least: float) -> float:
+            value = text(name)
+            return default if value is None else _seconds(f"HMS_TUNE_{name}", value, least=least)
+
         artifacts = text("ARTIFACTS")
         if artifacts is not None and "://" not in artifacts:
             artifacts = str(expanded(artifacts, where="HMS_TUNE_ARTIFACTS"))
@@ -99,15 +103,8 @@ class Settings:
             data=path("DATA"),
             artifacts=artifacts,
             dashboard_password=text("DASHBOARD_PASSWORD"),
-            lease_seconds=_seconds(
-                "HMS_TUNE_LEASE_SECONDS", text("LEASE_SECONDS"), DEFAULT_LEASE_SECONDS, least=1.0
-            ),
-            checkpoint_seconds=_seconds(
-                "HMS_TUNE_CHECKPOINT_SECONDS",
-                text("CHECKPOINT_SECONDS"),
-                DEFAULT_CHECKPOINT_SECONDS,
-                least=0.0,
-            ),
+            lease_seconds=seconds("LEASE_SECONDS", DEFAULT_LEASE_SECONDS, least=1.0),
+            checkpoint_seconds=seconds("CHECKPOINT_SECONDS", DEFAULT_CHECKPOINT_SECONDS, least=0.0),
         )
 
 
@@ -122,9 +119,7 @@ def _own_home() -> Path:
         ) from error
 
 
-def _seconds(name: str, value: str | None, default: float, *, least: float) -> float:
-    if value is None:
-        return default
+def _seconds(name: str, value: str, *, least: float) -> float:
     try:
         seconds = float(value)
     except ValueError:
