@@ -31,7 +31,7 @@ def model_card(
         _files(scores, full, onnx),
         _usage(config, onnx),
         _LIMITS,
-        _configuration(config),
+        f"## Configuration\n\n```json\n{config.model_dump_json(indent=2)}\n```",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -86,13 +86,9 @@ def _score_table(scores: Scores) -> str:
         low, high = scores.held_out_interval
         lines.append(f"Held-out patients: 95 % interval {low:.3f}–{high:.3f}.")
     if scores.search_kl is not None:
-        lines.append(f"In the search this trial scored {_figure(scores.search_kl)}{_without(scores)}.")
+        without = "" if scores.search_corrected is None else f"; {scores.search_corrected} trials"
+        lines.append(f"In the search this trial scored {_figure(scores.search_kl)}{without}.")
     return "\n".join(lines)
-
-
-def _without(scores: Scores) -> str:
-    """The search's score without what the choices flatter."""
-    return "" if scores.search_corrected is None else f"; {scores.search_corrected} trials"
 
 
 def _confirmation(ranking: Ranking) -> str:
@@ -161,10 +157,6 @@ For research and for the Kaggle HMS competition. It is no medical device: it mus
 patient. It learnt from critically ill adults of one data set, labelled by experts who often disagree; a
 probability here is the share of experts expected to choose a class. It has not been tried on other
 recorders, montages, ages or sampling rates. Windows of artefact get a confident answer too."""
-
-
-def _configuration(config: TrialConfig) -> str:
-    return f"## Configuration\n\n```json\n{config.model_dump_json(indent=2)}\n```"
 
 
 def _figure(value: float | None) -> str:

@@ -79,7 +79,7 @@ def export_best(
     device: str = "auto",
     refit: RefitMode = "none",
     checkpoint_every_s: float = DEFAULT_CHECKPOINT_SECONDS,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> Exported:
     """Train the winner on its folds again, keep the weights, and write a bundle.
 
@@ -105,7 +105,7 @@ def export_best(
     workspace = Workspace(store, resolve_device(device))
     partial = out.with_name(f".{out.name}.partial")
     _make_private(partial)
-    ended = _train(winner.config, workspace, partial, refit, checkpoint_every_s, on_event or _ignore)
+    ended = _train(winner.config, workspace, partial, refit, checkpoint_every_s, on_event)
     exported = _assemble(winner, workspace, partial, out, ended, refit)
     shutil.rmtree(partial)
     return exported
@@ -154,10 +154,6 @@ def _train(
         for event in final.run():
             on_event(event)
     return ended
-
-
-def _ignore(event: Event) -> None:
-    """Nobody watches."""
 
 
 def _assemble(
