@@ -15,6 +15,8 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.tables import attempts, studies
 from hms_tune.database.tables import trials as trials_table
 from hms_tune.search.optuna_private import models
+from hms_tune.studies.status import attempt_list, attempts_shown, estimate_scale
+from hms_tune.studies.status_types import TrialSummary
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import open_search
 
@@ -184,3 +186,10 @@ def _write_trial(rows: dict[str, list[dict[str, Any]]], number: int, trial_id: i
         {"trial_id": trial_id, "key": key, "value_json": json.dumps(content)}
         for key, content in attributes.items()
     ]
+
+
+def show_trials(storage: Storage, name: str) -> list[TrialSummary]:
+    """All attempts of a study."""
+    scale = estimate_scale(storage, name)
+    ids = [key.optuna_trial_id for key in attempt_list(storage, scale)]
+    return list(attempts_shown(storage, ids, scale))

@@ -154,19 +154,6 @@ _READ_AT_ONCE = 200
 """Of a study of any length, so many attempts are in memory."""
 
 
-def show_trials(storage: Storage, name: str) -> list[TrialSummary]:
-    """All attempts of a study.
-
-    Raises
-    ------
-    UnknownStudyError
-        If there is no such study.
-    """
-    scale = estimate_scale(storage, name)
-    ids = [key.optuna_trial_id for key in attempt_list(storage, scale)]
-    return list(attempts_shown(storage, ids, scale))
-
-
 def parameter_names(storage: Storage, name: str) -> list[str]:
     """The names of all parameters that attempts of a study have.
 

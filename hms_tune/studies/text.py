@@ -22,11 +22,9 @@ def score_text(value: float | None, absent: str = "–") -> str:
     return absent if value is None else f"{value:.4f}"
 
 
-def estimate_text(value: float | None, fold: int | None = None, folds: int | None = None) -> str:
-    """A KL known in part: ``≈ 1.0243 in fold 1 of 5``. ``fold`` is the one reached, from 1."""
-    if value is None:
-        return "–"
-    return f"≈ {value:.4f}" + (f" in fold {fold} of {folds}" if fold and folds else "")
+def estimate_text(value: float | None) -> str:
+    """A KL known in part: ``≈ 1.0243``."""
+    return "–" if value is None else f"≈ {value:.4f}"
 
 
 def patience_text(patience: GainPatience) -> str:

@@ -13,8 +13,8 @@ from roles import a_role
 
 from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.embedded.server import start_embedded
-from hms_tune.studies.status import show_trials, status
-from studies import ONE_TRIAL
+from hms_tune.studies.status import status
+from studies import ONE_TRIAL, show_trials
 
 TRIALS = 4
 

@@ -40,13 +40,13 @@ from hms_tune.database.tables import attempts
 from hms_tune.errors import StorageAwayError
 from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import trial_id_of
-from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
 from hms_tune.trial_state import AttemptState
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search, open_search
 from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import Stop
+from studies import show_trials
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
 

@@ -16,12 +16,13 @@ from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.queue.end import DELETED
 from hms_tune.reports.study_page import gather, report_page
 from hms_tune.studies.export_best import best_trial
-from hms_tune.studies.status import show_trials, status
+from hms_tune.studies.status import status
 from hms_tune.studies.trial_record import study_record, trial_record
 from hms_tune.training.events import Event
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.stop import Stop
+from studies import show_trials
 
 CHILDREN = [
     f"trial_{name}"

@@ -16,9 +16,9 @@ from sqlalchemy import create_engine, text
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import open_storage
-from hms_tune.studies.status import show_trials
 from hms_tune.training.events import Event
 from hms_tune.worker.open_study import join_search
+from studies import show_trials
 
 READ_ONLY_S = 2.0
 """For so long only the standby answers, which takes no writes yet."""

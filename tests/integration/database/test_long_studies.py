@@ -32,10 +32,10 @@ from hms_tune.search.optuna_private import study_id_of
 from hms_tune.search.promotion.progress import TrialProgress
 from hms_tune.search.promotion.rule import Promotion
 from hms_tune.studies.control import stop_trial
-from hms_tune.studies.status import attempt_list, attempts_shown, estimate_scale, show_trials
+from hms_tune.studies.status import attempt_list, attempts_shown, estimate_scale
 from hms_tune.trial_state import TrialState
 from hms_tune.worker.open_study import join_search
-from studies import write_study
+from studies import show_trials, write_study
 
 RUNGS = (2, 6, 20)
 

@@ -14,9 +14,10 @@ from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import TrialConfig
 from hms_tune.database.connect import open_storage
 from hms_tune.errors import RewoundError
-from hms_tune.studies.status import show_trials, status
+from hms_tune.studies.status import status
 from hms_tune.training.events import Event
 from hms_tune.worker.open_study import join_search
+from studies import show_trials
 
 BACKUP = "restored_backup"
 

@@ -20,8 +20,8 @@ from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.connection.retry import passes
 from hms_tune.database.connection.sqlstates import Fate, entry_of
 from hms_tune.database.tables import attempts
-from hms_tune.studies.status import show_trials
 from hms_tune.worker.open_study import join_search
+from studies import show_trials
 
 PASSING = ["08006", "25006", "25P03", "40001", "53300", "57014", "57P01", "58030"]
 """One of each kind; ``tests/unit/database/test_sqlstates.py`` has them all."""

@@ -31,12 +31,13 @@ from hms_tune.machine.processes import this_process
 from hms_tune.search.optuna_private import study_id_of
 from hms_tune.studies.control import drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
-from hms_tune.studies.status import show_trials, status
+from hms_tune.studies.status import status
 from hms_tune.training.events import Event
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.presence import Presence, announce
 from hms_tune.worker.slot import Slot
+from studies import show_trials
 
 ME = this_process()
 RATE = "training.learning_rate"

@@ -17,11 +17,11 @@ from hms_tune.search.optuna_private import study_id_of
 from hms_tune.studies.control import delete_study, drain, set_state, stop_trial
 from hms_tune.studies.enqueue import enqueue
 from hms_tune.studies.export_best import best_trial
-from hms_tune.studies.status import list_studies, show_trials, status
+from hms_tune.studies.status import list_studies, status
 from hms_tune.studies.totals import best_of_study
 from hms_tune.studies.trial_record import study_record, trial_record
 from hms_tune.worker.open_study import open_search
-from studies import ONE_TRIAL
+from studies import ONE_TRIAL, show_trials
 
 
 def stock(storage: Storage, name: str, *directions: str) -> optuna.Study:

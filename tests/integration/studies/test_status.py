@@ -23,12 +23,12 @@ from hms_tune.database.tables import attempts, workers
 from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
-from hms_tune.studies.status import attempt_list, estimate_scale, show_trials, status
+from hms_tune.studies.status import attempt_list, estimate_scale, status
 from hms_tune.studies.trial_record import standing_among, study_record
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import ImageCount, Presence, announce
-from studies import STUDY, write_study
+from studies import STUDY, show_trials, write_study
 
 GIB = 2**30
 

@@ -25,7 +25,6 @@ from hms_tune.data.store.prepare import prepare
 from hms_tune.database.connect import Storage
 from hms_tune.errors import ArtifactError, CheckpointError, HmsTuneError, StoreError
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
-from hms_tune.studies.status import show_trials
 from hms_tune.studies.trial_record import trial_record
 from hms_tune.tracking.wandb import WandbObserver
 from hms_tune.tracking.wandb.run import Session
@@ -34,6 +33,7 @@ from hms_tune.training.events import CheckpointFailed, CheckpointWritten, Event
 from hms_tune.worker.checkpoint_store.checkpoints import Artifacts
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.stop import Stop
+from studies import show_trials
 
 LONG = os.environ.get("HMS_TUNE_FAULTS_LONG") == "1"
 FULL = "No space left on device"

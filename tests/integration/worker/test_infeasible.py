@@ -23,12 +23,13 @@ from hms_tune.errors import DataError, MemoryPlanError
 from hms_tune.machine.memory import DeviceMemory
 from hms_tune.search.memory_check import check_memory, smallest_configs
 from hms_tune.search.memory_constraint import MOST_INFEASIBLE
-from hms_tune.studies.status import show_trials, status
+from hms_tune.studies.status import status
 from hms_tune.training.events import Event
 from hms_tune.training.observer import TrialInfo
 from hms_tune.training.workspace import Workspace
 from hms_tune.trial_state import AttemptState
 from hms_tune.worker.open_study import join_search
+from studies import show_trials
 
 MIB = 2**20
 

@@ -21,13 +21,14 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queue.promote import GIVEN_UP
 from hms_tune.database.tables import attempts, rungs, studies, trials
 from hms_tune.studies.control import stop_trial
-from hms_tune.studies.status import list_studies, show_trials, status
+from hms_tune.studies.status import list_studies, status
 from hms_tune.studies.trial_record import study_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import CheckpointWritten, Event
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.stop import Stop
+from studies import show_trials
 
 STUDY = """
 study: {name}

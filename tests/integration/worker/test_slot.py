@@ -25,7 +25,7 @@ from hms_tune.database.tables import attempts, seconds_from_now
 from hms_tune.errors import DataError, NonFiniteLossError, TrainingError
 from hms_tune.studies.control import set_state
 from hms_tune.studies.enqueue import enqueue
-from hms_tune.studies.status import list_studies, show_trials, status
+from hms_tune.studies.status import list_studies, status
 from hms_tune.studies.trial_record import trial_record
 from hms_tune.training.checkpoint import read_newest_checkpoint, write_checkpoint
 from hms_tune.training.events import (
@@ -40,6 +40,7 @@ from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import join_search
 from hms_tune.worker.slot import Slot
 from hms_tune.worker.stop import Stop
+from studies import show_trials
 
 Train = Callable[[TrialConfig, Path], Iterator[Event]]
 
