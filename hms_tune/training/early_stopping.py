@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from hms_tune.config.trial import EarlyStopping
 
+_KEPT = {"epoch": int, "kl": float, "reference": float, "epochs_without_improvement": int}
+
 
 @dataclass(slots=True)
 class BestEpoch:
@@ -46,16 +48,9 @@ class BestEpoch:
 
     def state_dict(self) -> dict[str, float | int]:
         """What a checkpoint keeps."""
-        return {
-            "epoch": self.epoch,
-            "kl": self.kl,
-            "reference": self.reference,
-            "epochs_without_improvement": self.epochs_without_improvement,
-        }
+        return {name: getattr(self, name) for name in _KEPT}
 
     def load_state_dict(self, state: dict[str, float | int]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.epoch = int(state["epoch"])
-        self.kl = float(state["kl"])
-        self.reference = float(state["reference"])
-        self.epochs_without_improvement = int(state["epochs_without_improvement"])
+        for name, kind in _KEPT.items():
+            setattr(self, name, kind(state[name]))

@@ -87,17 +87,8 @@ class Recorder:
         known = self._records.get(event.fold) or FoldRecord(
             fold=event.fold, epochs_planned=event.epochs, train_rows=0, validation_rows=0
         )
-        epoch = EpochRecord(
-            epoch=event.epoch,
-            stage=event.stage,
-            train_loss=event.train_loss,
-            kl=event.kl,
-            kl_all_rows=event.kl_all_rows,
-            kl_high_vote=_finite(event.kl_high_vote),
-            learning_rate=event.learning_rate,
-            images=event.images,
-            seconds=event.seconds,
-        )
+        told = {name: getattr(event, name) for name in _CURVES}
+        epoch = EpochRecord(**told | {"kl_high_vote": _finite(event.kl_high_vote)})
         epochs = (*(each for each in known.epochs if each.epoch < epoch.epoch), epoch)
         self._records[event.fold] = replace(known, epochs=epochs)
 

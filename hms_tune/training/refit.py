@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store.store import Store
-from hms_tune.machine.device import resolve_device
 from hms_tune.training.checkpoint import (
     CheckpointClock,
     contents_checked,
@@ -46,8 +43,7 @@ class Refit:
     Parameters
     ----------
     config : the trial
-    store : the prepared competition folder, or a workspace that already holds it on the device
-    device : where to compute; ignored when a workspace is given
+    workspace : the prepared competition folder on the device
     epochs : how many epochs to train
     directory : receives checkpoints and ``full.safetensors``
     checkpoint_every_s : after an epoch no checkpoint is written before so many seconds have passed since the
@@ -57,18 +53,14 @@ class Refit:
     def __init__(
         self,
         config: TrialConfig,
-        store: Store | Workspace,
-        device: torch.device | str = "auto",
+        workspace: Workspace,
         *,
         epochs: int,
         directory: Path,
         checkpoint_every_s: float = 0.0,
     ) -> None:
         self.config = config
-        if isinstance(store, Workspace):
-            self.workspace = store
-        else:
-            self.workspace = Workspace(store, resolve_device(str(device)))
+        self.workspace = workspace
         self.epochs = min(epochs, config.training.total_epochs)
         self.directory = directory
         self._clock = CheckpointClock(checkpoint_every_s)

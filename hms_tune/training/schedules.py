@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 from hms_tune.config.trial import (
     ConstantSchedule,
@@ -21,23 +20,7 @@ from hms_tune.config.trial import (
 )
 
 
-class LearningRate(Protocol):
-    """A schedule in progress."""
-
-    def factor(self, step: int) -> float:
-        """What the largest learning rate is multiplied by at this step, counted from 0."""
-
-    def epoch_ended(self, kl: float) -> None:
-        """Hear the validation KL of an epoch."""
-
-    def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from :meth:`state_dict`."""
-
-
-def make_schedule(config: LearningRateSchedule, *, epochs: int, steps_per_epoch: int) -> LearningRate:
+def make_schedule(config: LearningRateSchedule, *, epochs: int, steps_per_epoch: int) -> Shape | Plateau:
     """The schedule of a fold of ``epochs`` epochs."""
     if isinstance(config, PlateauSchedule):
         return Plateau(config, epochs * steps_per_epoch)
@@ -84,6 +67,7 @@ class Shape:
         self._steps_per_epoch = steps_per_epoch
 
     def factor(self, step: int) -> float:
+        """What the largest learning rate is multiplied by at this step, counted from 0."""
         config, total = self._config, self._total
         match config:
             case ConstantSchedule():
@@ -103,6 +87,7 @@ class Shape:
         """Nothing: the shape is fixed."""
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps: nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
@@ -120,11 +105,13 @@ class Plateau:
         self._bad_epochs = 0
 
     def factor(self, step: int) -> float:
+        """As :meth:`Shape.factor`."""
         if step < self._warmup_steps:
             return _warmup(step, self._warmup_steps)
         return self._scale
 
     def epoch_ended(self, kl: float) -> None:
+        """Hear the validation KL of an epoch."""
         if kl < self._best:
             self._best, self._bad_epochs = kl, 0
             return
@@ -134,9 +121,11 @@ class Plateau:
             self._bad_epochs = 0
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
         return {"scale": self._scale, "best": self._best, "bad_epochs": self._bad_epochs}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from :meth:`state_dict`."""
         self._scale = state["scale"]
         self._best = state["best"]
         self._bad_epochs = int(state["bad_epochs"])

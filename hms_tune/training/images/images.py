@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from hms_tune.data.store.gather import Kind
+from hms_tune.data.schema import Kind
 from hms_tune.data.store.windows import Wanted, WindowSource
 from hms_tune.signals.augmentation import Augmentation
 from hms_tune.signals.image import ImageTransform

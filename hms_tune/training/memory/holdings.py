@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hms_tune.data.store.gather import Kind
+from hms_tune.data.schema import Kind
 from hms_tune.machine.byte_count import readable
 from hms_tune.training.images.cache import Form
 

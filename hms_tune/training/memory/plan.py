@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from hms_tune.config.trial import TrialConfig
-from hms_tune.data.store.gather import AHEAD, Kind
+from hms_tune.data.schema import Kind
+from hms_tune.data.store.gather import AHEAD
 from hms_tune.errors import MemoryPlanError
 from hms_tune.machine.byte_count import readable
 from hms_tune.machine.device import computes_in_bfloat16
@@ -149,26 +150,12 @@ class MemoryPlan:
         return "\n".join([*lines, *(f"  {each}" for each in held)])
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceMemory:
-    """What a device has for trials.
-
-    Attributes
-    ----------
-    device : where trials run
-    available : bytes this process may hold there, with what it holds already
-    captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
-    """
-
-    device: torch.device
-    available: int
-    captured: bool = False
-
-
 def plan_memory(
     config: TrialConfig,
-    memory: DeviceMemory,
+    device: torch.device,
+    available: int,
     *,
+    captured: bool,
     signal_bytes: Mapping[Kind, int],
     n_rows: int,
     kept: Form | None = None,
@@ -179,7 +166,9 @@ def plan_memory(
     Parameters
     ----------
     config : the trial
-    memory : what there is where it runs
+    device : where it runs
+    available : bytes this process may hold there, with what it holds already
+    captured : whether steps may be captured as CUDA graphs, whose memory nothing else can use between them
     signal_bytes : size of each array of the store
     n_rows : rows of the labels
     kept : the form in which this trial's images are cached already. They stay as they are while they fit, so
@@ -187,11 +176,10 @@ def plan_memory(
     ratio : how much more a step takes on this device than was counted
         (:mod:`~hms_tune.training.memory.measured_ratio`)
     """
-    device, available = memory.device, memory.available
     half = computes_in_bfloat16(device, config.training.precision)
     counted = footprint(config, half=half)
     reserve = round(RESERVED_SHARE * available) + (WORKSPACES if device.type == "cuda" else 0)
-    step = _step_bytes(config, counted, ratio, memory.captured)
+    step = _step_bytes(config, counted, ratio, captured)
     left = max(0, available - reserve - counted.network - step(config.training.batch_size))
     features = _features(config, device, left, n_rows, half)
     left -= 0 if features is None else features.held

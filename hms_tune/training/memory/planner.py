@@ -14,7 +14,7 @@ from hms_tune.machine.json_cache import JsonCache
 from hms_tune.machine.memory import MemoryReader
 from hms_tune.training.images.cache import Form
 from hms_tune.training.memory.measured_ratio import step_ratio
-from hms_tune.training.memory.plan import DeviceMemory, MemoryPlan, plan_memory
+from hms_tune.training.memory.plan import MemoryPlan, plan_memory
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class MemoryPlanner:
         def planned(ratio: float) -> MemoryPlan:
             return plan_memory(
                 config,
-                DeviceMemory(self._device, self._available(reusable), self._captured),
+                self._device,
+                self._available(reusable),
+                captured=self._captured,
                 signal_bytes=self._signal_bytes,
                 n_rows=n_rows,
                 kept=kept,

@@ -23,7 +23,6 @@ def predict_probabilities(
     training: TrainingConfig,
     device: torch.device,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Mean class probabilities of the networks, in eval mode.
 
@@ -35,7 +34,6 @@ def predict_probabilities(
     rows : int64 tensor, shape (n_rows,)
     training : its loss says what logits mean, its precision how they are computed
     batch_size : rows at once; ``training.test_batch_size`` by default
-    progress : called with rows done and rows in all
 
     Returns
     -------
@@ -45,16 +43,12 @@ def predict_probabilities(
     for network in networks:
         network.eval()
     parts: list[Tensor] = []
-    done = 0
     for batch in rows.split(batch_size or training.test_batch_size):
         given = inputs_of(batch)
         inputs = given if isinstance(given, tuple) else (given.contiguous(memory_format=torch.channels_last),)
         with autocast(device, training.precision):
             logits = [network(*inputs) for network in networks]
         parts.append(torch.stack([probabilities(each.float(), training.loss) for each in logits]).mean(dim=0))
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(rows))
     for network, mode in zip(networks, modes, strict=True):
         network.train(mode)
     stacked = torch.cat(parts) if parts else torch.empty(0, 6)

@@ -400,22 +400,28 @@ def test_every_optimizer_lowers_every_loss(store: Store, optimizer: str, loss: s
 
 
 def test_refit_trains_on_all_rows_and_resumes_bit_for_bit(store: Store, tmp_path: Path) -> None:
-    config = make_config()
-    events = list(Refit(config, store, "cpu", epochs=2, directory=tmp_path / "whole").run())
+    config, workspace = make_config(), Workspace(store, torch.device("cpu"))
+    events = list(Refit(config, workspace, epochs=2, directory=tmp_path / "whole").run())
     started = events[0]
     assert isinstance(started, FoldStarted)
-    assert started.train_rows == len(Workspace(store, torch.device("cpu")).trial_data(config).labels)
-    for event in Refit(config, store, "cpu", epochs=2, directory=tmp_path / "cut").run():
+    assert started.train_rows == len(workspace.trial_data(config).labels)
+    for event in Refit(config, workspace, epochs=2, directory=tmp_path / "cut").run():
         if isinstance(event, CheckpointWritten):
             break
-    list(Refit(config, store, "cpu", epochs=2, directory=tmp_path / "cut").run())
+    list(Refit(config, workspace, epochs=2, directory=tmp_path / "cut").run())
     expected = load_file(tmp_path / "whole" / "full.safetensors")
     actual = load_file(tmp_path / "cut" / "full.safetensors")
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
 def test_a_refits_checkpoints_keep_their_distance(store: Store, tmp_path: Path) -> None:
-    refit = Refit(make_config(), store, "cpu", epochs=2, directory=tmp_path, checkpoint_every_s=3600.0)
+    refit = Refit(
+        make_config(),
+        Workspace(store, torch.device("cpu")),
+        epochs=2,
+        directory=tmp_path,
+        checkpoint_every_s=3600.0,
+    )
     assert not any(isinstance(event, CheckpointWritten) for event in refit.run())
     assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]
 

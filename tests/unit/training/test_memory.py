@@ -21,7 +21,7 @@ from hms_tune.models.network import Network, build_network
 from hms_tune.training.memory.feature_bytes import feature_bytes
 from hms_tune.training.memory.footprint import Footprint, LiveBytes, count_step, footprint
 from hms_tune.training.memory.measured_ratio import step_ratio
-from hms_tune.training.memory.plan import DeviceMemory, MemoryPlan, plan_memory
+from hms_tune.training.memory.plan import MemoryPlan, plan_memory
 
 IMAGE = (64, 128)
 BATCH = 6
@@ -166,7 +166,9 @@ def plan(
 ) -> MemoryPlan:
     return plan_memory(
         trial or config(),
-        DeviceMemory(torch.device(device), available, captured),
+        torch.device(device),
+        available,
+        captured=captured,
         signal_bytes={"eeg": 300 * MIB, "spectrogram": 100 * MIB},
         n_rows=rows,
         **more,  # type: ignore[arg-type]
