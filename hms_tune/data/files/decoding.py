@@ -55,9 +55,7 @@ def read_signal(file: SignalFile) -> tuple[Signal, list[Defect]]:
     The file is opened once; see :mod:`hms_tune.data.files.encoding` for the form.
     """
     batch, defects = _contents(file)
-    # the footer of a file that pyarrow has read refers to itself; those of 400 columns take 350 kB each, and
-    # so few objects that hundreds would wait to be collected
-    gc.collect(0)
+    collect_footers()
     if batch is None:
         return nothing_of(file), defects
     signal, found = _power(file, batch) if file.kind == "spectrogram" else _eeg(file, batch)

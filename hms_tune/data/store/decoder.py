@@ -11,7 +11,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from hms_tune.data.files.decoding import collect_footers, nothing_of, read_signal
+from hms_tune.data.files.decoding import nothing_of, read_signal
 from hms_tune.data.files.defects import errors, refuse
 from hms_tune.data.schema import ARRAYS, Kind
 from hms_tune.data.store.journal import Written
@@ -82,7 +82,6 @@ class Decoder:
         content, written = self._copied(place) or _decoded(place)
         kind = place.source.file.kind
         _write_at(self._arrays[kind], content, place.start * row_bytes(kind))
-        collect_footers()
         return written
 
     def _copied(self, place: Place) -> tuple[memoryview, Written] | None:

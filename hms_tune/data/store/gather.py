@@ -8,14 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-Kind = Literal["eeg", "spectrogram"]
 
 UPLOADED_AT_ONCE = 2**28
 """Bytes of the store that are copied to a device in one piece, so that the host never holds all of it."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hms_tune.data.labels import Labels
-from hms_tune.data.schema import FRAME_SECONDS, SFREQ, WINDOW_FRAMES, WINDOW_SAMPLES
-from hms_tune.data.store.gather import Gather, Kind, MappedGather, ResidentGather, StreamedGather, upload
+from hms_tune.data.schema import FRAME_SECONDS, SFREQ, WINDOW_FRAMES, WINDOW_SAMPLES, Kind
+from hms_tune.data.store.gather import Gather, MappedGather, ResidentGather, StreamedGather, upload
 from hms_tune.data.store.store import Store
 from hms_tune.errors import DataError
 
