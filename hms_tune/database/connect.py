@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -99,23 +99,17 @@ class Storage:
         with self.engine.connect() as connection:
             return Server.of(connection)
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self) -> AbstractContextManager[Connection]:
         """A connection for the whole block, whose transactions are the caller's."""
-        with self.engine.connect() as connection:
-            yield connection
+        return self.engine.connect()
 
-    @contextmanager
-    def statements(self) -> Iterator[Connection]:
+    def statements(self) -> AbstractContextManager[Connection]:
         """A connection on which each statement is a transaction: nothing stays locked between two of them."""
-        with self.optuna.statements() as connection:
-            yield connection
+        return self.optuna.statements()
 
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> AbstractContextManager[Connection]:
         """A transaction. As every one here, the server undoes it if this process falls asleep in it."""
-        with self.engine.begin() as connection:
-            yield connection
+        return self.engine.begin()
 
     @contextmanager
     def setup_lock(self) -> Iterator[None]:

@@ -31,17 +31,13 @@ def set_in_each_transaction(connection: psycopg2.extensions.connection, settings
         known = {name for (name,) in cursor.fetchall()}
     prefix = _statement({name: value for name, value in settings.items() if name in known})
 
-    class PooledCursor(_PooledCursor):
+    class PooledCursor(Cursor):  # type: ignore[misc]
         def execute(self, query: Any, vars: Any = None) -> None:
             if self.connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
                 query = prefix + (query.decode() if isinstance(query, bytes) else query)
             super().execute(query, vars)
 
     connection.cursor_factory = PooledCursor
-
-
-class _PooledCursor(Cursor):  # type: ignore[misc]
-    pass
 
 
 def _statement(settings: Mapping[str, str]) -> str:

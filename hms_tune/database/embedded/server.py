@@ -222,9 +222,11 @@ def _password(folder: Path, cluster: Cluster, *, alone: bool) -> str:
 
 def _refuse_beside_older(folder: Path) -> None:
     """An older version's server is started again only when no process of that version uses it."""
+    import psutil
+
     file = folder / _OLDER
     try:
-        living = [pid for pid in json.loads(file.read_text()) if _lives(pid)]
+        living = [pid for pid in json.loads(file.read_text()) if psutil.pid_exists(pid)]
     except (FileNotFoundError, ValueError):  # a kill in the middle of a write
         return
     if living:
@@ -234,16 +236,6 @@ def _refuse_beside_older(folder: Path) -> None:
             where=folder,
             hint=f"End them, or remove {file} if they are something else; then start again",
         )
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _host(folder: Path, cluster: Cluster) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, delete, exists, or_, select
+from sqlalchemy import Connection, delete, exists, or_, select
 
 from hms_tune.database.tables import now, studies
 from hms_tune.search.optuna_private import models
@@ -42,10 +42,14 @@ class StudyRow:
         return self.read_at is not None
 
 
+_COLUMNS = [studies.c[field.name] for field in fields(StudyRow) if field.name != "read_at"]
+
+
 def study_row(connection: Connection, study_id: int) -> StudyRow | None:
     """A study's row; None if no worker ever joined it."""
-    row = connection.execute(_rows().where(studies.c.study_id == study_id)).one_or_none()
-    return None if row is None else _read(row)
+    found = select(*_COLUMNS, now().label("read_at")).where(studies.c.study_id == study_id)
+    row = connection.execute(found).one_or_none()
+    return None if row is None else StudyRow(**row._mapping)
 
 
 def study_names(connection: Connection) -> list[tuple[int, str]]:
@@ -64,20 +68,3 @@ def is_ours(connection: Connection, study_id: int) -> bool:
 def delete_study_rows(connection: Connection, study_id: int) -> None:
     """Delete what the fleet knows of a study; Optuna's own tables keep theirs."""
     connection.execute(delete(studies).where(studies.c.study_id == study_id))
-
-
-def _rows() -> Select[tuple[object, ...]]:
-    return select(studies, now().label("read_at"))
-
-
-def _read(row: Row[tuple[object, ...]]) -> StudyRow:
-    return StudyRow(
-        study_id=row.study_id,
-        state=row.state,
-        budget_trials=row.budget_trials,
-        budget_hours=row.budget_hours,
-        budget_gpu_hours=row.budget_gpu_hours,
-        budget_patience=row.budget_patience,
-        started_at=row.started_at,
-        read_at=row.read_at,
-    )
