@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +29,8 @@ from hms_tune.config.yaml_lines import Source
 
 MOST_COMBINATIONS = 1024
 """A section with more combinations of ends and branches is sampled instead."""
+
+_Section = TypeVar("_Section", bound=BaseModel)
 
 
 def check_complete(space: Group, model: type[BaseModel], source: Source, lines: Mapping[str, int]) -> None:
@@ -53,6 +55,16 @@ def check_complete(space: Group, model: type[BaseModel], source: Source, lines: 
                     name = join(name, str(part)) if join(name, str(part)) in lines else name
                 message = found["msg"].removeprefix("Value error, ")
                 source.fail(f"{name}: {message}{_circumstances(assignment, message)}", lines.get(name))
+
+
+def configs_at_corners(node: Node, name: str, section: type[_Section]) -> Iterator[_Section]:
+    """The section's configurations at the ends of its ranges and in all its branches."""
+    return map(section.model_validate, values_at_corners(node, name))
+
+
+def values_at_corners(node: Node, name: str) -> Iterator[dict[str, Any]]:
+    """The section's values at the ends of its ranges and in all its branches."""
+    return (resolve(node, _lookup(assignment), name) for assignment in corners(node, name))
 
 
 def corners(node: Node, name: str) -> Iterator[dict[str, Any]]:

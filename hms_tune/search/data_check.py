@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from hms_tune.config.input import InputConfig
-from hms_tune.config.range_corners import corners
-from hms_tune.config.ranges import resolve
+from hms_tune.config.range_corners import configs_at_corners
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.folds import assign_folds
@@ -24,8 +21,6 @@ from hms_tune.data.labels import Labels
 from hms_tune.data.soft_labels import labelled_rows
 from hms_tune.data.store.store import Store
 from hms_tune.data.store.windows import WindowSource
-
-Section = TypeVar("Section", bound=BaseModel)
 
 
 def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
@@ -40,9 +35,8 @@ def check_data(study_file: StudyFile, store: Store) -> DataIdentity:
     DataError
         If a trial of the study could not start on this data.
     """
-    reads_spectrograms = any(
-        config.needs_spectrogram for config in _configs(study_file, "input", InputConfig)
-    )
+    inputs = configs_at_corners(study_file.space.entries["input"], "input", InputConfig)
+    reads_spectrograms = any(config.needs_spectrogram for config in inputs)
     folds = hashlib.sha256()
     for labels, assigned in check_folds(study_file, store.train, store.root):
         soft = () if labels.soft is None else (labels.soft,)
@@ -74,14 +68,6 @@ def check_folds(
     DataError
         If the patients do not fill the folds, or soft labels are missing.
     """
-    for config in _configs(study_file, "data", DataConfig):
+    for config in configs_at_corners(study_file.space.entries["data"], "data", DataConfig):
         labels = labelled_rows(train, root, config)
         yield labels, assign_folds(labels, config)
-
-
-def _configs(study_file: StudyFile, section: str, model: type[Section]) -> Iterator[Section]:
-    """The section's configurations at the ends of its ranges and in all its branches."""
-    node = study_file.space.entries[section]
-    for assignment in corners(node, section):
-        values = resolve(node, lambda name, _, given=assignment: given[name], section)  # type: ignore[misc]
-        yield model.model_validate(values)

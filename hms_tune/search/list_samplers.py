@@ -8,7 +8,6 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from hms_tune.config.ranges import Group
@@ -18,14 +17,14 @@ from hms_tune.search.random_draws import CountedRandomSampler, derived_seed, val
 from hms_tune.search.suggest import distributions, grid
 
 
-class _ListedSampler(BaseSampler):
+class _ListedSampler(CountedRandomSampler):
     """A trial takes the entry of its turn; what an enqueued trial leaves open is drawn at random."""
 
     goes_through_a_list = True
 
     def __init__(self, space: Group, seed: int) -> None:
+        super().__init__(seed)
         self._distributions = distributions(space)
-        self._random = CountedRandomSampler(seed)
 
     def entry(self, turn: int) -> dict[str, Any]:
         """Parameter values of a turn."""
@@ -42,12 +41,6 @@ class _ListedSampler(BaseSampler):
     ) -> dict[str, Any]:
         """The entry of the trial's turn."""
         return self.entry(turn_of(study, trial)) if search_space else {}
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draw what an enqueued trial leaves open."""
-        return self._random.sample_independent(study, trial, param_name, param_distribution)
 
 
 class GridSampler(_ListedSampler):
@@ -90,7 +83,7 @@ class QmcSampler(_ListedSampler):
 
     def __init__(self, space: Group, seed: int) -> None:
         super().__init__(space, seed)
-        self._seed = derived_seed(seed, "qmc")
+        self._sobol_seed = derived_seed(seed, "qmc")
 
     def entry(self, turn: int) -> dict[str, Any]:
         """The point of a turn as parameter values."""
@@ -99,7 +92,7 @@ class QmcSampler(_ListedSampler):
         # Imported here: it takes longer than all else that a command imports, and few studies want it.
         from scipy.stats import qmc
 
-        engine = qmc.Sobol(len(self._distributions), scramble=True, seed=self._seed)
+        engine = qmc.Sobol(len(self._distributions), scramble=True, seed=self._sobol_seed)
         if turn:
             engine.fast_forward(turn)
         with warnings.catch_warnings():

@@ -5,13 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
-
-from pydantic import BaseModel
 
 from hms_tune.config.input import InputConfig
-from hms_tune.config.range_corners import corners
-from hms_tune.config.ranges import Node, keep_only, resolve
+from hms_tune.config.range_corners import configs_at_corners
+from hms_tune.config.ranges import keep_only
 from hms_tune.config.study_file import StudyFile
 from hms_tune.config.trial import ModelConfig, TrainingConfig, TrialConfig
 from hms_tune.errors import MemoryPlanError
@@ -25,8 +22,6 @@ _MODEL_KEYS = frozenset(
     {"backbone", "trace_backbone", "frozen_layers", "finetuned_layers", "frozen_share", "pooling", "hidden"}
 )
 _TRAINING_KEYS = frozenset({"batch_size", "test_batch_size", "optimizer", "ema_decay", "precision"})
-
-Section = TypeVar("Section", bound=BaseModel)
 
 
 def check_memory(study_file: StudyFile, plan: Callable[[TrialConfig], MemoryPlan]) -> MemoryPlan:
@@ -69,12 +64,12 @@ def smallest_configs(study_file: StudyFile) -> Iterator[TrialConfig]:
     """Trial configurations with the least batch sizes, small images and many frozen layers first."""
     entries = study_file.space.entries
     training = min(
-        _ends(keep_only(entries["training"], _TRAINING_KEYS), "training", TrainingConfig),
+        configs_at_corners(keep_only(entries["training"], _TRAINING_KEYS), "training", TrainingConfig),
         key=lambda each: (each.batch_size, each.test_batch_size, each.ema_decay is not None),
     )
-    models = _ends(keep_only(entries["model"], _MODEL_KEYS), "model", ModelConfig)
-    models.sort(key=_trained)
-    inputs = _ends(entries["input"], "input", InputConfig)
+    kept = keep_only(entries["model"], _MODEL_KEYS)
+    models = sorted(configs_at_corners(kept, "model", ModelConfig), key=_trained)
+    inputs = list(configs_at_corners(entries["input"], "input", InputConfig))
     inputs.sort(key=lambda each: math.prod(each.for_model.shape))
     views = {each.for_model: each for each in reversed(inputs)}
     for view, model in itertools.product(reversed(views.values()), dict.fromkeys(models)):
@@ -85,11 +80,3 @@ def _trained(model: ModelConfig) -> tuple[float, float, float]:
     """What orders configurations of one backbone by how much of it is trained, the least first."""
     trained = math.inf if model.finetuned_layers is None else model.finetuned_layers
     return -(model.frozen_layers or 0), -(model.frozen_share or 0.0), trained
-
-
-def _ends(node: Node, name: str, section: type[Section]) -> list[Section]:
-    """A section's configurations at the ends of its ranges and in all its branches."""
-    return [
-        section.model_validate(resolve(node, lambda key, _, given=assignment: given[key], name))  # type: ignore[misc]
-        for assignment in corners(node, name)
-    ]

@@ -14,8 +14,8 @@ import torch
 from pydantic import ValidationError
 
 from hms_tune.config.input import InputConfig
-from hms_tune.config.range_corners import corners
-from hms_tune.config.ranges import Choices, Node, Parameter, keep_only, parameters, resolve
+from hms_tune.config.range_corners import configs_at_corners, values_at_corners
+from hms_tune.config.ranges import Choices, Parameter, keep_only, parameters
 from hms_tune.config.section import is_function
 from hms_tune.config.settings import expanded
 from hms_tune.config.study_file import StudyFile
@@ -165,8 +165,7 @@ def _check_views(study_file: StudyFile) -> None:
 
 
 def _inputs(study_file: StudyFile) -> list[InputConfig]:
-    entries = study_file.space.entries
-    return [InputConfig.model_validate(values) for values in _resolved(entries["input"], "input")]
+    return list(configs_at_corners(study_file.space.entries["input"], "input", InputConfig))
 
 
 def _check_weight_files(study_file: StudyFile) -> None:
@@ -187,8 +186,8 @@ def _check_weight_files(study_file: StudyFile) -> None:
 
 def _check_optimizers(study_file: StudyFile) -> None:
     training = keep_only(study_file.space.entries["training"], frozenset({"optimizer"}))
-    for values in _resolved(training, "training"):
-        optimizer = TrainingConfig.model_validate(values).optimizer
+    for config in configs_at_corners(training, "training", TrainingConfig):
+        optimizer = config.optimizer
         if not isinstance(optimizer, TimmOptimizer):
             continue
         with _errors_of(study_file):
@@ -203,12 +202,9 @@ def _check_steps(study_file: StudyFile) -> None:
     """
     entries = study_file.space.entries
     training = keep_only(entries["training"], frozenset({"batch_size"}))
-    least = min(values["batch_size"] for values in _resolved(training, "training"))
+    least = min(values["batch_size"] for values in values_at_corners(training, "training"))
     keys = _DEPTH_KEYS if least == 1 else frozenset({"backbone"})
-    kept = keep_only(entries["model"], keys | {"trace_backbone"})
-    models = dict.fromkeys(
-        ModelConfig.model_validate({**values, "pretrained": False}) for values in _resolved(kept, "model")
-    )
+    models = dict.fromkeys(_random_models(study_file, keys | {"trace_backbone"}))
     inputs = dict.fromkeys(config.for_model for config in _inputs(study_file))
     largest_first = sorted(inputs, key=lambda each: math.prod(each.shape), reverse=True)
     steps = []
@@ -240,22 +236,18 @@ def _errors_of(study_file: StudyFile) -> Iterator[None]:
         raise ConfigError(error.what, where=where, hint=error.hint) from error
 
 
-def _resolved(node: Node, section: str) -> Iterator[dict[str, Any]]:
-    """The section's values at the ends of its ranges and in all its branches."""
-    for assignment in corners(node, section):
-        yield resolve(node, lambda name, _, given=assignment: given[name], section)  # type: ignore[misc]
-
-
 def _model_configs(study_file: StudyFile) -> Iterator[ModelConfig]:
     """One for every backbone with every extreme of its depth, and for every source of weights."""
-    model = study_file.space.entries["model"]
-    for keys in (_DEPTH_KEYS, frozenset({"backbone", "trace_backbone", "pretrained"})):
-        kept = keep_only(model, keys)
-        for assignment in corners(kept, "model"):
-            values = resolve(kept, lambda name, _, given=assignment: given[name], "model")  # type: ignore[misc]
-            if keys is _DEPTH_KEYS:
-                values = {**values, "pretrained": False}
-            yield ModelConfig.model_validate(values)
+    yield from _random_models(study_file, _DEPTH_KEYS)
+    sources = frozenset({"backbone", "trace_backbone", "pretrained"})
+    yield from configs_at_corners(keep_only(study_file.space.entries["model"], sources), "model", ModelConfig)
+
+
+def _random_models(study_file: StudyFile, keys: frozenset[str]) -> Iterator[ModelConfig]:
+    """One for every extreme of these keys, without published weights."""
+    kept = keep_only(study_file.space.entries["model"], keys)
+    for values in values_at_corners(kept, "model"):
+        yield ModelConfig.model_validate({**values, "pretrained": False})
 
 
 def _cells(study_file: StudyFile) -> int | None:
