@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -96,10 +97,7 @@ class QmcSampler(_ListedSampler):
         """The point of a turn as parameter values."""
         if not self._distributions:
             return {}
-        # Imported here: it takes longer than all else that a command imports, and few studies want it.
-        from scipy.stats import qmc
-
-        engine = qmc.Sobol(len(self._distributions), scramble=True, seed=self._seed)
+        engine = self._engine.reset()
         if turn:
             engine.fast_forward(turn)
         with warnings.catch_warnings():
@@ -108,3 +106,10 @@ class QmcSampler(_ListedSampler):
             (point,) = engine.random(1)
         positions = zip(self._distributions.items(), point, strict=True)
         return {name: value_at(searched, float(position)) for (name, searched), position in positions}
+
+    @cached_property
+    def _engine(self) -> Any:
+        # Imported here: it takes longer than all else that a command imports, and few studies want it.
+        from scipy.stats import qmc
+
+        return qmc.Sobol(len(self._distributions), scramble=True, seed=self._seed)

@@ -6,16 +6,18 @@ once, with all its attempts, and with the score that it is predicted to end at.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from hms_tune.config.ranges import Group, Searched, resolve
 from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
@@ -190,6 +192,30 @@ class LearningCurveSampler(WholeSampler):
         return candidates[int(gains.argmax())]
 
 
+class _Shown(FrozenTrial):
+    """A complete trial; a study takes it in without a copy of its parameters and their distributions."""
+
+    def __init__(
+        self, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], score: float
+    ) -> None:
+        super().__init__(
+            number=-1,  # the study's storage gives the number and the id
+            trial_id=-1,
+            state=TrialState.COMPLETE,
+            value=score,
+            datetime_start=datetime.now(),
+            datetime_complete=datetime.now(),
+            params=dict(params),
+            distributions={name: distributions[name] for name in params},
+            user_attrs={},
+            system_attrs={},
+            intermediate_values={},
+        )
+
+    def __deepcopy__(self, memo: object) -> _Shown:
+        return copy.copy(self)
+
+
 class PredictedScoreSampler(WholeSampler):
     """Another sampler, shown a study in which each trial is complete with its predicted score.
 
@@ -224,8 +250,7 @@ class PredictedScoreSampler(WholeSampler):
         scores = np.array([known.score for known in own], float)
         others = on_the_scale_of(scores, self._elsewhere)
         for known, score in zip([*self._elsewhere, *own], [*others, *scores], strict=True):
-            names = {name: self._distributions[name] for name in known.params}
-            shown.add_trial(create_trial(params=dict(known.params), distributions=names, value=float(score)))
+            shown.add_trial(_Shown(known.params, self._distributions, float(score)))
         asked = shown.ask()
         suggest(self._space, asked)
         return asked.params

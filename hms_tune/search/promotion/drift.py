@@ -40,10 +40,11 @@ class Drift:
         for low, high in reversed(list(pairwise(rungs))):
             reached = [trial for trial in known if trial.step >= low]
             before = np.array([trial.value(low) for trial in reached], float)
+            usual = before <= bounded(before)
             moves = np.array(
                 [
-                    trial.value(high) - trial.value(low)
-                    for trial, is_usual in zip(reached, before <= bounded(before), strict=True)
+                    trial.value(high) - start
+                    for trial, start, is_usual in zip(reached, before.tolist(), usual.tolist(), strict=True)
                     if trial.step >= high and is_usual  # how far a diverged trial comes back tells nothing
                 ],
                 float,

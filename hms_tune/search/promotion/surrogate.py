@@ -8,6 +8,7 @@ and how unequally, is learnt from the trials that went on (:class:`~hms_tune.sea
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,7 @@ class Surrogate:
         if not seen and not self._elsewhere:
             raise ValueError("no trial has reached the first rung")
         drift = Drift.of(known, self._rungs)
-        levels = np.array([sum(trial.step >= rung for rung in self._rungs) - 1 for trial in seen], int)
+        levels = [bisect_right(self._rungs, trial.step) - 1 for trial in seen]
         reached = [trial.value(self._rungs[level]) for trial, level in zip(seen, levels, strict=True)]
         y = bounded(np.array(reached, float) + np.array(drift.shift)[levels])
         noise = np.array(drift.variance)[levels] + 1e-6
@@ -217,11 +218,12 @@ class Posterior:
 
     def believing(self, pending: Sequence[Mapping[str, Any]]) -> Posterior:
         """As if configurations that train now had come to what is expected, so that others are drawn."""
-        mean, _ = self.predict(pending)
+        encoded = self._encode(pending)
+        mean = self._mean + self._cross(encoded) @ self._weights
         believed = np.full(len(mean), float(self._noise.max()))
         return Posterior(
             self._encode,
-            np.concatenate([self._encode(pending), self._x]),
+            np.concatenate([encoded, self._x]),
             np.concatenate([mean, self._y]),
             np.concatenate([believed, self._noise]),
             self._numbers,
@@ -231,14 +233,13 @@ class Posterior:
 
     def predict(self, params: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the final scores of configurations that have not begun."""
-        cross = (
-            self._variance
-            * self._given.share
-            * _correlation(self._encode(params), self._x, self._given.length)
-        )
+        cross = self._cross(self._encode(params))
         known = np.linalg.solve(self._lower, cross.T)
         deviation = np.sqrt(np.maximum(self._variance - (known**2).sum(axis=0), 1e-10))
         return self._mean + cross @ self._weights, deviation
+
+    def _cross(self, encoded: Floats) -> Floats:
+        return self._variance * self._given.share * _correlation(encoded, self._x, self._given.length)
 
     def expected_improvement(self, params: Sequence[Mapping[str, Any]], best: float | None = None) -> Floats:
         """By how much each configuration that has not begun may be expected to beat a score.
@@ -268,7 +269,7 @@ class Posterior:
 def expected_improvement(best: float, mean: Floats, deviation: Floats) -> Floats:
     """E[max(best − score, 0)] of normal scores."""
     z = (best - mean) / deviation
-    below = 0.5 * (1 + np.array([math.erf(each / math.sqrt(2)) for each in z]))
+    below = 0.5 * (1 + np.array([math.erf(each) for each in (z / math.sqrt(2)).tolist()]))
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
     return np.asarray(deviation * (z * below + density))
 
