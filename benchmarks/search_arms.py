@@ -7,6 +7,7 @@ are restricted to the table: they choose among configurations that were tabulate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from math import ceil
 from typing import Any, Literal, NamedTuple, cast
@@ -72,10 +73,10 @@ class Pool:
             return self.random()
         order = np.argsort(values, kind="stable")
         count = max(3, ceil(0.15 * len(order)))
-        observed = self._table.encoded[np.array(seen)[order]]
+        observed = np.array(seen)[order]
 
         def gains(some: list[int]) -> Floats:
-            distance = ((self._table.encoded[some][:, None] - observed[None]) ** 2).sum(axis=-1)
+            distance = self._table.squared_distances[np.array(some)[:, None], observed]
             kernel = np.exp(-distance / 0.5)
             good, bad = kernel[:, :count].mean(axis=1), kernel[:, count:].mean(axis=1)
             return np.asarray(np.log(good + 1e-6) - np.log(bad + 1e-6))
@@ -133,6 +134,14 @@ class Sequential(_Searching):
         """A trial is complete, or was given up."""
 
 
+@cache
+def _study_file(pruner: str, folds: int, epochs: int) -> StudyFile:
+    text = (
+        f"study: x\ndata: {{folds: {folds}}}\ntraining: {{epochs: {epochs}}}\nsearch: {{pruner: {pruner}}}\n"
+    )
+    return StudyFile.parse(text, "benchmarks/search_arms.py")
+
+
 class Pruned(Sequential):
     """A pruner, asked as the product asks it: after each epoch, or after each fold.
 
@@ -161,8 +170,7 @@ class Pruned(Sequential):
     @classmethod
     def of_product(cls, pruner: str) -> Maker:
         def make(table: Table, seed: int) -> Strategy:
-            text = f"study: x\ndata: {{folds: {table.folds}}}\ntraining: {{epochs: {table.epochs}}}\n"
-            study_file = StudyFile.parse(text + f"search: {{pruner: {pruner}}}", "benchmarks/search_arms.py")
+            study_file = _study_file(pruner, table.folds, table.epochs)
             given = study_file.search.pruner
             whole = given.compares_whole_folds
             halves_by: int | None = getattr(given, "reduction_factor", None)
@@ -334,6 +342,7 @@ class Promoted(_Searching):
         self.rungs = rungs(table.epochs, table.folds, choices.shares)
         self.promotion = Promotion(self.rungs, choices.factor)
         self.surrogate = Surrogate(table.distributions, self.rungs)
+        self.surrogate._encode = table.encode
         self.progress: dict[int, TrialProgress] = {}
         self._parts: list[Job] = []
         self._open: dict[int, int] = {}
@@ -411,6 +420,10 @@ class Promoted(_Searching):
 class Thawed(Promoted):
     """Whoever has the largest expected improvement per cost to go is next, be it paused or new."""
 
+    def __init__(self, table: Table, seed: int, choices: Choices) -> None:
+        super().__init__(table, seed, choices)
+        self._to_go = [self._steps_to_go(level) for level in range(len(self.rungs))]
+
     def ask(self, worker: int) -> Job | None:
         if self._parts:
             return self._parts.pop()
@@ -424,7 +437,7 @@ class Thawed(Promoted):
         go_on = self._worth(seen, posterior)
         number = max(go_on, key=lambda number: go_on[number], default=None)
         if len(self.pool):
-            cost = self.rungs[0] + self._to_go(0) / self.choices.factor
+            cost = self.rungs[0] + self._to_go[0] / self.choices.factor
             gains: list[float] = []
 
             def rated(some: list[int]) -> Floats:
@@ -442,12 +455,12 @@ class Thawed(Promoted):
     def _worth(self, trials: list[TrialProgress], posterior: Posterior) -> dict[int, float]:
         gains = posterior.improvement_of_trials()
         return {
-            trial.number: gains[trial.number] / self._to_go(self.promotion.level(trial))
+            trial.number: gains[trial.number] / self._to_go[self.promotion.level(trial)]
             for trial in trials
             if trial.state == "paused"
         }
 
-    def _to_go(self, level: int) -> float:
+    def _steps_to_go(self, level: int) -> float:
         """Steps that a trial at a rung is expected to take, most of which do not go on."""
         left = 0.0
         for low, high in reversed(list(pairwise(self.rungs[level:]))):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, inf
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
 
 from hms_tune.config.study_file import StudyFile
 from hms_tune.search.promotion.surrogate import Encoder
@@ -24,6 +27,20 @@ REGRET_AFTER = {1: 20, 8: 20, 64: 128}
 """Full trials in all, by number of workers, after which regret is taken."""
 
 
+class TableEncoder(Encoder):
+    """The product's, with the rows of a table's own configurations kept; these are known by identity."""
+
+    def __init__(self, distributions: Mapping[str, BaseDistribution], params: list[dict[str, Any]]) -> None:
+        super().__init__(distributions)
+        self.encoded = super().__call__(params)
+        self._params = params
+        self._rows = {id(given): row for row, given in enumerate(params)}
+
+    def __call__(self, params: Sequence[Mapping[str, Any]]) -> Floats:
+        rows = [self._rows.get(id(given)) for given in params]
+        return super().__call__(params) if None in rows else self.encoded[rows]
+
+
 class Table:
     """A table of ``search_table.py``; steps count as in the product, a full trial costs 1 in the mean.
 
@@ -35,6 +52,7 @@ class Table:
     cv, held_out : array (configurations,), the final score and the KL on held-out patients
     cost : array (configurations,), of a step
     encoded : array (configurations, columns), parameters as the product's model sees them
+    squared_distances : array (configurations, configurations), between the rows of ``encoded``
     text, space, distributions : what configurations were drawn from
     """
 
@@ -44,8 +62,8 @@ class Table:
         self.text = str(data["space"])
         self.space = StudyFile.parse(self.text, str(path)).space
         self.distributions = distributions(self.space)
-        self.encode = Encoder(self.distributions)
         self.params = [json.loads(text) for text in data["params"]]
+        self.encode = TableEncoder(self.distributions, self.params)
         kl = data["kl"].astype(float)
         self.count, self.folds, self.epochs = kl.shape
         self.steps = self.folds * self.epochs
@@ -70,7 +88,8 @@ class Table:
         typical = {kind: np.median(seconds[[kind == each for each in kinds]]) for kind in set(kinds)}
         cost = np.array([typical[kind] for kind in kinds])
         self.cost: Floats = cost / (cost.mean() * self.steps)
-        self.encoded = self.encode(self.params)
+        self.encoded = self.encode.encoded
+        self.squared_distances = ((self.encoded[:, None] - self.encoded[None]) ** 2).sum(axis=-1)
         ranked = np.sort(self.cv)
         goals = [self.cv.min() * factor for factor in (1.01, 1.02, 1.05)]
         goals.append(ranked[ceil(0.01 * self.count) - 1])
@@ -94,7 +113,7 @@ class Strategy(Protocol):
     """What can never be confirmed any more."""
 
     def ask(self, worker: int) -> Job | None:
-        """What a free worker does; None: nothing until another one is done."""
+        """What a free worker does; None: nothing until another one is done, nor for any that is idle."""
 
     def tell(self, worker: int, job: Job) -> None:
         """A job is done."""
@@ -123,21 +142,25 @@ def simulate(table: Table, strategy: Strategy, workers: int) -> Course:
     found: list[tuple[float, int]] = []
     best = int(np.argmin(table.cv))
     until = REGRET_AFTER[workers] / workers
+    goal = min(table.goals.values())
+    reached = nothing = False
     while queue:
         now, worker, job = heapq.heappop(queue)
         if job is not None:
             strategy.tell(worker, job)
-            for number in list(strategy.complete)[len(found) :]:
+            for number in islice(strategy.complete, len(found), None):
                 found.append((now, number))
+                reached = reached or bool(table.cv[number] <= goal)
+            nothing = False
             for other in idle:
                 heapq.heappush(queue, (now, other, None))
             idle.clear()
         settled = workers > 1 or best in strategy.complete or best in strategy.lost
-        reached = any(table.cv[number] <= min(table.goals.values()) for _, number in found)
         if now > until and settled and reached:
             break
-        asked = strategy.ask(worker)
+        asked = None if nothing and job is None else strategy.ask(worker)
         if asked is None:
+            nothing = True
             idle.append(worker)
             continue
         seconds = (asked.last - asked.first) * table.cost[asked.configuration]

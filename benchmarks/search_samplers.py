@@ -9,6 +9,8 @@ they know.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,6 @@ from hms_tune.search.list_samplers import QmcSampler
 from hms_tune.search.promotion_sampler import STARTUP_TRIALS, PredictedScoreSampler
 from hms_tune.search.pruners import make_pruner
 from hms_tune.search.samplers import DEFAULT_STARTUP_TRIALS, make_sampler
-from hms_tune.search.suggest import suggest
 
 
 class Tabulated(BaseSampler):
@@ -152,7 +153,8 @@ class Sampled(Pruned):
     """A sampler of Optuna's interface beside a pruner."""
 
     def __init__(self, table: Table, seed: int, *, sampler: str, pruner: str) -> None:
-        study_file = _study_file(table, f"{{sampler: {sampler}, pruner: {pruner}, seed: {seed}}}")
+        parsed = _study_file(table.text, f"{{sampler: {sampler}, pruner: {pruner}}}")
+        study_file = replace(parsed, search=parsed.search.model_copy(update={"seed": seed}))
         super().__init__(table, seed, make_pruner(study_file), report="estimate")
         if sampler == "gp":
             startup = DEFAULT_STARTUP_TRIALS["gp"]
@@ -168,7 +170,8 @@ class Sampled(Pruned):
 
     def begin(self) -> int:
         trial = self._study.ask()
-        suggest(self.table.space, trial)
+        for name in trial.relative_params:
+            trial._suggest(name, self.table.distributions[name])
         self._drawn[self._sampler.number] = trial
         return self._sampler.number
 
@@ -210,8 +213,9 @@ class PromotedSobol(Promoted):
         return self.pool.nearest(params)
 
 
-def _study_file(table: Table, search: str) -> StudyFile:
-    before, _, _ = table.text.rpartition("search:")
+@cache
+def _study_file(text: str, search: str) -> StudyFile:
+    before, _, _ = text.rpartition("search:")
     return StudyFile.parse(f"{before}search: {search}\n", "benchmarks/search_samplers.py")
 
 
