@@ -3,24 +3,29 @@
     python benchmarks/search.py tabulate TABLE.npz --seed N [--configurations 250] [--minutes M]
     python benchmarks/search.py choose [TABLE.npz] [--orders 200] [--processes 2]
     python benchmarks/search.py replay [TABLE.npz] [--orders 200] [--costly-orders 24] [--workers 1 8 64]
+        [--minutes M] [--courses FILE]
 
 ``tabulate`` trains what ``search_table.py`` draws, on one core, and goes on with a table that is there.
 ``choose`` tries rungs and reduction factors, and ways to put partial estimates on one scale, on the table
 that they are chosen on. ``replay`` runs every strategy of ``search_arms.py`` and ``search_samplers.py`` on
 another table, of another competition and another draw; those that take seconds for each order run in fewer
-orders. Both write into ``benchmarks/results/search.md``. A configuration counts as
+orders. Both write into ``benchmarks/results/search.md``, and with ``--courses FILE`` keep finished courses
+there, so that another call goes on; the file must be of the same table and code. A configuration counts as
 found when all its folds are trained. The cost is in full trials per worker.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import multiprocessing
 import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from math import isinf
 from pathlib import Path
 
@@ -125,7 +130,7 @@ def _load(path: Path) -> None:
     _table = Table(path)
 
 
-def _one(task: tuple[str, int, int]) -> Course:
+def _one(task: Task) -> Course:
     name, workers, order = task
     return simulate(_table, (STRATEGIES | VARIANTS)[name](_table, order), workers)
 
@@ -140,6 +145,7 @@ class Extent:
     workers : their numbers
     processes : side by side
     minutes : no further orders begin after so long
+    courses : a file of finished courses, of this table and this code, which the replay goes on with
     """
 
     orders: int
@@ -147,6 +153,7 @@ class Extent:
     workers: tuple[int, ...]
     processes: int
     minutes: float
+    courses: Path | None
 
     def most(self, name: str) -> int:
         """In how many orders a strategy is replayed."""
@@ -155,35 +162,61 @@ class Extent:
 
 ORDERS_AT_ONCE = 4
 
+Task = tuple[str, int, int]
+"""A strategy, the number of workers and the order."""
+
 
 def replay(path: Path, names: list[str], extent: Extent) -> list[Replay]:
     """Run strategies in random orders: all in the first few, then all in the next, while there is time."""
-    courses: dict[tuple[str, int], list[Course]] = {
-        (name, count): [] for count in extent.workers for name in names
-    }
-    seconds = dict.fromkeys(courses, 0.0)
     deadline = time.monotonic() + 60 * extent.minutes
+    finished = dict(read_courses(extent.courses))
+    orders = 0
     os.environ["OMP_NUM_THREADS"] = "1"  # small matrices: threads only wait for one another
     with multiprocessing.get_context("spawn").Pool(extent.processes, _load, (path,)) as pool:
-        for first in range(0, extent.orders, ORDERS_AT_ONCE):
-            if first and time.monotonic() > deadline:
+        while orders < extent.orders:
+            until = min(orders + ORDERS_AT_ONCE, extent.orders)
+            tasks = [
+                (name, count, order)
+                for name in sorted(names, key=lambda name: name not in COSTLY)  # no process waits for them
+                for count in extent.workers
+                for order in range(orders, min(until, extent.most(name)))
+            ]
+            left = [task for task in tasks if task not in finished]
+            if left and orders and time.monotonic() > deadline:
                 break
-            for (name, count), known in courses.items():
-                orders = range(first, min(first + ORDERS_AT_ONCE, extent.most(name)))
-                for course, taken in pool.map(_timed, [(name, count, order) for order in orders], 1):
-                    known.append(course)
-                    seconds[name, count] += taken
-            print(min(first + ORDERS_AT_ONCE, extent.orders), "orders", flush=True)  # noqa: T201
-    found = [Replay(name, count, known) for (name, count), known in courses.items()]
-    for each in found:
-        taken = seconds[each.name, each.workers] / len(each.courses)
-        print(each.row(), f"{taken:.2f} CPU s an order", flush=True)  # noqa: T201
+            for task, course, taken in pool.imap_unordered(_timed, left):
+                finished[task] = course, taken
+                keep_course(extent.courses, task, course, taken)
+            orders = until
+            print(orders, "orders", flush=True)  # noqa: T201
+    found = []
+    for count, name in itertools.product(extent.workers, names):
+        known = [finished[name, count, order] for order in range(min(orders, extent.most(name)))]
+        found.append(Replay(name, count, [course for course, _ in known]))
+        taken = float(np.mean([seconds for _, seconds in known]))
+        print(found[-1].row(), f"{taken:.2f} CPU s an order", flush=True)  # noqa: T201
     return found
 
 
-def _timed(task: tuple[str, int, int]) -> tuple[Course, float]:
+def _timed(task: Task) -> tuple[Task, Course, float]:
     started = time.process_time()
-    return _one(task), time.process_time() - started
+    return task, _one(task), time.process_time() - started
+
+
+def read_courses(path: Path | None) -> Iterator[tuple[Task, tuple[Course, float]]]:
+    """What :func:`keep_course` wrote, with the CPU seconds."""
+    if path is None or not path.exists():
+        return
+    for line in path.read_text().splitlines():
+        name, workers, order, times, regret, best_lost, seconds = json.loads(line)
+        yield (name, workers, order), (Course(tuple(times), regret, best_lost), seconds)
+
+
+def keep_course(path: Path | None, task: Task, course: Course, seconds: float) -> None:
+    """Add a finished course to a file, if there is to be one."""
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps([*task, *astuple(course), seconds]) + "\n")
 
 
 def estimate_ways(table: Table) -> str:
@@ -362,6 +395,7 @@ def main() -> int:
     parser.add_argument("--configurations", type=int, default=250)
     parser.add_argument("--patients", type=int, default=90)
     parser.add_argument("--minutes", type=float, default=60, help="nothing further begins after so long")
+    parser.add_argument("--courses", type=Path, help="finished courses are kept here, to go on with")
     parser.add_argument("--folder", type=Path, help="the synthetic competition, kept here for another time")
     given = parser.parse_args()
     if given.what == "tabulate":
@@ -377,7 +411,7 @@ def main() -> int:
         )
         return 0
     workers = (1, 8) if given.what == "choose" else tuple(given.workers)
-    extent = Extent(given.orders, given.costly_orders, workers, given.processes, given.minutes)
+    extent = Extent(given.orders, given.costly_orders, workers, given.processes, given.minutes, given.courses)
     if given.what == "choose":
         text = choose(given.table or CHOOSING, extent)
     else:
