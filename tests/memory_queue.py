@@ -35,6 +35,9 @@ class MemoryLease:
         if self.lost:
             raise lease_lost(self.lease)
 
+    def heard_within(self, seconds: float) -> bool:
+        return True
+
     def requested(self, *, fresh_s: float = 2.0) -> Requested:
         return self.request
 
@@ -69,8 +72,11 @@ class MemoryQueue:
         recovered, self.recovered = self.recovered, []
         return tuple(recovered)
 
-    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
+    def keeping_reports(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def write_reports(self, attempt: Attempt) -> None:
+        """Optuna keeps none."""
 
     def end_orphans(self) -> None:
         """There are none."""

@@ -23,24 +23,27 @@ _LIVE = """
         FOR UPDATE
     ), """
 _WRITTEN = " SELECT 1 FROM live"
-_VALUE = """report AS (
+_REPORTS = """reports AS (
         INSERT INTO trial_intermediate_values AS old
             (trial_id, step, intermediate_value, intermediate_value_type)
-        SELECT trial_id, :step, :stored, CAST(:kind AS trialintermediatevaluetype) FROM live
+        SELECT trial_id, each.step, each.value, CAST(each.kind AS trialintermediatevaluetype)
+        FROM live, unnest(
+            CAST(:steps AS integer[]), CAST(:reported AS double precision[]), CAST(:kinds AS text[])
+        ) AS each (step, value, kind)
         ON CONFLICT (trial_id, step) DO UPDATE SET
             intermediate_value = excluded.intermediate_value,
             intermediate_value_type = excluded.intermediate_value_type
         WHERE (old.intermediate_value, old.intermediate_value_type)
             IS DISTINCT FROM (excluded.intermediate_value, excluded.intermediate_value_type)
     )"""
-_REPORT = text(_LIVE + _VALUE + _WRITTEN)
+_WRITE_REPORTS = text(_LIVE + _REPORTS + _WRITTEN)
 _HELD = "lease_id = :lease AND token IS NOT DISTINCT FROM :token AND ended_at IS NULL"
 # A lease that is locked is just being told its result, or ended.
-_REPORT_OF_LEASE = text(f"""
+_WRITE_REPORTS_OF_LEASE = text(f"""
     WITH live AS (
         SELECT trial_id FROM trials WHERE trial_id = :trial AND state NOT IN ('COMPLETE', 'PRUNED', 'FAIL')
         AND EXISTS (SELECT FROM {SCHEMA}.attempts WHERE {_HELD}) FOR UPDATE
-    ), {_VALUE}, renewed AS (
+    ), {_REPORTS}, renewed AS (
         UPDATE {SCHEMA}.attempts SET expires_at = clock_timestamp() + make_interval(secs => :lease_s)
         WHERE lease_id = (
             SELECT lease_id FROM {SCHEMA}.attempts WHERE {_HELD}
@@ -71,7 +74,9 @@ _ATTRIBUTES = """attributes AS (
         ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
         WHERE old.value_json <> excluded.value_json
     )"""
-_USER_ATTRIBUTES = text(_LIVE + _PARAMS + _ATTRIBUTES.format("trial_user_attributes") + _WRITTEN)
+_USER_ATTRIBUTES = text(
+    _LIVE + _PARAMS + _REPORTS + ", " + _ATTRIBUTES.format("trial_user_attributes") + _WRITTEN
+)
 _SYSTEM_ATTRIBUTES = text(_LIVE + _ATTRIBUTES.format("trial_system_attributes") + _WRITTEN)
 _END = text(f"""{_LIVE} told AS (
         INSERT INTO trial_values (trial_id, objective, value, value_type)
@@ -103,18 +108,17 @@ class Renewal:
     heard: Callable[[Row[Any] | None, float], None]
 
 
-def report(
-    connection: Connection, trial_id: int, step: int, value: float, renewal: Renewal | None = None
+def write_reports(
+    connection: Connection, trial_id: int, reports: Mapping[int, float], renewal: Renewal | None = None
 ) -> bool:
-    """Write a report; returns whether the trial is live."""
-    stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    given = {"trial": trial_id, "step": step, "stored": stored, "kind": kind.name}
+    """Write reports, by their steps; returns whether the trial is live."""
+    given = {"trial": trial_id} | _reports_as_columns(reports)
     if renewal is None:
-        return _wrote(connection, _REPORT, given)
+        return _wrote(connection, _WRITE_REPORTS, given)
     given |= {"lease": renewal.lease_id, "token": renewal.token}
     given |= {"lease_s": renewal.lease_s, "every_s": renewal.every_s}
     asked_at = renewal.clock()
-    row = connection.execute(_REPORT_OF_LEASE, given).one_or_none()
+    row = connection.execute(_WRITE_REPORTS_OF_LEASE, given).one_or_none()
     renewal.heard(row, asked_at)
     return row is not None and bool(row.live)
 
@@ -124,14 +128,19 @@ def write_user_attributes(
     trial_id: int,
     attributes: Mapping[str, Any],
     drawn: Mapping[str, tuple[float, str]],
+    reports: Mapping[int, float],
 ) -> bool:
-    """Write user attributes, and parameters as Optuna stores them; returns whether the trial is live."""
+    """Write user attributes, parameters as Optuna stores them, and reports by their steps.
+
+    Returns whether the trial is live.
+    """
     values = {
         "trial": trial_id,
         "names": list(drawn),
         "drawn": [value for value, _ in drawn.values()],
         "distributions": [told for _, told in drawn.values()],
     }
+    values |= _reports_as_columns(reports)
     return _wrote(connection, _USER_ATTRIBUTES, values | _as_columns(attributes))
 
 
@@ -149,6 +158,16 @@ def end_trial(connection: Connection, trial_id: int, state: TrialState, values: 
 
 def _wrote(connection: Connection, statement: TextClause, values: dict[str, Any]) -> bool:
     return connection.execute(statement, values).first() is not None
+
+
+def _reports_as_columns(reports: Mapping[int, float]) -> dict[str, Any]:
+    to_stored = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+    stored = [to_stored(value) for value in reports.values()]
+    return {
+        "steps": list(reports),
+        "reported": [each for each, _ in stored],
+        "kinds": [kind.name for _, kind in stored],
+    }
 
 
 def _as_columns(attributes: Mapping[str, Any]) -> dict[str, Any]:

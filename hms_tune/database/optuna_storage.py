@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -54,6 +55,19 @@ def _patiently(
     return waiting
 
 
+@dataclass(slots=True)
+class _KeptReports:
+    """Reports of a running trial, by their steps, that are not written yet."""
+
+    renewal: Renewal
+    reports: dict[int, float] = field(default_factory=dict)
+
+    def forget(self, written: Collection[int]) -> None:
+        """They are written."""
+        for step in written:
+            self.reports.pop(step, None)
+
+
 class PatientStorage(RDBStorage):
     """An :class:`optuna.storages.RDBStorage` that outlives outages.
 
@@ -71,7 +85,7 @@ class PatientStorage(RDBStorage):
         self.shared = TrialMemory(self)
         self._reading = threading.local()
         self._drawn: dict[int, dict[str, tuple[float, str]]] = {}
-        self._renewals: dict[int, Renewal] = {}
+        self._kept: dict[int, _KeptReports] = {}
         event.listen(self.scoped_session, "before_flush", _date_by_the_database)
 
     get_study_id_from_name = _patiently(RDBStorage.get_study_id_from_name)
@@ -152,18 +166,36 @@ class PatientStorage(RDBStorage):
     set_study_system_attr = _patiently(RDBStorage.set_study_system_attr)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """Write a report, if the trial has not ended; its lease is renewed with it."""
-        renewal = self._renewals.get(trial_id)
-        self._write(trial_id, lambda to: live_trials.report(to, trial_id, step, intermediate_value, renewal))
+        """Write a report, if the trial has not ended; or keep it (:meth:`keeping_reports`)."""
+        kept = self._kept.get(trial_id)
+        if kept is not None:
+            kept.reports[step] = intermediate_value
+            return
+        self._write(trial_id, lambda to: live_trials.write_reports(to, trial_id, {step: intermediate_value}))
 
     @contextmanager
-    def renewing(self, trial_id: int, renewal: Renewal) -> Iterator[None]:
-        """During the block, a report of this trial renews its lease."""
-        self._renewals[trial_id] = renewal
+    def keeping_reports(self, trial_id: int, renewal: Renewal) -> Iterator[None]:
+        """During the block, keep this trial's reports until they are written together.
+
+        That is with :meth:`write_reports`, or with the trial's next attributes. Those that are left at the
+        block's end are dropped.
+
+        Parameters
+        ----------
+        renewal : the lease that :meth:`write_reports` renews
+        """
+        self._kept[trial_id] = _KeptReports(renewal)
         try:
             yield
         finally:
-            del self._renewals[trial_id]
+            del self._kept[trial_id]
+
+    def write_reports(self, trial_id: int) -> None:
+        """Write the reports that are kept, if there are any and the trial has not ended; renew its lease."""
+        kept = self._kept.get(trial_id)
+        if kept is not None and (reports := dict(kept.reports)):
+            self._write(trial_id, lambda to: live_trials.write_reports(to, trial_id, reports, kept.renewal))
+            kept.forget(reports)
 
     def keep_drawn(self, trial_id: int) -> None:
         """Keep what is drawn for a trial from now on until its next attributes are written, with them."""
@@ -174,10 +206,16 @@ class PatientStorage(RDBStorage):
         self.set_trial_user_attrs(trial_id, {key: value})
 
     def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Write attributes together, and the values that were kept, if the trial has not ended."""
-        drawn = self._drawn.get(trial_id, {})
-        self._write(trial_id, lambda to: live_trials.write_user_attributes(to, trial_id, attributes, drawn))
+        """Write attributes, values and reports that were kept, all together, if the trial has not ended."""
+        drawn, kept = self._drawn.get(trial_id, {}), self._kept.get(trial_id)
+        reports = {} if kept is None else dict(kept.reports)
+        self._write(
+            trial_id,
+            lambda to: live_trials.write_user_attributes(to, trial_id, attributes, drawn, reports),
+        )
         self._drawn.pop(trial_id, None)
+        if kept is not None:
+            kept.forget(reports)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a system attribute, if the trial has not ended."""

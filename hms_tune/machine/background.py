@@ -78,10 +78,19 @@ class BackgroundQueue(Generic[T]):
     ----------
     handle : handles an item; None when that is done, else after how many seconds to try the item again
     most : how many items may wait before :meth:`put` does
+    at_rest : an item that is added once none was put for so many seconds; None: none is
     """
 
-    def __init__(self, handle: Callable[[T], float | None], *, name: str, most: float = float("inf")) -> None:
+    def __init__(
+        self,
+        handle: Callable[[T], float | None],
+        *,
+        name: str,
+        most: float = float("inf"),
+        at_rest: tuple[float, T] | None = None,
+    ) -> None:
         self._handle = handle
+        self._at_rest = at_rest
         self._name = name
         self._most = most
         self._items: OrderedDict[Hashable, T] = OrderedDict()
@@ -136,9 +145,13 @@ class BackgroundQueue(Generic[T]):
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        at_rest = self._at_rest
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items or self._closing)
+                came = self._changed.wait_for(lambda: self._items or self._closing, at_rest and at_rest[0])
+                if at_rest is not None and not came:
+                    self._items[object()] = at_rest[1]
+                at_rest = self._at_rest if came else None
                 if not self._items:
                     return
                 key, item = next(iter(self._items.items()))

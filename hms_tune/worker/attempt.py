@@ -92,7 +92,8 @@ class SlotSetup:
     admit : refuses a configuration that the device has no room for, before observers hear of the trial
     poll_s : how often an idle slot looks for work, s
     before_claim : done before each claim, such as dropping what need not be run
-    look_s : how old a running slot's knowledge of what people requested may be, s
+    look_s : how old a running slot's knowledge of what people requested may be, and how long reports may be
+        kept to be written together, s
     """
 
     queue: StudyQueue
@@ -149,10 +150,11 @@ class AttemptRun:
         """Run the attempt from its values to its result, which the queue and the observers get."""
         setup = self._setup
         try:
-            result = self._result()
-            if "traceback" in result.attributes:
-                free_memory()
-            result = setup.through_outages(lambda: setup.queue.end(self._attempt, result))
+            with setup.queue.keeping_reports(self._attempt, self._keeper):
+                result = self._result()
+                if "traceback" in result.attributes:
+                    free_memory()
+                result = setup.through_outages(lambda: setup.queue.end(self._attempt, result))
         except (LeaseLostError, StorageAwayError) as error:
             self._notify_end(AttemptState.LOST, error.what)
             raise
@@ -193,9 +195,8 @@ class AttemptRun:
         for observer in setup.observers:
             observer.trial_started(trial)
         with (
-            setup.queue.renewing(self._attempt, self._keeper),
             self._files() as files,
-            ReportQueue(setup.queue.patience) as reports,
+            ReportQueue(setup.queue.patience, at_rest=self._write_reports, rest_s=setup.look_s) as reports,
         ):
             try:
                 result = self._train(trial, files, reports)
@@ -300,14 +301,20 @@ class AttemptRun:
     def _report(self, event: Event, reports: ReportQueue) -> None:
         """Report an event, and learn whether the trial is pruned and what people requested.
 
-        While the database is away the last answer holds; the report is written later.
+        Reports are written together where several come within :attr:`SlotSetup.look_s`; what a checkpoint
+        holds is written with it. While the database is away the last answer holds; reports are written later.
         """
 
         def report() -> None:
             self._is_pruned = self._reporter.observe(event) or self._is_pruned
+            if isinstance(event, CheckpointWritten) or not self._keeper.heard_within(self._setup.look_s):
+                self._write_reports()
             self._requested = self._keeper.requested(fresh_s=self._setup.look_s)
 
         reports.write(report)
+
+    def _write_reports(self) -> None:
+        self._setup.queue.write_reports(self._attempt)
 
     def _notify_end(self, state: AttemptState, reason: str | None) -> None:
         """Let observers know how the attempt ended, if they heard that it began."""

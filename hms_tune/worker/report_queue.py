@@ -1,8 +1,8 @@
 """Reports of a running attempt on their way to the database.
 
-While the database answers, the attempt waits for each report: it is written, and its pruning decision known,
-before the next epoch. While the database is away, reports queue up in order and the attempt trains on; they
-are written when it is back.
+While the database answers, the attempt waits for each report: its pruning decision is known before the next
+epoch. While the database is away, reports queue up in order and the attempt trains on; they are written when
+it is back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ MOST_REPORTS = 10_000
 """More than any trial has epochs. With so many waiting, training waits too."""
 
 Report = Callable[[], None]
-"""Writes a report. It is called again after an outage, so writing twice must leave what writing once does."""
+"""Takes a report, or writes those that are kept. It is called again after an outage, so doing it twice must
+leave what doing it once does."""
 
 
 class ReportQueue:
@@ -31,15 +32,26 @@ class ReportQueue:
 
     Parameters
     ----------
+    at_rest : what is done once no report has followed for ``rest_s`` seconds
     prompt_s : how long the attempt waits for a report before it takes the database to be away, s
     most : how many reports may wait
     """
 
-    def __init__(self, patience: Patience, *, prompt_s: float = PROMPT_S, most: int = MOST_REPORTS) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        *,
+        at_rest: Report = lambda: None,
+        rest_s: float = 2.0,
+        prompt_s: float = PROMPT_S,
+        most: int = MOST_REPORTS,
+    ) -> None:
         def write(report: Report) -> None:
             through_outages(report, patience=patience)
 
-        self._queue: BackgroundQueue[Report] = BackgroundQueue(write, name="reports", most=most)
+        self._queue: BackgroundQueue[Report] = BackgroundQueue(
+            write, name="reports", most=most, at_rest=(rest_s, at_rest)
+        )
         self._prompt_s = prompt_s
         self._is_away = False
 

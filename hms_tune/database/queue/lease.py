@@ -184,7 +184,7 @@ class LeaseKeeper:
         self._every_s = lease_s / RENEWALS if every_s is None else every_s
         self._closing = threading.Event()
         self._lost = threading.Event()
-        self._seen: tuple[float, Requested] = (float("-inf"), "running")
+        self._heard: tuple[float, Requested] = (granted_at, "running")
         self._renewed_at = granted_at
         self._thread = threading.Thread(target=self._run, name=f"lease-{lease.lease_id}", daemon=True)
 
@@ -219,7 +219,7 @@ class LeaseKeeper:
 
     @property
     def renewal(self) -> Renewal:
-        """What lets each report renew the lease, and bring what people request back with it."""
+        """What lets reports renew the lease, and bring what people request back with them."""
         return Renewal(
             lease_id=self._lease.lease_id,
             token=self._lease.token,
@@ -240,18 +240,23 @@ class LeaseKeeper:
             requested = "trial stopped"
         elif row.of_worker == "leave":
             requested = "worker leaves"
-        self._seen = (time.monotonic(), requested)
+        self._heard = (asked_at, requested)
+
+    def heard_within(self, seconds: float) -> bool:
+        """Whether the database said so recently what people request."""
+        return seconds_awake_or_asleep() - self._heard[0] < seconds
 
     def requested(self, *, fresh_s: float = 2.0) -> Requested:
         """What people request of the attempt now; asked of the database at most every ``fresh_s`` seconds.
 
         During an outage it is what was last known.
         """
-        asked, state = self._seen
+        state = self._heard[1]
         if self.lost:
             return "stopped"
-        if time.monotonic() - asked < fresh_s:
+        if self.heard_within(fresh_s):
             return state
+        asked_at = seconds_awake_or_asleep()
         try:
             with self._storage.statements() as connection:
                 row = connection.execute(
@@ -269,7 +274,7 @@ class LeaseKeeper:
             self._lost.set()
             return "stopped"
         requested: Requested = row.requested
-        self._seen = (time.monotonic(), requested)
+        self._heard = (asked_at, requested)
         return requested
 
     def _run(self) -> None:

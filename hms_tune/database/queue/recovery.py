@@ -37,7 +37,6 @@ from hms_tune.database.queue.lease import RENEWALS, Lease, lease_of, seconds_awa
 from hms_tune.database.queue.start import bind
 from hms_tune.database.tables import SCHEMA, attempts, now, trials
 from hms_tune.machine.processes import ProcessIdentity
-from hms_tune.search.list_turns import CONTINUES_ATTRIBUTE
 from hms_tune.search.optuna_private import trial_id_of
 from hms_tune.trial_state import AttemptState
 
@@ -218,7 +217,7 @@ def _recover_one(
         lost_help = Result(AttemptState.LOST, reason="its helper is gone")
         return Recovered(lease=lease, number=None, result=lost_help, set_aside=False)
     trial = _optuna_trial_of(storage, connection, lease, row.optuna_trial_id)
-    losses = 1 if trial is not None and _got_further(storage, lease.study_id, trial) else row.losses + 1
+    losses = 1 if trial is not None and _got_further(connection, lease, trial) else row.losses + 1
     set_aside = losses >= most_losses
     if trial is None:
         result = Result(AttemptState.LOST, reason="its worker died before the trial began")
@@ -267,20 +266,24 @@ _UNBOUND = text("""
 """)  # trials are Optuna's here
 
 
-def _got_further(storage: Storage, study_id: int, trial: FrozenTrial) -> bool:
-    """Whether an attempt reported an epoch that the attempt before it had not reached."""
+def _got_further(connection: Connection, lease: Lease, trial: FrozenTrial) -> bool:
+    """Whether an attempt reported an epoch that the attempt before it had not reached.
+
+    One that reported nothing, or died before it was written, is passed over for the one before.
+    """
     reached = trial.last_step
     if reached is None:
         return False
-    number = trial.user_attrs.get(CONTINUES_ATTRIBUTE)
-    if number is None:
-        return True
-    try:
-        predecessor = storage.optuna.get_trial_id_from_study_id_trial_number(study_id, number)
-        before = storage.optuna.get_trial(predecessor).last_step
-    except KeyError:  # somebody deleted it
-        return True
+    before = connection.execute(_REACHED_BEFORE, {"trial": lease.trial_id, "lease": lease.lease_id}).scalar()
     return before is None or reached > before
+
+
+_REACHED_BEFORE = text(f"""
+    SELECT max(step) FROM {SCHEMA}.attempts
+    JOIN trial_intermediate_values AS reports ON reports.trial_id = attempts.optuna_trial_id
+    WHERE attempts.trial_id = :trial AND attempts.lease_id < :lease
+    GROUP BY attempts.lease_id ORDER BY attempts.lease_id DESC LIMIT 1
+""")
 
 
 def _end(storage: Storage, trial: FrozenTrial, losses: int | None) -> Result:

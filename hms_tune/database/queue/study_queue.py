@@ -89,9 +89,13 @@ class StudyQueue:
         """Renew a lease during a block."""
         return LeaseKeeper(self.storage, lease, lease_s=self.lease_s, granted_at=granted_at)
 
-    def renewing(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
-        """Let each report of an attempt renew its lease during a block."""
-        return self.storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal)
+    def keeping_reports(self, attempt: Attempt, keeper: LeaseKeeper) -> AbstractContextManager[None]:
+        """During a block, keep an attempt's reports until :meth:`write_reports`, or its end, writes them."""
+        return self.storage.optuna.keeping_reports(attempt.optuna_trial_id, keeper.renewal)
+
+    def write_reports(self, attempt: Attempt) -> None:
+        """Write the reports of an attempt that are kept, and renew its lease with them."""
+        self.storage.optuna.write_reports(attempt.optuna_trial_id)
 
     def start(self, lease: Lease) -> Attempt:
         """Make the Optuna trial of a lease; see :func:`~hms_tune.database.queue.start.begin_attempt`."""

@@ -136,7 +136,7 @@ def test_the_trial_that_is_promoted_by_the_tables_is_the_one_that_the_rule_names
         connection.rollback()
 
 
-def test_a_report_renews_the_lease_and_brings_back_what_people_request(
+def test_reports_are_written_together_renew_the_lease_and_bring_back_what_people_request(
     storage: Storage, study_name: str, asked: list[str]
 ) -> None:
     study = StudyFile.parse(STUDY.format(name=study_name, trials=1), "t")
@@ -149,17 +149,21 @@ def test_a_report_renews_the_lease_and_brings_back_what_people_request(
         connection.execute(update(attempts).values(expires_at=seconds_from_now(1)).where(_is(lease)))
     stop_trial(storage, study_name, attempt.number)
     assert not keeper.certain
-    with storage.optuna.renewing(attempt.optuna_trial_id, keeper.renewal):
+    with storage.optuna.keeping_reports(attempt.optuna_trial_id, keeper.renewal):
         asked.clear()
         attempt.optuna_trial.report(0.5, 1)
+        attempt.optuna_trial.report(0.75, 2)
+        assert not asked
+        storage.optuna.write_reports(attempt.optuna_trial_id)
         assert keeper.certain
         assert keeper.requested() == "trial stopped"
         assert len(asked) == 1
         with storage.transaction() as connection:
             connection.execute(update(attempts).values(token="another's").where(_is(lease)))
-        attempt.optuna_trial.report(0.25, 2)
+        attempt.optuna_trial.report(0.25, 3)
+        storage.optuna.write_reports(attempt.optuna_trial_id)
     assert keeper.lost
-    assert storage.optuna.get_trial(attempt.optuna_trial_id).intermediate_values == {1: 0.5}
+    assert storage.optuna.get_trial(attempt.optuna_trial_id).intermediate_values == {1: 0.5, 2: 0.75}
 
 
 def _is(lease: Lease) -> Any:

@@ -15,7 +15,7 @@ import torch
 from optuna.samplers._tpe import sampler as tpe
 from optuna.trial import TrialState as OptunaState
 from slots import a_slot
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 from stories import a_fold_end, a_fold_start, an_ending, an_epoch
 
 from hms_tune.config.study_file import StudyFile
@@ -117,10 +117,20 @@ def slot(
     recorder: Recorder | None = None,
     stop: Stop | None = None,
     name: str = "cpu",
+    look_s: float = 0.0,
 ) -> Slot:
     observers = [] if recorder is None else [recorder]
     search = join_search(storage, file)
-    return a_slot(storage, search, train, folder, name=name, observers=observers, stop=stop or Stop())
+    return a_slot(
+        storage,
+        search,
+        train,
+        folder,
+        name=name,
+        observers=observers,
+        stop=stop or Stop(),
+        look_s=look_s,
+    )
 
 
 def test_a_slot_runs_the_budget_and_writes_what_each_trial_was(
@@ -477,3 +487,66 @@ def test_what_is_lost_while_it_gets_further_is_not_set_aside(
     trials = show_trials(storage, study_name)
     assert [trial.state for trial in trials] == ["lost"] * 5 + ["complete"]
     assert {trial.reason for trial in trials[:5]} == {"lease lost"}
+
+
+def test_a_loss_after_which_nothing_was_reported_does_not_make_the_next_one_get_further(
+    storage: Storage, study_name: str, tmp_path: Path
+) -> None:
+    file = study_file(study_name, trials=1)
+
+    class Gone(BaseException):
+        """The process is killed."""
+
+    def die(_trial: TrialInfo, event: Event) -> None:
+        if isinstance(event, EpochEnded) and not event.replayed and event.epoch == 1:
+            raise Gone
+
+    for look_s in (60.0, 60.0, 0.0):  # the second is gone before it writes what it replayed
+        with pytest.raises(Gone):
+            slot(storage, file, tmp_path, recorder=Recorder(die), look_s=look_s).run()
+        with storage.engine.begin() as connection:
+            connection.execute(
+                update(attempts).where(attempts.c.ended_at.is_(None)).values(expires_at=seconds_from_now(-1))
+            )
+    assert slot(storage, file, tmp_path).run() == 0
+    trials = show_trials(storage, study_name)
+    assert [(trial.state, list(trial.reported)) for trial in trials] == [
+        ("lost", [1]),
+        ("lost", []),
+        ("lost", [1]),
+    ]
+    assert trials[-1].reason == "set aside: 3 workers were lost with it"
+
+
+@pytest.mark.parametrize("state", ["complete", "failed", "requeued"])
+def test_reports_that_follow_one_another_soon_are_written_together_and_none_is_lost_at_the_end(
+    database_url: str, study_name: str, tmp_path: Path, state: str
+) -> None:
+    own = open_storage(database_url)
+    written: list[int] = []
+
+    def note(_connection: object, _cursor: object, statement: str, given: dict[str, list[int]], *_: object):
+        if "INSERT INTO trial_intermediate_values" in statement and given["steps"]:
+            written.append(len(given["steps"]))
+
+    event.listen(own.engine, "before_cursor_execute", note)
+    stop = Stop()
+
+    def quick(config: TrialConfig, directory: Path) -> Iterator[Event]:
+        yield a_fold_start(0)
+        for number in range(3):
+            yield epoch(0, number, 1.0)
+        if state == "failed":
+            raise ValueError("a bug")
+        if state == "requeued":
+            stop.request()
+        yield a_fold_end(0, kl=1.0)
+        yield an_ending(1.0)
+
+    slot(own, study_file(study_name, trials=1), tmp_path, train=quick, stop=stop, look_s=60.0).run()
+    own.close()
+    assert written == [3]
+    own = open_storage(database_url)
+    trial = show_trials(own, study_name)[0]
+    assert (trial.state, list(trial.reported)) == (state, [1, 2, 3])
+    own.close()

@@ -26,6 +26,22 @@ def test_while_the_database_answers_each_report_is_written_when_write_returns() 
             assert done == list(range(number + 1))
 
 
+def test_what_is_kept_is_written_once_no_report_follows() -> None:
+    written = threading.Semaphore(0)
+    kept: list[int] = []
+
+    def write() -> None:
+        kept.clear()
+        written.release()
+
+    with ReportQueue(Patience(), at_rest=write, rest_s=0.05) as reports:
+        for number in range(2):
+            reports.write(lambda number=number: kept.append(number))
+            assert written.acquire(timeout=20.0)
+            assert kept == []
+        assert not written.acquire(timeout=0.2)  # once after each report
+
+
 def test_while_it_is_away_the_trial_goes_on_and_all_is_delivered_in_order_later() -> None:
     back = threading.Event()
     done = []
