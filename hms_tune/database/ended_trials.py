@@ -107,6 +107,13 @@ def ended_trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
     return ended
 
 
+def without_reports(trial: FrozenTrial) -> FrozenTrial:
+    """The same trial, as if it had reported nothing; what is not read of it is read when asked for."""
+    bare: FrozenTrial = object.__new__(type(trial))
+    vars(bare).update(vars(trial), intermediate_values={})
+    return bare
+
+
 def _begun(row: Row[Any]) -> Iterator[_Begun]:
     ids, numbers = _integers(row.ids).tolist(), _integers(row.numbers).tolist()
     starts, ends = _floats(row.starts), _floats(row.ends)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna_dashboard
-from optuna.storages import get_storage
 
 from hms_tune.database.connect import Storage
 from hms_tune.errors import UsageError
 from hms_tune.reports.dashboard.access import Application, Gate, Gatekeeper, is_loopback
 from hms_tune.reports.dashboard.checked import Checked
 from hms_tune.reports.dashboard.files import DashboardFiles
+from hms_tune.reports.dashboard.page_trials import PageTrials
 from hms_tune.reports.dashboard.prefix import Prefixed
 from hms_tune.reports.dashboard.read_only_page import ReadOnlyPage
 from hms_tune.reports.dashboard.server import dashboard_server
@@ -48,12 +49,10 @@ def dashboard_app(
         If it cannot be served below that path.
     """
     store = DashboardFiles(artifacts)
-    # Ended trials are read once, not again with each poll of an open page: of 1,000 trials that is most of
-    # what a page costs the server.
-    cached = get_storage(storage.optuna)
-    dashboard: Any = optuna_dashboard.wsgi(cached, artifact_store=store)
+    trials = PageTrials(storage)
+    dashboard: Any = optuna_dashboard.wsgi(trials, artifact_store=store)
     dashboard.catchall = False  # what it does not find is no fault, and is not to be logged as one
-    application: Application = TrialNotes(dashboard, storage)
+    application: Application = TrialNotes(dashboard, storage, trials)
     if not writable:
         application = ReadOnlyPage(application)
     gate = Gatekeeper(Checked(application), password=password, writable=writable, proxy=proxy)
@@ -81,6 +80,9 @@ def serve_dashboard(
     UsageError
         If the port is taken, or the address is not of this machine.
     """
+    # An answer on thousands of trials is made of millions of objects; the garbage collector's default would
+    # look through all that are alive again and again meanwhile.
+    gc.set_threshold(100_000)
     server = dashboard_server(application, host=host, port=port)
     shown = f"[{host}]" if ":" in host else host
     started(f"http://{shown}:{server.effective_port}{prefix or ''}/dashboard/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
@@ -27,7 +28,7 @@ from hms_tune.database.connect import Storage, open_storage
 from hms_tune.database.locks import dismiss_publisher, elect_publisher
 from hms_tune.database.optuna_storage import PatientStorage
 from hms_tune.database.tables import attempts, duties, out_of_fold, seconds_from_now
-from hms_tune.reports.dashboard import trial_notes as noted
+from hms_tune.reports.dashboard import page_trials
 from hms_tune.reports.dashboard.access import Gatekeeper
 from hms_tune.reports.dashboard.publish import publish_study
 from hms_tune.reports.dashboard.publisher import Publisher, PublisherPlan
@@ -169,8 +170,8 @@ def test_a_page_of_many_trials_is_told_what_the_newest_and_the_best_reported(
 ) -> None:
     path = f"/api/studies/{study.study_id}"
     whole = asked(storage, artifacts, path)
-    monkeypatch.setattr(noted, "NEWEST", 3)
-    monkeypatch.setattr(noted, "BEST", 2)
+    monkeypatch.setattr(page_trials, "NEWEST", 3)
+    monkeypatch.setattr(page_trials, "BEST", 2)
     page = asked(storage, artifacts, path)
     reported = [trial.pop("intermediate_values") for trial in page["trials"]]
     kept = {trial.attempt for trial in study.ranked[:2]} | set(range(len(reported) - 3, len(reported)))
@@ -181,6 +182,41 @@ def test_a_page_of_many_trials_is_told_what_the_newest_and_the_best_reported(
         trial | {"intermediate_values": []} for trial in page["trials"]
     ]
     assert page["best_trials"] == whole["best_trials"]
+
+
+def test_trials_that_are_read_for_no_page_tell_all_that_they_reported(
+    storage: Storage, study: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a writable dashboard copies them, to rename a study."""
+    monkeypatch.setattr(page_trials, "NEWEST", 1)
+    monkeypatch.setattr(page_trials, "BEST", 1)
+    trials = page_trials.PageTrials(storage)
+    with trials.for_a_page():
+        shown = trials.get_all_trials(study.study_id, deepcopy=False)
+    assert sum(bool(trial.intermediate_values) for trial in shown) <= 2
+    whole = trials.get_all_trials(study.study_id)
+    assert whole == storage.optuna.get_all_trials(study.study_id)
+    assert [trial.params for trial in shown] == [trial.params for trial in whole]
+    assert sum(bool(trial.intermediate_values) for trial in whole) > 2
+
+
+def test_a_browser_that_takes_compressed_answers_is_told_the_same(
+    storage: Storage, study: StudyRecord, artifacts: Path
+) -> None:
+    path = f"/api/studies/{study.study_id}"
+    whole = asked(storage, artifacts, path)
+    environment: dict[str, Any] = {
+        "PATH_INFO": path,
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_ACCEPT_ENCODING": "gzip",
+    }
+    setup_testing_defaults(environment)
+    headers: dict[str, str] = {}
+    parts = dashboard_app(storage, artifacts)(environment, lambda _, told, *rest: headers.update(told))
+    body = b"".join(parts)
+    assert headers["Content-Encoding"] == "gzip"
+    assert headers["Content-Length"] == str(len(body))
+    assert json.loads(gzip.decompress(body)) == whole
 
 
 def test_an_ended_trial_is_read_from_the_database_once(
