@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,9 +26,10 @@ Read = Callable[[TextClause, Mapping[str, Any]], Sequence[Row[Any]]]
 """Runs a statement in a transaction of its own."""
 
 _ENDED = "state IN ('COMPLETE', 'PRUNED', 'FAIL')"
+_ASKED = "study_id = :study AND (:every OR trial_id = ANY(CAST(:among AS int[])))"
 _BEGUN = text(f"""
     WITH study AS MATERIALIZED (
-        SELECT trial_id, number, state, datetime_start, datetime_complete FROM trials WHERE study_id = :study
+        SELECT trial_id, number, state, datetime_start, datetime_complete FROM trials WHERE {_ASKED}
     )
     SELECT 'trial' AS kind, state::text AS name, NULL AS told,
            string_agg(int4send(trial_id), ''::bytea) AS ids,
@@ -45,7 +46,7 @@ _BEGUN = text(f"""
            string_agg(int4send(trial_id), ''::bytea) FILTER (WHERE NOT {_ENDED}), NULL, NULL, NULL
     FROM study HAVING EXISTS (SELECT FROM studies WHERE study_id = :study)
 """)
-_OF_STUDY = f"JOIN trials USING (trial_id) WHERE study_id = :study AND {_ENDED}"
+_OF_STUDY = f"JOIN trials USING (trial_id) WHERE {_ASKED} AND {_ENDED}"
 _PARAMS = text(f"""
     SELECT param_name AS name, distribution_json AS told, string_agg(int4send(trial_id), ''::bytea) AS ids,
            string_agg(float8send(param_value), ''::bytea) AS numbers
@@ -69,24 +70,28 @@ _ABSENT: Any = object()
 Ids = NDArray[np.int32]
 
 
-def read_ended(read: Read, study_id: int) -> tuple[list[FrozenTrial], set[int], int]:
+def read_ended(
+    read: Read, study_id: int, *, among: Collection[int] | None = None
+) -> tuple[list[FrozenTrial], set[int], int]:
     """All trials of a study that have ended, the ids of those that have not, and the newest id of all.
 
     Parameters
     ----------
     read : also kept, to read what trials are asked for later
+    among : ids of the only trials to look at; None: all
 
     Raises
     ------
     KeyError
         If there is no such study.
     """
-    rows = read(_BEGUN, {"study": study_id})
+    asked = {"study": study_id, "every": among is None, "among": list(among or ())}
+    rows = read(_BEGUN, asked)
     study = next((row for row in rows if row.kind == "study"), None)
     if study is None:
         raise KeyError(f"no study {study_id}")
     begun = sorted(each for row in rows if row.kind == "trial" for each in _begun(row))
-    past = _Past(study_id, np.array([each[0] for each in begun], np.int32), read)
+    past = _Past(asked, np.array([each[0] for each in begun], np.int32), read)
     of_values = sorted((row for row in rows if row.kind == "value"), key=lambda row: int(row.name))
     values = past.by_trial([row.name for row in of_values], of_values, _numbers)
     ended: list[FrozenTrial] = [
@@ -101,9 +106,16 @@ _Begun = tuple[int, int, str, float, float]
 """Id, number, state, and the seconds of start and end."""
 
 
-def ended_trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
-    """All trials of a study that have ended, as one transaction sees them; they are of no use after it."""
-    ended, _, _ = read_ended(lambda *asked: connection.execute(*asked).all(), study_id)
+def ended_trials(
+    connection: Connection, study_id: int, *, among: Collection[int] | None = None
+) -> list[FrozenTrial]:
+    """All trials of a study that have ended, as one transaction sees them; they are of no use after it.
+
+    Parameters
+    ----------
+    among : ids of the only trials to look at; None: all
+    """
+    ended, _, _ = read_ended(lambda *asked: connection.execute(*asked).all(), study_id, among=among)
     return ended
 
 
@@ -125,11 +137,12 @@ class _Past:
 
     Parameters
     ----------
+    asked : what the statements are given
     ids : of the trials, ascending
     """
 
-    def __init__(self, study_id: int, ids: Ids, read: Read) -> None:
-        self._study_id, self._ids, self._read = study_id, ids, read
+    def __init__(self, asked: Mapping[str, Any], ids: Ids, read: Read) -> None:
+        self._asked_for, self._ids, self._read = asked, ids, read
         self._told: dict[str, Sequence[Any]] = {}
         self._lock = threading.Lock()
 
@@ -160,7 +173,7 @@ class _Past:
 
     def _asked(self, field: str) -> dict[str, Sequence[Any]]:
         statement, read = _FIELDS[field]
-        rows = self._read(statement, {"study": self._study_id})
+        rows = self._read(statement, self._asked_for)
         names = [row.name for row in rows]
         if statement is not _PARAMS:
             return {field: self.by_trial(names, rows, read)}

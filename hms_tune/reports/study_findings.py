@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hms_tune.config.ranges import describe, parameters
 from hms_tune.config.trial import DataConfig
 from hms_tune.data.labels import HIGH_VOTES
+from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import ConfirmationProgress
 from hms_tune.database.queries.patience import GainPatience
+from hms_tune.errors import UsageError
 from hms_tune.export.confirmation.race import HEADINGS, ON_SCORES
 from hms_tune.export.scores import Scores
 from hms_tune.machine.byte_count import readable
@@ -18,15 +19,12 @@ from hms_tune.reports.figures.predictions import prediction_figures
 from hms_tune.reports.page import text
 from hms_tune.reports.page_parts import breakable, chart, table
 from hms_tune.search.reports import rule_text
-from hms_tune.studies.cost import cost_unit, saving, span, use_by_device
+from hms_tune.studies.overview import StudyOverview
 from hms_tune.studies.score import deciding_score, in_words
 from hms_tune.studies.text import param_text, patience_text, score_text
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+from hms_tune.studies.trial_record import TrialRecord, trial_record
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.optimism.correction import Corrected
-from hms_tune.trial_state import AttemptState
-
-_SHOWN_FAILURES = 6
 
 _ON_IMPORTANCE = (
     "Importance is Optuna's PED-ANOVA: how far a setting tells the better complete trials from the others. "
@@ -43,7 +41,7 @@ class Material:
     promised, and ``confirmation`` how far the leading trials have been trained again.
     """
 
-    study: StudyRecord
+    study: StudyOverview
     predictions: OutOfFold | None
     importances: Mapping[str, float]
     scores: Scores | None
@@ -53,11 +51,18 @@ class Material:
     corrected: Corrected | None = None
 
 
-def winner_of(study: StudyRecord, confirmation: ConfirmationProgress | None) -> TrialRecord | None:
+def winner_of(
+    storage: Storage, study: StudyOverview, confirmation: ConfirmationProgress | None
+) -> TrialRecord | None:
     """The trial that an export takes."""
     first = None if confirmation is None else confirmation.winner
-    confirmed = None if first is None else first.trial
-    return next((trial for trial in study.ranked if trial.trial == confirmed), study.best)
+    if first is None:
+        return study.best
+    try:
+        confirmed = trial_record(storage, study.name, first.trial)
+    except UsageError:  # it was deleted
+        return study.best
+    return study.best if confirmed.value is None else confirmed
 
 
 def confirmation_section(material: Material) -> list[str]:
@@ -117,7 +122,7 @@ def score_section(material: Material) -> list[str]:
 def data_section(material: Material) -> list[str]:
     """Which data, how it is split and judged."""
     study, predictions = material.study, material.predictions
-    digests = sorted({trial.data_digest for trial in study.trials if trial.data_digest})
+    digests = sorted(study.digests)
     rows = [["data set", ", ".join(digest[:16] for digest in digests) or "unknown"]]
     if len(digests) > 1:
         rows.append(["beware", "trials ran on different data sets and cannot be compared"])
@@ -157,7 +162,7 @@ def space_section(material: Material) -> list[str]:
     how = f"Values are drawn by {search.sampler} (seed {search.seed}); {rule_text(study.study_file)}."
     title = study.best.name if study.best else "best"
     listed = table(["setting", "searched", title, "matters"], rows, escaped=True)
-    notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}</p>'
+    notes = f'<p class="faint">{text(how)} {_ON_IMPORTANCE}{_not_all(study)}</p>'
     further = material.patience
     if further is not None and further.gain is not None and further.noise is not None:
         notes += f"<p>A further trial {text(patience_text(further))}.</p>"
@@ -178,44 +183,47 @@ def prediction_section(material: Material) -> list[str]:
     return ["<h2>Where it is right and wrong</h2>", f"<p>{text(about)}</p>", grid]
 
 
-def pruning_section(study: StudyRecord) -> list[str]:
+def _not_all(study: StudyOverview) -> str:
+    every = study.weighed.one_in
+    return "" if every == 1 else f" It is computed over one complete trial in {every}."
+
+
+def pruning_section(study: StudyOverview) -> list[str]:
     """What was pruned, what that saved, and what failed."""
-    spent = saving(study.trials)
+    spent = study.saving
     told = (
-        f"{spent.trials} of {len(study.trials)} trials were pruned. {spent.epochs_run:,} epochs were trained "
+        f"{spent.trials} of {study.trials} trials were pruned. {spent.epochs_run:,} epochs were trained "
         f"and {spent.epochs_saved:,} spared, {spent.share:.0%} of all; at what each trial paid for its own "
-        f"epochs, about {spent.cost_saved:,.0f} {cost_unit(study.trials)}."
+        f"epochs, about {spent.cost_saved:,.0f} {study.unit}."
     )
     parts = ["<h2>What was given up, and what that saved</h2>", f"<p>{text(told)}</p>"]
-    by_fold = sorted(Counter(len(trial.folds) for trial in study.ended(AttemptState.PRUNED)).items())
+    by_fold = sorted(study.pruned_in_fold.items())
     if by_fold:
         rows = [[f"in fold {fold}" if fold else "before a fold", f"{count}"] for fold, count in by_fold]
         parts.append(table(["pruned", "trials"], rows, numbers=(1,)))
-    failed = study.ended(AttemptState.FAILED)
-    if failed:
-        reasons = Counter(trial.reason or "unknown" for trial in failed).most_common(_SHOWN_FAILURES)
-        rows = [[reason, str(count)] for reason, count in reasons]
+    if study.failed_because:
+        rows = [[reason, str(count)] for reason, count in study.failed_because.items()]
         parts.append(table(["failed", "trials"], rows, numbers=(1,), paths=(0,)))
     return parts
 
 
-def hardware_section(study: StudyRecord) -> list[str]:
+def hardware_section(study: StudyOverview) -> list[str]:
     """Where it ran and what that took."""
+    places = sorted(study.places.values(), key=lambda place: -place.hours)
     rows = [
         [
             f"{place.host}: {place.device_name}",
-            str(place.slots),
+            str(len(place.slots)),
             f"{place.trials:,}",
             f"{place.hours:,.2f}",
             readable(place.peak_memory) if place.peak_memory else "–",
         ]
-        for place in use_by_device(study)
+        for place in places
     ]
     names = ["where", "slots", "trials", "slot-hours", "peak memory"]
     parts = ["<h2>Hardware and cost</h2>", table(names, rows, numbers=(1, 2, 3, 4), paths=(0,))]
-    between = span(study)
-    if between is not None:
-        began, ended = (moment.strftime("%Y-%m-%d %H:%M") for moment in between)
+    if study.span is not None:
+        began, ended = (moment.strftime("%Y-%m-%d %H:%M") for moment in study.span)
         told = f"From {began} to {ended} UTC. A slot is one place where trials run one after another."
         parts.append(f'<p class="faint">{told}</p>')
     return parts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,12 +28,12 @@ from hms_tune.reports.study_findings import (
     space_section,
     winner_of,
 )
-from hms_tune.studies.cost import cost_front, cost_unit
 from hms_tune.studies.importance import importances
+from hms_tune.studies.overview import StudyOverview, study_overview
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.score import corrected_score, fold_spread
 from hms_tune.studies.text import score_text
-from hms_tune.studies.trial_record import TrialRecord, study_record
+from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.trial_state import AttemptState
 from hms_tune.version import __version__
 
@@ -53,14 +52,14 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     BundleError
         If the bundle that was named has no scores, or is of another trial.
     """
-    study = study_record(storage, name)
+    study = study_overview(storage, name)
     best = study.best
     predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     if predictions is not None and not len(predictions.row):
         predictions = None
     with storage.transaction() as connection:
         confirmation = confirmation_progress(connection, name)
-    winner = winner_of(study, confirmation)
+    winner = winner_of(storage, study, confirmation)
     shown = bundle
     if shown is None and winner is not None:
         usual = bundle_path(name, winner.trial)
@@ -77,9 +76,8 @@ def gather(storage: Storage, name: str, *, bundle: Path | None = None) -> Materi
     with storage.transaction() as connection:
         patience = patience_used(connection, study.study_id, study.study_file.budget.patience)
     corrected = None if best is None else corrected_score(storage, study.study_id, best, predictions)
-    return Material(
-        study, predictions, importances(storage, name), scores, patience, confirmation, exported, corrected
-    )
+    mattered = importances(storage, name, study.weighed.kept)
+    return Material(study, predictions, mattered, scores, patience, confirmation, exported, corrected)
 
 
 def report_page(material: Material) -> str:
@@ -106,14 +104,13 @@ def report_page(material: Material) -> str:
 def _question(material: Material) -> list[str]:
     study = material.study
     searched = len({parameter.name for parameter in parameters(study.study_file.space)})
-    states = Counter(trial.state for trial in study.trials)
     best = study.best
     figures = {
-        "trials": f"{len(study.trials):,}",
-        "complete": f"{states[AttemptState.COMPLETE]:,}",
-        "pruned": f"{states[AttemptState.PRUNED]:,}",
-        "failed": f"{states[AttemptState.FAILED]:,}",
-        cost_unit(study.trials): f"{sum(trial.cost for trial in study.trials):,.0f}",
+        "trials": f"{study.trials:,}",
+        "complete": f"{study.states[AttemptState.COMPLETE]:,}",
+        "pruned": f"{study.states[AttemptState.PRUNED]:,}",
+        "failed": f"{study.states[AttemptState.FAILED]:,}",
+        study.unit: f"{study.cost:,.0f}",
         "best KL": score_text(best.value if best else None),
         "corrected": score_text(material.corrected.kl if material.corrected else None),
     }
@@ -128,28 +125,33 @@ def _question(material: Material) -> list[str]:
 
 def _course(material: Material) -> list[str]:
     study = material.study
-    cards = [chart("The course of the search", "KL by trial", history_figure(study))]
-    spread, costs = fold_spread(study.ranked[:10]), cost_front(study)
+    cards = [chart("The course of the search", f"KL by trial{_not_all(study)}", history_figure(study))]
+    spread = fold_spread(study.leaders)
     if spread:
         cards.append(chart("Fold spread", "of the ten best", fold_spread_figure(spread)))
-    if costs.trials:
-        cards.append(chart("Cost", "complete trials", cost_figure(costs)))
+    if study.by_cost.items:
+        cards.append(chart("Cost", f"complete trials{_not_all(study)}", cost_figure(study)))
     if study.best is not None and study.best.folds:
         about = f"of {study.best.name}, by fold"
         cards.append(chart("Learning curves", about, curves_figure(study.best.folds)))
     return ["<h2>How it went</h2>", f'<div class="grid">{"".join(cards)}</div>']
 
 
+def _not_all(study: StudyOverview) -> str:
+    """What must be said of a figure that does not show each trial."""
+    every = study.drawn.one_in
+    return "" if every == 1 else f"; one trial in {every} is drawn, and each that the line goes through"
+
+
 def _reproduction(material: Material) -> list[str]:
     study = material.study
-    versions = sorted({trial.version for trial in study.trials if trial.version})
     commands = [
         f"hms-tune worker {study.name}.yaml --data COMPETITION_FOLDER",
         f"hms-tune export-best {study.name}",
         f"hms-tune predict {BUNDLES / study.name} COMPETITION_FOLDER",
     ]
     rows = [
-        ["hms-tune", ", ".join(versions) or "unknown"],
+        ["hms-tune", ", ".join(sorted(study.versions)) or "unknown"],
         ["search space", study.study_file.space_hash],
     ]
     return [

@@ -226,7 +226,7 @@ class TrialRecorder:
     def _note(self, study: str, record: TrialRecord) -> str:
         """The note, with a look at the others only where it compares the trial with them."""
         compares = record.state in (AttemptState.PRUNED, AttemptState.PAUSED)
-        others = others_before(self._storage, self._study_id, record) if compares else ()
+        others = others_before(self._storage, self._study_id, record) if compares else None
         return trial_note(study, record, others)
 
     def _keep_everywhere(self, trial: TrialInfo, predictions: OutOfFold) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hms_tune.config.trial import DataConfig
 from hms_tune.machine.byte_count import readable
 from hms_tune.studies.text import best_epoch_text, estimate_text, score_text
-from hms_tune.studies.trial_record import Others, TrialRecord, others_among
+from hms_tune.studies.trial_record import Others, TrialRecord
 from hms_tune.trial_state import AttemptState
 
 
-def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None = ()) -> str:
+def why_it_ended(trial: TrialRecord, others: Others | None) -> str:
     """In a sentence, what became of a trial."""
     if trial.state is AttemptState.COMPLETE and trial.value is not None:
         return f"Complete: KL {trial.value:.4f}."
@@ -31,7 +29,7 @@ def why_it_ended(trial: TrialRecord, others: Sequence[TrialRecord] | Others | No
             return f"{ended.capitalize()}: {reason}."
 
 
-def _pruned(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
+def _pruned(trial: TrialRecord, others: Others | None) -> str:
     place = "at once"
     if trial.folds and trial.folds[-1].epochs:
         last = trial.folds[-1]
@@ -39,25 +37,24 @@ def _pruned(trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -
     text = f"{trial.state.capitalize()} {place}"
     if not trial.reported:
         return f"{text}."
-    beside = others if others is None or isinstance(others, Others) else others_among(trial, others)
-    estimate = _estimate(trial, beside)
-    if beside is None or beside.median is None:
+    estimate = _estimate(trial, others)
+    if others is None or others.median is None:
         return f"{text}: {estimate}."
-    earlier = f"{beside.number} earlier ones had reported {beside.median:.4f} there in the median"
+    earlier = f"{others.number} earlier ones had reported {others.median:.4f} there in the median"
     return f"{text}: {estimate}; {earlier}."
 
 
-def _estimate(trial: TrialRecord, beside: Others | None) -> str:
+def _estimate(trial: TrialRecord, others: Others | None) -> str:
     """What a trial that was not trained to its end had come to, beside the complete ones."""
     estimate = trial.reported[max(trial.reported)]
     config = (trial.config or {}).get("data", {})
-    if beside is None or not trial.folds or not config:
+    if others is None or not trial.folds or not config:
         return estimate_text(estimate)
     folds = DataConfig.model_validate(config).trained_folds
-    return beside.standing.text(estimate, trial.folds[-1].fold + 1, folds)
+    return others.standing.text(estimate, trial.folds[-1].fold + 1, folds)
 
 
-def trial_note(study: str, trial: TrialRecord, others: Sequence[TrialRecord] | Others | None) -> str:
+def trial_note(study: str, trial: TrialRecord, others: Others | None) -> str:
     """The note of a study's trial: why it ended, fold by fold, where it ran.
 
     Short on purpose: the dashboard sends the notes of all trials with every study page.

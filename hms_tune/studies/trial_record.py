@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -296,20 +295,6 @@ def ranking_of(storage: Storage, study: str, trial: TrialRecord) -> Ranking:
     )
 
 
-def others_among(trial: TrialRecord, others: Sequence[TrialRecord]) -> Others | None:
-    """The same among trials that are known."""
-    if not trial.reported:
-        return None
-    step = max(trial.reported)
-    values = [
-        other.reported[step]
-        for other in others
-        if other.state == AttemptState.COMPLETE and other.attempt < trial.attempt and step in other.reported
-    ]
-    standing = standing_among(others, trial.folds[-1].epochs_planned if trial.folds else 0)
-    return Others(len(values), statistics.median(values) if values else None, standing)
-
-
 def _config(frozen: FrozenTrial, space: Group | None) -> dict[str, Any] | None:
     """The configuration of a trial that has told nothing yet; None while its values are being drawn."""
     if space is None:
@@ -353,14 +338,3 @@ def _record(
         run_url=row.run_url,
         attempts=attempts.get(trial, ()),
     )
-
-
-def standing_among(trials: Iterable[TrialRecord], epochs: int) -> Standing:
-    """What those of some trials that are complete tell of how hard the folds are.
-
-    Parameters
-    ----------
-    epochs : the most epochs of a fold
-    """
-    complete = [(each.reported, each.value) for each in trials if each.state == AttemptState.COMPLETE]
-    return Standing.of([(reported, value) for reported, value in complete if value is not None], epochs)

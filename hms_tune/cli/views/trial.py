@@ -142,7 +142,7 @@ def _facts(trial: TrialRecord) -> Table:
     facts = Table.grid(padding=(0, 2))
     if trial.device:
         facts.add_row("device", Text(f"{trial.device}, {trial.device_name}"))
-    facts.add_row("cost", f"{trial.cost:,.1f} {cost_unit([trial])}, {trial.epochs_run} epochs")
+    facts.add_row("cost", f"{trial.cost:,.1f} {cost_unit(trial.gpus > 0.0)}, {trial.epochs_run} epochs")
     if trial.peak_memory:
         facts.add_row("peak memory", readable(trial.peak_memory))
     if trial.data_digest:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, select, text
 
-from hms_tune.database.tables import attempts, now
+from hms_tune.database.tables import SCHEMA, attempts, now
 
 
 def seconds_at_work(connection: Connection, study_id: int, *, lately_s: float | None = None) -> float:
@@ -36,3 +39,38 @@ def at_work(study_id: int, *, lately_s: float | None = None) -> ScalarSelect[Any
         func.extract("epoch", spans.c.over - func.greatest(spans.c.begun, covered)).label("seconds")
     ).subquery()
     return select(func.coalesce(func.sum(func.greatest(added.c.seconds, 0)), 0)).scalar_subquery()
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsAtWork:
+    """How many slots were at work, on average in each stretch of ``stretch_s`` from ``began_at`` on."""
+
+    began_at: datetime
+    stretch_s: float
+    busy: Sequence[float]
+
+
+_BUSY = text(f"""
+    WITH spans AS MATERIALIZED (
+        SELECT min(claimed_at) OVER () AS began_at,
+               extract(epoch FROM claimed_at - min(claimed_at) OVER ())::float8 AS began,
+               extract(epoch FROM coalesce(ended_at, clock_timestamp()) - min(claimed_at) OVER ())::float8
+                   AS ended
+        FROM {SCHEMA}.attempts WHERE study_id = :study AND number IS NOT NULL
+    ), whole AS (SELECT greatest(max(ended), 1) / :stretches AS width FROM spans)
+    SELECT began_at, width, place,
+           sum(greatest(0, least(ended, (place + 1) * width) - greatest(began, place * width))) / width
+               AS busy
+    FROM spans, whole,
+         generate_series(floor(began / width)::int, least(floor(ended / width)::int, :stretches - 1)) place
+    GROUP BY began_at, width, place
+""")
+
+
+def slots_at_work(connection: Connection, study_id: int, *, stretches: int) -> SlotsAtWork | None:
+    """How many slots were at work in each of so many stretches of a study's time; None before the first."""
+    rows = connection.execute(_BUSY, {"study": study_id, "stretches": stretches}).all()
+    if not rows:
+        return None
+    busy = {row.place: row.busy for row in rows}
+    return SlotsAtWork(rows[0].began_at, rows[0].width, [busy.get(each, 0.0) for each in range(stretches)])

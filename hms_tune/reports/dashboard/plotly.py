@@ -6,22 +6,21 @@ Written out by hand: Plotly's Python package is tens of megabytes, and the dashb
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from hms_tune.database.queries.outcomes import Outcome
 from hms_tune.reports.figures.style import ACCENT, FRONT, INK
-from hms_tune.studies.cost import CostFront, cost_front
+from hms_tune.studies.overview import StudyOverview
 from hms_tune.studies.score import FoldSpread, fold_spread
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+from hms_tune.trial_state import AttemptState
 
 MOST_POINTS = 400
 """A figure with more points than this slows the page and shows little more."""
 
 _MOMENT = "%Y-%m-%d %H:%M:%S"
-_STRETCHES = 100
 _FEW = 8
 """Slots up to which each has its own line on the axis; there is no half a slot."""
 
@@ -39,10 +38,9 @@ class Graph:
         return json.dumps({"data": self.data, "layout": self.layout}, separators=(",", ":"), allow_nan=False)
 
 
-def study_graphs(study: StudyRecord) -> list[Graph]:
+def study_graphs(study: StudyOverview) -> list[Graph]:
     """Every figure the study has enough trials for. Importances the dashboard draws itself."""
-    spread = _fold_spread(fold_spread(study.ranked[:10]))
-    graphs = [spread, _over_time(study), _cost(cost_front(study)), _utilisation(study)]
+    graphs = [_fold_spread(fold_spread(study.leaders)), _over_time(study), _cost(study), _utilisation(study)]
     return [graph for graph in graphs if graph.data]
 
 
@@ -61,61 +59,48 @@ def _fold_spread(best: Sequence[FoldSpread]) -> Graph:
     return _graph("fold-spread", "Fold spread of the ten best", data, axis, "KL", legend=False)
 
 
-def _over_time(study: StudyRecord) -> Graph:
+def _over_time(study: StudyOverview) -> Graph:
     """When each trial ended and with what, and the best so far."""
-    ended = [(trial, at) for trial in study.ranked if (at := _ended_at(trial)) is not None]
-    ended.sort(key=lambda pair: pair[1])
+    best, last = study.by_end.items, study.last_end
     data: list[dict[str, Any]] = []
-    if ended:
-        shown = _thinned(ended)
-        data.append(_dots([trial for trial, _ in shown], [at for _, at in shown]))
-        best_x, best_y, best = [], [], math.inf
-        for trial, at in ended:
-            if trial.value is not None and trial.value < best:
-                best = trial.value
-                best_x.append(at)
-                best_y.append(best)
-        best_x.append(ended[-1][1])
-        best_y.append(best)
+    if best and last is not None:
+        data.append(_dots(study, best, _ended_at))
+        x, y = [_ended_at(trial) for trial in best], [trial.value or 0.0 for trial in best]
         line = {"mode": "lines", "line": {"shape": "hv", "color": FRONT, "width": 2}}
-        data.append({"type": "scatter", "name": "best so far", "x": best_x, "y": _rounded(best_y), **line})
+        x, y = [*x, last.strftime(_MOMENT)], _rounded([*y, y[-1]])
+        data.append({"type": "scatter", "name": "best so far", "x": x, "y": y, **line})
     return _graph("time", "KL over time", data, {"title": {"text": "ended (UTC)"}}, "KL")
 
 
-def _cost(costs: CostFront) -> Graph:
+def _cost(study: StudyOverview) -> Graph:
     """What each complete trial cost, and the front that none beats on both."""
+    front = study.by_cost.items
     data: list[dict[str, Any]] = []
-    if costs.trials:
-        shown = _thinned(costs.trials)
-        data.append(_dots(shown, _rounded(trial.cost for trial in shown)))
-        x, y = [trial.cost for trial in costs.front], [trial.value or 0.0 for trial in costs.front]
+    if front:
+        data.append(_dots(study, front, _cost_of))
+        x, y = [_cost_of(trial) for trial in front], _rounded(trial.value or 0.0 for trial in front)
         line = {"mode": "lines+markers", "line": {"shape": "hv", "color": FRONT}}
-        data.append({"type": "scatter", "name": "Pareto front", "x": _rounded(x), "y": _rounded(y), **line})
-    axis: dict[str, Any] = {"title": {"text": f"{costs.unit} of a trial"}}
-    if costs.log:
+        data.append({"type": "scatter", "name": "Pareto front", "x": x, "y": y, **line})
+    axis: dict[str, Any] = {"title": {"text": f"{study.unit} of a trial"}}
+    if study.costs_lie_apart:
         axis |= {"type": "log", "dtick": "D1"}  # labels at 1, 2 and 5 of each decade
     return _graph("cost", "What a KL costs", data, axis, "KL")
 
 
-def _utilisation(study: StudyRecord) -> Graph:
+def _utilisation(study: StudyOverview) -> Graph:
     """How many slots were at work, on average in each of a hundred stretches of the study's time."""
-    attempts = [attempt for trial in study.trials for attempt in trial.attempts]
+    found = study.slots
     data: list[dict[str, Any]] = []
-    if attempts:
-        first = min(attempt.started_at for attempt in attempts)
-        starts = [(attempt.started_at - first).total_seconds() for attempt in attempts]
-        ends = [start + attempt.seconds for start, attempt in zip(starts, attempts, strict=True)]
-        width = max(*ends, 1.0) / _STRETCHES
-        busy = [0.0] * _STRETCHES
-        for start, end in zip(starts, ends, strict=True):
-            for place in range(int(start / width), min(int(end / width), _STRETCHES - 1) + 1):
-                busy[place] += max(0.0, min(end, (place + 1) * width) - max(start, place * width)) / width
-        x = [(first + timedelta(seconds=place * width)).strftime(_MOMENT) for place in range(_STRETCHES)]
+    if found is not None:
+        moments = (
+            found.began_at + timedelta(seconds=place * found.stretch_s) for place in range(len(found.busy))
+        )
+        x = [moment.strftime(_MOMENT) for moment in moments]
         line = {"mode": "lines", "fill": "tozeroy", "line": {"shape": "hv", "color": ACCENT, "width": 1}}
-        data.append({"type": "scatter", "x": x, "y": _rounded(busy), **line})
+        data.append({"type": "scatter", "x": x, "y": _rounded(found.busy), **line})
     axis = {"title": {"text": "time (UTC)"}, "type": "date"}
     graph = _graph("slots", "Slots at work", data, axis, "slots", legend=False)
-    if attempts and max(busy) <= _FEW:
+    if found is not None and max(found.busy) <= _FEW:
         graph.layout["yaxis"]["dtick"] = 1
     return graph
 
@@ -134,28 +119,30 @@ def _graph(
     return Graph(name, data, layout)
 
 
-def _dots(trials: Sequence[TrialRecord], x: Sequence[Any]) -> dict[str, Any]:
-    """The KL of each trial as a dot."""
-    texts = [trial.name for trial in trials]
+def _dots(
+    study: StudyOverview, line: Sequence[Outcome], x_of: Callable[[Outcome], float | str | None]
+) -> dict[str, Any]:
+    """The KL of trials as dots: of too many, some at even distances. All on this line are among them."""
+    shown = [trial for trial in study.dots(line, most=MOST_POINTS) if x_of(trial) is not None]
+    complete = study.states[AttemptState.COMPLETE]
+    name = "trial" if len(shown) == complete else f"{len(shown):,} of {complete:,} trials"
+    texts = [trial.name for trial in shown]
     marker = {"mode": "markers", "marker": {"size": 6, "color": ACCENT}, "text": texts}
-    y = _rounded(trial.value or 0.0 for trial in trials)
-    return {"type": "scatter", "name": "trial", "x": x, "y": y, **marker}
+    x, y = [x_of(trial) for trial in shown], _rounded(trial.value or 0.0 for trial in shown)
+    return {"type": "scatter", "name": name, "x": x, "y": y, **marker}
 
 
-def _ended_at(trial: TrialRecord) -> str | None:
-    attempt = trial.last_attempt
-    if attempt is None or attempt.ended_at is None:
-        return None
-    return attempt.ended_at.strftime(_MOMENT)
+def _ended_at(trial: Outcome) -> str | None:
+    return None if trial.over_at is None else trial.over_at.strftime(_MOMENT)
 
 
-def _thinned(items: Sequence[Any]) -> Sequence[Any]:
-    """At most so many, evenly."""
-    if len(items) <= MOST_POINTS:
-        return items
-    step = len(items) / MOST_POINTS
-    return [items[int(place * step)] for place in range(MOST_POINTS)]
+def _cost_of(trial: Outcome) -> float | None:
+    return None if trial.began_at is None else _short(trial.cost)
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _rounded(values: Iterable[float]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
+    return [_short(value) for value in values]

@@ -18,10 +18,11 @@ from hms_tune.reports.dashboard.study_note import write_study_note
 from hms_tune.reports.figures.predictions import curves_figure, prediction_figures, worst_predicted
 from hms_tune.reports.figures.style import png
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.overview import StudyOverview, study_overview
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.score import corrected_score, deciding_score, in_words
 from hms_tune.studies.trial_note import trial_note
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord, study_record
+from hms_tune.studies.trial_record import TrialRecord, others_before, trial_record_at
 from hms_tune.training.events import OutOfFold
 
 _logger = logging.getLogger(__name__)
@@ -42,23 +43,23 @@ def publish_study(storage: Storage, name: str, artifacts: Path, *, data_root: Pa
     UnknownStudyError
         If there is no such study.
     """
-    study = study_record(storage, name)
+    study = study_overview(storage, name)
     _publish_bests(storage, study, artifacts, data_root)
     _publish_graphs(storage, study)
     _publish_note(storage, study)
     with storage.transaction() as connection:
         confirms = as_confirmation(connection, study.study_id)
     if confirms is not None:
-        _publish_note(storage, study_record(storage, confirms.confirms))
+        _publish_note(storage, study_overview(storage, confirms.confirms))
 
 
-def _publish_note(storage: Storage, study: StudyRecord) -> None:
+def _publish_note(storage: Storage, study: StudyOverview) -> None:
     best = study.best
     predictions = kept_out_of_fold(storage, study.study_id, best.attempt) if best else None
     write_study_note(storage, study, predictions)
 
 
-def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
+def _publish_graphs(storage: Storage, study: StudyOverview) -> None:
     loaded = load_study(storage, study.name)
     attributes = storage.optuna.get_study_system_attrs(study.study_id)
     for graph in study_graphs(study):
@@ -66,7 +67,7 @@ def _publish_graphs(storage: Storage, study: StudyRecord) -> None:
             save_plotly_graph_object(loaded, graph, graph_object_id=graph.name)
 
 
-def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_root: Path | None) -> None:
+def _publish_bests(storage: Storage, study: StudyOverview, artifacts: Path, data_root: Path | None) -> None:
     """Pictures of each trial that was the best when it ended, once."""
     with storage.transaction() as connection:
         numbers = unpublished_predictions(connection, study.study_id)
@@ -74,11 +75,13 @@ def _publish_bests(storage: Storage, study: StudyRecord, artifacts: Path, data_r
         return
     store = DashboardFiles(artifacts)
     leader = study.best.attempt if study.best else None
-    for trial in study.trials:
-        if trial.attempt not in numbers:
-            continue
-        predictions = kept_out_of_fold(storage, study.study_id, trial.attempt)
+    for number in sorted(numbers):
+        predictions = kept_out_of_fold(storage, study.study_id, number)
         if predictions is None:
+            continue
+        try:
+            trial = trial_record_at(storage, study.study_id, number, space=study.study_file.space)
+        except KeyError:  # it was deleted
             continue
         root = data_root if trial.attempt == leader else None
         names = []
@@ -100,10 +103,10 @@ def _pictures(trial: TrialRecord, predictions: OutOfFold, root: Path | None) -> 
 
 
 def _finish_best(
-    storage: Storage, study: StudyRecord, trial: TrialRecord, predictions: OutOfFold, names: list[str]
+    storage: Storage, study: StudyOverview, trial: TrialRecord, predictions: OutOfFold, names: list[str]
 ) -> None:
     """Name the pictures in the trial's note, and mark the trial as published."""
-    note = trial_note(study.name, trial, study.trials)
+    note = trial_note(study.name, trial, others_before(storage, study.study_id, trial))
     found = deciding_score(trial, predictions)
     without = corrected_score(storage, study.study_id, trial, predictions)
     note += "\n\nBest of the study when it ended" + (f": {in_words(found, without)}." if found else ".")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from hms_tune.database.connect import Storage
 from hms_tune.database.queries.confirmations import ConfirmationProgress, confirmation_progress
 from hms_tune.export.confirmation.race import ON_SCORES
 from hms_tune.search.reports import rule_text
-from hms_tune.studies.cost import cost_unit
 from hms_tune.studies.lookup import load_study
+from hms_tune.studies.overview import StudyOverview
 from hms_tune.studies.score import corrected_score, deciding_score, in_words
-from hms_tune.studies.trial_record import StudyRecord, TrialRecord
+from hms_tune.studies.trial_record import TrialRecord
 from hms_tune.training.events import OutOfFold
 from hms_tune.training.optimism.correction import Corrected
 
@@ -44,7 +43,7 @@ class Reached:
 
 
 def study_note(
-    study: StudyRecord,
+    study: StudyOverview,
     predictions: OutOfFold | None,
     database: Reached,
     confirmation: ConfirmationProgress | None = None,
@@ -69,7 +68,7 @@ def study_note(
     return "\n\n".join(part for part in parts if part)
 
 
-def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFold | None) -> bool:
+def write_study_note(storage: Storage, study: StudyOverview, predictions: OutOfFold | None) -> bool:
     """Write the note if it has changed and nobody edited it; returns whether it was written."""
     loaded = load_study(storage, study.name)
     with storage.transaction() as connection:
@@ -87,7 +86,7 @@ def write_study_note(storage: Storage, study: StudyRecord, predictions: OutOfFol
     return True
 
 
-def _winner(study: StudyRecord, predictions: OutOfFold | None, corrected: Corrected | None) -> str:
+def _winner(study: StudyOverview, predictions: OutOfFold | None, corrected: Corrected | None) -> str:
     best = study.best
     if best is None or best.value is None:
         return "No trial is complete yet."
@@ -118,11 +117,9 @@ def _confirmation(study: str, progress: ConfirmationProgress) -> str:
     return f"{told} {ON_SCORES}\n\n{progress.ranking.markdown()}"
 
 
-def _numbers(study: StudyRecord) -> str:
-    states = Counter(trial.state for trial in study.trials)
-    cost = sum(trial.cost for trial in study.trials)
-    counted = ", ".join(f"{number} {state}" for state, number in states.items())
-    return f"{len(study.trials)} trials: {counted}. {cost:,.0f} {cost_unit(study.trials)} so far."
+def _numbers(study: StudyOverview) -> str:
+    counted = ", ".join(f"{number} {state}" for state, number in study.states.items())
+    return f"{study.trials} trials: {counted}. {study.cost:,.0f} {study.unit} so far."
 
 
 def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
@@ -137,15 +134,15 @@ def _space(study_file: StudyFile, best: TrialRecord | None) -> str:
     return "\n".join([f"| parameter | range | {title} |", "|:---|:---|:---|", *rows]) + f"\n\n{how}"
 
 
-def _data(study: StudyRecord) -> str:
-    digests = {trial.data_digest for trial in study.trials if trial.data_digest}
-    if not digests:
+def _data(study: StudyOverview) -> str:
+    if not study.digests:
         return ""
-    text = ", ".join(f"`{digest[:16]}`" for digest in sorted(digests))
+    digests = [f"`{digest[:16]}`" for digest in sorted(study.digests)]
+    text = ", ".join(digests)
     return f"Data set {text}." if len(digests) == 1 else f"**Trials ran on different data sets: {text}.**"
 
 
-def _worker(study: StudyRecord, database: Reached) -> str:
+def _worker(study: StudyOverview, database: Reached) -> str:
     """How a worker joins: the study file as a command finds it, the database as it is reached from here."""
     file = study.study_file
     path = Path(file.source)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hms_tune.reports.figures.style import ACCENT, FAINT, GRID, INK, chart
-from hms_tune.studies.cost import CostFront
+from hms_tune.studies.overview import StudyOverview
 from hms_tune.studies.score import FoldSpread
-from hms_tune.studies.trial_record import StudyRecord, standing_among
-from hms_tune.trial_state import AttemptState
 
 PRUNED = "#d9a441"
 _MOST = 3.0
@@ -22,20 +19,16 @@ _MANY = 1000
 """More dots than these are drawn as a picture: each would be an element of the page."""
 
 
-def history_figure(study: StudyRecord) -> Figure:
+def history_figure(study: StudyOverview) -> Figure:
     """KL by trial number; pruned trials at their last estimate; the best so far as a line."""
     figure, axes = chart(5.4, 3.4)
-    complete = sorted(study.ranked, key=lambda trial: trial.trial)
-    pruned = [trial for trial in study.ended(AttemptState.PRUNED) if trial.reported]
-    standing = standing_among(study.trials, study.study_file.max_epochs)
-    estimates = [
-        standing.comparable(trial.reported[max(trial.reported)], len(trial.folds)) for trial in pruned
-    ]
+    best = study.by_number.items
+    complete, pruned = study.dots(best), [trial for trial in study.drawn.kept if trial.value is None]
+    estimates = [study.scale.estimate(trial.reported or 0.0, trial.step or 0).value for trial in pruned]
     values = [trial.value or 0.0 for trial in complete]
     top = _MOST * sorted(values)[len(values) // 2] if values else max(estimates, default=1.0)
-    numbers = [trial.trial for trial in pruned]
     axes.scatter(
-        numbers,
+        [trial.trial for trial in pruned],
         [min(each, top) for each in estimates],
         s=12,
         color=PRUNED,
@@ -50,9 +43,10 @@ def history_figure(study: StudyRecord) -> Figure:
         label="complete",
         rasterized=len(complete) > _MANY,
     )
-    if complete:
-        best = list(itertools.accumulate(values, min))
-        axes.step([trial.trial for trial in complete], best, where="post", color=INK, linewidth=1.2)
+    if best:
+        lowest = [trial.value or 0.0 for trial in best]
+        numbers = [*(trial.trial for trial in best), study.last_number]
+        axes.step(numbers, [*lowest, lowest[-1]], where="post", color=INK, linewidth=1.2)
     if max([*values, *estimates], default=0.0) > top:
         axes.annotate(
             "higher ones at the edge",
@@ -83,13 +77,14 @@ def fold_spread_figure(shown: Sequence[FoldSpread]) -> Figure:
     return figure
 
 
-def cost_figure(shown: CostFront) -> Figure:
+def cost_figure(study: StudyOverview) -> Figure:
     """What complete trials cost, and those that none beats on both cost and KL."""
     figure, axes = chart(5.4, 3.4)
-    costs, front = [trial.cost for trial in shown.trials], shown.front
-    values = [trial.value or 0.0 for trial in shown.trials]
-    axes.scatter(costs, values, s=18, color=ACCENT, rasterized=len(costs) > _MANY)
-    edge = max(costs, default=0.0)
+    front = study.by_cost.items
+    shown = [trial for trial in study.dots(front) if trial.began_at is not None]
+    values = [trial.value or 0.0 for trial in shown]
+    axes.scatter([trial.cost for trial in shown], values, s=18, color=ACCENT, rasterized=len(shown) > _MANY)
+    _, edge = study.costs or (0.0, 0.0)
     axes.step(
         [*(trial.cost for trial in front), edge],
         [*(trial.value or 0.0 for trial in front), *(trial.value or 0.0 for trial in front[-1:])],
@@ -97,7 +92,7 @@ def cost_figure(shown: CostFront) -> Figure:
         color=INK,
         linewidth=1.2,
     )
-    if shown.log:
+    if study.costs_lie_apart:
         axes.set_xscale("log")
         plain = FuncFormatter(lambda cost, _: f"{cost:,.0f}" if cost >= 1.0 else f"{cost:g}")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -109,7 +104,7 @@ def cost_figure(shown: CostFront) -> Figure:
         name = trial.name
         axes.annotate(name, place, xytext=(4, -12), textcoords="offset points", fontsize=8.5)
     axes.set_xlabel(
-        f"{shown.unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK
+        f"{study.unit} of a trial; line: none is both cheaper and better", fontsize=9.5, color=INK
     )
     axes.set_ylabel("KL", fontsize=9.5, color=INK)
     return figure

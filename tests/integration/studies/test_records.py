@@ -35,7 +35,7 @@ from hms_tune.reports.dashboard.publisher import Publisher, PublisherPlan
 from hms_tune.reports.dashboard.serve import dashboard_app
 from hms_tune.reports.dashboard.study_note import Reached, study_note
 from hms_tune.reports.study_page import gather, report_page
-from hms_tune.studies.cost import pareto_front, saving
+from hms_tune.studies.overview import StudyOverview, study_overview
 from hms_tune.studies.predictions import kept_out_of_fold
 from hms_tune.studies.record_writer import Equipment, TrialRecorder
 from hms_tune.studies.trial_record import StudyRecord, ranking_of, study_record, trial_record
@@ -51,6 +51,11 @@ EPOCHS = 3
 @pytest.fixture
 def study(storage: Storage, artifacts: Path) -> StudyRecord:
     return study_record(storage, NAME)
+
+
+@pytest.fixture
+def overview(storage: Storage, artifacts: Path) -> StudyOverview:
+    return study_overview(storage, NAME)
 
 
 def asked(storage: Storage, artifacts: Path, path: str, application: Gatekeeper | None = None) -> Any:
@@ -311,11 +316,11 @@ def home_of(storage: Storage) -> Path:
     ],
 )
 def test_the_studys_note_names_file_and_database_as_a_command_finds_them(
-    study: StudyRecord, source: str, named: str
+    overview: StudyOverview, source: str, named: str
 ) -> None:
-    file = replace(study.study_file, source=source.format(study=study.study_file.study))
+    file = replace(overview.study_file, source=source.format(study=overview.study_file.study))
     there = Reached("postgresql://hms_tune@db.example.org/hms_tune")
-    note = study_note(replace(study, study_file=file), None, there)
+    note = study_note(replace(overview, study_file=file), None, there)
     assert "export HMS_TUNE_STORAGE=postgresql://hms_tune@db.example.org/hms_tune\n" in note
     assert f"\nhms-tune worker {named.format(study=file.study)} --data COMPETITION_FOLDER\n" in note
 
@@ -371,16 +376,17 @@ def test_a_publisher_whose_folder_is_a_link_says_so_once_and_writes_nothing_ther
     assert said.startswith(f"The dashboard's notes and figures wait: {shared}/dashboard: cannot be written")
 
 
-def test_the_pareto_front_is_what_none_beats_on_cost_and_kl(study: StudyRecord) -> None:
-    front = pareto_front(study.ranked)
-    assert front[-1] == study.best
+def test_the_pareto_front_is_what_none_beats_on_cost_and_kl(storage: Storage, study: StudyRecord) -> None:
+    front = study_overview(storage, NAME).by_cost.items
+    assert study.best is not None
+    assert front[-1].trial == study.best.trial
     for trial in study.ranked:
         beaten = any(each.cost <= trial.cost and (each.value or 0) < (trial.value or 0) for each in front)
-        assert beaten != (trial in front)
+        assert beaten != (trial.trial in [each.trial for each in front])
 
 
-def test_pruning_saved_the_epochs_that_were_not_trained(study: StudyRecord) -> None:
-    found = saving(study.trials)
+def test_pruning_saved_the_epochs_that_were_not_trained(storage: Storage, study: StudyRecord) -> None:
+    found = study_overview(storage, NAME).saving
     pruned = study.ended("pruned")
     assert found.trials == len(pruned) > 0
     assert found.epochs_saved == sum(2 * EPOCHS - trial.epochs_run for trial in pruned)

@@ -23,8 +23,9 @@ from hms_tune.database.tables import attempts, workers
 from hms_tune.machine.gpu import GpuUsage
 from hms_tune.machine.processes import this_process
 from hms_tune.machine.usage import Usage
+from hms_tune.studies.standing import Standing
 from hms_tune.studies.status import attempt_list, estimate_scale, show_trials, status
-from hms_tune.studies.trial_record import standing_among, study_record
+from hms_tune.studies.trial_record import study_record
 from hms_tune.trial_state import AttemptState, TrialState
 from hms_tune.worker.open_study import open_search
 from hms_tune.worker.presence import ImageCount, Presence, announce
@@ -132,7 +133,8 @@ def test_trials_that_were_pruned_are_listed_on_the_scale_of_complete_ones(
     write_study(storage, study_name, trials=20)
     trials = show_trials(storage, study_name)
     records = study_record(storage, study_name).trials
-    standing = standing_among(records, 4)
+    complete = [trial for trial in records if trial.state is AttemptState.COMPLETE]
+    standing = Standing.of([(trial.reported, trial.value or 0.0) for trial in complete], 4)
     pruned = [trial for trial in trials if trial.state is AttemptState.PRUNED]
     assert len(standing.ratios) == 5
     assert [trial.value for trial in pruned] == [None] * 10

@@ -515,7 +515,7 @@ def test_each_trials_record_and_note_lead_to_its_run_even_after_that_was_closed(
     for trial in trials:
         (run,) = (name for name in server.runs if name.startswith(f"{study_name}-{trial.attempt}-"))
         assert trial.run_url == f"{server.address}/team/hms/runs/{run}"
-        assert f"[Weights & Biases run]({trial.run_url})" in trial_note(study_name, trial, trials)
+        assert f"[Weights & Biases run]({trial.run_url})" in trial_note(study_name, trial, None)
     assert len({trial.run_url for trial in trials}) == 3
 
 
