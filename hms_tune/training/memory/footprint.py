@@ -73,6 +73,29 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer + self.average
 
 
+def _batch_norm(images: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch normalization returns: its images, and a mean and a deviation of each channel."""
+    exact = torch.promote_types(images.dtype, torch.float32)
+    mean = torch.empty(images.shape[1], dtype=exact, device=images.device)
+    return torch.empty_like(images), mean, torch.empty_like(mean)
+
+
+def _batch_norm_backward(
+    gradient: Tensor, images: Tensor, weight: Tensor | None, *others: Any
+) -> tuple[Tensor | None, ...]:
+    """What its backward pass returns: the gradients of images, weight and bias that are asked for."""
+    like = images if weight is None else weight
+    gradients = (torch.empty_like(images), *(like.new_empty(images.shape[1]) for _ in range(2)))
+    return tuple(each if asked else None for each, asked in zip(gradients, others[-1], strict=True))
+
+
+_SHAPED: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.native_batch_norm.default: _batch_norm,
+    torch.ops.aten.native_batch_norm_backward.default: _batch_norm_backward,
+}
+"""Operations that the meta device puts together from dozens of others, and what they return there."""
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that come alive while it is entered.
 
@@ -96,7 +119,8 @@ class LiveBytes(TorchDispatchMode):
         """Run an operation and count what it made."""
         leaves = tree_leaves((args, kwargs))
         given = {id(leaf.untyped_storage()) for leaf in leaves if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
+        shaped = _SHAPED.get(func) if leaves and isinstance(leaves[0], Tensor) and leaves[0].is_meta else None
+        result = (shaped or func)(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()

@@ -96,6 +96,39 @@ def test_the_most_alive_in_a_step_is_that_of_a_real_step(backbone: str) -> None:
     assert counted.step_fixed + BATCH * counted.step_per_sample == pytest.approx(real.peak, rel=0.02)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("asked", [[True, True, True], [True, False, False]])
+@pytest.mark.parametrize("of_channels", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_images", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 5)])
+def test_batch_normalization_is_counted_as_what_torch_makes_of_it(
+    shape: tuple[int, ...],
+    of_images: torch.dtype,
+    of_channels: torch.dtype | None,
+    asked: list[bool],
+    training: bool,
+) -> None:
+    aten = torch.ops.aten
+    images = torch.empty(shape, dtype=of_images, device="meta")
+    if len(shape) == 4:
+        images = images.contiguous(memory_format=torch.channels_last)
+    weight = None if of_channels is None else torch.empty(3, dtype=of_channels, device="meta")
+    mean, spread = torch.empty(3, device="meta"), torch.empty(3, device="meta")
+
+    def made() -> list[object]:
+        forward = aten.native_batch_norm.default(images, weight, weight, mean, spread, training, 0.1, 1e-5)
+        saved = (*forward[1:], training, 1e-5, asked)
+        backward = aten.native_batch_norm_backward.default(forward[0], images, weight, mean, spread, *saved)
+        return [
+            None if each is None else (each.shape, each.dtype, each.stride())
+            for each in (*forward, *backward)
+        ]
+
+    expected = made()
+    with LiveBytes():
+        assert made() == expected
+
+
 def test_learnt_pooling_is_counted_too() -> None:
     plain, learnt = (footprint(config(pooling=pooling), half=False) for pooling in ("avg", "gem"))
     assert learnt.weights == plain.weights + 4
