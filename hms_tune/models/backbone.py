@@ -64,9 +64,11 @@ def check_backbone(backbone: str) -> None:
             if near
             else "timm.list_models() names those of timm, docs/models.md the others.",
         )
+    if not tag:
+        return
     published = map(split_model_name_tag, timm.list_pretrained(f"{name}*"))
     tags = [known_tag for known, known_tag in published if known == name and known_tag]
-    if tag and tag not in tags:
+    if tag not in tags:
         raise ModelError(
             f"backbone {name} has no pretrained weights tagged {tag!r}",
             where="model.backbone",
