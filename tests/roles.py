@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
 
 from hms_tune.database.connection.url import parse_address
 
@@ -65,12 +63,6 @@ def a_role(
         try:
             yield role
         finally:
-            # Now and then a process of the server keeps it waiting. What is left goes with the session.
-            connection.execute(text("SET statement_timeout = '10s'"))
-            try:
-                connection.execute(text(f"DROP DATABASE {role.database} WITH (FORCE)"))
-                connection.execute(text(f"DROP ROLE {name}"))
-            except OperationalError as error:
-                at_work = connection.execute(text("SELECT * FROM pg_stat_activity")).mappings().all()
-                warnings.warn(f"{error}; {[dict(row) for row in at_work]}", stacklevel=1)
+            connection.execute(text(f"DROP DATABASE {role.database} WITH (FORCE)"))
+            connection.execute(text(f"DROP ROLE {name}"))
     engine.dispose()

@@ -26,9 +26,14 @@ def limit_waiting() -> None:
 
 def _wait(connection: psycopg2.extensions.connection) -> None:
     limit = CONNECT_S if connection.status == STATUS_SETUP else ANSWER_S
-    while (state := connection.poll()) != POLL_OK:
-        poll = select.poll()
-        events = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state]
-        poll.register(connection.fileno(), events)
-        if not poll.poll(limit * 1000.0):
-            raise psycopg2.OperationalError(f"the database did not answer within {limit:.0f} s")
+    try:
+        while (state := connection.poll()) != POLL_OK:
+            poll = select.poll()
+            events = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state]
+            poll.register(connection.fileno(), events)
+            if not poll.poll(limit * 1000.0):
+                raise psycopg2.OperationalError(f"the database did not answer within {limit:.0f} s")
+    finally:
+        # An error's traceback keeps this frame. A refused connection would stay open with it, and the
+        # server would wait for it to sign in.
+        del connection
