@@ -5,8 +5,7 @@
 For each seed a synthetic competition and, on it, one study per arm: the space of ``search_table.py``, a
 worker of this machine with a slot on each core. The three workers run at the same time, so whatever else the
 machine does slows all of them; they share an embedded PostgreSQL of the benchmark's own. When the time is
-over they are asked to stop, and what is complete then counts: a number of trials would end a search early
-whose trials are cheap. The best trial of each is retrained and scored
+over they are asked to stop, and what is complete then counts. The best trial of each is retrained and scored
 on the held-out patients. Written to ``benchmarks/results/search_real.md`` after every seed.
 """
 
@@ -14,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import machine
+import psutil
 from search_table import SPACE
 
 from hms_tune.data.store.prepare import prepare
@@ -40,7 +40,10 @@ ARMS = {
 }
 COMMAND = (sys.executable, "-m", "hms_tune")
 # What `hms-tune worker` ends with when the study is over, and when it was asked to stop.
-WORKER_ENDS = (0, 75)
+WORKER_ENDS = (os.EX_OK, os.EX_TEMPFAIL)
+MANY_TRIALS = 100_000
+"""A budget that no search uses up: a smaller one would end early where trials are cheap."""
+STOP_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,10 @@ def study_text(arm: str, seed: int, given: argparse.Namespace) -> str:
     space = space.replace("epochs: 10", f"epochs: {given.epochs}").replace("holdout: 0.5", "holdout: 0.3")
     hours = given.minutes / 60
     search = ARMS[arm].replace("SEED", str(seed))
-    return f"{space}search: {search}\nbudget: {{hours: {hours}}}\ntracking: {{wandb: {{mode: off}}}}\n"
+    return (
+        f"{space}search: {search}\nbudget: {{trials: {MANY_TRIALS}, hours: {hours}}}\n"
+        "tracking: {wandb: {mode: off}}\n"
+    )
 
 
 @dataclass
@@ -77,7 +83,7 @@ class Search:
 
     seed: int
     arm: str
-    process: subprocess.Popen[bytes]
+    process: psutil.Popen
     log: Path
     minutes: float | None = None
 
@@ -107,25 +113,32 @@ def begin(arm: str, seed: int, root: Path, folder: Path, given: argparse.Namespa
     command = [*COMMAND, "worker", "--study", str(file), "--data", str(root), *slots]
     with log.open("wb") as lines:
         # A session each: Linux shares the processor among sessions, not among their threads.
-        process = subprocess.Popen(
+        process = psutil.Popen(
             command, env=own_environment(folder), stdout=lines, stderr=lines, start_new_session=True
         )
     return Search(seed, arm, process, log)
 
 
 def wait(searches: list[Search], minutes: float) -> None:
-    """Let the workers run until their search or the time is over, then ask them to stop."""
+    """Let the workers run until their search or the time is over, then ask them to stop; none is left."""
     started = time.monotonic()
-    asked = False
-    while any(search.minutes is None for search in searches):
-        gone = (time.monotonic() - started) / 60
-        for search in (search for search in searches if search.minutes is None):
-            if search.process.poll() is not None:
-                search.minutes = gone
-            elif gone > minutes and not asked:
-                search.process.send_signal(signal.SIGTERM)
-        asked = gone > minutes
-        time.sleep(0.5)
+    by_pid = {search.process.pid: search for search in searches}
+
+    def ended(process: psutil.Popen) -> None:
+        by_pid[process.pid].minutes = (time.monotonic() - started) / 60
+
+    running = [search.process for search in searches]
+    try:
+        _, running = psutil.wait_procs(running, 60 * minutes, ended)
+        for process in running:
+            process.terminate()
+        _, running = psutil.wait_procs(running, STOP_S, ended)
+    finally:
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    if running:
+        raise UsageError(f"the worker did not end within {STOP_S:g} s", where=by_pid[running[0].pid].study)
 
 
 def outcome(search: Search, root: Path, folder: Path) -> Outcome:

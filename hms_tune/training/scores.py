@@ -199,10 +199,8 @@ def interval_of_sums(
     mean, error = _mean_and_error(sums, rows)
     if mean <= 0.0 or error == 0.0:
         return float(mean), float(mean)
-    means, errors = _drawn(sums, rows, repeats, seed)
-    usable = errors > ROUNDING * error
-    distances = np.log(means[usable] / mean) / (errors[usable] / means[usable])
-    below, above = _steps(distances, len(rows))
+    means, errors = _drawn(sums, rows, error, repeats, seed)
+    below, above = _steps(np.log(means / mean) / (errors / means), len(rows))
     return float(mean * np.exp(-above * error / mean)), float(mean * np.exp(-below * error / mean))
 
 
@@ -227,9 +225,8 @@ def difference_interval(
     if len(rows) < 2:
         return None
     mean, error = _mean_and_error(sums, rows)
-    means, errors = _drawn(sums, rows, repeats, seed)
-    usable = errors > ROUNDING * error
-    below, above = _steps((means[usable] - mean) / errors[usable], len(rows))
+    means, errors = _drawn(sums, rows, error, repeats, seed)
+    below, above = _steps((means - mean) / errors, len(rows))
     return float(mean - above * error), float(mean - below * error)
 
 
@@ -254,11 +251,26 @@ def _mean_and_error(
 
 
 def _drawn(
-    sums: NDArray[np.float64], rows: NDArray[np.float64], repeats: int, seed: int
+    sums: NDArray[np.float64],
+    rows: NDArray[np.float64],
+    error: NDArray[np.float64],
+    repeats: int,
+    seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and standard errors of so many draws of patients; both float64 (repeats,)."""
+    """Means and standard errors of so many draws of patients, less those that have no error.
+
+    Parameters
+    ----------
+    error : standard error of the sample, which says what is rounding
+
+    Returns
+    -------
+    Both float64, shape (at most repeats,)
+    """
     drawn = np.random.default_rng(seed).integers(0, len(rows), size=(repeats, len(rows)))
-    return _mean_and_error(sums[drawn], rows[drawn])
+    means, errors = _mean_and_error(sums[drawn], rows[drawn])
+    usable = errors > ROUNDING * error
+    return means[usable], errors[usable]
 
 
 def _steps(distances: NDArray[np.float64], patients: int) -> tuple[float, float]:
